@@ -1,0 +1,92 @@
+"""The value types that settings are made of, each parsed from the form people write."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from citadel.errors import InvalidArgument
+from citadel.spiffe import TrustDomain
+
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+
+class Settings(BaseModel):
+    """Base of every settings section: frozen, unknown keys refused, durations and addresses as types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A TCP address, written `host:port`, `[v6]:port`; port 0 asks the system for a free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises `ValueError` naming what is missing."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{text!r} is not an address; write it like 127.0.0.1:8443 or [::1]:8443")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_duration(text: str) -> timedelta:
+    """Parse `90s`, `1h30m`, `7d`, `250ms`. Raises `ValueError`; a bare number is refused because its unit is a guess."""
+    if _DURATION.fullmatch(text) is None:
+        raise ValueError(f"{text!r} is not a duration; write it like 30s, 1h30m or 7d")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    return timedelta(seconds=seconds)
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest form that `parse_duration` takes back, in whole units: `1h30m`, `45s`, `250ms`."""
+    milliseconds = round(value.total_seconds() * 1000)
+    parts = []
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, milliseconds = divmod(milliseconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    return parse_duration(str(value))
+
+
+def _host_port(value: object) -> HostPort:
+    return value if isinstance(value, HostPort) else HostPort.parse(str(value))
+
+
+def _trust_domain(value: object) -> TrustDomain:
+    if isinstance(value, TrustDomain):
+        return value
+    try:
+        return TrustDomain.parse(str(value))
+    except InvalidArgument as error:
+        raise ValueError(str(error)) from error
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Address = Annotated[HostPort, BeforeValidator(_host_port)]
+TrustDomainName = Annotated[TrustDomain, BeforeValidator(_trust_domain)]
+
+
+class LogSettings(Settings):
+    """Level and form of the log on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"

@@ -1,0 +1,151 @@
+"""One error root with stable reason codes.
+
+A refusal is raised where the rule is, as a subclass that says what *kind* of refusal it is, with a `Reason` that says
+which rule. It is translated once at each border: `citadel.rpc` makes a gRPC status of it, `cli.output` an exit code.
+Reason codes are part of the API: they may be added to, never renamed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Kind(StrEnum):
+    """What a caller can do about a refusal; the names are those of the gRPC status codes they become."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    FAILED_PRECONDITION = "FAILED_PRECONDITION"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+class Reason(StrEnum):
+    """The stable reason codes. What to do about each stands in `docs/reasons.md`."""
+
+    # SPIFFE IDs and documents
+    ID_MALFORMED = "id_malformed"
+    TRUST_DOMAIN_MALFORMED = "trust_domain_malformed"
+    BUNDLE_MALFORMED = "bundle_malformed"
+    SVID_MALFORMED = "svid_malformed"
+    SVID_UNTRUSTED = "svid_untrusted"
+    # configuration and keys
+    CONFIG_INVALID = "config_invalid"
+    FILE_UNSAFE = "file_unsafe"
+    KEY_UNSEALABLE = "key_unsealable"
+    # certificate requests
+    CSR_TOO_LARGE = "csr_too_large"
+    CSR_MALFORMED = "csr_malformed"
+    CSR_BAD_SIGNATURE = "csr_bad_signature"
+    CSR_KEY_REFUSED = "csr_key_refused"
+    BATCH_TOO_LARGE = "batch_too_large"
+    # entries
+    ENTRY_MALFORMED = "entry_malformed"
+    ENTRY_ROOT_PATH = "entry_root_path"
+    ENTRY_RESERVED_ID = "entry_reserved_id"
+    ENTRY_FOREIGN_TRUST_DOMAIN = "entry_foreign_trust_domain"
+    ENTRY_BAD_PARENT = "entry_bad_parent"
+    ENTRY_NO_SELECTORS = "entry_no_selectors"
+    ENTRY_BAD_SELECTOR = "entry_bad_selector"
+    ENTRY_BAD_DNS_NAME = "entry_bad_dns_name"
+    ENTRY_RESERVED_DNS_NAME = "entry_reserved_dns_name"
+    ENTRY_BAD_LIFETIME = "entry_bad_lifetime"
+    ENTRY_EXPIRED = "entry_expired"
+    ENTRY_DUPLICATE = "entry_duplicate"
+    ENTRY_NOT_FOUND = "entry_not_found"
+    ENTRY_NOT_AUTHORIZED = "entry_not_authorized"
+    # joining and agents
+    TOKEN_UNKNOWN = "token_unknown"  # noqa: S105 - a reason code, not a secret
+    TOKEN_USED = "token_used"  # noqa: S105 - a reason code, not a secret
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a reason code, not a secret
+    TOKEN_MALFORMED = "token_malformed"  # noqa: S105 - a reason code, not a secret
+    JOIN_STRING_MALFORMED = "join_string_malformed"
+    BUNDLE_MISMATCH = "bundle_mismatch"
+    AGENT_UNKNOWN = "agent_unknown"
+    AGENT_BANNED = "agent_banned"
+    AGENT_EXISTS = "agent_exists"
+    AGENT_KEY_MISMATCH = "agent_key_mismatch"
+    AGENT_SVID_EXPIRED = "agent_svid_expired"
+    AGENT_SVID_REFUSED = "agent_svid_refused"
+    # issuing
+    ISSUER_UNAVAILABLE = "issuer_unavailable"
+    STORE_UNAVAILABLE = "store_unavailable"
+    # callers
+    CALLER_UNKNOWN = "caller_unknown"
+    CALLER_NOT_ALLOWED = "caller_not_allowed"
+    NO_IDENTITY = "no_identity"
+    SERVER_UNREACHABLE = "server_unreachable"
+    REQUEST_MALFORMED = "request_malformed"
+    INTERNAL = "internal"
+
+
+class CitadelError(Exception):
+    """Root of every error that Citadel raises on purpose.
+
+    `reason` is the stable code; `message` says what is wrong, with the value, for people; `fix` says what to do.
+    Neither may hold a secret or a token.
+    """
+
+    kind: ClassVar[Kind] = Kind.INTERNAL
+
+    def __init__(self, reason: Reason, message: str, *, fix: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.fix}" if self.fix else self.message
+
+
+class InvalidArgument(CitadelError):
+    """The input breaks a rule and will break it again."""
+
+    kind = Kind.INVALID_ARGUMENT
+
+
+class Unauthenticated(CitadelError):
+    """The caller did not prove who it is."""
+
+    kind = Kind.UNAUTHENTICATED
+
+
+class PermissionDenied(CitadelError):
+    """The caller is known and may not."""
+
+    kind = Kind.PERMISSION_DENIED
+
+
+class NotFound(CitadelError):
+    """What was named does not exist."""
+
+    kind = Kind.NOT_FOUND
+
+
+class AlreadyExists(CitadelError):
+    """The same thing exists already."""
+
+    kind = Kind.ALREADY_EXISTS
+
+
+class FailedPrecondition(CitadelError):
+    """The state does not allow it; another act must come first."""
+
+    kind = Kind.FAILED_PRECONDITION
+
+
+class ResourceExhausted(CitadelError):
+    """A limit that is a setting was reached."""
+
+    kind = Kind.RESOURCE_EXHAUSTED
+
+
+class Unavailable(CitadelError):
+    """Not now; trying again later can work."""
+
+    kind = Kind.UNAVAILABLE

@@ -1,0 +1,43 @@
+"""Names that Citadel keeps for itself and never grants to a workload (invariant 13)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from citadel.spiffe import SpiffeId, TrustDomain
+
+RESERVED_SEGMENT: Final = "citadel"
+
+# gRPC's clients in Python check a DNS name, not a SPIFFE ID, so the server's certificate carries this one.
+RESERVED_DNS_SUFFIX: Final = "citadel.internal"
+SERVER_DNS_NAME: Final = f"server.{RESERVED_DNS_SUFFIX}"
+
+
+def server_id(trust_domain: TrustDomain) -> SpiffeId:
+    """The identity of the Citadel server, and the parent of node aliases."""
+    return trust_domain.member(RESERVED_SEGMENT, "server")
+
+
+def agent_id(trust_domain: TrustDomain, name: str) -> SpiffeId:
+    """The identity of the agent called `name`."""
+    return trust_domain.member(RESERVED_SEGMENT, "agent", name)
+
+
+def is_reserved_id(spiffe_id: SpiffeId) -> bool:
+    """Whether the ID lies at or under `/citadel` of any trust domain."""
+    return spiffe_id.path.split("/")[1:2] == [RESERVED_SEGMENT]
+
+
+def is_agent_id(spiffe_id: SpiffeId) -> bool:
+    """Whether the ID is that of an agent: `/citadel/agent/<name>`."""
+    match spiffe_id.path.split("/")[1:]:
+        case [first, "agent", _] if first == RESERVED_SEGMENT:
+            return True
+        case _:
+            return False
+
+
+def is_reserved_dns_name(name: str) -> bool:
+    """Whether the DNS name is the reserved suffix or under it; capitals and a trailing dot change nothing."""
+    plain = name.lower().rstrip(".")
+    return plain == RESERVED_DNS_SUFFIX or plain.endswith("." + RESERVED_DNS_SUFFIX)

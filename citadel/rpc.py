@@ -1,0 +1,151 @@
+"""The gRPC border: errors become statuses here, and statuses errors, and nowhere else.
+
+A refusal crosses as a status whose details hold a `google.rpc.ErrorInfo` with the reason code, the form that every gRPC
+client knows. An error that Citadel did not raise on purpose crosses as `INTERNAL` without its text, which could tell a
+caller what it must not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, NoReturn
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+
+from citadel import errors
+from citadel.errors import CitadelError, Reason
+
+ERROR_DOMAIN: Final = "citadel"
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+_log = structlog.get_logger(__name__)
+
+_BY_KIND: Final[dict[errors.Kind, type[CitadelError]]] = {
+    error.kind: error
+    for error in (
+        errors.InvalidArgument,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
+        errors.NotFound,
+        errors.AlreadyExists,
+        errors.FailedPrecondition,
+        errors.ResourceExhausted,
+        errors.Unavailable,
+    )
+}
+
+OnRefusal = Callable[[str, CitadelError], None]
+
+
+class ErrorBorder(aio.ServerInterceptor):
+    """Turns what a handler raises into a gRPC status, and tells `on_refusal` (method, error) about each refusal."""
+
+    def __init__(self, *, on_refusal: OnRefusal | None = None) -> None:
+        self._on_refusal = on_refusal
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
+            return None
+        method = str(handler_call_details.method)
+        wrap = self._streaming if handler.response_streaming else self._unary
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[handler.request_streaming, handler.response_streaming]
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        wrapped: Any = wrap(method, behaviour)
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                return await behaviour(request, context)
+            except Exception as error:  # noqa: BLE001 - the border: whatever it is, it becomes a status
+                await self._abort(method, context, error)
+
+        return call
+
+    def _streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                async for message in behaviour(request, context):
+                    yield message
+            except Exception as error:  # noqa: BLE001 - the border: whatever it is, it becomes a status
+                await self._abort(method, context, error)
+
+        return call
+
+    async def _abort(self, method: str, context: aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+        if isinstance(error, aio.AbortError):
+            raise error
+        if isinstance(error, CitadelError):
+            if self._on_refusal is not None:
+                self._on_refusal(method, error)
+        else:
+            _log.error("unexpected error in a handler", method=method, exc_info=error)
+            error = CitadelError(Reason.INTERNAL, "internal error", fix="see the log of this process")
+        await context.abort(status_code(error), str(error), trailing_metadata=((_DETAILS_KEY, _details(error)),))
+
+
+def status_code(error: CitadelError) -> grpc.StatusCode:
+    """The gRPC status code of a refusal."""
+    return grpc.StatusCode[error.kind.value]
+
+
+def from_rpc_error(error: grpc.RpcError) -> CitadelError:
+    """What a peer's status means to us: its own refusal where it sent one, otherwise `Unavailable` or the root."""
+    if not isinstance(error, aio.AioRpcError):
+        return errors.Unavailable(Reason.SERVER_UNREACHABLE, str(error))
+    info = _error_info(error)
+    message = error.details() or error.code().name
+    if info is None:
+        return _without_info(error.code(), message)
+    try:
+        reason = Reason(info.reason)
+    except ValueError:  # a newer peer's reason: the kind still says what can be done
+        reason = Reason.INTERNAL
+    return make_error(error.code().name, reason, message)
+
+
+def make_error(code: str, reason: Reason, message: str) -> CitadelError:
+    """The error of the kind named `code`, or the root where the code is none of ours."""
+    try:
+        return _BY_KIND[errors.Kind(code)](reason, message)
+    except (ValueError, KeyError):
+        return CitadelError(reason, message)
+
+
+def _without_info(code: grpc.StatusCode, message: str) -> CitadelError:
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return errors.Unavailable(Reason.SERVER_UNREACHABLE, message)
+    return make_error(code.name, Reason.INTERNAL, message)
+
+
+def _details(error: CitadelError) -> bytes:
+    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=ERROR_DOMAIN)
+    packed = any_pb2.Any()
+    packed.Pack(info)
+    code = int(status_code(error).value[0])
+    return bytes(status_pb2.Status(code=code, message=str(error), details=[packed]).SerializeToString())
+
+
+def _error_info(error: aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
+    for key, value in error.trailing_metadata() or ():
+        if key != _DETAILS_KEY or not isinstance(value, bytes):
+            continue
+        info = error_details_pb2.ErrorInfo()
+        for detail in status_pb2.Status.FromString(value).details:
+            if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
+                return info
+    return None

@@ -1,0 +1,77 @@
+"""Between wire messages and values: the border where strings become types."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from citadel._wire import types_pb2 as pb
+from citadel.entry import Entry
+from citadel.selector import Selector
+from citadel.spiffe import SpiffeId, TrustDomain
+
+
+def entry_from_wire(message: pb.Entry) -> Entry:
+    """Parse an entry. Raises `InvalidArgument` with the reason of the field that is malformed."""
+    return Entry(
+        id=message.id,
+        spiffe_id=SpiffeId.parse(message.spiffe_id),
+        parent_id=SpiffeId.parse(message.parent_id),
+        selectors=frozenset(Selector.parse(text) for text in message.selectors),
+        x509_svid_ttl=_seconds(message.x509_svid_ttl) if message.HasField("x509_svid_ttl") else None,
+        jwt_svid_ttl=_seconds(message.jwt_svid_ttl) if message.HasField("jwt_svid_ttl") else None,
+        dns_names=tuple(message.dns_names),
+        federates_with=frozenset(TrustDomain.parse(name) for name in message.federates_with),
+        hint=message.hint,
+        expires_at=from_timestamp(message.expires_at) if message.HasField("expires_at") else None,
+        admin=message.admin,
+        downstream=message.downstream,
+        revision=message.revision,
+        created_at=from_timestamp(message.created_at) if message.HasField("created_at") else None,
+    )
+
+
+def entry_to_wire(entry: Entry) -> pb.Entry:
+    """The message of an entry; repeated fields that are sets are sorted."""
+    return pb.Entry(
+        id=entry.id,
+        spiffe_id=str(entry.spiffe_id),
+        parent_id=str(entry.parent_id),
+        selectors=sorted(str(selector) for selector in entry.selectors),
+        x509_svid_ttl=_duration(entry.x509_svid_ttl),
+        jwt_svid_ttl=_duration(entry.jwt_svid_ttl),
+        dns_names=entry.dns_names,
+        federates_with=sorted(domain.name for domain in entry.federates_with),
+        hint=entry.hint,
+        expires_at=to_timestamp(entry.expires_at) if entry.expires_at else None,
+        admin=entry.admin,
+        downstream=entry.downstream,
+        revision=entry.revision,
+        created_at=to_timestamp(entry.created_at) if entry.created_at else None,
+    )
+
+
+def to_timestamp(moment: datetime) -> Timestamp:
+    """An aware datetime as a protobuf timestamp."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def from_timestamp(message: Timestamp) -> datetime:
+    """A protobuf timestamp as an aware datetime in UTC."""
+    return message.ToDatetime(tzinfo=UTC)
+
+
+def _duration(value: timedelta | None) -> Duration | None:
+    if value is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(value)
+    return message
+
+
+def _seconds(message: Duration) -> timedelta:
+    return message.ToTimedelta()

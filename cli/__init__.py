@@ -1,0 +1,1 @@
+"""Composition and commands: the processes (`citadel`) and their administration (`citadel-cli`)."""

@@ -1,0 +1,1 @@
+"""The data plane: the agent on each node, which attests workloads, holds their keys and serves Envoy over SDS."""

@@ -1,0 +1,46 @@
+"""A clock that tests own: time stands still until it is advanced."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+
+class FakeClock:
+    """Fulfils `citadel.clock.Clock`. `advance` wakes sleepers in order, letting each run before the next wakes."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self._start = start
+        self._elapsed = 0.0
+        self._order = count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._elapsed)
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._elapsed + max(0.0, seconds), next(self._order), future))
+        await future
+
+    async def advance(self, seconds: float) -> None:
+        await self._let_others_run()
+        until = self._elapsed + seconds
+        while self._sleepers and self._sleepers[0][0] <= until:
+            due, _, future = heapq.heappop(self._sleepers)
+            self._elapsed = max(self._elapsed, due)
+            if not future.done():
+                future.set_result(None)
+            await self._let_others_run()
+        self._elapsed = until
+        await self._let_others_run()
+
+    @staticmethod
+    async def _let_others_run() -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
