@@ -1,1 +1,1 @@
-"""The control plane: keys, authorities, issuance, the store, joining, and the APIs that agents and administrators call."""
+"""The control plane: keys, authorities, issuance, the store, joining, and the APIs for agents and administrators."""

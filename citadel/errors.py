@@ -72,6 +72,7 @@ class Reason(StrEnum):
     AGENT_KEY_MISMATCH = "agent_key_mismatch"
     AGENT_SVID_EXPIRED = "agent_svid_expired"
     AGENT_SVID_REFUSED = "agent_svid_refused"
+    IDENTITY_CORRUPT = "identity_corrupt"
     # issuing
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -80,6 +81,7 @@ class Reason(StrEnum):
     CALLER_NOT_ALLOWED = "caller_not_allowed"
     NO_IDENTITY = "no_identity"
     SERVER_UNREACHABLE = "server_unreachable"
+    TOO_MANY_REQUESTS = "too_many_requests"
     REQUEST_MALFORMED = "request_malformed"
     INTERNAL = "internal"
 

@@ -13,14 +13,14 @@ from citadel.errors import InvalidArgument
 from citadel.spiffe import TrustDomain
 
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
-_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhd]))+")
+_DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
 
 
 class Settings(BaseModel):
     """Base of every settings section: frozen, unknown keys refused, durations and addresses as types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,17 @@ class HostPort:
 
 
 def parse_duration(text: str) -> timedelta:
-    """Parse `90s`, `1h30m`, `7d`, `250ms`. Raises `ValueError`; a bare number is refused because its unit is a guess."""
+    """Parse `90s`, `1h30m`, `7d`, `250ms`.
+
+    Raises `ValueError`; a bare number is refused, because its unit would be a guess.
+    """
     if _DURATION.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a duration; write it like 30s, 1h30m or 7d")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
-    return timedelta(seconds=seconds)
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is longer than any duration can be") from error
 
 
 def format_duration(value: timedelta) -> str:

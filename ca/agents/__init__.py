@@ -1,0 +1,1 @@
+"""Agents: how they join, who they are, and what they may."""

@@ -1,0 +1,33 @@
+"""A token bucket per caller, for what can be asked without an identity."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from citadel.clock import Clock
+from citadel.errors import Reason, ResourceExhausted
+
+_MOST_CALLERS: Final = 10_000
+
+
+class RateLimiter:
+    """Allows each caller `per_second` calls, with a burst of as many (at least one); remembers a bounded number."""
+
+    def __init__(self, *, clock: Clock, per_second: float) -> None:
+        self._clock = clock
+        self._rate = per_second
+        self._burst = max(1.0, per_second)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def admit(self, caller: str) -> None:
+        """Count a call. Raises `ResourceExhausted` (`too_many_requests`)."""
+        now = self._clock.monotonic()
+        level, at = self._buckets.pop(caller, (self._burst, now))
+        level = min(self._burst, level + (now - at) * self._rate)
+        allowed = level >= 1.0
+        self._buckets[caller] = (level - 1.0 if allowed else level, now)
+        if len(self._buckets) > _MOST_CALLERS:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            raise ResourceExhausted(Reason.TOO_MANY_REQUESTS, "too many requests from this address; try again later")

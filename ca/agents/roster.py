@@ -1,0 +1,114 @@
+"""Which agents there are, and whether who calls is one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca.agents.model import Agent
+from ca.issuance.csr import public_key_of
+from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
+from citadel.clock import Clock
+from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
+from citadel.reserved import is_agent_id
+from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.svid import X509Svid
+
+
+class AgentStore(Protocol):
+    """Where agents are durable."""
+
+    async def load(self) -> Sequence[Agent]:
+        """Every agent."""
+        ...
+
+    async def set_keys(self, spiffe_id: SpiffeId, *, key: str, next_key: str | None) -> None:
+        """Record the agent's keys."""
+        ...
+
+
+class AgentRoster:
+    """The agents in memory, the gate that every call of theirs passes, and the renewal of their own identity."""
+
+    def __init__(self, *, trust_domain: TrustDomain, store: AgentStore, clock: Clock) -> None:
+        self._trust_domain = trust_domain
+        self._store = store
+        self._clock = clock
+        self._agents: dict[SpiffeId, Agent] = {}
+
+    async def start(self) -> None:
+        """Load the agents."""
+        self._agents = {agent.spiffe_id: agent for agent in await self._store.load()}
+
+    def all(self) -> Mapping[SpiffeId, Agent]:
+        """Every agent by its ID."""
+        return self._agents
+
+    def add(self, agent: Agent) -> None:
+        """Take an agent that the store has just taken."""
+        self._agents[agent.spiffe_id] = agent
+
+    def is_banned(self, spiffe_id: SpiffeId) -> bool:
+        """Whether nothing may be signed for this agent; the ledger asks once more before it commits."""
+        agent = self._agents.get(spiffe_id)
+        return agent is not None and agent.banned
+
+    async def authenticate(self, leaf_pem: bytes) -> tuple[Agent, X509Svid]:
+        """The agent whose certificate the TLS layer verified, and that certificate.
+
+        A valid chain is not enough: the ID must be an agent's, its row must exist and not be banned, and the key must
+        be the recorded one. Raises `Unauthenticated` or `PermissionDenied` with the reason.
+        """
+        svid = self._parse(leaf_pem)
+        agent = self._agents.get(svid.spiffe_id)
+        if agent is None:
+            raise PermissionDenied(
+                Reason.AGENT_UNKNOWN, f"{svid.spiffe_id} is not a joined agent", fix="join it with a new token"
+            )
+        if agent.banned:
+            raise PermissionDenied(Reason.AGENT_BANNED, f"{svid.spiffe_id} is banned")
+        if svid.not_after <= self._clock.now():
+            # gRPC checks this at the handshake only; a connection can outlive its certificate.
+            raise Unauthenticated(Reason.AGENT_SVID_EXPIRED, f"the certificate of {svid.spiffe_id} has expired")
+        digest = key_digest(svid.leaf.public_key())  # type: ignore[arg-type]  # digests any key; a wrong kind cannot match
+        if digest == agent.next_key:
+            agent = await self._promote(agent, digest)
+        elif digest != agent.key:
+            raise PermissionDenied(
+                Reason.AGENT_KEY_MISMATCH,
+                f"the certificate of {svid.spiffe_id} is not for its recorded key",
+                fix="another machine may run under this identity; join it anew with a token",
+            )
+        return agent, svid
+
+    async def renew(self, agent: Agent, csr: bytes, *, issuer: Issuer) -> IssuedSvid:
+        """A new SVID for an authenticated agent. Its new key is recorded before the certificate leaves."""
+        digest = key_digest(public_key_of(csr))
+        if digest != agent.key:
+            await self._record(replace(agent, next_key=digest))
+        return await issuer.issue_reserved(agent.spiffe_id, csr)
+
+    async def _promote(self, agent: Agent, digest: str) -> Agent:
+        promoted = replace(agent, key=digest, next_key=None)
+        await self._record(promoted)
+        return promoted
+
+    async def _record(self, agent: Agent) -> None:
+        await self._store.set_keys(agent.spiffe_id, key=agent.key, next_key=agent.next_key)
+        self._agents[agent.spiffe_id] = agent
+
+    def _parse(self, leaf_pem: bytes) -> X509Svid:
+        try:
+            leaf = x509.load_pem_x509_certificate(leaf_pem)
+            svid = X509Svid.from_der([leaf.public_bytes(Encoding.DER)])
+        except (ValueError, CitadelError) as error:
+            raise Unauthenticated(
+                Reason.AGENT_SVID_REFUSED, f"the client certificate is not an X509-SVID: {error}"
+            ) from error
+        if not svid.spiffe_id.is_member_of(self._trust_domain) or not is_agent_id(svid.spiffe_id):
+            raise PermissionDenied(Reason.AGENT_SVID_REFUSED, f"{svid.spiffe_id} is not the identity of an agent")
+        return svid

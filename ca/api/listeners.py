@@ -1,0 +1,110 @@
+"""The server's three doors: TLS for those without an identity, mutual TLS for agents, and the local admin socket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from ca.tally import Tally
+from citadel.config.types import HostPort
+from citadel.errors import FailedPrecondition, Reason
+from citadel.peer import PeerCredentials
+from citadel.relay import Relay
+from citadel.rpc import ErrorBorder
+
+_MEGABYTE: Final = 1024 * 1024
+# The largest batch (500 requests) is under 1 MiB; a caller without an identity has nothing large to say.
+_AGENT_MESSAGE: Final = 8 * _MEGABYTE
+_ANONYMOUS_MESSAGE: Final = 256 * 1024
+_MOST_ADMINISTRATORS: Final = 64
+_ADMIN_SOCKET_MODE: Final = 0o660
+
+Register = Callable[[aio.Server], None]
+
+
+def make_server(*, tally: Tally, most_bytes: int, register: Register, services: tuple[str, ...] = ()) -> aio.Server:
+    """A gRPC server with the error border, health, and reflection of `services` where there are any."""
+    server = aio.server(
+        interceptors=[ErrorBorder(on_refusal=tally.count_refused)],
+        options=[
+            ("grpc.max_receive_message_length", most_bytes),
+            ("grpc.so_reuseport", 0),  # two servers on one port would share its callers at random
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),  # a half-open connection ends within half a minute
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.max_connection_age_grace_ms", 5_000),
+        ],
+    )
+    register(server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
+    if services:
+        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
+    return server
+
+
+class TlsListener:
+    """A gRPC server on a TCP address."""
+
+    def __init__(
+        self,
+        *,
+        address: HostPort,
+        credentials: grpc.ServerCredentials,
+        for_agents: bool,
+        tally: Tally,
+        register: Register,
+    ) -> None:
+        most_bytes = _AGENT_MESSAGE if for_agents else _ANONYMOUS_MESSAGE
+        self._server = make_server(tally=tally, most_bytes=most_bytes, register=register)
+        try:
+            port = self._server.add_secure_port(str(address), credentials)
+        except RuntimeError as error:
+            raise FailedPrecondition(
+                Reason.CONFIG_INVALID,
+                f"cannot listen on {address}",
+                fix="another process may have it: change `listen` in the configuration, or stop that process",
+            ) from error
+        self.address = HostPort(address.host, port)
+
+    async def start(self) -> None:
+        """Serve."""
+        await self._server.start()
+
+    async def close(self, grace: float) -> None:
+        """Let open calls end within `grace` seconds, then cut them."""
+        await self._server.stop(grace)
+
+
+class AdminListener:
+    """The local admin socket: only root and the server's own user get through, by the kernel's word."""
+
+    def __init__(self, *, path: Path, tally: Tally, register: Register) -> None:
+        self._relay = Relay(
+            path, mode=_ADMIN_SOCKET_MODE, admits=_is_administrator, max_connections=_MOST_ADMINISTRATORS
+        )
+        self._server = make_server(
+            tally=tally, most_bytes=_AGENT_MESSAGE, register=register, services=("citadel.v1.Admin",)
+        )
+        self._server.add_insecure_port(self._relay.private_address)
+
+    async def start(self) -> None:
+        """Serve; the socket appears when calls can be answered."""
+        await self._server.start()
+        await self._relay.start()
+
+    async def close(self, grace: float) -> None:
+        """Let open calls end within `grace` seconds, then remove the socket."""
+        await self._server.stop(grace)
+        await self._relay.close()
+
+
+def _is_administrator(peer: PeerCredentials) -> bool:
+    return peer.uid in (0, os.geteuid())

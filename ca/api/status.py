@@ -1,0 +1,78 @@
+"""What `citadel-cli status` shows, gathered from those who know it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from importlib.metadata import version
+
+from ca.agents.model import Agent
+from ca.agents.roster import AgentRoster
+from ca.api.sessions import AgentSession, SessionBook
+from ca.authority.manager import AuthorityManager
+from ca.authority.model import Authority
+from ca.entries.directory import EntryDirectory
+from ca.issuance.serials import serial_hex
+from ca.tally import Tally
+from citadel._wire import admin_pb2 as pb
+from citadel.wire import to_timestamp
+
+
+class StatusReader:
+    """Reads; changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        authorities: AuthorityManager,
+        roster: AgentRoster,
+        directory: EntryDirectory,
+        sessions: SessionBook,
+        tally: Tally,
+        started_at: datetime,
+    ) -> None:
+        self._authorities = authorities
+        self._roster = roster
+        self._directory = directory
+        self._sessions = sessions
+        self._tally = tally
+        self._started_at = started_at
+
+    def read(self) -> pb.Status:
+        """The state now."""
+        bundle = self._authorities.bundle()
+        sessions = self._sessions.newest()
+        return pb.Status(
+            version=version("citadel"),
+            trust_domain=bundle.trust_domain.name,
+            started_at=to_timestamp(self._started_at),
+            revision=self._directory.revision,
+            bundle_sequence=bundle.sequence or 0,
+            entries=len(self._directory),
+            authorities=map(_authority, self._authorities.authorities()),
+            agents=[_agent(agent, sessions.get(agent.spiffe_id)) for agent in self._roster.all().values()],
+            issued=self._tally.issued,
+            refused={reason.value: count for reason, count in self._tally.refused.items()},
+        )
+
+
+def _authority(authority: Authority) -> pb.AuthorityStatus:
+    return pb.AuthorityStatus(
+        id=authority.id,
+        kind=authority.kind.value,
+        state=authority.state.value,
+        serial=serial_hex(authority.certificate.serial_number),
+        not_before=to_timestamp(authority.not_before),
+        not_after=to_timestamp(authority.not_after),
+    )
+
+
+def _agent(agent: Agent, session: AgentSession | None) -> pb.AgentStatus:
+    return pb.AgentStatus(
+        spiffe_id=str(agent.spiffe_id),
+        connected=session is not None,
+        banned=agent.banned,
+        version=session.version if session else "",
+        since=to_timestamp(session.connected_at if session else agent.joined_at),
+        acknowledged_revision=session.acknowledged_revision if session else 0,
+        streams=session.streams.values() if session else (),
+    )

@@ -1,0 +1,1 @@
+"""Authorities: the root, the issuing authorities under it, and what the trust bundle says of them."""

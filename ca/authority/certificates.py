@@ -1,0 +1,100 @@
+"""CA certificates: what a root and an issuing authority look like (pure; the lines X509-07 to X509-21)."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from ca.issuance.serials import new_serial
+from citadel.spiffe import TrustDomain
+
+# keyCertSign and cRLSign only: the table of the standard ties the other bits to leaves (X509-19 to X509-21).
+_CA_KEY_USAGE: Final = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
+def build_root(
+    *,
+    trust_domain: TrustDomain,
+    key: ec.EllipticCurvePrivateKey,
+    now: datetime,
+    lifetime: timedelta,
+    backdate: timedelta,
+) -> x509.Certificate:
+    """A self-signed root that names its trust domain, valid from a little before `now` for `lifetime` from now."""
+    serial = new_serial()
+    name = _subject("Citadel Root", serial)
+    builder = (
+        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key(), serial_number=serial)
+        .not_valid_before(now - backdate)
+        .not_valid_after(now + lifetime)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_CA_KEY_USAGE, critical=True)
+        .add_extension(_trust_domain_san(trust_domain), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return builder.sign(key, hashes.SHA256())
+
+
+def build_issuer(
+    *,
+    trust_domain: TrustDomain,
+    public_key: ec.EllipticCurvePublicKey,
+    root: x509.Certificate,
+    root_key: ec.EllipticCurvePrivateKey,
+    not_before: datetime,
+    not_after: datetime,
+) -> x509.Certificate:
+    """An intermediate that may sign leaves and nothing else (`pathlen:0`), never outliving its root (invariant 6)."""
+    serial = new_serial()
+    builder = (
+        x509.CertificateBuilder(
+            subject_name=_subject("Citadel Issuer", serial),
+            issuer_name=root.subject,
+            public_key=public_key,
+            serial_number=serial,
+        )
+        .not_valid_before(max(not_before, root.not_valid_before_utc))
+        .not_valid_after(min(not_after, root.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_CA_KEY_USAGE, critical=True)
+        .add_extension(_trust_domain_san(trust_domain), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(authority_key_identifier(root), critical=False)
+    )
+    return builder.sign(root_key, hashes.SHA256())
+
+
+def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The identifier that certificates under `issuer` carry."""
+    ski = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski)
+
+
+def _subject(common_name: str, serial: int) -> x509.Name:
+    # A subject of its own for every CA certificate: BoringSSL looks issuers up by name, and two roots of one name break
+    # verification while a rotation has both in the bundle.
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{serial:032x}"),
+        ]
+    )
+
+
+def _trust_domain_san(trust_domain: TrustDomain) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(trust_domain.id))])

@@ -1,0 +1,139 @@
+"""The issuing authority of this server, renewed at half of its life, and the bundle that it is trusted by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.ports import AuthorityStore, KeyManager, UpstreamAuthority
+from ca.keys.sealing import KeyPurpose
+from citadel.bundle import TrustBundle
+from citadel.clock import Clock
+from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.spiffe import TrustDomain
+
+_log = structlog.get_logger(__name__)
+
+REFRESH_HINT: Final = timedelta(minutes=5)
+_LEAST_PAUSE: Final = timedelta(seconds=1)
+_RETRY_AFTER: Final = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuingAuthority:
+    """The authority that signs leaves now, with its key at hand."""
+
+    authority: Authority
+    key: ec.EllipticCurvePrivateKey
+
+
+class AuthorityManager:
+    """Owns the issuing authority. `start` before use; `run` keeps it fresh."""
+
+    def __init__(
+        self,
+        *,
+        trust_domain: TrustDomain,
+        upstream: UpstreamAuthority,
+        keys: KeyManager,
+        store: AuthorityStore,
+        clock: Clock,
+        issuer_lifetime: timedelta,
+        backdate: timedelta,
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._upstream = upstream
+        self._keys = keys
+        self._store = store
+        self._clock = clock
+        self._issuer_lifetime = issuer_lifetime
+        self._backdate = backdate
+        self._issuing: IssuingAuthority | None = None
+        self._bundle: TrustBundle | None = None
+
+    async def start(self) -> None:
+        """Take up the recorded authority where it still serves, make what is missing, and settle the bundle."""
+        await self._upstream.start()
+        recorded = [a for a in await self._store.load() if a.kind is AuthorityKind.ISSUER]
+        active = next((a for a in reversed(recorded) if a.state is AuthorityState.ACTIVE), None)
+        if active is not None and active.not_after > self._clock.now():
+            key = await self._keys.signer(active.key_id, KeyPurpose.ISSUER)
+            self._issuing = IssuingAuthority(authority=active, key=key)
+        else:
+            await self._renew(replaces=[a.id for a in recorded if a.state is AuthorityState.ACTIVE])
+        self._bundle = await self._settle_bundle()
+
+    async def run(self) -> None:
+        """Renew the issuing authority at half of its life, for ever; while that fails the old one serves."""
+        while self._issuing is not None:
+            previous = self._issuing.authority
+            await self._clock.sleep(self._until_renewal(self._issuing).total_seconds())
+            try:
+                await self._renew(replaces=[previous.id])
+                await self._keys.delete(previous.key_id)
+            except CitadelError as error:
+                _log.error("issuing authority not renewed", reason=error.reason, error=str(error))
+                await self._clock.sleep(_RETRY_AFTER.total_seconds())
+
+    def issuing(self) -> IssuingAuthority:
+        """The authority to sign with. Raises `Unavailable` (`issuer_unavailable`) when it has ended."""
+        if self._issuing is None or self._issuing.authority.not_after <= self._clock.now():
+            raise Unavailable(Reason.ISSUER_UNAVAILABLE, "there is no valid issuing authority")
+        return self._issuing
+
+    def bundle(self) -> TrustBundle:
+        """The trust bundle of this server's own domain."""
+        if self._bundle is None:
+            raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the authorities are not started")
+        return self._bundle
+
+    def authorities(self) -> tuple[Authority, ...]:
+        """The roots and the issuing authority, for people to look at."""
+        return (*self._upstream.authorities(), *([self._issuing.authority] if self._issuing else []))
+
+    def _until_renewal(self, issuing: IssuingAuthority) -> timedelta:
+        authority = issuing.authority
+        half = authority.not_before + (authority.not_after - authority.not_before) / 2
+        return max(half - self._clock.now(), _LEAST_PAUSE)
+
+    async def _renew(self, *, replaces: Sequence[str]) -> None:
+        now = self._clock.now()
+        key_id = await self._keys.create(KeyPurpose.ISSUER)
+        key = await self._keys.signer(key_id, KeyPurpose.ISSUER)
+        minted = await self._upstream.mint(
+            key.public_key(), not_before=now - self._backdate, not_after=now + self._issuer_lifetime
+        )
+        authority = Authority(
+            id=uuid4().hex,
+            kind=AuthorityKind.ISSUER,
+            state=AuthorityState.ACTIVE,
+            key_id=key_id,
+            certificate=minted.certificate,
+            parent_id=minted.root_id,
+            created_at=now,
+        )
+        # Recorded before it signs: after a crash the next start finds it and goes on with it (invariant 12).
+        await self._store.record(authority, replaces=replaces)
+        self._issuing = IssuingAuthority(authority=authority, key=key)
+        _log.info("issuing authority made", authority=authority.id, not_after=authority.not_after.isoformat())
+
+    async def _settle_bundle(self) -> TrustBundle:
+        bundle = TrustBundle(
+            trust_domain=self._trust_domain,
+            x509_authorities=self._upstream.roots(),
+            refresh_hint=REFRESH_HINT,
+        )
+        sequence = await self._store.bundle_sequence(bundle.x509_digest())
+        return TrustBundle(
+            trust_domain=self._trust_domain,
+            x509_authorities=self._upstream.roots(),
+            sequence=sequence,
+            refresh_hint=REFRESH_HINT,
+        )

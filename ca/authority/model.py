@@ -1,0 +1,49 @@
+"""What an authority is, in the store and in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from cryptography import x509
+
+
+class AuthorityKind(StrEnum):
+    """Roots are what the bundle lists; issuers are intermediates under one, which sign leaves."""
+
+    ROOT = "root"
+    ISSUER = "issuer"
+
+
+class AuthorityState(StrEnum):
+    """The life of an authority; see "Authorities and rotation" in the design."""
+
+    PREPARED = "prepared"
+    ACTIVE = "active"
+    OLD = "old"
+    TAINTED = "tainted"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """One authority. `parent_id` is the root that signed an issuer; `key_id` names its key in the key manager."""
+
+    id: str
+    kind: AuthorityKind
+    state: AuthorityState
+    key_id: str
+    certificate: x509.Certificate
+    parent_id: str | None
+    created_at: datetime
+
+    @property
+    def not_before(self) -> datetime:
+        """Start of validity."""
+        return self.certificate.not_valid_before_utc
+
+    @property
+    def not_after(self) -> datetime:
+        """End of validity: nothing that it signs may outlive this (invariant 6)."""
+        return self.certificate.not_valid_after_utc

@@ -1,0 +1,76 @@
+"""What the authority manager needs of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.authority.model import Authority
+from ca.keys.sealing import KeyPurpose
+
+
+class KeyManager(Protocol):
+    """Holds the private keys of authorities. `ca.keys.disk` is the default."""
+
+    async def create(self, purpose: KeyPurpose) -> str:
+        """Make a key; when this returns, the key survives a crash. Returns its id."""
+        ...
+
+    async def signer(self, key_id: str, purpose: KeyPurpose) -> ec.EllipticCurvePrivateKey:
+        """A handle that signs with the key. Raises `FailedPrecondition` (`key_unsealable`)."""
+        ...
+
+    async def delete(self, key_id: str) -> None:
+        """Forget the key; a key that does not exist is no error."""
+        ...
+
+
+class AuthorityStore(Protocol):
+    """Where authorities are recorded."""
+
+    async def load(self) -> Sequence[Authority]:
+        """Every authority that was not revoked, oldest first."""
+        ...
+
+    async def record(self, authority: Authority, *, replaces: Sequence[str] = ()) -> None:
+        """Insert `authority`, and make those in `replaces` OLD in the same transaction."""
+        ...
+
+    async def bundle_sequence(self, digest: str) -> int:
+        """The sequence number of the own bundle with this content: the recorded one, or the next if it changed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MintedIssuer:
+    """An intermediate that an upstream signed, and the authority above it."""
+
+    certificate: x509.Certificate
+    root_id: str
+
+
+class UpstreamAuthority(Protocol):
+    """Mints this server's issuing authorities, and says which roots the trust bundle must hold."""
+
+    async def start(self) -> None:
+        """Make ready; for `self`, make the first root where there is none."""
+        ...
+
+    async def mint(
+        self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime
+    ) -> MintedIssuer:
+        """Sign an intermediate for `public_key`; its end may come sooner than asked for, never later."""
+        ...
+
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """The certificates of the trust bundle, oldest first."""
+        ...
+
+    def authorities(self) -> tuple[Authority, ...]:
+        """The roots as authorities with their states, for people to look at."""
+        ...

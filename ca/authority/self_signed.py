@@ -1,0 +1,100 @@
+"""Upstream `self`: a root in the server's own key manager."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.authority.certificates import build_issuer, build_root
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer
+from ca.keys.sealing import KeyPurpose
+from citadel.clock import Clock
+from citadel.errors import Reason, Unavailable
+from citadel.spiffe import TrustDomain
+
+_log = structlog.get_logger(__name__)
+
+
+class SelfSignedUpstream:
+    """Fulfils `UpstreamAuthority` with a root of its own."""
+
+    def __init__(
+        self,
+        *,
+        trust_domain: TrustDomain,
+        keys: KeyManager,
+        store: AuthorityStore,
+        clock: Clock,
+        root_lifetime: timedelta,
+        backdate: timedelta,
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._keys = keys
+        self._store = store
+        self._clock = clock
+        self._root_lifetime = root_lifetime
+        self._backdate = backdate
+        self._roots: tuple[Authority, ...] = ()
+
+    async def start(self) -> None:
+        self._roots = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ROOT)
+        if not any(root.state is AuthorityState.ACTIVE for root in self._roots):
+            self._roots = (*self._roots, await self._make_root())
+
+    async def mint(
+        self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime
+    ) -> MintedIssuer:
+        root = self._active_root()
+        certificate = build_issuer(
+            trust_domain=self._trust_domain,
+            public_key=public_key,
+            root=root.certificate,
+            root_key=await self._keys.signer(root.key_id, KeyPurpose.ROOT),
+            not_before=not_before,
+            not_after=not_after,
+        )
+        return MintedIssuer(certificate=certificate, root_id=root.id)
+
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        return tuple(root.certificate for root in self._roots)
+
+    def authorities(self) -> tuple[Authority, ...]:
+        """The roots with their states, for `status`."""
+        return self._roots
+
+    def _active_root(self) -> Authority:
+        now = self._clock.now()
+        for root in self._roots:
+            if root.state is AuthorityState.ACTIVE and root.not_after > now:
+                return root
+        raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the root has expired", fix="rotate the root")
+
+    async def _make_root(self) -> Authority:
+        # The key is durable before the row that names it: a crash between the two leaves an unused key, never a root
+        # without one (invariant 12).
+        key_id = await self._keys.create(KeyPurpose.ROOT)
+        now = self._clock.now()
+        certificate = build_root(
+            trust_domain=self._trust_domain,
+            key=await self._keys.signer(key_id, KeyPurpose.ROOT),
+            now=now,
+            lifetime=self._root_lifetime,
+            backdate=self._backdate,
+        )
+        root = Authority(
+            id=uuid4().hex,
+            kind=AuthorityKind.ROOT,
+            state=AuthorityState.ACTIVE,
+            key_id=key_id,
+            certificate=certificate,
+            parent_id=None,
+            created_at=now,
+        )
+        await self._store.record(root)
+        _log.info("root made", authority=root.id, not_after=root.not_after.isoformat())
+        return root

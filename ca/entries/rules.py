@@ -1,0 +1,103 @@
+"""What an entry must be to be taken. Pure; every refusal names its rule."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Final
+
+from citadel.entry import Entry
+from citadel.errors import InvalidArgument, Reason
+from citadel.reserved import is_agent_id, is_reserved_dns_name, is_reserved_id, server_id
+from citadel.spiffe import SpiffeId, TrustDomain
+
+MAX_HINT_BYTES: Final = 1024  # WAPI-25
+MAX_SELECTORS: Final = 100
+MAX_DNS_NAMES: Final = 100
+_LEAST_TTL: Final = timedelta(seconds=1)
+# RFC 1123 host names, with the underscore that service names use; a wildcard is never part of an identity.
+_DNS_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_MAX_DNS_NAME: Final = 253
+
+
+def check_entry(entry: Entry, *, trust_domain: TrustDomain, now: datetime) -> None:
+    """Refuse, with `InvalidArgument`, an entry that must not exist in `trust_domain`."""
+    _check_identity(entry.spiffe_id, trust_domain)
+    _check_parent(entry, trust_domain)
+    _check_selectors(entry, trust_domain)
+    if len(entry.dns_names) > MAX_DNS_NAMES:
+        raise InvalidArgument(Reason.ENTRY_BAD_DNS_NAME, f"more than {MAX_DNS_NAMES} DNS names")
+    for name in entry.dns_names:
+        _check_dns_name(name)
+    for ttl in (entry.x509_svid_ttl, entry.jwt_svid_ttl):
+        if ttl is not None and ttl < _LEAST_TTL:
+            raise InvalidArgument(Reason.ENTRY_BAD_LIFETIME, f"lifetime {ttl} is shorter than one second")
+    if trust_domain in entry.federates_with:
+        raise InvalidArgument(Reason.ENTRY_MALFORMED, f"an entry cannot federate with its own domain {trust_domain}")
+    if len(entry.hint.encode()) > MAX_HINT_BYTES:
+        raise InvalidArgument(Reason.ENTRY_MALFORMED, f"the hint is longer than {MAX_HINT_BYTES} bytes")
+    if entry.has_expired(now):
+        raise InvalidArgument(Reason.ENTRY_EXPIRED, f"the entry would have expired at {entry.expires_at}")
+
+
+def is_alias(entry: Entry, trust_domain: TrustDomain) -> bool:
+    """Whether the entry names nodes and not workloads: its parent is the server."""
+    return entry.parent_id == server_id(trust_domain)
+
+
+def _check_identity(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
+    if not spiffe_id.is_member_of(trust_domain):
+        raise InvalidArgument(
+            Reason.ENTRY_FOREIGN_TRUST_DOMAIN, f"{spiffe_id} is not in this server's trust domain {trust_domain}"
+        )
+    if not spiffe_id.path:
+        raise InvalidArgument(
+            Reason.ENTRY_ROOT_PATH, f"{spiffe_id} names the trust domain itself; a workload's ID has a path (X509-06)"
+        )
+    if is_reserved_id(spiffe_id):
+        raise InvalidArgument(Reason.ENTRY_RESERVED_ID, f"{spiffe_id} is reserved for Citadel itself")
+
+
+def _check_parent(entry: Entry, trust_domain: TrustDomain) -> None:
+    parent = entry.parent_id
+    if not parent.is_member_of(trust_domain) or not parent.path:
+        raise InvalidArgument(
+            Reason.ENTRY_BAD_PARENT, f"parent {parent} is no agent, alias or server of {trust_domain}"
+        )
+    if is_reserved_id(parent) and not (is_agent_id(parent) or is_alias(entry, trust_domain)):
+        raise InvalidArgument(
+            Reason.ENTRY_BAD_PARENT,
+            f"parent {parent} is reserved and neither an agent nor the server",
+            fix=f"agents are {trust_domain.id}/citadel/agent/NAME, the server is {server_id(trust_domain)}",
+        )
+    if parent == entry.spiffe_id:
+        raise InvalidArgument(Reason.ENTRY_BAD_PARENT, "an entry cannot be its own parent")
+
+
+def _check_selectors(entry: Entry, trust_domain: TrustDomain) -> None:
+    if not entry.selectors:
+        raise InvalidArgument(
+            Reason.ENTRY_NO_SELECTORS, "an entry without selectors would match every caller", fix="name at least one"
+        )
+    if len(entry.selectors) > MAX_SELECTORS:
+        raise InvalidArgument(Reason.ENTRY_BAD_SELECTOR, f"more than {MAX_SELECTORS} selectors")
+    wants_node = is_alias(entry, trust_domain)
+    for selector in entry.selectors:
+        if (selector.type == "node") != wants_node:
+            raise InvalidArgument(
+                Reason.ENTRY_BAD_SELECTOR,
+                f"selector {selector} can never match here",
+                fix="an alias (parent: the server) takes 'node:…' selectors, every other entry takes none of them",
+            )
+
+
+def _check_dns_name(name: str) -> None:
+    if is_reserved_dns_name(name):
+        raise InvalidArgument(Reason.ENTRY_RESERVED_DNS_NAME, f"DNS name {name!r} is reserved for Citadel itself")
+    if "*" in name:
+        raise InvalidArgument(Reason.ENTRY_BAD_DNS_NAME, f"DNS name {name!r} has a wildcard; name each host")
+    labels = name.split(".")
+    if len(name) > _MAX_DNS_NAME or not all(_DNS_LABEL.fullmatch(label) for label in labels):
+        raise InvalidArgument(
+            Reason.ENTRY_BAD_DNS_NAME, f"{name[:300]!r} is not a DNS name", fix="write it without a trailing dot"
+        )

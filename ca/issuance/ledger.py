@@ -1,0 +1,38 @@
+"""The ledger's rows and the port through which they become durable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from citadel.spiffe import SpiffeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """One certificate that was signed. Citadel's own identities ask for themselves, with an empty `entry_id`."""
+
+    serial: str
+    spiffe_id: SpiffeId
+    entry_id: str
+    requested_by: SpiffeId
+    issuer_id: str
+    public_key: str
+    not_before: datetime
+    not_after: datetime
+    issued_at: datetime
+    limited_by: str
+
+
+class Ledger(Protocol):
+    """Where every certificate is recorded before it leaves the server (invariant 2)."""
+
+    async def append(self, rows: Sequence[LedgerRow]) -> None:
+        """Return once all rows are durable.
+
+        Raises `PermissionDenied` (`agent_banned`) if the agent that asked was banned meanwhile, and `Unavailable`
+        (`store_unavailable`) if nothing could be written; then no certificate of these rows may be handed out.
+        """
+        ...

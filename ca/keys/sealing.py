@@ -1,0 +1,89 @@
+"""Sealing: what makes a private key safe to lie on a disk.
+
+AES-256-GCM under a key-encryption key that the operator supplies. Key id, purpose and trust domain are authenticated
+with it, so a sealed key cannot be passed off as another one by renaming its file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from citadel.errors import FailedPrecondition, InvalidArgument, Reason
+from citadel.spiffe import TrustDomain
+
+KEK_BYTES: Final = 32
+_NONCE_BYTES: Final = 12
+_FORMAT: Final = 1
+
+
+class KeyPurpose(StrEnum):
+    """What a key is for; a key made for one purpose is refused for another."""
+
+    ROOT = "x509-root"
+    ISSUER = "x509-issuer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLabel:
+    """What a sealed key claims to be."""
+
+    key_id: str
+    purpose: KeyPurpose
+    trust_domain: TrustDomain
+
+    def to_bytes(self) -> bytes:
+        """The associated data: unambiguous, because JSON quotes its parts."""
+        return json.dumps([_FORMAT, self.key_id, self.purpose.value, self.trust_domain.name]).encode()
+
+
+class Sealer:
+    """Seals and opens keys under one key-encryption key."""
+
+    def __init__(self, kek: bytes) -> None:
+        if len(kek) != KEK_BYTES:
+            raise InvalidArgument(
+                Reason.KEY_UNSEALABLE,
+                f"the key-encryption key has {len(kek)} bytes instead of {KEK_BYTES}",
+                fix="make one with `openssl rand -base64 32`",
+            )
+        self._aead = AESGCM(kek)
+
+    def __repr__(self) -> str:
+        return "Sealer()"
+
+    def seal(self, plaintext: bytes, label: KeyLabel) -> bytes:
+        """Nonce and ciphertext, bound to `label`."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._aead.encrypt(nonce, plaintext, label.to_bytes())
+
+    def open(self, sealed: bytes, label: KeyLabel) -> bytes:
+        """The plaintext. Raises `FailedPrecondition` (`key_unsealable`) where key, label or content do not fit."""
+        try:
+            return self._aead.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], label.to_bytes())
+        except (InvalidTag, ValueError) as error:
+            raise FailedPrecondition(
+                Reason.KEY_UNSEALABLE,
+                f"key {label.key_id} ({label.purpose}) cannot be opened: wrong key-encryption key, or a changed file",
+                fix="start with the key-encryption key that sealed it, or restore the file",
+            ) from error
+
+
+def decode_kek(text: bytes) -> bytes:
+    """The 32 bytes of a base64 key-encryption key; surrounding white space is ignored."""
+    try:
+        return base64.b64decode(text.strip(), validate=True)
+    except binascii.Error as error:
+        raise InvalidArgument(
+            Reason.KEY_UNSEALABLE,
+            "the key-encryption key is not base64",
+            fix="make one with `openssl rand -base64 32`",
+        ) from error

@@ -1,0 +1,71 @@
+"""Opening the database, and bringing its schema up to date."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import alembic.command
+import alembic.config
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from citadel.errors import Reason, Unavailable
+
+_MIGRATIONS: Final = Path(__file__).with_name("migrations")
+_BUSY_MILLISECONDS: Final = 5000
+
+
+def open_engine(url: str) -> AsyncEngine:
+    """An engine for `sqlite+aiosqlite:///…` or a PostgreSQL URL. Nothing is connected yet."""
+    engine = create_async_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    return engine
+
+
+async def migrate(engine: AsyncEngine, *, revision: str = "head") -> None:
+    """Bring the schema to `revision`."""
+    async with transaction(engine) as connection:
+        await connection.run_sync(_migrate, revision)
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction, durable when the block ends.
+
+    Raises `Unavailable` (`store_unavailable`) where the database fails.
+    """
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    except (SQLAlchemyError, OSError) as error:
+        raise Unavailable(
+            Reason.STORE_UNAVAILABLE,
+            f"the store does not take this now: {_root_cause(error)}",
+            fix="look at the disk and the database of the server",
+        ) from error
+
+
+def _migrate(connection: Connection, revision: str) -> None:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, revision)
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    # WAL lets readers go on during a commit; FULL makes a commit survive a power cut, which invariant 2 rests on.
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+    cursor.close()
+
+
+def _root_cause(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or type(error).__name__)

@@ -1,0 +1,96 @@
+"""Files that hold secrets: refused when others could read them, and written so that a crash leaves old or new.
+
+These calls block on the disk; inside a running loop use them through `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from citadel.errors import InvalidArgument, Reason
+
+MAX_SECRET_BYTES: Final = 1 << 20
+_OTHERS: Final = 0o077
+
+
+def read_secret_file(path: Path) -> bytes:
+    """The content of a file that only its owner, who is root or this process's user, can touch.
+
+    Symbolic links are followed, because Kubernetes mounts secrets as such; what is checked is the file that was opened,
+    so that it cannot be exchanged between check and reading. Raises `InvalidArgument` (`file_unsafe`).
+    """
+    try:
+        # Without O_NONBLOCK a named pipe in this place would hang the start.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise _unsafe(path, f"cannot be opened: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _unsafe(path, "is not a regular file")
+        _check_owner_and_mode(path, status, wanted="0600")
+        content = file.read(MAX_SECRET_BYTES + 1)
+    if len(content) > MAX_SECRET_BYTES:
+        raise _unsafe(path, f"is larger than {MAX_SECRET_BYTES} bytes")
+    return content
+
+
+def ensure_private_dir(path: Path) -> None:
+    """Make `path` a folder of mode 0700, or check that it is one already.
+
+    Raises `InvalidArgument` (`file_unsafe`) when it is something else, belongs to another user, or others can enter it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unsafe(path, f"cannot be used as a folder: {error.strerror}") from error
+    try:
+        _check_owner_and_mode(path, os.fstat(descriptor), wanted="0700")
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace `path` by a file of mode 0600 with `data`, durable on return; a crash leaves the old content or the new.
+
+    Raises `OSError` when the disk refuses.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600, in the same folder
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    # The new name is durable only when its folder is: fsync(2), "does not necessarily ensure that the entry in the
+    # directory containing the file has also reached disk".
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_owner_and_mode(path: Path, status: os.stat_result, *, wanted: str) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        raise _unsafe(path, f"belongs to uid {status.st_uid}, neither root nor uid {os.geteuid()} of this process")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & _OTHERS:
+        raise _unsafe(path, f"has mode {mode:04o}: others than its owner can access it", fix=f"chmod {wanted} {path}")
+
+
+def _unsafe(path: Path, problem: str, *, fix: str = "") -> InvalidArgument:
+    return InvalidArgument(Reason.FILE_UNSAFE, f"{path} {problem}", fix=fix)

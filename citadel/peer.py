@@ -1,0 +1,104 @@
+"""Who is at the other end of a Unix socket, by the kernel's word."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from citadel.errors import PermissionDenied, Reason
+
+_UCRED: Final = struct.Struct("=iII")  # unix(7), SO_PEERCRED: pid_t, uid_t, gid_t
+_SO_PEERPIDFD: Final = 77  # Linux 6.5; not in Python's socket module
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCredentials:
+    """The process, user and group that called connect(2), numbered as this process sees them."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Caller:
+    """A process at the other end of a connection, held by a pidfd so that a reused pid is never taken for it.
+
+    Compares by identity: one value is one connection. Lives on one event loop, like the connection that owns it.
+    """
+
+    def __init__(self, credentials: PeerCredentials, pidfd: int) -> None:
+        """Take over `pidfd`; `close` gives it back."""
+        self.credentials = credentials
+        self._pidfd = pidfd
+
+    @classmethod
+    def of(cls, connection: socket.socket) -> Caller:
+        """Identify the peer of a freshly accepted connection.
+
+        Raises:
+            PermissionDenied: `caller_unknown` when the process is gone, or in a pid namespace that is not visible here.
+        """
+        credentials = PeerCredentials(
+            *_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        )
+        if credentials.pid <= 0:
+            raise PermissionDenied(
+                Reason.CALLER_UNKNOWN,
+                f"the calling process (uid {credentials.uid}) is not visible from this pid namespace",
+                fix="run this process in the pid namespace of the host",
+            )
+        try:
+            return cls(credentials, _pidfd_of(connection, credentials))
+        except OSError as error:
+            raise PermissionDenied(
+                Reason.CALLER_UNKNOWN, f"process {credentials.pid} cannot be held on to: {error.strerror}"
+            ) from error
+
+    def fileno(self) -> int:
+        """The pidfd, readable once the process has ended; -1 after `close`."""
+        return self._pidfd
+
+    def is_alive(self) -> bool:
+        """Whether the process still runs and its connection is still ours. False means that its pid says nothing.
+
+        Only for the event loop's thread: elsewhere the descriptor could be closed and reused in between.
+        """
+        if self._pidfd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """Let go of the process."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _pidfd_of(connection: socket.socket, credentials: PeerCredentials) -> int:
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        pass  # before Linux 6.5: by number, the best that such a kernel can do
+    pidfd = os.pidfd_open(credentials.pid)
+    try:
+        same = _effective_ids(credentials.pid) == (credentials.uid, credentials.gid)
+    except BaseException:
+        os.close(pidfd)
+        raise
+    if not same:  # the pid was reused by somebody else between connect and accept
+        os.close(pidfd)
+        raise ProcessLookupError(0, "its number belongs to another user's process")
+    return pidfd
+
+
+def _effective_ids(pid: int) -> tuple[int, int]:
+    """The effective uid and gid; proc(5), `Uid:` and `Gid:` give real, effective, saved, file system."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines())
+    return int(lines["Uid"].split()[1]), int(lines["Gid"].split()[1])

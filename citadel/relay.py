@@ -1,0 +1,189 @@
+"""A relay in front of a gRPC server on a Unix socket, so that handlers know which process is calling.
+
+gRPC in Python shows nothing of a Unix peer but the address that it is bound to. So the relay accepts on the public
+socket, reads the kernel's credentials, and carries the bytes to a private socket from an address made up for this one
+connection. Such addresses can be read in `/proc/net/unix`. What keeps others from using one: the private socket lies in
+a folder of mode 0700, a name is known only while its connection lives, and for that time the address is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason
+from citadel.peer import Caller, PeerCredentials
+from citadel.splice import Splice
+from citadel.unix_listener import listen_unix
+
+__all__ = ["Caller", "PeerCredentials", "Relay", "everyone"]
+
+_PEER_PREFIX: Final = "unix-abstract:"
+_BUFFER_BYTES: Final = 64 * 1024
+_ACCEPT_PAUSE: Final = 0.05  # seconds, while file descriptors have run out
+
+_log = structlog.get_logger(__name__)
+
+
+def everyone(credentials: PeerCredentials) -> bool:  # noqa: ARG001 - the shape of a rule
+    """Admit every local process: the handlers decide who may do what."""
+    return True
+
+
+class Relay:
+    """Listens on `public_path` and relays each connection that `admits` lets in to `private_address`.
+
+    Start it after the gRPC server listens on `private_address`; close it after that server has stopped. `private_dir`
+    must be a folder that only this user can enter; without one, a temporary folder is made at once and removed by
+    `close`. More than `max_connections` at a time are turned away.
+    """
+
+    def __init__(
+        self,
+        public_path: Path,
+        *,
+        mode: int,
+        private_dir: Path | None = None,
+        admits: Callable[[PeerCredentials], bool] = everyone,
+        max_connections: int,
+    ) -> None:
+        self._path = public_path
+        self._mode = mode
+        self._admits = admits
+        self._max_connections = max_connections
+        self._made_dir = None if private_dir else Path(tempfile.mkdtemp(prefix="citadel-"))
+        self._private_path = str(_only_ours(self._made_dir or private_dir or Path()) / "inner.sock")
+        self._callers: dict[str, Caller] = {}
+        self._splices: set[Splice] = set()
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._is_full = False
+        self._listener: socket.socket | None = None
+        self._listens_on: tuple[int, int] | None = None
+        self._accepting: asyncio.Task[None] | None = None
+
+    @property
+    def private_address(self) -> str:
+        """What to give to `add_insecure_port`."""
+        return f"unix:{self._private_path}"
+
+    def caller_of(self, context_peer: str) -> Caller:
+        """The process behind a handler's `context.peer()`.
+
+        Raises:
+            PermissionDenied: `caller_unknown` for whatever did not come through this relay or has gone.
+        """
+        name = context_peer.removeprefix(_PEER_PREFIX)
+        caller = self._callers.get(name) if name != context_peer else None
+        if caller is None:
+            raise PermissionDenied(Reason.CALLER_UNKNOWN, "the call did not come through a connection that is known")
+        return caller
+
+    async def start(self) -> None:
+        """Listen and accept.
+
+        Raises:
+            FailedPrecondition: another process answers on the path, or it is no socket.
+            InvalidArgument: the path cannot be listened on.
+        """
+        self._listener = await asyncio.to_thread(listen_unix, self._path, self._mode)
+        self._listens_on = _file_of(self._path)
+        self._accepting = asyncio.create_task(self._accept(self._listener), name=f"relay {self._path}")
+
+    async def close(self) -> None:
+        """Stop listening, cut every connection, remove what was made in the file system."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+        splices = tuple(self._splices)
+        for splice in splices:
+            splice.abort()
+        await asyncio.gather(*(splice.closed for splice in splices))
+        await asyncio.to_thread(self._remove_files)
+
+    def _remove_files(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self._listens_on == _file_of(self._path):  # otherwise it is a successor's
+                self._path.unlink()
+        if self._made_dir is not None:
+            shutil.rmtree(self._made_dir, ignore_errors=True)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                public, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                _log.warning("cannot accept connections", socket=str(self._path), problem=error.strerror)
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            try:
+                await self._relay(public)
+            except CitadelError as error:
+                _log.info("connection refused", socket=str(self._path), reason=error.reason.value, problem=str(error))
+                public.close()
+            except Exception as error:  # noqa: BLE001 - one connection's failure must not end the listening
+                _log.error("connection not relayed", socket=str(self._path), exc_info=error)
+                public.close()
+            except BaseException:
+                public.close()
+                raise
+
+    async def _relay(self, public: socket.socket) -> None:
+        if not self._has_room():
+            public.close()
+            return
+        caller = Caller.of(public)
+        name = f"citadel-{secrets.token_hex(16)}"
+        splice = Splice(caller, name=name, buffer=self._buffer, on_end=lambda: self._forget(name))
+        self._splices.add(splice)
+        splice.closed.add_done_callback(lambda _: self._splices.discard(splice))
+        try:
+            self._check_admitted(caller.credentials)
+            self._callers[name] = caller  # before the connection exists: whoever is unknown is a stranger
+            await splice.join(public, self._private_path)
+        except BaseException:
+            splice.abort()
+            raise
+
+    def _check_admitted(self, credentials: PeerCredentials) -> None:
+        if not self._admits(credentials):
+            raise PermissionDenied(Reason.CALLER_NOT_ALLOWED, f"uid {credentials.uid} may not connect to {self._path}")
+
+    def _has_room(self) -> bool:
+        was_full, self._is_full = self._is_full, len(self._splices) >= self._max_connections
+        if self._is_full and not was_full:  # said once, not for each of a flood
+            _log.warning("connections are turned away", socket=str(self._path), limit=self._max_connections)
+        return not self._is_full
+
+    def _forget(self, name: str) -> None:
+        self._callers.pop(name, None)
+
+
+def _only_ours(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise InvalidArgument(
+            Reason.FILE_UNSAFE,
+            f"{folder} can be entered by others",
+            fix=f"make it yours alone with `chmod 700 {folder}`, or choose another",
+        )
+    return folder
+
+
+def _file_of(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino

@@ -1,0 +1,1 @@
+"""The commands of `citadel-cli`, one file per group, and what they share."""

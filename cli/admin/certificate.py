@@ -1,0 +1,152 @@
+"""What a certificate says, and which rules of X509-SVID.md it breaks: pure, for `svid inspect` and `bundle show`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from citadel.errors import InvalidArgument, Reason
+from citadel.svid import X509Svid
+
+T = TypeVar("T")
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+_UNREADABLE: Final = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_KEY_USAGES: Final = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+)
+
+
+def read_chain(data: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates of a PEM file, or of DER certificates one after the other, leaf first.
+
+    Raises `InvalidArgument` (`svid_malformed`) where they are not certificates.
+    """
+    try:
+        if b"-----BEGIN" in data:
+            return tuple(x509.load_pem_x509_certificates(data))
+        chain = tuple(x509.load_der_x509_certificate(der) for der in _split_der(data))
+    except _UNREADABLE as error:
+        raise InvalidArgument(Reason.SVID_MALFORMED, f"not a certificate in PEM or DER: {error}") from error
+    if not chain:
+        raise InvalidArgument(Reason.SVID_MALFORMED, "the input is empty", fix="give a file with the certificate chain")
+    return chain
+
+
+def describe(certificate: x509.Certificate) -> dict[str, Any]:
+    """What one certificate says, as JSON values; what cannot be read is None."""
+    names = _extension(certificate, x509.SubjectAlternativeName)
+    usage = _extension(certificate, x509.KeyUsage)
+    purposes = _extension(certificate, x509.ExtendedKeyUsage)
+    constraints = _extension(certificate, x509.BasicConstraints)
+    return {
+        "subject": _try(certificate.subject.rfc4514_string),
+        "issuer": _try(certificate.issuer.rfc4514_string),
+        "serial": serial_of(certificate),
+        "not_before": rfc3339(certificate.not_valid_before_utc),
+        "not_after": rfc3339(certificate.not_valid_after_utc),
+        "key": _key(certificate),
+        "signature_algorithm": _try(lambda: certificate.signature_algorithm_oid._name),  # noqa: SLF001 - its only name
+        "sans": {
+            "uri": names.value.get_values_for_type(x509.UniformResourceIdentifier) if names else [],
+            "dns": names.value.get_values_for_type(x509.DNSName) if names else [],
+            "ip": [str(ip) for ip in names.value.get_values_for_type(x509.IPAddress)] if names else [],
+        },
+        "is_ca": bool(constraints and constraints.value.ca),
+        "key_usage": [name for name in _KEY_USAGES if usage and getattr(usage.value, name)],
+        "extended_key_usage": [purpose._name for purpose in purposes.value] if purposes else [],  # noqa: SLF001
+    }
+
+
+def broken_rules(chain: Sequence[x509.Certificate], now: datetime) -> list[str]:
+    """What keeps the chain's leaf from being a good X509-SVID now, with the sections of X509-SVID.md."""
+    problems = []
+    try:
+        X509Svid.from_der([certificate.public_bytes(Encoding.DER) for certificate in chain])
+    except InvalidArgument as error:
+        problems.append(error.message)
+    return [*problems, *_leaf_problems(chain[0], now)]
+
+
+def serial_of(certificate: x509.Certificate) -> str:
+    """The serial number in lowercase hex, whole bytes, as everywhere in Citadel."""
+    digits = f"{certificate.serial_number:x}"
+    return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def rfc3339(value: datetime) -> str:
+    """A UTC moment to the second."""
+    return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _leaf_problems(leaf: x509.Certificate, now: datetime) -> Iterator[str]:
+    if now > leaf.not_valid_after_utc:
+        yield "it has expired (section 5.1)"
+    if now < leaf.not_valid_before_utc:
+        yield "it is not valid yet (section 5.1)"
+    usage = _extension(leaf, x509.KeyUsage)
+    if usage is None:
+        yield "it has no key usage (section 4.3)"
+    elif not usage.critical:
+        yield "its key usage is not critical (section 4.3)"
+    if usage is not None and not usage.value.digital_signature:
+        yield "its key usage lacks digitalSignature (section 4.3)"
+    purposes = _extension(leaf, x509.ExtendedKeyUsage)
+    if purposes is not None and not {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH} <= set(
+        purposes.value
+    ):
+        yield "its extended key usage lacks serverAuth or clientAuth (section 4.4)"
+    names = _extension(leaf, x509.SubjectAlternativeName)
+    if names is not None and not names.critical and not list(leaf.subject):
+        yield "its subject is empty and its SAN not critical (RFC 5280 section 4.1.2.6)"
+
+
+def _split_der(data: bytes) -> Iterator[bytes]:
+    """Cut concatenated DER values apart by their lengths (X.690 section 8.1.3), as the Workload API sends chains."""
+    while data:
+        length, header = int.from_bytes(data[1:2]), 2
+        if length & 0x80:
+            header += length & 0x7F
+            length = int.from_bytes(data[2:header])
+        yield data[: header + length]
+        data = data[header + length :]
+
+
+def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> x509.Extension[_Extension] | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind)
+    except (x509.ExtensionNotFound, *_UNREADABLE):
+        return None
+
+
+def _key(certificate: x509.Certificate) -> str | None:
+    key = _try(certificate.public_key)
+    match key:
+        case ec.EllipticCurvePublicKey():
+            return f"EC {key.curve.name}"
+        case rsa.RSAPublicKey():
+            return f"RSA {key.key_size}"
+        case None:
+            return None
+        case _:
+            return type(key).__name__.removesuffix("PublicKey")
+
+
+def _try(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except _UNREADABLE:
+        return None

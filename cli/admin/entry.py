@@ -1,0 +1,201 @@
+"""`citadel-cli entry`: which identity a workload gets, on which node, when which selectors match."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from citadel._wire import admin_pb2, types_pb2
+from citadel.config.types import format_duration
+from citadel.entry import Entry
+from citadel.reserved import server_id
+from citadel.selector import Selector
+from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.wire import entry_from_wire, entry_to_wire
+from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
+from cli.admin.parameters import DurationType, MomentType, SelectorType, SpiffeIdType, TrustDomainType
+from cli.admin.plain import to_plain
+from cli.admin.tables import moment, moment_and_distance, print_fields, print_table
+from cli.output import Form, print_json
+
+if TYPE_CHECKING:
+    from citadel._wire.admin_pb2_grpc import AdminAsyncStub  # exists for type checkers only
+
+_PAGE_SIZE: Final = 500
+
+
+@click.group("entry")
+def entry_group() -> None:
+    """Entries: which workload gets which identity."""
+
+
+@admin_command(
+    "create",
+    group=entry_group,
+    example="citadel-cli entry create --spiffe-id spiffe://example.org/web"
+    " --parent-id spiffe://example.org/citadel/agent/a1 --selector unix:uid:1000",
+)
+@click.option("--spiffe-id", type=SpiffeIdType(), required=True, help="The identity that the workload gets.")
+@click.option("--parent-id", type=SpiffeIdType(), help="The agent, or the alias of agents, on whose nodes it counts.")
+@click.option("--node", is_flag=True, help="Make an alias of nodes: the parent is the server, selectors are of nodes.")
+@click.option(
+    "--selector",
+    "selectors",
+    type=SelectorType(),
+    multiple=True,
+    metavar="TYPE:VALUE",
+    help="A fact that must be true of the caller. Repeatable; all must match.",
+)
+@click.option("--ttl", type=DurationType(), help="Lifetime of X.509-SVIDs; the server's default otherwise.")
+@click.option("--jwt-ttl", type=DurationType(), help="Lifetime of JWT-SVIDs; the server's default otherwise.")
+@click.option("--dns-name", "dns_names", multiple=True, help="A DNS name for the certificate. Repeatable.")
+@click.option(
+    "--federates-with",
+    "federates_with",
+    type=TrustDomainType(),
+    multiple=True,
+    help="A foreign trust domain that the workload trusts. Repeatable.",
+)
+@click.option("--hint", default="", help="Tells a workload with several identities what this one is for.")
+@click.option("--expires-at", type=MomentType(), help="When the entry ends, such as 2030-01-31T12:00:00Z.")
+@click.option("--expires-in", type=DurationType(), help="How long the entry lasts from now.")
+@click.option("--admin", is_flag=True, help="The identity may administer the server.")
+@click.option("--downstream", is_flag=True, help="The identity may ask for an issuing authority of its own.")
+def create(  # noqa: PLR0913 - one parameter for each option
+    invocation: Invocation,
+    *,
+    spiffe_id: SpiffeId,
+    parent_id: SpiffeId | None,
+    node: bool,
+    selectors: tuple[Selector, ...],
+    ttl: timedelta | None,
+    jwt_ttl: timedelta | None,
+    dns_names: tuple[str, ...],
+    federates_with: tuple[TrustDomain, ...],
+    hint: str,
+    expires_at: datetime | None,
+    expires_in: timedelta | None,
+    admin: bool,
+    downstream: bool,
+) -> None:
+    """Create an entry and show it as the server keeps it."""
+    if expires_at is not None and expires_in is not None:
+        raise click.UsageError("--expires-at and --expires-in say the same thing: use one of them")
+    wanted = Entry(
+        id="",
+        spiffe_id=spiffe_id,
+        parent_id=_parent(spiffe_id, parent_id, node=node),
+        selectors=frozenset(selectors),
+        x509_svid_ttl=ttl,
+        jwt_svid_ttl=jwt_ttl,
+        dns_names=dns_names,
+        federates_with=frozenset(federates_with),
+        hint=hint,
+        expires_at=invocation.clock.now() + expires_in if expires_in is not None else expires_at,
+        admin=admin,
+        downstream=downstream,
+    )
+    request = admin_pb2.CreateEntryRequest(entry=entry_to_wire(wanted))
+    _show(invocation, invocation.ask(lambda server: server.CreateEntry(request, timeout=CALL_SECONDS)))
+
+
+@admin_command("show", group=entry_group, example="citadel-cli entry show 01JZ2E8M")
+@click.argument("entry_id", metavar="ID")
+def show(invocation: Invocation, entry_id: str) -> None:
+    """Show one entry."""
+    request = admin_pb2.GetEntryRequest(id=entry_id)
+    _show(invocation, invocation.ask(lambda server: server.GetEntry(request, timeout=CALL_SECONDS)))
+
+
+@admin_command("list", group=entry_group, example="citadel-cli -o json entry list --spiffe-id spiffe://example.org/web")
+@click.option("--spiffe-id", type=SpiffeIdType(), help="Only entries of this identity.")
+@click.option("--parent-id", type=SpiffeIdType(), help="Only entries of this parent.")
+def list_(invocation: Invocation, spiffe_id: SpiffeId | None, parent_id: SpiffeId | None) -> None:
+    """List all entries, or those that fit."""
+    request = admin_pb2.ListEntriesRequest(
+        spiffe_id=str(spiffe_id or ""), parent_id=str(parent_id or ""), page_size=_PAGE_SIZE
+    )
+    messages = invocation.ask(lambda server: _all_pages(server, request))
+    if invocation.form is Form.JSON:
+        print_json({"entries": [to_plain(message) for message in messages]})
+        return
+    entries = [entry_from_wire(message) for message in messages]
+    print_table(
+        ("ID", "SPIFFE ID", "PARENT", "SELECTORS", "TTL", "FLAGS"),
+        (
+            (
+                entry.id,
+                entry.spiffe_id,
+                entry.parent_id,
+                sorted(entry.selectors),
+                _ttl(entry.x509_svid_ttl),
+                _flags(entry),
+            )
+            for entry in entries
+        ),
+        none="no entries",
+    )
+
+
+@admin_command("delete", group=entry_group, example="citadel-cli entry delete 01JZ2E8M")
+@click.argument("entry_id", metavar="ID")
+def delete(invocation: Invocation, entry_id: str) -> None:
+    """Delete an entry: nothing new is issued for it. Certificates that are out stay good until they end."""
+    request = admin_pb2.DeleteEntryRequest(id=entry_id)
+    message = invocation.ask(lambda server: server.DeleteEntry(request, timeout=CALL_SECONDS))
+    if invocation.form is Form.JSON:
+        print_json(to_plain(message))
+    else:
+        click.echo(f"deleted entry {message.id} of {message.spiffe_id}")
+
+
+async def _all_pages(server: AdminAsyncStub, request: admin_pb2.ListEntriesRequest) -> list[types_pb2.Entry]:
+    entries: list[types_pb2.Entry] = []
+    while True:
+        page = await server.ListEntries(request, timeout=CALL_SECONDS)
+        entries.extend(page.entries)
+        if not page.next_page_token:
+            return entries
+        request.page_token = page.next_page_token
+
+
+def _parent(spiffe_id: SpiffeId, parent_id: SpiffeId | None, *, node: bool) -> SpiffeId:
+    if parent_id is not None and not node:
+        return parent_id
+    if node and parent_id is None:
+        return server_id(spiffe_id.trust_domain)
+    raise click.UsageError("say either --parent-id, or --node for an alias of nodes")
+
+
+def _show(invocation: Invocation, message: types_pb2.Entry) -> None:
+    if invocation.form is Form.JSON:
+        print_json(to_plain(message))
+        return
+    entry = entry_from_wire(message)
+    print_fields(
+        (
+            ("id", entry.id),
+            ("SPIFFE ID", entry.spiffe_id),
+            ("parent", entry.parent_id),
+            ("selectors", sorted(entry.selectors)),
+            ("X.509-SVID lifetime", _ttl(entry.x509_svid_ttl)),
+            ("JWT-SVID lifetime", _ttl(entry.jwt_svid_ttl)),
+            ("DNS names", entry.dns_names),
+            ("federates with", sorted(entry.federates_with)),
+            ("hint", entry.hint),
+            ("expires", moment_and_distance(entry.expires_at, invocation.clock.now())),
+            ("flags", _flags(entry)),
+            ("revision", entry.revision),
+            ("created", moment(entry.created_at)),
+        )
+    )
+
+
+def _ttl(value: timedelta | None) -> str:
+    return format_duration(value) if value is not None else "default"
+
+
+def _flags(entry: Entry) -> list[str]:
+    return [name for name, is_set in (("admin", entry.admin), ("downstream", entry.downstream)) if is_set]

@@ -1,0 +1,132 @@
+"""`citadel`: the processes. `citadel server`, `citadel agent` and `citadel demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import click
+
+from ca.settings import ServerSettings
+from citadel import logs
+from citadel.config.loader import load
+from cli.output import CommandGroup
+from sds.settings import AgentSettings
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_config = click.option(
+    "--config",
+    "-c",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The YAML file with the settings.",
+)
+
+
+@click.group(cls=CommandGroup)
+@click.version_option(package_name="citadel")
+def main() -> None:
+    """Citadel, a certificate authority for service meshes.
+
+    Example: citadel server run --config server.yaml
+    """
+
+
+@main.group()
+def server() -> None:
+    """The certificate authority.
+
+    Example: citadel server run --config /etc/citadel/server.yaml
+    """
+
+
+@server.command("run")
+@_config
+def server_run(path: Path) -> None:
+    """Run the server until SIGTERM.
+
+    Example: citadel server run --config /etc/citadel/server.yaml
+    """
+    settings = load(path, ServerSettings)
+    logs.configure(settings.log)
+    from cli.server_process import run_server  # noqa: PLC0415 - the other commands start without SQLAlchemy
+
+    _run(lambda stop: run_server(settings, stop=stop))
+
+
+@server.command("validate")
+@_config
+def server_validate(path: Path) -> None:
+    """Check the settings of a server without starting it.
+
+    Example: citadel server validate --config /etc/citadel/server.yaml
+    """
+    settings = load(path, ServerSettings)
+    from cli.server_process import validate_server  # noqa: PLC0415 - as above
+
+    validate_server(settings)
+    click.echo(f"{path}: valid for a server of {settings.trust_domain}")
+
+
+@main.group()
+def agent() -> None:
+    """The agent of one node.
+
+    Example: citadel agent run --config /etc/citadel/agent.yaml
+    """
+
+
+@agent.command("run")
+@_config
+def agent_run(path: Path) -> None:
+    """Run the agent until SIGTERM. The first start needs a join string.
+
+    Example: citadel agent run --config /etc/citadel/agent.yaml
+    """
+    settings = load(path, AgentSettings)
+    logs.configure(settings.log)
+    from cli.agent_process import run_agent  # noqa: PLC0415 - the other commands start without Envoy's stubs
+
+    _run(lambda stop: run_agent(settings, stop=stop))
+
+
+@agent.command("validate")
+@_config
+def agent_validate(path: Path) -> None:
+    """Check the settings of an agent without starting it.
+
+    Example: citadel agent validate --config /etc/citadel/agent.yaml
+    """
+    settings = load(path, AgentSettings)
+    from cli.agent_process import validate_agent  # noqa: PLC0415 - as above
+
+    validate_agent(settings)
+    click.echo(f"{path}: valid for an agent of {settings.trust_domain}")
+
+
+def _run(process: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a process until it ends or a signal asks it to stop; a second signal is left to the system."""
+
+    async def body() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def ask_to_stop() -> None:
+            stop.set()
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, ask_to_stop)
+        await process(stop)
+
+    asyncio.run(body())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""`citadel-cli`: administration of a Citadel server over its local admin socket. `cli.output` lists the exit codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from citadel.clock import SystemClock
+from cli.admin.bundle import bundle_group
+from cli.admin.entry import entry_group
+from cli.admin.invocation import DEFAULT_SOCKET, SOCKET_VARIABLE, AdminGroup, Invocation
+from cli.admin.status import status_command
+from cli.admin.svid import svid_group
+from cli.admin.token import token_group
+from cli.output import Form
+
+
+@click.group(
+    cls=AdminGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExample:\n  citadel-cli --socket /run/citadel/admin.sock -o json status",
+)
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_SOCKET,
+    envvar=SOCKET_VARIABLE,
+    show_default=True,
+    show_envvar=True,
+    help="The server's admin socket.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(list(Form), case_sensitive=False),
+    default=Form.TABLE,
+    show_default=True,
+    help="Tables for people, JSON for programs. Also taken after the command.",
+)
+@click.version_option(package_name="citadel", prog_name="citadel-cli")
+@click.pass_context
+def citadel_cli(context: click.Context, socket: Path, form: Form) -> None:
+    """Administer a Citadel server on this machine, as root or as the server's own user."""
+    # Who calls this as a function may give another clock as click's `obj`.
+    context.obj = Invocation(socket=socket, form=form, clock=context.obj or SystemClock())
+
+
+citadel_cli.add_command(token_group)
+citadel_cli.add_command(entry_group)
+citadel_cli.add_command(bundle_group)
+citadel_cli.add_command(svid_group)
+citadel_cli.add_command(status_command)
+
+
+def main() -> None:
+    """The entry point of the `citadel-cli` program."""
+    citadel_cli(prog_name="citadel-cli")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Workload attestors: adapters of `sds.serve.callers.WorkloadAttestor`."""

@@ -1,0 +1,183 @@
+"""Keeps an SVID for every entry that the agent has: makes keys, asks for certificates, checks, publishes, renews."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from random import Random
+from typing import Final
+
+import structlog
+
+from citadel.clock import Clock
+from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated, Unavailable
+from citadel.spiffe import TrustDomain
+from sds.holdings import HeldSvid, HoldingsFeed
+from sds.keep.batch import Draft, draft, judge
+from sds.keep.keys import KeyKind
+from sds.keep.schedule import Schedule, retry_delay
+from sds.keep.signer import Signed, Signer
+from sds.keep.waiting import news_or_time
+from sds.settings import ReconnectSettings
+
+# What one call asks for. An RSA key takes some 100 ms to make, and a batch is published as a whole.
+_LARGEST_BATCH: Final[Mapping[KeyKind, int]] = {"ec-p256": 500, "ec-p384": 500, "rsa-2048": 16}
+# Certificates end by the wall clock, which may jump while the clock that sleeps does not (a suspended machine).
+_LONGEST_NAP: Final = timedelta(seconds=30)
+
+_log = structlog.get_logger(__name__)
+
+
+class Keeper:
+    """Fills `feed` with SVIDs for its entries and keeps them fresh, for as long as `run` runs.
+
+    The trust domain's own bundle must be in `feed`: without it no answer can be checked, and nothing is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        trust_domain: TrustDomain,
+        key_kind: KeyKind,
+        feed: HoldingsFeed,
+        signer: Signer,
+        reconnect: ReconnectSettings,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._key_kind = key_kind
+        self._feed = feed
+        self._signer = signer
+        self._reconnect = reconnect
+        self._clock = clock
+        self._random = random
+        self._schedule = Schedule(initial=reconnect.initial, maximum=reconnect.maximum, random=random)
+        self._news = asyncio.Event()
+        self._batch = _LARGEST_BATCH[key_kind]
+        self._failures = 0
+        self._paused_until: datetime | None = None
+
+    def server_is_back(self) -> None:
+        """Ask at once for what is due, without waiting for the end of a pause."""
+        self._paused_until = None
+        self._news.set()
+
+    async def run(self) -> None:
+        """Keep going until cancelled."""
+        self._feed.watch(self._news)
+        try:
+            while True:
+                self._news.clear()
+                now = self._clock.now()
+                self._follow(now)
+                if self._may_ask(now) and (due := self._schedule.due(now)):
+                    await self._renew(await asyncio.to_thread(draft, due[: self._batch], self._key_kind))
+                else:
+                    await news_or_time(self._news, self._nap(now).total_seconds(), clock=self._clock)
+        finally:
+            self._feed.unwatch(self._news)
+
+    def _may_ask(self, now: datetime) -> bool:
+        is_paused = self._paused_until is not None and now < self._paused_until
+        return not is_paused and self._trust_domain in self._feed.current.bundles
+
+    def _nap(self, now: datetime) -> timedelta:
+        """Until something is due, a pause is over or an SVID ends, whatever is first."""
+        moments = [held.svid.not_after for held in self._feed.current.svids.values()]
+        if self._paused_until is not None and now < self._paused_until:
+            moments.append(self._paused_until)
+        elif (due := self._schedule.next_due(now)) is not None and due > now:
+            moments.append(due)
+        return min([_LONGEST_NAP, *(moment - now for moment in moments)])
+
+    def _follow(self, now: datetime) -> None:
+        """Take over the entries as they are, and drop the SVIDs that have ended."""
+        current = self._feed.current
+        self._schedule.follow(current.entries.values(), now)
+        valid = {key: held for key, held in current.svids.items() if held.svid.not_after > now}
+        if len(valid) < len(current.svids):
+            for key in current.svids.keys() - valid.keys():
+                _log.error("svid ended before it could be renewed", spiffe_id=str(current.svids[key].svid.spiffe_id))
+            self._feed.publish(replace(current, svids=valid))
+
+    async def _renew(self, drafts: Sequence[Draft]) -> None:
+        try:
+            answers = await self._signer.sign([each.request for each in drafts])
+            if len(answers) != len(drafts):
+                message = f"the server answered {len(answers)} results to {len(drafts)} requests"
+                raise CitadelError(Reason.REQUEST_MALFORMED, message)
+        except CitadelError as error:
+            self._on_failed_call(drafts, error)
+            return
+        if self._failures:
+            _log.info("signing works again", failures=self._failures)
+        self._failures = 0
+        self._batch = min(2 * self._batch, _LARGEST_BATCH[self._key_kind])
+        # The bundle as it is now: the answers may stand under a root that was published while they were made.
+        bundle, now = self._feed.current.bundles[self._trust_domain], self._clock.now()
+        self._take(drafts, answers, await asyncio.to_thread(judge, drafts, answers, bundle=bundle, now=now))
+
+    def _on_failed_call(self, drafts: Sequence[Draft], error: CitadelError) -> None:
+        """A smaller batch finds the one that is at fault, or fits the limit; where all would fail, wait."""
+        concerns_all = isinstance(error, Unavailable | Unauthenticated | PermissionDenied)
+        if not concerns_all and len(drafts) > 1:
+            self._batch = len(drafts) // 2
+            _log.info("asking for fewer certificates at once", batch=self._batch, reason=error.reason)
+        elif concerns_all or isinstance(error, ResourceExhausted):
+            self._pause(error)
+        else:
+            self._refuse(drafts[0], error)
+
+    def _pause(self, error: CitadelError) -> None:
+        self._failures += 1
+        now = self._clock.now()
+        delay = retry_delay(
+            self._failures,
+            initial=self._reconnect.initial,
+            maximum=self._reconnect.maximum,
+            left=self._schedule.shortest_left(now),
+            random=self._random,
+        )
+        self._paused_until = now + delay
+        if self._failures == 1:
+            _log.warning("cannot have certificates signed, trying again", reason=error.reason, error=str(error))
+
+    def _take(
+        self, drafts: Sequence[Draft], answers: Sequence[Signed | CitadelError], results: Sequence[HeldSvid | CitadelError]
+    ) -> None:
+        """Publish the good ones in one step. Entries may have changed or gone since they were asked for."""
+        now, current = self._clock.now(), self._feed.current
+        self._schedule.follow(current.entries.values(), now)
+        fresh = {}
+        for each, answer, result in zip(drafts, answers, results, strict=True):
+            if isinstance(result, CitadelError):
+                self._refuse(each, result)
+            elif self._schedule.issued(each.entry, received=now, not_after=result.svid.not_after):
+                fresh[each.entry.id] = result
+                _log_issued(result, answer)
+        if fresh:
+            self._feed.publish(replace(current, svids={**current.svids, **fresh}))
+
+    def _refuse(self, draft: Draft, error: CitadelError) -> None:
+        if self._schedule.refused(draft.entry, error.reason, self._clock.now()):
+            _log.warning(
+                "no svid for an entry, trying again",
+                entry_id=draft.entry.id,
+                spiffe_id=str(draft.entry.spiffe_id),
+                reason=error.reason,
+                error=str(error),
+            )
+
+
+def _log_issued(held: HeldSvid, answer: Signed | CitadelError) -> None:
+    limited_by = answer.lifetime_limited_by if isinstance(answer, Signed) else ""
+    _log.info(
+        "svid issued",
+        spiffe_id=str(held.svid.spiffe_id),
+        serial=held.svid.serial,
+        not_after=held.svid.not_after.isoformat(),
+        lifetime_limited_by=limited_by,
+    )

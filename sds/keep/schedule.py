@@ -1,0 +1,135 @@
+"""When each entry's SVID is due, as rules apart from clocks and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import Final
+
+from citadel.entry import Entry
+from citadel.errors import Reason
+from citadel.spiffe import SpiffeId
+
+JITTER: Final = 0.1  # of half a lifetime, either way
+RETRY_FLOOR: Final = timedelta(milliseconds=50)
+
+
+def half_life(*, received: datetime, not_after: datetime, random: Random) -> datetime:
+    """When to renew an SVID: half of what was left of it when it was received, give or take a tenth of that.
+
+    Call it once per certificate: drawing the jitter again at every look skews renewals towards the early end.
+    """
+    half = (not_after - received) / 2
+    return received + half * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+def retry_delay(
+    failures: int, *, initial: timedelta, maximum: timedelta, left: timedelta | None, random: Random
+) -> timedelta:
+    """How long to wait after the `failures`-th failure in a row: exponential with full jitter.
+
+    `left` is what remains of the SVID that waits for its replacement, if there is one: no wait is longer than a tenth of
+    it, so that leaves of a few seconds are still renewed in time.
+    """
+    cap = maximum if left is None else min(maximum, left / 10)
+    doublings = min(failures - 1, 30)  # enough to pass any maximum, and no overflow
+    spread = min(cap, initial * 2**doublings)
+    return max(RETRY_FLOOR, spread * random.random())
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What of an entry stands in its certificate: another value of these needs another certificate."""
+
+    spiffe_id: SpiffeId
+    ttl: timedelta | None
+    dns_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, entry: Entry) -> Terms:
+        """The terms of `entry`. Selectors, hint and flags do not stand in a certificate."""
+        return cls(entry.spiffe_id, entry.x509_svid_ttl, entry.dns_names)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Slot:
+    """What is known of one entry. `issued` and `not_after` are None until it has an SVID."""
+
+    entry: Entry
+    due: datetime
+    issued: Terms | None = None
+    not_after: datetime | None = None
+    failures: int = 0
+    last_refusal: Reason | None = None
+
+
+class Schedule:
+    """Which entries need an SVID at a moment, the most urgent first."""
+
+    def __init__(self, *, initial: timedelta, maximum: timedelta, random: Random) -> None:
+        self._initial = initial
+        self._maximum = maximum
+        self._random = random
+        self._slots: dict[str, _Slot] = {}
+
+    def follow(self, entries: Iterable[Entry], now: datetime) -> None:
+        """Take over the entries as they are: new and changed ones are due at once, absent ones forgotten."""
+        slots = {}
+        for entry in entries:
+            slot = self._slots.get(entry.id)
+            if slot is None:
+                slot = _Slot(entry=entry, due=now)
+            elif slot.entry != entry:
+                # A change may be the remedy for what was refused, so that is tried again at once.
+                if slot.failures or slot.issued != Terms.of(entry):
+                    slot.due, slot.failures, slot.last_refusal = now, 0, None
+                slot.entry = entry
+            slots[entry.id] = slot
+        self._slots = slots
+
+    def due(self, now: datetime) -> list[Entry]:
+        """The entries that need an SVID now: those without one first, then by what ends soonest."""
+        waiting = [slot for slot in self._slots.values() if slot.due <= now and not slot.entry.has_expired(now)]
+        waiting.sort(key=lambda slot: slot.not_after.timestamp() if slot.not_after else 0.0)
+        return [slot.entry for slot in waiting]
+
+    def next_due(self, now: datetime) -> datetime | None:
+        """When the next entry is due, or None when there is none."""
+        return min((slot.due for slot in self._slots.values() if not slot.entry.has_expired(now)), default=None)
+
+    def issued(self, entry: Entry, *, received: datetime, not_after: datetime) -> bool:
+        """Note a new SVID for `entry`. False when the entry was removed or changed its terms since it was asked for."""
+        slot = self._slots.get(entry.id)
+        if slot is None or Terms.of(slot.entry) != Terms.of(entry):
+            return False
+        slot.issued, slot.not_after = Terms.of(entry), not_after
+        slot.failures, slot.last_refusal = 0, None
+        slot.due = half_life(received=received, not_after=not_after, random=self._random)
+        return True
+
+    def refused(self, entry: Entry, reason: Reason, now: datetime) -> bool:
+        """Note that `entry` alone was refused, and wait before the next try. True when this reason is news."""
+        slot = self._slots.get(entry.id)
+        if slot is None or slot.entry != entry:
+            return False
+        slot.failures += 1
+        is_news, slot.last_refusal = slot.last_refusal is not reason, reason
+        slot.due = now + retry_delay(
+            slot.failures,
+            initial=self._initial,
+            maximum=self._maximum,
+            left=_left(slot.not_after, now),
+            random=self._random,
+        )
+        return is_news
+
+    def shortest_left(self, now: datetime) -> timedelta | None:
+        """What remains of the valid SVID that ends first, or None when there is none."""
+        return min((left for slot in self._slots.values() if (left := _left(slot.not_after, now))), default=None)
+
+
+def _left(not_after: datetime | None, now: datetime) -> timedelta | None:
+    """What is left until `not_after`; None when it has passed, since then nothing is lost by waiting."""
+    return not_after - now if not_after is not None and not_after > now else None

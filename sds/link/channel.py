@@ -1,0 +1,62 @@
+"""The TLS channels to a Citadel server: how it is recognised, and how soon a dead connection is noticed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from citadel.config.types import HostPort
+from citadel.errors import FailedPrecondition, Reason
+from citadel.reserved import SERVER_DNS_NAME
+from sds.keep.keys import to_pem
+from sds.link.identity import AgentIdentity
+from sds.settings import ReconnectSettings
+
+_LARGEST_MESSAGE: Final = 16 * 1024 * 1024
+_KEEPALIVE: Final = timedelta(seconds=20)  # the server allows pings every 5 s
+_KEEPALIVE_ANSWER: Final = timedelta(seconds=10)
+
+
+def anonymous_channel(address: HostPort, *, roots_pem: bytes, reconnect: ReconnectSettings) -> aio.Channel:
+    """A channel to a server that is known by `roots_pem`, without saying who we are."""
+    return _channel(address, grpc.ssl_channel_credentials(_some(roots_pem)), reconnect)
+
+
+def agent_channel(address: HostPort, *, identity: AgentIdentity, reconnect: ReconnectSettings) -> aio.Channel:
+    """A channel over mutual TLS, as the agent that `identity` is. It keeps these credentials for its whole life."""
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_some(identity.bundle.to_pem()),
+        private_key=to_pem(identity.key),
+        certificate_chain=identity.svid.chain_pem,
+    )
+    return _channel(address, credentials, reconnect)
+
+
+def _some(roots_pem: bytes) -> bytes:
+    # gRPC would fall back to the public authorities of the machine where it is given none.
+    if not roots_pem:
+        raise FailedPrecondition(Reason.BUNDLE_MISMATCH, "the trust bundle has no X.509 authority to know a server by")
+    return roots_pem
+
+
+def _channel(address: HostPort, credentials: grpc.ChannelCredentials, reconnect: ReconnectSettings) -> aio.Channel:
+    # gRPC's own pace stays at the shortest: the longer waits are ours, with jitter, and would add up with its own.
+    pause_ms = max(1, round(reconnect.initial / timedelta(milliseconds=1)))
+    options: list[tuple[str, str | int]] = [
+        # gRPC's clients check a DNS name, so the server's certificate carries a reserved one (invariant 13).
+        ("grpc.ssl_target_name_override", SERVER_DNS_NAME),
+        ("grpc.initial_reconnect_backoff_ms", pause_ms),
+        ("grpc.max_reconnect_backoff_ms", pause_ms),
+        ("grpc.keepalive_time_ms", _KEEPALIVE // timedelta(milliseconds=1)),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER // timedelta(milliseconds=1)),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+        ("grpc.max_send_message_length", _LARGEST_MESSAGE),
+        ("grpc.use_local_subchannel_pool", 1),  # a new identity needs a connection of its own
+        ("grpc.enable_http_proxy", 0),  # the environment does not decide whom the agent speaks to
+        ("grpc.enable_retries", 0),
+    ]
+    return aio.secure_channel(str(address), credentials, options=options)
