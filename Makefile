@@ -1,10 +1,55 @@
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-STUBS := citadel/_wire
+READY := $(VENV)/.ready
 
-
-.PHONY: help setup demo test test-fast lint format stubs lock clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format stubs lock clean
 
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Install the pinned, hashed packages into .venv.
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with PYTHON=..."; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON); this takes about half a minute, once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running.
+	@$(BIN)/citadel demo $(if $(KEEP),--keep)
+
+test: $(READY) ## Run every test, real Envoys included.
+	$(BIN)/pytest
+
+lint: $(READY) ## Check style, types, the arrows between rooms, and the generated stubs.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory stubs OUT=$(VENV)/stubs
+	@for file in $(VENV)/stubs/citadel/_wire/*; do \
+		cmp "$$file" "citadel/_wire/$${file##*/}" || { echo "generated stubs are stale: make stubs"; exit 1; }; \
+	done
+
+format: $(READY) ## Format the code.
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+OUT := .
+stubs: $(READY) ## Generate the gRPC stubs from citadel/_wire/*.proto.
+	@mkdir -p $(OUT)
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=$(OUT) --grpc_python_out=$(OUT) \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(OUT) \
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) \
+		citadel/_wire/*.proto
+
+lock: ## Pin the newest versions with their hashes (needs uv).
+	uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
+
+clean: ## Remove what was made.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

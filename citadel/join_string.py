@@ -22,8 +22,8 @@ _FIX: Final = "paste it whole, as `citadel-cli token create` printed it"
 class JoinString:
     """`citadel://host:port/<trust domain>?bundle-sha256=<hex>&token=<token>`.
 
-    `address` is the server's bootstrap listener, `bundle_sha256` the `x509_digest` of its trust bundle in lowercase hex.
-    `str()` gives the whole string and is a secret; `repr()` leaves the token out, so that a log never holds it.
+    `address` is the server's bootstrap listener, `bundle_sha256` the `x509_digest` of its trust bundle. `str()` gives
+    the whole string and is a secret; `repr()` leaves the token out, so that a log never holds it.
     """
 
     address: HostPort

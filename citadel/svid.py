@@ -32,7 +32,6 @@ _WEAK_HASHES: Final = (hashes.MD5, hashes.SHA1)
 # What cryptography raises for a certificate that it cannot make sense of; it reads most fields only when asked.
 _UNREADABLE: Final = (
     ValueError,
-    OverflowError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
 
 import click
 
 from ca.settings import ServerSettings
 from citadel import logs
 from citadel.config.loader import load
+from cli.demo.command import demo
 from cli.output import CommandGroup
+from cli.signals import run_until_signal
 from sds.settings import AgentSettings
-
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _config = click.option(
     "--config",
@@ -56,7 +52,7 @@ def server_run(path: Path) -> None:
     logs.configure(settings.log)
     from cli.server_process import run_server  # noqa: PLC0415 - the other commands start without SQLAlchemy
 
-    _run(lambda stop: run_server(settings, stop=stop))
+    run_until_signal(lambda stop: run_server(settings, stop=stop))
 
 
 @server.command("validate")
@@ -92,7 +88,7 @@ def agent_run(path: Path) -> None:
     logs.configure(settings.log)
     from cli.agent_process import run_agent  # noqa: PLC0415 - the other commands start without Envoy's stubs
 
-    _run(lambda stop: run_agent(settings, stop=stop))
+    run_until_signal(lambda stop: run_agent(settings, stop=stop))
 
 
 @agent.command("validate")
@@ -109,23 +105,7 @@ def agent_validate(path: Path) -> None:
     click.echo(f"{path}: valid for an agent of {settings.trust_domain}")
 
 
-def _run(process: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run a process until it ends or a signal asks it to stop; a second signal is left to the system."""
-
-    async def body() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def ask_to_stop() -> None:
-            stop.set()
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
-
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, ask_to_stop)
-        await process(stop)
-
-    asyncio.run(body())
+main.add_command(demo)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from citadel import logs
 from citadel.clock import SystemClock
+from citadel.config.types import LogSettings
 from cli.admin.bundle import bundle_group
 from cli.admin.entry import entry_group
 from cli.admin.invocation import DEFAULT_SOCKET, SOCKET_VARIABLE, AdminGroup, Invocation
@@ -35,7 +37,7 @@ from cli.output import Form
     "--output",
     "form",
     type=click.Choice(list(Form), case_sensitive=False),
-    default=Form.TABLE,
+    default="table",
     show_default=True,
     help="Tables for people, JSON for programs. Also taken after the command.",
 )
@@ -43,6 +45,7 @@ from cli.output import Form
 @click.pass_context
 def citadel_cli(context: click.Context, socket: Path, form: Form) -> None:
     """Administer a Citadel server on this machine, as root or as the server's own user."""
+    logs.configure(LogSettings(level="warning"))  # to standard error: standard output is the answer alone
     # Who calls this as a function may give another clock as click's `obj`.
     context.obj = Invocation(socket=socket, form=form, clock=context.obj or SystemClock())
 

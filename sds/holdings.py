@@ -29,9 +29,9 @@ class HeldSvid:
 class Holdings:
     """An immutable snapshot. `svids` is keyed by entry id and holds at most the newest SVID of each entry."""
 
-    entries: Mapping[str, Entry] = MappingProxyType({})
-    svids: Mapping[str, HeldSvid] = MappingProxyType({})
-    bundles: Mapping[TrustDomain, TrustBundle] = MappingProxyType({})
+    entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
+    svids: Mapping[str, HeldSvid] = field(default_factory=lambda: MappingProxyType({}))
+    bundles: Mapping[TrustDomain, TrustBundle] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class HoldingsFeed:

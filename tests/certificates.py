@@ -76,7 +76,8 @@ def san(*uris: str, dns: Sequence[str] = ()) -> x509.SubjectAlternativeName:
 
 def resigned_with_sha1(signed: Signed, issuer: Signed) -> Signed:
     """The same certificate signed with SHA-1 by `issuer`'s RSA key, which cryptography no longer does."""
-    numbers = issuer.key.private_numbers()  # type: ignore[union-attr] # the caller's issuer has an RSA key
+    assert isinstance(issuer.key, rsa.RSAPrivateKey)
+    numbers = issuer.key.private_numbers()
     modulus = numbers.public_numbers.n
     tbs = signed.certificate.tbs_certificate_bytes.replace(_SHA256_WITH_RSA, _SHA1_WITH_RSA)
     digest = hashlib.sha1(tbs, usedforsecurity=False).digest()
@@ -173,7 +174,7 @@ def _sign(
     not_after: datetime | None = None,
     extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
     key: PrivateKey | None = None,
-    digest: hashes.HashAlgorithm | None = None,
+    digest: hashes.SHA256 | hashes.SHA384 | None = None,
     serial: int | None = None,
     issuer_name: x509.Name | None = None,
 ) -> Signed:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from citadel.spiffe import TrustDomain
 from tests.certificates import (
@@ -103,7 +104,7 @@ def _unanchored() -> Iterator[Case]:
     itself = leaf(Signed(top.certificate, lone := ec.generate_private_key(ec.SECP256R1())), key=lone)
     yield Case("a signature by another key than the issuer's", (itself,), (top,), "signature failure|unable to get")
     own = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "self")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "self")])
     self_signed = leaf(Signed(top.certificate, own), key=own, subject=name, issuer_name=name)
     yield Case("a leaf that signed itself", (self_signed,), (top,), "self-signed certificate")
     broken = bytearray(svid.der)
@@ -171,7 +172,7 @@ def _constrained_names() -> Iterator[Case]:
 
 def _critical() -> Iterator[Case]:
     top = root()
-    usual = (x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), True)
+    usual = (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), True)
     yield Case("an unknown critical extension on the leaf", (leaf(top, extra=[UNKNOWN_CRITICAL]),), (top,), "critical")
     mid = intermediate(top, extra=[UNKNOWN_CRITICAL])
     yield Case("an unknown critical extension on an issuer", (leaf(mid), mid), (top,), "critical")

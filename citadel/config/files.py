@@ -24,12 +24,11 @@ def read_secret_file(path: Path) -> bytes:
     so that it cannot be exchanged between check and reading. Raises `InvalidArgument` (`file_unsafe`).
     """
     try:
-        # Without O_NONBLOCK a named pipe in this place would hang the start.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: PTH123, SIM115 - `Path.open` takes no opener
     except OSError as error:
         raise _unsafe(path, f"cannot be opened: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
+    with file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise _unsafe(path, "is not a regular file")
         _check_owner_and_mode(path, status, wanted="0600")
@@ -72,6 +71,10 @@ def write_private(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe in this place would hang the start
 
 
 def _sync_folder(path: Path) -> None:

@@ -59,7 +59,7 @@ def _compose(path: Path) -> yaml.Node:
         place = _place(path, _line(error.problem_mark))
         raise InvalidArgument(Reason.CONFIG_INVALID, f"{place}: not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise InvalidArgument(Reason.CONFIG_INVALID, f"{path}: not YAML: {error}") from error
+        raise InvalidArgument(Reason.CONFIG_INVALID, f"{path}: not YAML: {' '.join(str(error).split())}") from error
     return root or yaml.MappingNode("tag:yaml.org,2002:map", [])
 
 
@@ -84,13 +84,16 @@ class _Reading:
     def section(self, node: yaml.Node, model: type[Settings], at: _Location) -> dict[str, Any]:
         """The values of a section, without what is wrong with it."""
         if not isinstance(node, yaml.MappingNode):
-            self._excused.add(at)
+            self._excused.update((at, *((*at, name) for name in model.model_fields)))
             self._report(node, f"{_named(at)} is not a section of keys{_shown(node, at)}")
             return {}
         values: dict[str, Any] = {}
         first_lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._report(key_node, "a key is not plain text")
+                continue
+            key = key_node.value
             here = (*at, key)
             if key in first_lines:
                 self._report(key_node, f"duplicate key '{_dotted(here)}', first on line {first_lines[key]}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import grp
 import hashlib
 import os
 import pwd
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -25,7 +27,6 @@ _MAX_DIGESTS: Final = 1024
 _MAX_HASHED_BYTES: Final = 1024**3  # a sparse file of any size can be run; hashing is for real programs
 
 _FileVersion = tuple[int, int, int, int, int]
-_T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +35,8 @@ _log = structlog.get_logger(__name__)
 class _Facts:
     selectors: frozenset[Selector]
     executable: str = ""
-    unreadable: bool = False
+    can_be_hashed: bool = False
+    is_unreadable: bool = False
 
 
 class UnixAttestor:
@@ -54,7 +56,7 @@ class UnixAttestor:
         """See `WorkloadAttestor.attest`. Everything that can block happens in a worker thread."""
         facts = await asyncio.to_thread(_read_facts, caller.credentials)
         selectors = facts.selectors
-        if want_sha256 and facts.executable:
+        if want_sha256 and facts.can_be_hashed:
             async with self._hashing:
                 digest = await asyncio.to_thread(self._digest, caller.credentials.pid)
             selectors |= _selectors([f"sha256:{digest}"] if digest else [])
@@ -63,7 +65,7 @@ class UnixAttestor:
             raise PermissionDenied(
                 Reason.CALLER_UNKNOWN, f"process {caller.credentials.pid} ended while it was looked at"
             )
-        if facts.unreadable and not self._has_said_unreadable:
+        if facts.is_unreadable and not self._has_said_unreadable:
             self._has_said_unreadable = True
             _log.warning(
                 "executables of other users cannot be read, so their callers have no unix:path or unix:sha256",
@@ -76,7 +78,7 @@ class UnixAttestor:
     def _digest(self, pid: int) -> str:
         """SHA-256 of the file that is being run, whatever its path names by now; empty when that cannot be told."""
         try:
-            with open(_exe(pid), "rb") as file:  # noqa: PTH123 - a Path adds nothing to a name in /proc
+            with _exe(pid).open("rb") as file:
                 version = _version(os.fstat(file.fileno()))
                 if version in self._digests:
                     self._digests.move_to_end(version)
@@ -95,16 +97,50 @@ class UnixAttestor:
 
 
 def _read_facts(credentials: PeerCredentials) -> _Facts:
-    values = [f"uid:{credentials.uid}", f"gid:{credentials.gid}"]
-    user = _known(lambda: pwd.getpwuid(credentials.uid).pw_name)
-    group = _known(lambda: grp.getgrgid(credentials.gid).gr_name)
-    values += [f"user:{user}"] if user else []
-    values += [f"group:{group}"] if group else []
+    of_user = _selectors(_user_facts(credentials))
+    link = _exe(credentials.pid)
     try:
-        path, is_same_here = _executable(credentials.pid)
+        path = str(link.readlink())
+        running = link.stat()  # follows the link to the very file, also where its path names another
     except PermissionError:
-        return _Facts(_selectors(values), unreadable=True)
-    except OSError:  # the process has gone; the caller's pidfd will say so
-        return _Facts(_selectors(values))
-    values += [f"path:{path}"] if is_same_here else []
-    return _Facts(_selectors(values), executable=path)
+        return _Facts(of_user, is_unreadable=True)
+    except OSError:  # the process has gone, as its pidfd will say, or is none that runs a file
+        return _Facts(of_user)
+    if path.endswith(_DELETED) or running.st_nlink == 0:
+        return _Facts(of_user, executable=path)
+    of_path = _selectors([f"path:{path}"]) if _names_the_same_file(path, running) else frozenset()
+    return _Facts(of_user | of_path, executable=path, can_be_hashed=True)
+
+
+def _user_facts(credentials: PeerCredentials) -> Iterator[str]:
+    yield f"uid:{credentials.uid}"
+    yield f"gid:{credentials.gid}"
+    with contextlib.suppress(KeyError):  # a number without a name
+        yield f"user:{pwd.getpwuid(credentials.uid).pw_name}"
+    with contextlib.suppress(KeyError):
+        yield f"group:{grp.getgrgid(credentials.gid).gr_name}"
+
+
+def _names_the_same_file(path: str, running: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(Path(path).stat(), running)
+    except OSError:
+        return False
+
+
+def _selectors(values: Iterable[str]) -> frozenset[Selector]:
+    """The values as selectors, without those that no entry could ask for, such as a path with a line break."""
+    found = set()
+    for value in values:
+        with contextlib.suppress(InvalidArgument):
+            found.add(Selector(_TYPE, value))
+    return frozenset(found)
+
+
+def _exe(pid: int) -> Path:
+    return Path(f"/proc/{pid}/exe")
+
+
+def _version(found: os.stat_result) -> _FileVersion:
+    """What changes whenever the content does; ctime cannot be set back by the file's owner."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

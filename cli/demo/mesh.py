@@ -1,0 +1,165 @@
+"""The demo's mesh: a server, an agent, two sidecars with entries and one without."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import httpx
+import yaml
+
+from citadel._wire import admin_pb2, types_pb2
+from citadel._wire.admin_pb2_grpc import AdminStub
+from citadel.config.files import write_private
+from citadel.config.types import HostPort, format_duration
+from citadel.errors import CitadelError, Reason
+from citadel.loopback_http import LoopbackHttp
+from cli.demo import envoy
+from cli.demo.bookinfo import reviews_app
+from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN, Plan, Sidecar
+from cli.demo.processes import Child
+
+_START_SECONDS: Final = 20.0
+_POLL_SECONDS: Final = 0.05
+_KEK_BYTES: Final = 32
+
+
+class Mesh:
+    """Starts everything in order, and stops it in the reverse order."""
+
+    def __init__(self, plan: Plan, client: httpx.AsyncClient) -> None:
+        self._plan = plan
+        self._client = client
+        self._stack = AsyncExitStack()
+        self.children: dict[str, Child] = {}
+
+    async def start(self) -> None:
+        """Bring up the mesh. Raises `CitadelError` saying what did not come up, with the last lines of its log."""
+        plan = self._plan
+        for folder in (plan.folder / "server", plan.folder / "agent"):
+            folder.mkdir(mode=0o700)
+        plan.agent_socket.parent.mkdir(mode=0o755)
+        await self._start_server()
+        await self._start_agent()
+        for sidecar in (plan.productpage, plan.reviews):
+            await self._register(sidecar)
+        await self._start_reviews()
+        binary = envoy.find_binary()
+        for sidecar in plan.sidecars:
+            await self._start_sidecar(sidecar, binary)
+        for sidecar in (plan.productpage, plan.reviews):
+            await self._until(
+                f"the sidecar of {sidecar.name}", envoy.EnvoyAdmin(self._client, sidecar.admin_port).is_live
+            )
+
+    async def stop(self) -> None:
+        """End every process that was started."""
+        await self._stack.aclose()
+
+    def check(self) -> None:
+        """Raise if any process has ended by itself."""
+        for child in self.children.values():
+            child.check()
+
+    async def status(self) -> admin_pb2.Status:
+        """What `citadel-cli status` shows."""
+        async with self._admin_channel() as channel:
+            status: admin_pb2.Status = await AdminStub(channel).GetStatus(admin_pb2.GetStatusRequest())
+            return status
+
+    async def _start_server(self) -> None:
+        plan = self._plan
+        folder = plan.folder / "server"
+        # The demo alone makes its key-encryption key itself; an operator supplies one.
+        write_private(folder / "kek", base64.b64encode(os.urandom(_KEK_BYTES)))
+        settings = {
+            "trust_domain": TRUST_DOMAIN.name,
+            "data_dir": str(folder / "data"),
+            "keys": {"kek_file": str(folder / "kek")},
+            "listen": {
+                "bootstrap": f"127.0.0.1:{plan.bootstrap_port}",
+                "agents": f"127.0.0.1:{plan.agents_port}",
+                "probes": f"127.0.0.1:{plan.server_probes_port}",
+                "admin_socket": str(plan.admin_socket),
+            },
+            "svids": {"default_lifetime": format_duration(plan.leaf_lifetime)},
+        }
+        await self._start_citadel("server", settings, plan.server_probes_port)
+
+    async def _start_agent(self) -> None:
+        plan = self._plan
+        folder = plan.folder / "agent"
+        async with self._admin_channel() as channel:
+            request = admin_pb2.CreateTokenRequest(agent_name=AGENT_NAME)
+            token = await AdminStub(channel).CreateToken(request)
+        write_private(folder / "join", token.join_string.encode())
+        settings = {
+            "trust_domain": TRUST_DOMAIN.name,
+            "data_dir": str(folder / "data"),
+            "socket": str(plan.agent_socket),
+            "join": {"string_file": str(folder / "join")},
+            "probes": f"127.0.0.1:{plan.agent_probes_port}",
+        }
+        await self._start_citadel("agent", settings, plan.agent_probes_port)
+
+    async def _start_citadel(self, what: str, settings: dict[str, Any], probes_port: int) -> None:
+        path = self._plan.folder / what / f"{what}.yaml"
+        path.write_text(yaml.safe_dump(settings, sort_keys=False))
+        command: list[str | Path] = [sys.executable, "-P", "-m", "cli.citadel", what, "run", "--config", path]
+        await self._start_child(what, command)
+
+        async def is_ready() -> bool:
+            try:
+                return (await self._client.get(f"http://127.0.0.1:{probes_port}/ready")).is_success
+            except httpx.HTTPError:
+                return False
+
+        await self._until(f"the {what}", is_ready)
+
+    async def _register(self, sidecar: Sidecar) -> None:
+        entry = types_pb2.Entry(
+            spiffe_id=str(sidecar.spiffe_id), parent_id=str(self._plan.agent_id), selectors=[str(sidecar.selector)]
+        )
+        async with self._admin_channel() as channel:
+            await AdminStub(channel).CreateEntry(admin_pb2.CreateEntryRequest(entry=entry))
+
+    async def _start_reviews(self) -> None:
+        app = LoopbackHttp(reviews_app(), HostPort("127.0.0.1", self._plan.app_port))
+        await app.start()
+        self._stack.push_async_callback(app.close)
+
+    async def _start_sidecar(self, sidecar: Sidecar, binary: Path) -> None:
+        await asyncio.to_thread(envoy.install, binary, sidecar)
+        is_server = sidecar is self._plan.reviews
+        bootstrap = (envoy.server_bootstrap if is_server else envoy.client_bootstrap)(self._plan, sidecar)
+        path = envoy.write_bootstrap(sidecar, bootstrap)
+        command: list[str | Path] = [sidecar.executable, "-c", path, "--disable-hot-restart", "--concurrency", "1", "-l", "warn"]
+        await self._start_child(sidecar.name, command, uid=sidecar.uid)
+
+    async def _start_child(self, name: str, command: Sequence[str | Path], *, uid: int | None = None) -> None:
+        child = await Child.start(name, command, log=self._plan.folder / f"{name}.log", uid=uid)
+        self._stack.push_async_callback(child.stop)
+        self.children[name] = child
+
+    async def _until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                while not await holds():
+                    self.check()
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            raise CitadelError(
+                Reason.INTERNAL,
+                f"{what} was not ready within {_START_SECONDS:.0f} s",
+                fix=f"see {self._plan.folder}/*.log",
+            ) from None
+
+    def _admin_channel(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(f"unix:{self._plan.admin_socket}")

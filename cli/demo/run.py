@@ -1,0 +1,125 @@
+"""The course of the demo, from an empty folder to the last line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import httpx
+
+from cli.demo.envoy import EnvoyAdmin
+from cli.demo.intruder import attempt
+from cli.demo.load import Load, Tally
+from cli.demo.mesh import Mesh
+from cli.demo.observe import Observer, Sighting
+from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN, Plan
+from cli.demo.screen import Screen
+from cli.demo.verdict import Refusal, is_enough, problems
+
+_LOOK_SECONDS: Final = 0.25
+
+
+async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> bool:
+    """Run it, and leave it running until `stop` where the plan says so. Returns whether all was as promised."""
+    async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+        mesh = Mesh(plan, client)
+        try:
+            _introduce(plan, screen)
+            await mesh.start()
+            screen.say("The mesh is up. productpage calls reviews, a new TLS connection for each request, no retries:")
+            tally, sightings = await _observe_load(plan, screen, mesh, client, stop)
+            refusals = await _try_to_intrude(plan, client)
+            found = problems(plan, tally, sightings, refusals)
+            _summarize(screen, sightings, refusals, found)
+            if plan.keep and not stop.is_set():
+                _say_how_to_look_around(plan, screen)
+                await stop.wait()
+        finally:
+            await mesh.stop()
+    screen.say(f"demo: {tally.done} requests, {tally.failed} failed")
+    return not found
+
+
+async def _observe_load(
+    plan: Plan, screen: Screen, mesh: Mesh, client: httpx.AsyncClient, stop: asyncio.Event
+) -> tuple[Tally, list[Sighting]]:
+    tally, observer, enough = Tally(), Observer(plan, client), asyncio.Event()
+    sightings = await observer.look()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(Load(plan, tally).run(enough))
+        try:
+            async with asyncio.timeout(plan.most_seconds):
+                while not stop.is_set() and not is_enough(plan, tally, sightings):
+                    mesh.check()
+                    screen.show(plan, tally, sightings)
+                    await asyncio.sleep(_LOOK_SECONDS)
+                    sightings = await observer.look()
+        except TimeoutError:
+            screen.say(f"  the time of {plan.most_seconds:.0f} s is over")
+        finally:
+            enough.set()
+    return tally, await observer.look()
+
+
+async def _try_to_intrude(plan: Plan, client: httpx.AsyncClient) -> list[Refusal]:
+    port = plan.reviews.listen_port
+    return [
+        Refusal(who="the sidecar without an entry", words=await _ask_as_stranger(plan, client)),
+        Refusal(who="a caller without a certificate", words=await attempt(port, claims=None)),
+        Refusal(
+            who="a self-made certificate that claims to be productpage",
+            words=await attempt(port, claims=plan.productpage.spiffe_id),
+        ),
+    ]
+
+
+async def _ask_as_stranger(plan: Plan, client: httpx.AsyncClient) -> str:
+    certificate = await EnvoyAdmin(client, plan.stranger.admin_port).certificate()
+    if certificate:
+        return ""
+    try:
+        answer = await client.get(f"http://127.0.0.1:{plan.stranger.listen_port}/reviews")
+    except httpx.HTTPError:
+        return "it got no certificate, so it does not even open its port"
+    return "" if answer.is_success else f"it got no certificate, so its calls end with {answer.status_code}"
+
+
+def _introduce(plan: Plan, screen: Screen) -> None:
+    screen.say(f"Citadel demo in {plan.folder}: a server, an agent and three Envoys of trust domain {TRUST_DOMAIN}")
+    if plan.as_root:
+        screen.say("Each sidecar has a uid of its own, by which the agent knows it.")
+    else:
+        screen.say(
+            "Not root, so every sidecar has your uid and is told apart by the path of its executable. This is for\n"
+            "demonstration: it tells programs apart, not adversaries, since you could run any of them."
+        )
+
+
+def _summarize(
+    screen: Screen, sightings: Sequence[Sighting], refusals: Sequence[Refusal], found: Sequence[str]
+) -> None:
+    screen.say("Summary:")
+    for seen in sightings:
+        screen.say(f"  {seen.name:<11} rotated {seen.rotations} times, {seen.handshakes} TLS handshakes")
+    for refusal in refusals:
+        if refusal.words:
+            screen.say(f"  refused: {refusal.who} ({refusal.words})")
+    for problem in found:
+        screen.say(f"  BROKEN: {problem}")
+
+
+def _say_how_to_look_around(plan: Plan, screen: Screen) -> None:
+    ask = f"citadel-cli --socket {plan.admin_socket}"
+    screen.say("It goes on running; Ctrl-C ends it. To look around:")
+    for sidecar in plan.sidecars:
+        screen.say(f"  http://127.0.0.1:{sidecar.admin_port}/certs  the Envoy of {sidecar.name} (also /stats)")
+    screen.say(f"  curl http://127.0.0.1:{plan.productpage.listen_port}/reviews  call reviews through both Envoys")
+    screen.say(f"  {ask} status")
+    screen.say(f"  {ask} entry list")
+    screen.say(f"  {ask} bundle show")
+    screen.say("  give the stranger an identity, and see its port open:")
+    screen.say(
+        f"  {ask} entry create --spiffe-id {plan.stranger.spiffe_id} "
+        f"--parent-id {TRUST_DOMAIN.id}/citadel/agent/{AGENT_NAME} --selector {plan.stranger.selector}"
+    )

@@ -1,0 +1,63 @@
+"""What a person sees of the demo: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cli.demo.load import Tally
+from cli.demo.observe import Sighting
+from cli.demo.plan import Plan
+
+
+class Screen:
+    """Tells what happens. Events stay on the screen; the table under them shows the present."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._serials: dict[str, str] = {}
+        self._last_done = 0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, plan: Plan, tally: Tally, sightings: Sequence[Sighting]) -> None:
+        """The present, and a line for each certificate that is new."""
+        for seen in sightings:
+            if seen.serial and self._serials.get(seen.name) != seen.serial:
+                self._serials[seen.name] = seen.serial
+                self.say(f"  {seen.name:<11} {seen.identity}  serial {seen.serial}  until {seen.expires}")
+        if self._live is not None:
+            self._live.update(_table(plan, tally, sightings), refresh=True)
+        elif tally.done - self._last_done >= plan.requests // 5:
+            self._last_done = tally.done
+            self.say(f"  requests    {tally.done} done, {tally.failed} failed")
+
+
+def _table(plan: Plan, tally: Tally, sightings: Sequence[Sighting]) -> Table:
+    table = Table(box=None, title=f"requests: {tally.done}/{plan.requests} done, {tally.failed} failed")
+    for column in ("sidecar", "identity", "serial", "until", "rotations", "TLS handshakes"):
+        table.add_column(column, no_wrap=True)
+    for seen in sightings:
+        table.add_row(
+            seen.name, seen.identity, seen.serial[:12], seen.expires, str(seen.rotations), str(seen.handshakes)
+        )
+    return table

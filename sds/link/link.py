@@ -1,0 +1,108 @@
+"""The agent's link to its server: one line at a time, kept up for ever, moved when the agent's identity changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import agent_api_pb2_grpc
+from citadel.clock import Clock
+from citadel.config.types import HostPort
+from sds.holdings import HoldingsFeed
+from sds.keep.waiting import first_of
+from sds.link.channel import agent_channel
+from sds.link.identity import OwnIdentity
+from sds.link.line import Line
+from sds.link.sync import StreamReports, SyncStream
+from sds.link.updates import Change, after
+from sds.settings import ReconnectSettings
+
+
+class Link:
+    """Fills `feed` with what the server tells, for as long as `run` runs. `on_up` is told whenever the server is back.
+
+    `address` is where to find the server; None for what was learnt when joining.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: OwnIdentity,
+        address: HostPort | None,
+        hello: pb.Hello,
+        feed: HoldingsFeed,
+        reports: StreamReports,
+        reconnect: ReconnectSettings,
+        clock: Clock,
+        on_up: Callable[[], None],
+    ) -> None:
+        self._identity = identity
+        self._address = address
+        self._hello = hello
+        self._feed = feed
+        self._reports = reports
+        self._reconnect = reconnect
+        self._clock = clock
+        self._on_up = on_up
+        self._move = asyncio.Event()
+        self._line = self._new_line()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the server has told all it knows, and would tell of changes now."""
+        return self._line.is_up
+
+    @property
+    def api(self) -> agent_api_pb2_grpc.AgentApiAsyncStub:
+        """The server, on the line that is in use. Ask anew for each call."""
+        return self._line.api
+
+    def move(self) -> None:
+        """Go over to a line with the identity as it is now; the old line stays until the new one is up."""
+        self._move.set()
+
+    async def run(self) -> None:
+        """Keep going until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(self._line.run())
+            while True:
+                await self._move.wait()
+                self._move.clear()
+                fresh = self._new_line()
+                starting = tasks.create_task(fresh.run())
+                await first_of(fresh.synced.wait(), self._move.wait())
+                if fresh.synced.is_set():
+                    self._line, running, starting = fresh, starting, running
+                starting.cancel()  # the old line, or the new one where another move overtakes it
+
+    def _new_line(self) -> Line:
+        identity = self._identity.current
+        address = self._address or identity.agent_api
+        return Line(
+            address=address,
+            channel=agent_channel(address, identity=identity, reconnect=self._reconnect),
+            new_stream=self._new_stream,
+            reconnect=self._reconnect,
+            clock=self._clock,
+        )
+
+    def _new_stream(self, on_synced: Callable[[], None]) -> SyncStream:
+        def synced() -> None:
+            on_synced()
+            self._on_up()
+
+        return SyncStream(
+            hello=self._hello, take=self._take, on_synced=synced, reports=self._reports, clock=self._clock
+        )
+
+    async def _take(self, change: Change) -> None:
+        """Publish a change, and keep a new bundle of our own: after a restart the server is known by it alone."""
+        self._feed.publish(after(change, self._feed.current))
+        old = self._identity.current.bundle
+        for bundle in change.bundles:
+            # One without authorities could not find the server again, so it is published and never kept.
+            if bundle.trust_domain == old.trust_domain and bundle != old and bundle.x509_authorities:
+                await self._identity.change(bundle=bundle)
+                if bundle.x509_authorities != old.x509_authorities:
+                    self.move()  # a channel keeps the roots that it was made with

@@ -1,0 +1,100 @@
+"""Renewal of the agent's own SVID, at half of its life, with a new key each time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from random import Random
+from typing import Final
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from citadel._wire import agent_api_pb2 as pb
+from citadel.clock import Clock
+from citadel.errors import CitadelError
+from sds.keep.check import check_issued
+from sds.keep.keys import PrivateKey, new_key, request_for
+from sds.keep.schedule import half_life, retry_delay
+from sds.link.call import answer_of
+from sds.link.identity import OwnIdentity
+from sds.link.link import Link
+from sds.settings import ReconnectSettings
+
+_TIMEOUT: Final = 15.0  # seconds
+# Certificates end by the wall clock, which may jump while the clock that sleeps does not (a suspended machine).
+_LONGEST_NAP: Final = timedelta(seconds=30)
+
+_log = structlog.get_logger(__name__)
+
+
+class OwnRenewal:
+    """Keeps the agent's identity fresh and moves `link` over to it, for as long as `run` runs."""
+
+    def __init__(
+        self, *, identity: OwnIdentity, link: Link, reconnect: ReconnectSettings, clock: Clock, random: Random
+    ) -> None:
+        self._identity = identity
+        self._link = link
+        self._reconnect = reconnect
+        self._clock = clock
+        self._random = random
+
+    async def run(self) -> None:
+        """Keep going until cancelled."""
+        received = self._identity.current.svid.not_before  # when it was really received is not known after a restart
+        while True:
+            not_after = self._identity.current.svid.not_after
+            await self._sleep_until(half_life(received=received, not_after=not_after, random=self._random))
+            attempts = AsyncRetrying(
+                retry=retry_if_exception_type(CitadelError), wait=self._wait, sleep=self._clock.sleep, reraise=True
+            )
+            await attempts(self._renew)
+            received = self._clock.now()
+
+    async def _sleep_until(self, moment: datetime) -> None:
+        while (left := moment - self._clock.now()) > timedelta(0):
+            await self._clock.sleep(min(left, _LONGEST_NAP).total_seconds())
+
+    async def _renew(self) -> None:
+        key = await self._next_key()
+        request = pb.RenewAgentRequest(csr=request_for(key))
+        answer = await answer_of(self._link.api.RenewAgent(request, timeout=_TIMEOUT))
+        identity = self._identity.current
+        svid = await asyncio.to_thread(
+            check_issued,
+            answer.chain,
+            spiffe_id=identity.svid.spiffe_id,
+            public_key=key.public_key(),
+            bundle=identity.bundle,
+            now=self._clock.now(),
+        )
+        await self._identity.change(svid=svid, key=key, next_key=None)
+        self._link.move()
+        _log.info("own svid renewed", serial=svid.serial, not_after=svid.not_after.isoformat())
+
+    async def _next_key(self) -> PrivateKey:
+        """The key to ask for: on disk before it is sent, and the same again while no answer has come."""
+        key = self._identity.current.next_key
+        if key is None:
+            key = new_key("ec-p256")
+            await self._identity.change(next_key=key)
+        return key
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        left = self._identity.current.svid.not_after - self._clock.now()
+        if state.attempt_number == 1 and isinstance(error, CitadelError):
+            _log.warning(
+                "cannot renew the agent's own svid, trying again",
+                reason=error.reason,
+                error=str(error),
+                ends_in=str(left),
+            )
+        return retry_delay(
+            state.attempt_number,
+            initial=self._reconnect.initial,
+            maximum=self._reconnect.maximum,
+            left=left if left > timedelta(0) else None,
+            random=self._random,
+        ).total_seconds()

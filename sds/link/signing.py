@@ -1,0 +1,43 @@
+"""The adapter of `sds.keep.signer.Signer` that asks the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import agent_api_pb2_grpc
+from citadel.errors import CitadelError, Reason
+from citadel.rpc import make_error
+from sds.keep.signer import Signed, SigningRequest
+from sds.link.call import answer_of
+
+_TIMEOUT: Final = 15.0  # seconds; a forced rotation of a whole mesh keeps a batch waiting about as long
+
+
+class RemoteSigner:
+    """Signs through `api()`, which gives the line in use."""
+
+    def __init__(self, *, api: Callable[[], agent_api_pb2_grpc.AgentApiAsyncStub]) -> None:
+        self._api = api
+
+    async def sign(self, requests: Sequence[SigningRequest]) -> Sequence[Signed | CitadelError]:
+        message = pb.SignX509SvidsRequest(
+            requests=[pb.X509SvidRequest(entry_id=request.entry_id, csr=request.csr) for request in requests]
+        )
+        response = await answer_of(self._api().SignX509Svids(message, timeout=_TIMEOUT))
+        if len(response.results) != len(requests):
+            problem = f"the server answered {len(response.results)} results to {len(requests)} requests"
+            raise CitadelError(Reason.REQUEST_MALFORMED, problem)
+        return [_result(each) for each in response.results]
+
+
+def _result(message: pb.X509SvidResult) -> Signed | CitadelError:
+    if message.WhichOneof("result") == "svid":
+        return Signed(chain=tuple(message.svid.chain), lifetime_limited_by=message.svid.lifetime_limited_by)
+    refusal = message.refusal
+    try:
+        reason = Reason(refusal.reason)
+    except ValueError:  # a newer server's reason: the kind still says what can be done
+        reason = Reason.INTERNAL
+    return make_error(refusal.code, reason, refusal.message)

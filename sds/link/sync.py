@@ -1,0 +1,122 @@
+"""One Sync stream, from its hello to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+import grpc
+
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import agent_api_pb2_grpc, types_pb2
+from citadel.clock import Clock
+from citadel.errors import Reason, Unavailable
+from citadel.rpc import from_rpc_error
+from sds.link.updates import Assembly, Change
+
+_COALESCE: Final = 0.05  # seconds; a push to a thousand streams becomes a few messages
+_REPORTS_PER_MESSAGE: Final = 500
+
+
+class StreamReports(Protocol):
+    """Where the reports of the proxies' streams come from: the serving side's registry."""
+
+    def snapshot(self) -> Sequence[types_pb2.StreamReport]:
+        """All live streams."""
+        ...
+
+    def take_changed(self) -> Sequence[types_pb2.StreamReport]:
+        """The streams that changed or ended since the last call."""
+        ...
+
+    def watch(self, event: asyncio.Event) -> None:
+        """Set `event` at every change from now on."""
+        ...
+
+    def unwatch(self, event: asyncio.Event) -> None:
+        """Stop setting `event`."""
+        ...
+
+
+class SyncStream:
+    """Takes changes down, and sends acknowledgements and stream reports up.
+
+    `take` makes a change durable and visible; only then it is acknowledged. `on_synced` is told once the first change,
+    which is a snapshot, was taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        hello: pb.Hello,
+        take: Callable[[Change], Awaitable[None]],
+        on_synced: Callable[[], None],
+        reports: StreamReports,
+        clock: Clock,
+    ) -> None:
+        self._hello = hello
+        self._take = take
+        self._on_synced = on_synced
+        self._reports = reports
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._taken: list[int] = []  # revisions to acknowledge
+        self.was_synced = False
+
+    async def run(self, api: agent_api_pb2_grpc.AgentApiAsyncStub) -> None:
+        """Run until the stream ends; always raises a `CitadelError` that says why."""
+        self._reports.watch(self._wake)
+        call = api.Sync(self._outgoing())
+        assembly = Assembly()
+        try:
+            async for part in call:
+                if (change := assembly.add(part)) is not None:
+                    await self._on_change(change)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            self._reports.unwatch(self._wake)
+            call.cancel()
+        raise Unavailable(Reason.SERVER_UNREACHABLE, "the server ended the stream")
+
+    async def _on_change(self, change: Change) -> None:
+        await self._take(change)
+        self._taken.append(change.revision)
+        self._wake.set()
+        if not self.was_synced:
+            self.was_synced = True
+            self._on_synced()
+
+    async def _outgoing(self) -> AsyncIterator[pb.AgentMessage]:
+        """Pulled by gRPC as fast as the server reads, so that nothing piles up here while it does not."""
+        yield pb.AgentMessage(hello=self._hello)
+        is_first = True
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._taken:
+                yield pb.AgentMessage(acknowledge=pb.Acknowledge(revision=self._taken.pop(0)))
+            # Not before the first change was taken: until then an older stream of this agent may be the reporting one.
+            if not self.was_synced:
+                continue
+            if not is_first:
+                await self._clock.sleep(_COALESCE)
+            for message in self._report(is_snapshot=is_first):
+                yield message
+            is_first = False
+
+    def _report(self, *, is_snapshot: bool) -> list[pb.AgentMessage]:
+        reports = self._reports.take_changed()
+        if is_snapshot:
+            reports = self._reports.snapshot()
+        elif not reports:
+            return []
+        return [
+            pb.AgentMessage(
+                streams=pb.Streams(
+                    snapshot=is_snapshot and start == 0, reports=reports[start : start + _REPORTS_PER_MESSAGE]
+                )
+            )
+            for start in range(0, max(1, len(reports)), _REPORTS_PER_MESSAGE)
+        ]

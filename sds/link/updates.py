@@ -1,0 +1,91 @@
+"""What the server tells over Sync, as values, and what becomes of the holdings by it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import structlog
+
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import types_pb2
+from citadel.bundle import TrustBundle
+from citadel.entry import Entry
+from citadel.errors import CitadelError
+from citadel.spiffe import TrustDomain
+from citadel.wire import entry_from_wire
+from sds.holdings import HeldSvid, Holdings
+
+_Message = TypeVar("_Message", types_pb2.Entry, types_pb2.Bundle)
+_Value = TypeVar("_Value")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """All parts of one revision. With `is_snapshot` its entries replace all that was known."""
+
+    revision: int
+    is_snapshot: bool
+    entries: tuple[Entry, ...]
+    removed_entry_ids: frozenset[str]
+    bundles: tuple[TrustBundle, ...]
+
+
+class Assembly:
+    """Puts the parts of a revision together."""
+
+    def __init__(self) -> None:
+        self._parts: list[pb.Update] = []
+
+    def add(self, part: pb.Update) -> Change | None:
+        """The whole change when `part` ends it, None while there is more to come."""
+        self._parts.append(part)
+        if part.more:
+            return None
+        parts, self._parts = self._parts, []
+        return Change(
+            revision=part.revision,
+            is_snapshot=any(each.snapshot for each in parts),
+            entries=tuple(_readable(entry_from_wire, (entry for each in parts for entry in each.entries))),
+            removed_entry_ids=frozenset(entry_id for each in parts for entry_id in each.removed_entry_ids),
+            bundles=tuple(_readable(_bundle_from_wire, (bundle for each in parts for bundle in each.bundles))),
+        )
+
+
+def after(change: Change, holdings: Holdings) -> Holdings:
+    """The holdings once `change` is taken: entries, bundles, and no SVID of an entry that is gone or renamed.
+
+    An SVID stays while its entry's other terms change, until the new one is in hand (invariant 5); under another SPIFFE
+    ID it would be served for an identity that the entry no longer grants.
+    """
+    entries = {} if change.is_snapshot else dict(holdings.entries)
+    entries.update({entry.id: entry for entry in change.entries})
+    for entry_id in change.removed_entry_ids:
+        entries.pop(entry_id, None)
+    return replace(
+        holdings,
+        entries=entries,
+        svids={key: held for key, held in holdings.svids.items() if _is_of(held, entries.get(key))},
+        bundles={**holdings.bundles, **{bundle.trust_domain: bundle for bundle in change.bundles}},
+    )
+
+
+def _is_of(held: HeldSvid, entry: Entry | None) -> bool:
+    return entry is not None and held.svid.spiffe_id == entry.spiffe_id
+
+
+def _bundle_from_wire(message: types_pb2.Bundle) -> TrustBundle:
+    return TrustBundle.from_json(TrustDomain.parse(message.trust_domain), message.json)
+
+
+def _readable(parse: Callable[[_Message], _Value], messages: Iterable[_Message]) -> Iterator[_Value]:
+    """The values of the messages that can be read; one that cannot takes nothing from the others (invariant 8)."""
+    for message in messages:
+        try:
+            yield parse(message)
+        except CitadelError as error:
+            name = message.trust_domain if isinstance(message, types_pb2.Bundle) else message.id
+            _log.error("cannot read what the server sent", item=name, reason=error.reason, error=str(error))

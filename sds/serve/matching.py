@@ -1,0 +1,44 @@
+"""Which entries match a caller, without asking every entry of the node for every caller."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from citadel.entry import Entry
+from citadel.selector import Selector
+
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+
+class EntryIndex:
+    """Entries by their rarest selector. Built once for each set of entries, then only read."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        entries = tuple(entries)
+        commonness = Counter(selector for entry in entries for selector in entry.selectors)
+        self.wants_sha256 = any(_is_digest(selector) for selector in commonness)
+        self._by_anchor: dict[Selector, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            if entry.selectors:  # an entry without any is malformed, and must never match everybody
+                anchor = min(entry.selectors, key=lambda selector: (commonness[selector], selector))
+                self._by_anchor[anchor].append(entry)
+
+    def matching(self, seen: frozenset[Selector], now: datetime) -> list[Entry]:
+        """The unexpired entries whose selectors were all seen, oldest first.
+
+        Oldest first, so that a new entry does not take the place of the identity that a workload already has.
+        """
+        found = (
+            entry
+            for selector in seen
+            for entry in self._by_anchor.get(selector, ())
+            if entry.matches(seen) and not entry.has_expired(now)
+        )
+        return sorted(found, key=lambda entry: (entry.created_at or _LONG_AGO, entry.spiffe_id, entry.id))
+
+
+def _is_digest(selector: Selector) -> bool:
+    return selector.type == "unix" and selector.value.startswith("sha256:")

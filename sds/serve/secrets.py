@@ -1,0 +1,160 @@
+"""Which secrets a caller may have, under which names.
+
+`default` is the caller's first identity, `ROOTCA` the bundle of its own trust domain, `ALL` that and the bundles of the
+domains that its entries federate with; further each exact SPIFFE ID and each `spiffe://<trust domain>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from operator import is_
+from typing import Final
+
+from citadel.bundle import TrustBundle
+from citadel.entry import Entry
+from citadel.selector import Selector
+from citadel.spiffe import SpiffeId, TrustDomain
+from sds.holdings import HeldSvid, Holdings
+from sds.serve.matching import EntryIndex
+from sds.serve.placeholder import discarded_root
+from sds.serve.resource import (
+    BundleFacts,
+    Resource,
+    certificate_resource,
+    plain_context_resource,
+    spiffe_context_resource,
+)
+
+DEFAULT_NAME: Final = "default"
+OWN_BUNDLE_NAME: Final = "ROOTCA"
+ALL_BUNDLES_NAME: Final = "ALL"
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """What one caller may have, by name. The passing of time alone changes nothing before `until` (None: never)."""
+
+    resources: Mapping[str, Resource]
+    until: datetime | None = None
+
+    def holds_at(self, now: datetime) -> bool:
+        """Whether this is still true, as far as time goes."""
+        return self.until is None or now < self.until
+
+
+class SecretShelf:
+    """Builds each secret once, however many streams send it, and only again when what it is made of was replaced."""
+
+    def __init__(
+        self, *, trust_domain: TrustDomain, make_placeholder: Callable[[TrustDomain], bytes] = discarded_root
+    ) -> None:
+        self._own = trust_domain
+        self._make_placeholder = make_placeholder
+        self._placeholders: dict[TrustDomain, bytes] = {}
+        self._holdings = Holdings()
+        self._index = EntryIndex(())
+        self._by_selectors: dict[frozenset[Selector], Available] = {}
+        self._built = _Memo()
+
+    def wants_sha256(self, holdings: Holdings) -> bool:
+        """Whether any entry asks for the digest of an executable."""
+        self._turn_to(holdings)
+        return self._index.wants_sha256
+
+    def available(self, holdings: Holdings, selectors: frozenset[Selector], now: datetime) -> Available:
+        """The secrets of a caller with these selectors. One that no entry matches gets nothing, not even a bundle."""
+        self._turn_to(holdings)
+        known = self._by_selectors.get(selectors)
+        if known is None or not known.holds_at(now):
+            known = self._by_selectors[selectors] = self._gather(selectors, now)
+        return known
+
+    def _turn_to(self, holdings: Holdings) -> None:
+        if holdings is self._holdings:
+            return
+        if holdings.entries is not self._holdings.entries:
+            self._index = EntryIndex(holdings.entries.values())
+        self._holdings = holdings
+        self._by_selectors = {}
+        self._built.turn()
+
+    def _gather(self, selectors: frozenset[Selector], now: datetime) -> Available:
+        entries = self._index.matching(selectors, now)
+        if not entries:
+            return Available({})
+        identities = self._identities(entries, now)
+        resources = [*self._certificates(entries[0].spiffe_id, identities), *self._contexts(entries)]
+        ends = [entry.expires_at for entry in entries if entry.expires_at is not None]
+        ends += [held.svid.not_after for held in identities.values()]
+        return Available({resource.name: resource for resource in resources}, min(ends, default=None))
+
+    def _identities(self, entries: Iterable[Entry], now: datetime) -> Mapping[SpiffeId, HeldSvid]:
+        found: dict[SpiffeId, HeldSvid] = {}
+        for entry in entries:
+            held = self._holdings.svids.get(entry.id)
+            # Envoy acknowledges an expired leaf and then serves it (invariant 9).
+            if held is not None and held.svid.not_after > now:
+                found.setdefault(held.svid.spiffe_id, held)
+        return found
+
+    def _certificates(self, first: SpiffeId, identities: Mapping[SpiffeId, HeldSvid]) -> Iterator[Resource]:
+        named = {str(spiffe_id): held for spiffe_id, held in identities.items()}
+        # `default` waits for the first identity rather than be another until that one's certificate has come: a
+        # workload that changes identity is refused by every peer that pins it.
+        if first in identities:
+            named[DEFAULT_NAME] = identities[first]
+        for name, held in named.items():
+            yield self._built.get((name, held.entry_id), (held,), partial(certificate_resource, name, held))
+
+    def _contexts(self, entries: Iterable[Entry]) -> Iterator[Resource]:
+        foreign = frozenset(domain for entry in entries for domain in entry.federates_with) - {self._own}
+        bundles = [self._holdings.bundles.get(domain) for domain in (self._own, *sorted(foreign))]
+        held = [bundle for bundle in bundles if bundle is not None]
+        for bundle in held:
+            yield self._context(str(bundle.trust_domain.id), [bundle], is_plain=not foreign)
+        if held and held[0].trust_domain == self._own:
+            yield self._context(OWN_BUNDLE_NAME, held[:1], is_plain=not foreign)
+            yield self._context(ALL_BUNDLES_NAME, held, is_plain=not foreign)
+
+    def _context(self, name: str, bundles: Sequence[TrustBundle], *, is_plain: bool) -> Resource:
+        build = partial(self._build_context, name, bundles, is_plain=is_plain)
+        domains = tuple(bundle.trust_domain for bundle in bundles)
+        return self._built.get((name, is_plain, *domains), tuple(bundles), build)
+
+    def _build_context(self, name: str, bundles: Sequence[TrustBundle], *, is_plain: bool) -> Resource:
+        authorities = {bundle.trust_domain: self._authorities(bundle) for bundle in bundles}
+        first = bundles[0]
+        facts = BundleFacts(first.trust_domain.name, first.sequence or 0)
+        if is_plain:
+            return plain_context_resource(name, authorities[first.trust_domain], facts)
+        return spiffe_context_resource(name, authorities, facts)
+
+    def _authorities(self, bundle: TrustBundle) -> bytes:
+        if bundle.x509_authorities:
+            return bundle.to_pem()
+        if bundle.trust_domain not in self._placeholders:  # kept, so that the same nothing is pushed only once
+            self._placeholders[bundle.trust_domain] = self._make_placeholder(bundle.trust_domain)
+        return self._placeholders[bundle.trust_domain]
+
+
+class _Memo:
+    """What was built, for as long as it was built from these very objects and somebody still asks for it."""
+
+    def __init__(self) -> None:
+        self._now: dict[object, tuple[tuple[object, ...], Resource]] = {}
+        self._before: dict[object, tuple[tuple[object, ...], Resource]] = {}
+
+    def turn(self) -> None:
+        """Begin a new generation: what is not asked for in this one is forgotten with the next."""
+        self._before, self._now = self._now, {}
+
+    def get(self, key: object, parts: tuple[object, ...], build: Callable[[], Resource]) -> Resource:
+        """The resource under `key` if it was made of `parts`, otherwise what `build` makes."""
+        known = self._now.get(key) or self._before.get(key)
+        if known is None or not all(map(is_, known[0], parts)):
+            known = (parts, build())
+        self._now[key] = known
+        return known[1]

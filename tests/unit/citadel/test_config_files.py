@@ -1,0 +1,125 @@
+"""Files with secrets: what is read, what is refused, and that a write leaves the old content or the new."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from citadel.config.files import MAX_SECRET_BYTES, ensure_private_dir, read_secret_file, write_private
+from citadel.errors import InvalidArgument, Reason
+
+ANOTHER_UID = 12345
+
+
+def refused(act: Callable[[Path], object], path: Path) -> str:
+    with pytest.raises(InvalidArgument) as error:
+        act(path)
+    assert error.value.reason is Reason.FILE_UNSAFE
+    assert str(path) in error.value.message
+    return str(error.value)
+
+
+def secret(tmp_path: Path, mode: int, content: bytes = b"secret") -> Path:
+    path = tmp_path / "kek"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700])
+def test_a_file_of_ours_alone_is_read(tmp_path: Path, mode: int) -> None:
+    assert read_secret_file(secret(tmp_path, mode)) == b"secret"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o602, 0o610, 0o644, 0o666])
+def test_a_file_that_others_can_touch_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
+    path = secret(tmp_path, mode)
+    text = refused(read_secret_file, path)
+    assert f"mode {mode:04o}" in text
+    assert f"chmod 0600 {path}" in text
+    assert "secret" not in text
+
+
+def test_a_missing_file_a_folder_a_pipe_and_a_huge_file_are_refused(tmp_path: Path) -> None:
+    assert "No such file" in refused(read_secret_file, tmp_path / "none")
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o700)
+    assert "Is a directory" in refused(read_secret_file, folder)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    assert "not a regular file" in refused(read_secret_file, tmp_path / "pipe")
+    assert "larger than" in refused(read_secret_file, secret(tmp_path, 0o600, b"x" * (MAX_SECRET_BYTES + 1)))
+
+
+def test_a_link_is_judged_by_the_file_behind_it(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(secret(tmp_path, 0o600))
+    assert read_secret_file(link) == b"secret"
+    (tmp_path / "kek").chmod(0o644)
+    assert "mode 0644" in refused(read_secret_file, link)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_belongs_to_another_user_is_refused(tmp_path: Path) -> None:
+    path = secret(tmp_path, 0o600)
+    os.chown(path, ANOTHER_UID, -1)
+    assert f"belongs to uid {ANOTHER_UID}" in refused(read_secret_file, path)
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, ANOTHER_UID, -1)
+    assert f"belongs to uid {ANOTHER_UID}" in refused(ensure_private_dir, folder)
+
+
+def test_a_private_folder_is_made_and_taken_again(tmp_path: Path) -> None:
+    path = tmp_path / "parent" / "state"
+    ensure_private_dir(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    ensure_private_dir(path)
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o705, 0o711, 0o777])
+def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "state"
+    path.mkdir()
+    path.chmod(mode)
+    assert f"chmod 0700 {path}" in refused(ensure_private_dir, path)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    refused(ensure_private_dir, secret(tmp_path, 0o600))
+
+
+def test_writing_replaces_the_whole_file_and_its_mode(tmp_path: Path) -> None:
+    path = secret(tmp_path, 0o644, b"a longer old content")
+    write_private(path, b"new")
+    assert read_secret_file(path) == b"new"
+    assert [item.name for item in tmp_path.iterdir()] == ["kek"]
+
+
+def test_writing_does_not_follow_a_link(tmp_path: Path) -> None:
+    target = secret(tmp_path, 0o600, b"theirs")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    write_private(link, b"ours")
+    assert target.read_bytes() == b"theirs"
+    assert not link.is_symlink()
+
+
+@pytest.mark.invariant(12)
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = secret(tmp_path, 0o600, b"old")
+    # The disk itself cannot be made to fail here, so its calls are.
+    monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "replace")), fail)
+    with pytest.raises(OSError, match="No space"):
+        write_private(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["kek"]

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+import pytest
+
+from citadel.errors import Reason
+from citadel.selector import Selector
+from sds.keep.schedule import RETRY_FLOOR, Schedule, half_life, retry_delay
+from tests.unit.sds.fake_authority import A_TEST, entry
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+class FixedRandom(Random):
+    """Draws the same number each time, and counts."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+        self.draws = 0
+
+    def random(self) -> float:
+        self.draws += 1
+        return self.value
+
+
+def schedule(value: float = 0.5) -> Schedule:
+    return Schedule(initial=SECOND, maximum=60 * SECOND, random=FixedRandom(value))
+
+
+@pytest.mark.parametrize(("drawn", "seconds"), [(0.0, 45), (0.5, 50), (1.0, 55)])
+def test_renewal_is_due_at_half_life_within_a_tenth(drawn: float, seconds: int) -> None:
+    due = half_life(received=T0, not_after=T0 + 100 * SECOND, random=FixedRandom(drawn))
+    assert due == T0 + seconds * SECOND
+
+
+@pytest.mark.parametrize(
+    ("failures", "left", "longest"),
+    [
+        (1, None, 1.0),
+        (2, None, 2.0),
+        (4, None, 8.0),
+        (10, None, 60.0),
+        (10_000, None, 60.0),
+        (10, timedelta(seconds=4), 0.4),
+        (1, timedelta(milliseconds=10), 0.05),
+    ],
+)
+def test_a_retry_waits_up_to_the_exponential_the_maximum_and_a_tenth_of_what_is_left(
+    failures: int, left: timedelta | None, longest: float
+) -> None:
+    def delay(value: float) -> timedelta:
+        return retry_delay(failures, initial=SECOND, maximum=60 * SECOND, left=left, random=FixedRandom(value))
+
+    assert delay(1.0).total_seconds() == pytest.approx(longest)
+    assert delay(0.0) == RETRY_FLOOR
+
+
+def test_jitter_is_drawn_once_for_a_certificate() -> None:
+    random = FixedRandom(0.5)
+    plan = Schedule(initial=SECOND, maximum=60 * SECOND, random=random)
+    web = entry("web")
+    plan.follow([web], T0)
+    assert plan.issued(web, received=T0, not_after=T0 + 100 * SECOND)
+    for second in range(50):
+        plan.follow([web], T0 + second * SECOND)
+        assert plan.due(T0 + second * SECOND) == []
+        assert plan.next_due(T0 + second * SECOND) == T0 + 50 * SECOND
+    assert plan.due(T0 + 50 * SECOND) == [web]
+    assert random.draws == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "is_due"),
+    [
+        ({"spiffe_id": A_TEST.member("other")}, True),
+        ({"x509_svid_ttl": timedelta(minutes=1)}, True),
+        ({"dns_names": ("web.local",)}, True),
+        ({"selectors": frozenset({Selector("unix", "uid:1")})}, False),
+        ({"hint": "other"}, False),
+        ({"jwt_svid_ttl": timedelta(minutes=1)}, False),
+    ],
+)
+def test_only_what_stands_in_the_certificate_makes_an_entry_due(change: dict[str, object], is_due: bool) -> None:
+    plan, old, new = schedule(), entry("web", revision=1), entry("web", revision=2, **change)
+    plan.follow([old], T0)
+    plan.issued(old, received=T0, not_after=T0 + 100 * SECOND)
+    plan.follow([new], T0 + SECOND)
+    assert plan.due(T0 + SECOND) == ([new] if is_due else [])
+
+
+def test_what_has_no_svid_goes_first_then_what_ends_soonest() -> None:
+    plan = schedule()
+    late, soon, fresh = entry("late"), entry("soon"), entry("fresh")
+    plan.follow([late, soon], T0)
+    plan.issued(late, received=T0, not_after=T0 + 20 * SECOND)
+    plan.issued(soon, received=T0, not_after=T0 + 10 * SECOND)
+    plan.follow([late, soon, fresh], T0 + 15 * SECOND)
+    assert plan.due(T0 + 15 * SECOND) == [fresh, soon, late]
+
+
+def test_a_refused_entry_waits_alone_and_is_tried_at_once_when_it_changes() -> None:
+    plan, web, api = schedule(1.0), entry("web", revision=1), entry("api")
+    plan.follow([web, api], T0)
+    assert plan.refused(web, Reason.ENTRY_NOT_AUTHORIZED, T0)
+    assert not plan.refused(web, Reason.ENTRY_NOT_AUTHORIZED, T0)
+    assert plan.refused(web, Reason.ISSUER_UNAVAILABLE, T0)
+    assert plan.due(T0) == [api]
+    assert plan.next_due(T0) == T0
+    changed = entry("web", revision=2, selectors=frozenset({Selector("unix", "uid:1")}))
+    plan.follow([changed], T0)
+    assert plan.due(T0) == [changed]
+
+
+def test_an_answer_for_terms_that_changed_meanwhile_is_not_taken() -> None:
+    plan, old, new = schedule(), entry("web", revision=1), entry("web", revision=2, dns_names=("web.local",))
+    plan.follow([old], T0)
+    plan.follow([new], T0)
+    assert not plan.issued(old, received=T0, not_after=T0 + 100 * SECOND)
+    assert not plan.refused(old, Reason.INTERNAL, T0)
+    assert plan.due(T0) == [new]
+    plan.follow([], T0)
+    assert not plan.issued(new, received=T0, not_after=T0 + 100 * SECOND)
+
+
+def test_an_expired_entry_is_never_due() -> None:
+    plan = schedule()
+    plan.follow([entry("web", expires_at=T0 + SECOND)], T0)
+    assert plan.due(T0 + SECOND) == []
+    assert plan.next_due(T0 + SECOND) is None
