@@ -72,7 +72,7 @@ class AgentSession:
         for report in streams.reports:
             if report.closed:
                 self.streams.pop(report.stream_id, None)
-            elif len(self.streams) < _MOST_STREAMS:
+            elif report.stream_id in self.streams or len(self.streams) < _MOST_STREAMS:
                 self.streams[report.stream_id] = report
 
 

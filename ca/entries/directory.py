@@ -24,7 +24,7 @@ class EntryDirectory:
         self._trust_domain = trust_domain
         self._by_id: dict[str, Entry] = {}
         self._by_parent: defaultdict[SpiffeId, dict[str, Entry]] = defaultdict(dict)
-        self._aliases: dict[str, Entry] = {}
+        self._aliases: Mapping[str, Entry] = {}  # replaced, never changed: a worker thread may be reading it
         self._watchers: dict[asyncio.Event, Agent] = {}
         self.revision = 0
 
@@ -122,11 +122,12 @@ class EntryDirectory:
         self._by_id[entry.id] = entry
         self._by_parent[entry.parent_id][entry.id] = entry
         if is_alias(entry, self._trust_domain):
-            self._aliases[entry.id] = entry
+            self._aliases = {**self._aliases, entry.id: entry}
 
     def _take_out(self, entry: Entry) -> None:
         del self._by_id[entry.id]
         del self._by_parent[entry.parent_id][entry.id]
-        self._aliases.pop(entry.id, None)
+        if entry.id in self._aliases:
+            self._aliases = {other.id: other for other in self._aliases.values() if other.id != entry.id}
         if not self._by_parent[entry.parent_id]:
             del self._by_parent[entry.parent_id]

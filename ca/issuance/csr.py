@@ -29,7 +29,7 @@ def public_key_of(der: bytes) -> WorkloadPublicKey:
     try:
         request = x509.load_der_x509_csr(der)
         key = _accepted(request.public_key())
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InvalidArgument(
             Reason.CSR_MALFORMED, "the certificate request is not a PKCS#10 request in DER"
         ) from error

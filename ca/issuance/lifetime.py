@@ -50,8 +50,10 @@ def settle(
 
     Raises `FailedPrecondition` (`entry_expired`) or `Unavailable` (`issuer_unavailable`) where no life is left.
     """
-    wanted = (now + asked, LimitedBy.ENTRY) if asked else (now + policy.default, LimitedBy.DEFAULT)
-    limits = [wanted, (now + policy.cap, LimitedBy.CAP), (issuer_not_after, LimitedBy.ISSUER)]
+    wanted = (asked, LimitedBy.ENTRY) if asked else (policy.default, LimitedBy.DEFAULT)
+    # Spans are compared before they are added: an entry may ask for more time than a date can hold.
+    span, allowed_by = min(wanted, (policy.cap, LimitedBy.CAP), key=lambda limit: limit[0])
+    limits = [(now + span, allowed_by), (issuer_not_after, LimitedBy.ISSUER)]
     if entry_expires_at is not None:
         limits.append((entry_expires_at, LimitedBy.ENTRY_EXPIRY))
     end, limited_by = min(limits, key=lambda limit: limit[0])

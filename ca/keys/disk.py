@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ca.keys.sealing import KeyLabel, KeyPurpose, Sealer
 from citadel.config.files import ensure_private_dir, write_private
-from citadel.errors import FailedPrecondition, Reason
+from citadel.errors import FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
 
 
@@ -35,14 +37,16 @@ class DiskKeyManager:
         return await asyncio.to_thread(self._load, key_id, purpose)
 
     async def delete(self, key_id: str) -> None:
-        await asyncio.to_thread(self._path(key_id).unlink, missing_ok=True)
+        with _disk_refusals():
+            await asyncio.to_thread(self._path(key_id).unlink, missing_ok=True)
 
     def _create(self, purpose: KeyPurpose) -> str:
         ensure_private_dir(self._folder)
         key_id = uuid4().hex
         key = ec.generate_private_key(ec.SECP256R1())
         plain = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        write_private(self._path(key_id), self._sealer.seal(plain, self._label(key_id, purpose)))
+        with _disk_refusals():
+            write_private(self._path(key_id), self._sealer.seal(plain, self._label(key_id, purpose)))
         return key_id
 
     def _load(self, key_id: str, purpose: KeyPurpose) -> ec.EllipticCurvePrivateKey:
@@ -64,3 +68,16 @@ class DiskKeyManager:
 
     def _path(self, key_id: str) -> Path:
         return self._folder / f"{key_id}.sealed"
+
+
+@contextmanager
+def _disk_refusals() -> Iterator[None]:
+    """A full disk is a refusal that a later try can overcome, not the end of who asked."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            Reason.STORE_UNAVAILABLE,
+            f"the folder of keys does not take this now: {error.strerror}",
+            fix="look at the disk of the server",
+        ) from error

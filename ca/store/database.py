@@ -24,6 +24,7 @@ def open_engine(url: str) -> AsyncEngine:
     engine = create_async_engine(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -58,6 +59,8 @@ def _migrate(connection: Connection, revision: str) -> None:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own transactions leave DDL and reads outside: a crash during a migration would keep half of it.
+    connection.isolation_level = None
     cursor = connection.cursor()
     # WAL lets readers go on during a commit; FULL makes a commit survive a power cut, which invariant 2 rests on.
     cursor.execute("PRAGMA journal_mode=WAL")
@@ -65,6 +68,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
     cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE, because a transaction that reads before it writes fails at once when another one wrote in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _root_cause(error: Exception) -> str:

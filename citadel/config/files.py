@@ -24,7 +24,7 @@ def read_secret_file(path: Path) -> bytes:
     so that it cannot be exchanged between check and reading. Raises `InvalidArgument` (`file_unsafe`).
     """
     try:
-        file = open(path, "rb", opener=_open_without_waiting)  # noqa: PTH123, SIM115 - `Path.open` takes no opener
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - `Path.open` takes no opener
     except OSError as error:
         raise _unsafe(path, f"cannot be opened: {error.strerror}") from error
     with file:

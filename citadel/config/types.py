@@ -12,7 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from citadel.errors import InvalidArgument
 from citadel.spiffe import TrustDomain
 
-_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNITS: Final = {
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhd]))+")
 _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
 
@@ -49,9 +55,8 @@ def parse_duration(text: str) -> timedelta:
     """
     if _DURATION.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a duration; write it like 30s, 1h30m or 7d")
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
     try:
-        return timedelta(seconds=seconds)
+        return sum((float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text)), timedelta())
     except OverflowError as error:
         raise ValueError(f"{text!r} is longer than any duration can be") from error
 

@@ -39,7 +39,8 @@ def inspect(invocation: Invocation, file: BinaryIO) -> None:
     else:
         _print(chain, problems, now)
     if problems:
-        raise InvalidArgument(Reason.SVID_MALFORMED, f"{file.name} breaks {len(problems)} rules of X509-SVIDs")
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InvalidArgument(Reason.SVID_MALFORMED, f"not a good X509-SVID: {problems[0]}{more}")
 
 
 def _plain(chain: Sequence[x509.Certificate], problems: list[str], now: datetime) -> dict[str, Any]:

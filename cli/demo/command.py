@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from datetime import timedelta
@@ -42,6 +43,7 @@ def demo(
         pace=pace,
         most_seconds=most_seconds,
         keep=keep,
+        as_root=os.geteuid() == 0,
     )
     good = False
 

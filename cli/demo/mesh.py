@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import grpc
 import httpx
@@ -53,7 +53,8 @@ class Mesh:
         await self._start_reviews()
         binary = envoy.find_binary()
         for sidecar in plan.sidecars:
-            await self._start_sidecar(sidecar, binary)
+            await asyncio.to_thread(envoy.install, binary, sidecar)
+            await self.launch_sidecar(sidecar)
         for sidecar in (plan.productpage, plan.reviews):
             await self._until(
                 f"the sidecar of {sidecar.name}", envoy.EnvoyAdmin(self._client, sidecar.admin_port).is_live
@@ -67,6 +68,31 @@ class Mesh:
         """Raise if any process has ended by itself."""
         for child in self.children.values():
             child.check()
+
+    async def launch(self, what: Literal["server", "agent"]) -> None:
+        """Start the configured server or agent, also again after it has ended, and wait until it is ready."""
+        plan = self._plan
+        probes = plan.server_probes_port if what == "server" else plan.agent_probes_port
+        command = [sys.executable, "-P", "-m", "cli.citadel", what, "run", "--config", str(self._settings_of(what))]
+        await self._start_child(what, command)
+
+        async def is_ready() -> bool:
+            try:
+                return (await self._client.get(f"http://127.0.0.1:{probes}/ready")).is_success
+            except httpx.HTTPError:
+                return False
+
+        await self._until(f"the {what}", is_ready)
+
+    async def launch_sidecar(self, sidecar: Sidecar, *, rewrite: bool = True) -> None:
+        """Start an installed sidecar, also again after it has ended; `rewrite` makes its bootstrap first."""
+        path = sidecar.folder / "envoy.json"
+        if rewrite:
+            is_server = sidecar is self._plan.reviews
+            bootstrap = (envoy.server_bootstrap if is_server else envoy.client_bootstrap)(self._plan, sidecar)
+            path = envoy.write_bootstrap(sidecar, bootstrap)
+        command = [sidecar.executable, "-c", path, "--disable-hot-restart", "--concurrency", "1", "-l", "warn"]
+        await self._start_child(sidecar.name, [str(part) for part in command], uid=sidecar.uid)
 
     async def status(self) -> admin_pb2.Status:
         """What `citadel-cli status` shows."""
@@ -91,7 +117,8 @@ class Mesh:
             },
             "svids": {"default_lifetime": format_duration(plan.leaf_lifetime)},
         }
-        await self._start_citadel("server", settings, plan.server_probes_port)
+        self._configure("server", settings)
+        await self.launch("server")
 
     async def _start_agent(self) -> None:
         plan = self._plan
@@ -107,21 +134,14 @@ class Mesh:
             "join": {"string_file": str(folder / "join")},
             "probes": f"127.0.0.1:{plan.agent_probes_port}",
         }
-        await self._start_citadel("agent", settings, plan.agent_probes_port)
+        self._configure("agent", settings)
+        await self.launch("agent")
 
-    async def _start_citadel(self, what: str, settings: dict[str, Any], probes_port: int) -> None:
-        path = self._plan.folder / what / f"{what}.yaml"
-        path.write_text(yaml.safe_dump(settings, sort_keys=False))
-        command: list[str | Path] = [sys.executable, "-P", "-m", "cli.citadel", what, "run", "--config", path]
-        await self._start_child(what, command)
+    def _configure(self, what: str, settings: dict[str, Any]) -> None:
+        self._settings_of(what).write_text(yaml.safe_dump(settings, sort_keys=False))
 
-        async def is_ready() -> bool:
-            try:
-                return (await self._client.get(f"http://127.0.0.1:{probes_port}/ready")).is_success
-            except httpx.HTTPError:
-                return False
-
-        await self._until(f"the {what}", is_ready)
+    def _settings_of(self, what: str) -> Path:
+        return self._plan.folder / what / f"{what}.yaml"
 
     async def _register(self, sidecar: Sidecar) -> None:
         entry = types_pb2.Entry(
@@ -135,18 +155,10 @@ class Mesh:
         await app.start()
         self._stack.push_async_callback(app.close)
 
-    async def _start_sidecar(self, sidecar: Sidecar, binary: Path) -> None:
-        await asyncio.to_thread(envoy.install, binary, sidecar)
-        is_server = sidecar is self._plan.reviews
-        bootstrap = (envoy.server_bootstrap if is_server else envoy.client_bootstrap)(self._plan, sidecar)
-        path = envoy.write_bootstrap(sidecar, bootstrap)
-        command: list[str | Path] = [sidecar.executable, "-c", path, "--disable-hot-restart", "--concurrency", "1", "-l", "warn"]
-        await self._start_child(sidecar.name, command, uid=sidecar.uid)
-
     async def _start_child(self, name: str, command: Sequence[str | Path], *, uid: int | None = None) -> None:
         child = await Child.start(name, command, log=self._plan.folder / f"{name}.log", uid=uid)
         self._stack.push_async_callback(child.stop)
-        self.children[name] = child
+        self.children[name] = child  # in place of one that has ended
 
     async def _until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
         try:

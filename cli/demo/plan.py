@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
@@ -90,11 +89,17 @@ class Plan:
 
 
 def make_plan(
-    *, folder: Path, requests: int, leaf_lifetime: timedelta, pace: float, most_seconds: float, keep: bool
+    *,
+    folder: Path,
+    requests: int,
+    leaf_lifetime: timedelta,
+    pace: float,
+    most_seconds: float,
+    keep: bool,
+    as_root: bool,
 ) -> Plan:
-    """A plan with free ports, and a uid for each sidecar where this runs as root."""
+    """A plan with free ports, and a uid for each sidecar where it is for root."""
     ports = iter(_free_ports(12))
-    as_root = os.geteuid() == 0
 
     def sidecar(number: int, name: str) -> Sidecar:
         return Sidecar(

@@ -61,6 +61,11 @@ class Child:
                 f"{self.name} ended by itself with code {self._process.returncode}; its last words:\n  {last}",
             )
 
+    async def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._process.kill()
+        await self._process.wait()
+
     async def stop(self) -> None:
         """Ask it to end, and kill it where it does not within the grace."""
         if self._process.returncode is not None:

@@ -47,6 +47,7 @@ class Link:
         self._on_up = on_up
         self._move = asyncio.Event()
         self._line = self._new_line()
+        self.was_up = False  # whether the server was ever heard
 
     @property
     def is_up(self) -> bool:
@@ -90,6 +91,7 @@ class Link:
     def _new_stream(self, on_synced: Callable[[], None]) -> SyncStream:
         def synced() -> None:
             on_synced()
+            self.was_up = True
             self._on_up()
 
         return SyncStream(

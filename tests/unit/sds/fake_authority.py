@@ -67,7 +67,7 @@ def entry(name: str, **changes: object) -> Entry:
 
 
 class FakeSigner:
-    """Signs for `entries`. `away` fails every call, `gate` holds answers back, `tamper` changes the answer of an entry."""
+    """Signs for `entries`. `away` fails every call, `gate` holds answers back, `tamper` changes an answer."""
 
     def __init__(self, authority: FakeAuthority, clock: Clock, lifetime: timedelta = timedelta(seconds=100)) -> None:
         self.authority = authority

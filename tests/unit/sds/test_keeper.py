@@ -202,25 +202,34 @@ async def test_one_refused_entry_takes_nothing_from_the_others_and_is_tried_agai
     await bench.holds("good", "fine", "bad")
 
 
+def wrong_answer(bench: Bench, fault: str, asked: Entry, csr: object) -> list[bytes]:
+    now, issue = bench.clock.now(), bench.authority.issue
+    match fault:
+        case "another id":
+            return issue("spiffe://a.test/other", csr, now, SECOND)
+        case "another key":
+            return issue(asked.spiffe_id, new_key("ec-p256"), now, SECOND)
+        case "ended":
+            return issue(asked.spiffe_id, csr, now - 60 * SECOND, SECOND)
+        case "not yet valid":
+            return issue(asked.spiffe_id, csr, now + 60 * SECOND, SECOND)
+        case "foreign root":
+            return FakeAuthority(now, name="foreign").issue(asked.spiffe_id, csr, now, SECOND)
+        case "no intermediate":
+            return issue(asked.spiffe_id, csr, now, SECOND)[:1]
+        case "garbage":
+            return [b"garbage"]
+        case _:
+            return []
+
+
 @pytest.mark.invariant(9)
 @pytest.mark.parametrize(
     "fault",
     ["another id", "another key", "ended", "not yet valid", "foreign root", "no intermediate", "garbage", "empty"],
 )
 async def test_a_wrong_answer_is_never_published(bench: Bench, fault: str) -> None:
-    now, authority = bench.clock.now(), bench.authority
-    foreign = FakeAuthority(now, name="foreign")
-    faults = {
-        "another id": lambda asked, key: authority.issue("spiffe://a.test/other", key, now, SECOND),
-        "another key": lambda asked, key: authority.issue(asked.spiffe_id, new_key("ec-p256"), now, SECOND),
-        "ended": lambda asked, key: authority.issue(asked.spiffe_id, key, now - 60 * SECOND, SECOND),
-        "not yet valid": lambda asked, key: authority.issue(asked.spiffe_id, key, now + 60 * SECOND, SECOND),
-        "foreign root": lambda asked, key: foreign.issue(asked.spiffe_id, key, now, SECOND),
-        "no intermediate": lambda asked, key: authority.issue(asked.spiffe_id, key, now, SECOND)[:1],
-        "garbage": lambda asked, key: [b"garbage"],
-        "empty": lambda asked, key: [],
-    }
-    bench.signer.tamper["web"] = faults[fault]
+    bench.signer.tamper["web"] = lambda asked, csr: wrong_answer(bench, fault, asked, csr)
     bench.set_entries(entry("web"), entry("good"))
     await bench.holds("good")
     await bench.quiet()

@@ -1,0 +1,148 @@
+"""What a Sync stream says: a snapshot first, and from then on only what changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ca.api import sessions
+from ca.api.sessions import AgentSession, SessionBook
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import types_pb2
+from citadel.bundle import TrustBundle
+from citadel.entry import Entry
+from citadel.wire import entry_from_wire
+from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, entry
+
+BUNDLE = TrustBundle(trust_domain=A_TEST, sequence=1)
+ACKNOWLEDGED = types_pb2.ResourceReport.ACKNOWLEDGED
+
+
+@pytest.fixture
+def session() -> AgentSession:
+    return AgentSession(agent=agent(), connected_at=NOW)
+
+
+def told(session: AgentSession, *entries: Entry, bundle: TrustBundle = BUNDLE, revision: int = 1) -> list[pb.Update]:
+    return session.updates(entries={e.id: e for e in entries}, bundles={bundle.trust_domain: bundle}, revision=revision)
+
+
+def known(updates: list[pb.Update], before: dict[str, Entry] | None = None) -> dict[str, Entry]:
+    """What an agent knows that takes these updates as the protocol says."""
+    entries = dict(before or {})
+    for update in updates:
+        if update is updates[0] and update.snapshot:
+            entries.clear()
+        entries |= {message.id: entry_from_wire(message) for message in update.entries}
+        for entry_id in update.removed_entry_ids:
+            del entries[entry_id]
+    return entries
+
+
+def test_the_first_update_is_a_snapshot_with_the_bundle_even_when_there_is_nothing(session: AgentSession) -> None:
+    (update,) = told(session, revision=7)
+    assert update.snapshot
+    assert (update.revision, update.more, len(update.entries)) == (7, False, 0)
+    assert [bundle.json for bundle in update.bundles] == [BUNDLE.to_json()]
+
+
+def test_nothing_is_said_twice(session: AgentSession) -> None:
+    web = entry()
+    told(session, web)
+    assert told(session, web, revision=2) == []
+
+
+def test_only_what_changed_is_said(session: AgentSession) -> None:
+    web, shop, gone = entry("/web"), entry("/shop"), entry("/gone")
+    before = known(told(session, web, shop, gone))
+    changed = replace(shop, hint="new", revision=2)
+    (update,) = told(session, web, changed, fresh := entry("/fresh"), revision=2)
+    assert not update.snapshot
+    assert {message.id for message in update.entries} == {shop.id, fresh.id}
+    assert list(update.removed_entry_ids) == [gone.id]
+    assert not update.bundles
+    assert known([update], before) == {e.id: e for e in (web, changed, fresh)}
+
+
+def test_a_removal_alone_is_said(session: AgentSession) -> None:
+    web = entry()
+    told(session, web)
+    (update,) = told(session, revision=2)
+    assert list(update.removed_entry_ids) == [web.id]
+
+
+def test_a_changed_bundle_alone_is_said(session: AgentSession) -> None:
+    told(session)
+    newer = replace(BUNDLE, sequence=2)
+    (update,) = told(session, bundle=newer)
+    assert [bundle.json for bundle in update.bundles] == [newer.to_json()]
+    assert not update.entries
+
+
+def test_many_entries_come_in_parts_that_belong_together(session: AgentSession) -> None:
+    entries = [entry(f"/w{number}") for number in range(1200)]
+    updates = told(session, *entries, revision=1200)
+    assert [len(update.entries) for update in updates] == [500, 500, 200]
+    assert [update.more for update in updates] == [True, True, False]
+    assert [update.snapshot for update in updates] == [True, True, True]
+    assert {update.revision for update in updates} == {1200}
+    assert [len(update.bundles) for update in updates] == [1, 0, 0]
+    assert known(updates) == {e.id: e for e in entries}
+
+
+def test_a_change_in_parts_says_the_removals_once(session: AgentSession) -> None:
+    gone = entry("/gone")
+    before = known(told(session, gone))
+    entries = [entry(f"/w{number}") for number in range(501)]
+    updates = told(session, *entries, revision=2)
+    assert [update.snapshot for update in updates] == [False, False]
+    assert known(updates, before) == {e.id: e for e in entries}
+
+
+def report(stream_id: str, **fields: Any) -> types_pb2.StreamReport:
+    resources = [types_pb2.ResourceReport(name="default", state=ACKNOWLEDGED)]
+    return types_pb2.StreamReport(stream_id=stream_id, resources=resources, **fields)
+
+
+def streams(*reports: types_pb2.StreamReport, snapshot: bool = False) -> pb.AgentMessage:
+    return pb.AgentMessage(streams=pb.Streams(snapshot=snapshot, reports=reports))
+
+
+def test_stream_reports_add_up_and_a_snapshot_replaces_them(session: AgentSession) -> None:
+    session.take(streams(report("1"), report("2"), snapshot=True))
+    session.take(streams(report("3"), report("1", pid=7)))
+    assert {key: found.pid for key, found in session.streams.items()} == {"1": 7, "2": 0, "3": 0}
+    session.take(streams(report("2", closed=True), report("unknown", closed=True)))
+    assert set(session.streams) == {"1", "3"}
+    session.take(streams(report("9"), snapshot=True))
+    assert set(session.streams) == {"9"}
+
+
+def test_beyond_the_limit_no_stream_is_added_but_known_ones_stay_current(
+    session: AgentSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_MOST_STREAMS", 2)
+    session.take(streams(report("1"), report("2"), report("3")))
+    session.take(streams(report("1", pid=7)))
+    assert {key: found.pid for key, found in session.streams.items()} == {"1": 7, "2": 0}
+
+
+def test_acknowledgement_and_version_are_kept(session: AgentSession) -> None:
+    session.take(pb.AgentMessage(hello=pb.Hello(agent_version="v" * 1000)))
+    session.take(pb.AgentMessage(acknowledge=pb.Acknowledge(revision=42)))
+    assert session.version == "v" * 100
+    assert session.acknowledged_revision == 42
+
+
+async def test_of_two_sessions_of_one_agent_the_newest_counts_until_it_ends() -> None:
+    book = SessionBook()
+    old, new, other = (AgentSession(agent=agent(who), connected_at=NOW) for who in (NODE_1, NODE_1, NODE_2))
+    for session in (old, other, new):
+        book.open(session)
+    assert book.newest() == {NODE_1: new, NODE_2: other}
+    book.close(new)
+    assert book.newest() == {NODE_1: old, NODE_2: other}
+    book.wake_all()
+    assert (old.wake.is_set(), other.wake.is_set(), new.wake.is_set()) == (True, True, False)

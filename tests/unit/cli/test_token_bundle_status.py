@@ -1,0 +1,148 @@
+"""`citadel-cli token`, `bundle` and `status` over a real socket."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+
+from citadel._wire import admin_pb2, types_pb2
+from citadel.bundle import TrustBundle
+from citadel.wire import to_timestamp
+from tests import certificates
+from tests.clock import FakeClock
+from tests.unit.cli.fake_admin import FakeAdmin, Program
+
+JOIN_STRING = "citadel://127.0.0.1:8443/a.test?bundle-sha256=00&token=t0ken"
+
+
+async def test_token_create_prints_the_join_string_alone(admin: FakeAdmin, program: Program) -> None:
+    result = await program(
+        "token",
+        "create",
+        "--ttl",
+        "1h",
+        "--agent-name",
+        "a1",
+        "--node-selector",
+        "node:rack:a1",
+        "--node-selector",
+        "node:az:b",
+    )
+    assert (result.exit_code, result.stdout) == (0, JOIN_STRING + "\n")
+    assert result.stderr == "for spiffe://a.test/citadel/agent/a1, once, until 2026-01-01T01:00:00Z (in 1h)\n"
+    (request,) = admin.tokens
+    assert (request.ttl.ToTimedelta(), list(request.node_selectors)) == (
+        timedelta(hours=1),
+        ["node:rack:a1", "node:az:b"],
+    )
+
+
+async def test_token_create_leaves_the_lifetime_to_the_server(admin: FakeAdmin, program: Program) -> None:
+    result = await program("token", "create", "-o", "json")
+    assert json.loads(result.stdout) == {
+        "join_string": JOIN_STRING,
+        "agent_id": "spiffe://a.test/citadel/agent/chosen",
+        "expires_at": "2026-01-01T00:10:00Z",
+    }
+    assert not admin.tokens[0].HasField("ttl")
+
+
+async def test_bundle_show_prints_the_documents_themselves(admin: FakeAdmin, program: Program) -> None:
+    spiffe = await program("bundle", "show", "--format", "spiffe")
+    assert TrustBundle.from_json(certificates.A_TEST, spiffe.stdout.encode()).sequence == 7
+    pem = await program("bundle", "show", "--format", "pem")
+    assert x509.load_pem_x509_certificates(pem.stdout.encode()) == [admin.root.certificate]
+
+
+async def test_bundle_show_says_the_digest_that_join_strings_pin(admin: FakeAdmin, program: Program) -> None:
+    digest = certificates.bundle(admin.root).x509_digest()
+    table = (await program("bundle", "show")).stdout
+    assert digest in table
+    assert f"{admin.root.certificate.serial_number:x}" in table
+    plain = json.loads((await program("bundle", "show", "-o", "json")).stdout)
+    assert (plain["sha256"], plain["sequence"], plain["refresh_hint_seconds"]) == (digest, 7, 300)
+    assert [authority["not_after"] for authority in plain["x509_authorities"]] == ["2026-01-08T00:00:00Z"]
+
+
+@pytest.fixture
+def busy(admin: FakeAdmin, clock: FakeClock) -> admin_pb2.Status:
+    now = clock.now()
+    sent = types_pb2.ResourceReport(
+        name="default",
+        state=types_pb2.ResourceReport.ACKNOWLEDGED,
+        version="abc",
+        spiffe_id="spiffe://a.test/web",
+        serial="0a1b",
+        not_after=to_timestamp(now + timedelta(hours=1)),
+    )
+    refused = types_pb2.ResourceReport(
+        name="ROOTCA",
+        state=types_pb2.ResourceReport.REFUSED,
+        refusal="Failed to load\x1b[31m trusted CA",
+        trust_domain="a.test",
+        bundle_sequence=7,
+    )
+    stream = types_pb2.StreamReport(
+        stream_id="s1", protocol="sds", pid=42, uid=1000, node_id="sidecar", resources=[sent, refused]
+    )
+    admin.status = admin_pb2.Status(
+        version="0.1.0",
+        trust_domain="a.test",
+        started_at=to_timestamp(now - timedelta(minutes=5)),
+        revision=9,
+        entries=3,
+        issued=2**53 + 1,
+        authorities=[
+            admin_pb2.AuthorityStatus(
+                id="r1", kind="root", state="ACTIVE", serial="0f", not_after=to_timestamp(now + timedelta(days=365))
+            )
+        ],
+        agents=[
+            admin_pb2.AgentStatus(spiffe_id="spiffe://a.test/citadel/agent/a1", connected=True, streams=[stream]),
+            admin_pb2.AgentStatus(spiffe_id="spiffe://a.test/citadel/agent/a2", banned=True),
+        ],
+        refused={"entry_not_found": 2, "csr_malformed": 1},
+    )
+    return admin.status
+
+
+@pytest.mark.usefixtures("busy")
+async def test_status_names_what_each_stream_holds_or_refused(program: Program) -> None:
+    result = await program("status")
+    assert result.exit_code == 0
+    text = result.stdout
+    for expected in (
+        "5m",
+        "2027-01-01T00:00:00Z (in 365d)",
+        "spiffe://a.test/web serial 0a1b until 2026-01-01T01:00:00Z (in 1h)",
+        "bundle 7 of a.test",
+        "acknowledged",
+        "banned, away",
+    ):
+        assert expected in text, expected
+    assert [line.split() for line in text.splitlines()[-2:]] == [["csr_malformed", "1"], ["entry_not_found", "2"]]
+
+
+@pytest.mark.usefixtures("busy")
+async def test_what_a_proxy_says_cannot_steer_the_terminal(program: Program) -> None:
+    text = (await program("status")).stdout
+    assert "\x1b" not in text
+    assert r"Failed to load\x1b[31m trusted CA" in text
+
+
+@pytest.mark.usefixtures("busy")
+async def test_status_for_programs(program: Program) -> None:
+    status = json.loads((await program("-o", "json", "status")).stdout)
+    assert status["issued"] == 2**53 + 1
+    assert status["started_at"] == "2025-12-31T23:55:00Z"
+    assert status["refused"] == {"csr_malformed": 1, "entry_not_found": 2}
+    first, second = status["agents"][0]["streams"][0]["resources"]
+    assert (first["state"], first["not_after"]) == ("acknowledged", "2026-01-01T01:00:00Z")
+    assert (second["state"], second["not_after"], second["bundle_sequence"]) == ("refused", None, 7)
+
+
+async def test_status_of_a_server_with_nothing(admin: FakeAdmin, program: Program) -> None:  # noqa: ARG001
+    assert (await program("status")).stdout.count("\nnone\n") == 4
