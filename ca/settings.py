@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pydantic import Field, model_validator
 
 from citadel.config.types import Address, Duration, HostPort, LogSettings, Settings, TrustDomainName
+
+_LEAST_LEAF: Final = timedelta(seconds=1)
 
 
 class ListenSettings(Settings):
@@ -46,6 +48,12 @@ class AuthoritySettings(Settings):
     root_lifetime: Duration = timedelta(days=365)
     issuer_lifetime: Duration = timedelta(days=7)
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if not timedelta(0) < self.issuer_lifetime <= self.root_lifetime:
+            raise ValueError("issuer_lifetime must be more than nothing and at most root_lifetime")
+        return self
+
 
 class SvidSettings(Settings):
     """Lifetimes of leaves. An entry may ask for less or more than the default, never for more than the cap."""
@@ -54,6 +62,14 @@ class SvidSettings(Settings):
     max_lifetime: Duration = timedelta(hours=24)
     agent_lifetime: Duration = timedelta(hours=1)
     backdate: Duration = timedelta(seconds=10)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if not _LEAST_LEAF <= self.default_lifetime <= self.max_lifetime:
+            raise ValueError("default_lifetime must be at least 1s and at most max_lifetime")
+        if not _LEAST_LEAF <= self.agent_lifetime <= self.max_lifetime:
+            raise ValueError("agent_lifetime must be at least 1s and at most max_lifetime")
+        return self
 
 
 class LimitSettings(Settings):

@@ -108,22 +108,25 @@ def from_rpc_error(error: grpc.RpcError) -> CitadelError:
     if not isinstance(error, aio.AioRpcError):
         return errors.Unavailable(Reason.SERVER_UNREACHABLE, str(error))
     info = _error_info(error)
-    message = error.details() or error.code().name
     if info is None:
-        return _without_info(error.code(), message)
-    try:
-        reason = Reason(info.reason)
-    except ValueError:  # a newer peer's reason: the kind still says what can be done
-        reason = Reason.INTERNAL
-    return make_error(error.code().name, reason, message)
+        return _without_info(error.code(), error.details() or error.code().name)
+    message = info.metadata.get("message") or error.details() or error.code().name
+    return make_error(error.code().name, _reason(info.reason), message, fix=info.metadata.get("fix", ""))
 
 
-def make_error(code: str, reason: Reason, message: str) -> CitadelError:
+def make_error(code: str, reason: Reason, message: str, *, fix: str = "") -> CitadelError:
     """The error of the kind named `code`, or the root where the code is none of ours."""
     try:
-        return _BY_KIND[errors.Kind(code)](reason, message)
+        return _BY_KIND[errors.Kind(code)](reason, message, fix=fix)
     except (ValueError, KeyError):
-        return CitadelError(reason, message)
+        return CitadelError(reason, message, fix=fix)
+
+
+def _reason(code: str) -> Reason:
+    try:
+        return Reason(code)
+    except ValueError:  # a newer peer's reason: the kind still says what can be done
+        return Reason.INTERNAL
 
 
 def _without_info(code: grpc.StatusCode, message: str) -> CitadelError:
@@ -133,7 +136,8 @@ def _without_info(code: grpc.StatusCode, message: str) -> CitadelError:
 
 
 def _details(error: CitadelError) -> bytes:
-    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=ERROR_DOMAIN)
+    texts = {"message": error.message, "fix": error.fix}
+    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=ERROR_DOMAIN, metadata=texts)
     packed = any_pb2.Any()
     packed.Pack(info)
     code = int(status_code(error).value[0])

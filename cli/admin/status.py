@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from citadel._wire import admin_pb2, types_pb2
 from citadel.wire import from_timestamp
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
@@ -39,10 +41,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
     print_heading("authorities")
     print_table(
         ("KIND", "STATE", "ID", "SERIAL", "NOT AFTER"),
-        (
-            (item.kind, item.state, item.id, item.serial, moment_and_distance(from_timestamp(item.not_after), now))
-            for item in status.authorities
-        ),
+        ((item.kind, item.state, item.id, item.serial, _when(item.not_after, now)) for item in status.authorities),
         none="none",
     )
     print_heading("agents")
@@ -52,7 +51,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             (
                 agent.spiffe_id,
                 _state(agent),
-                moment_and_distance(from_timestamp(agent.since), now),
+                _when(agent.since, now),
                 agent.version,
                 agent.acknowledged_revision,
                 len(agent.streams),
@@ -71,6 +70,11 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
     print_table(("REASON", "COUNT"), sorted(status.refused.items()), none="none")
 
 
+def _when(message: Timestamp, now: datetime) -> str:
+    # A time that was not sent reads as 1970, which nothing here happened in.
+    return moment_and_distance(from_timestamp(message) if message.ByteSize() else None, now)
+
+
 def _state(agent: admin_pb2.AgentStatus) -> str:
     connected = "connected" if agent.connected else "away"
     return f"banned, {connected}" if agent.banned else connected
@@ -87,10 +91,7 @@ def _rows(agent: admin_pb2.AgentStatus, stream: types_pb2.StreamReport, now: dat
 
 def _holds(resource: types_pb2.ResourceReport, now: datetime) -> str:
     if resource.spiffe_id:
-        return (
-            f"{resource.spiffe_id} serial {resource.serial} until "
-            f"{moment_and_distance(from_timestamp(resource.not_after), now)}"
-        )
+        return f"{resource.spiffe_id} serial {resource.serial} until {_when(resource.not_after, now)}"
     if resource.trust_domain:
         return f"bundle {resource.bundle_sequence} of {resource.trust_domain}"
     return ""

@@ -77,7 +77,7 @@ def _print(chain: Sequence[x509.Certificate], problems: list[str], now: datetime
         )
     )
     if len(chain) > 1:
-        print_heading("intermediates")
+        print_heading("above the leaf")
         print_table(
             ("SUBJECT", "SERIAL", "NOT AFTER", "ISSUER"),
             (

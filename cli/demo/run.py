@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -110,7 +113,8 @@ def _summarize(
 
 
 def _say_how_to_look_around(plan: Plan, screen: Screen) -> None:
-    ask = f"citadel-cli --socket {plan.admin_socket}"
+    command = os.path.relpath(Path(sys.executable).with_name("citadel-cli"))
+    ask = f"{command} --socket {plan.admin_socket}"
     screen.say("It goes on running; Ctrl-C ends it. To look around:")
     for sidecar in plan.sidecars:
         screen.say(f"  http://127.0.0.1:{sidecar.admin_port}/certs  the Envoy of {sidecar.name} (also /stats)")

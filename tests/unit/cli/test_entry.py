@@ -80,7 +80,7 @@ async def test_an_alias_has_the_server_as_parent(admin: FakeAdmin, program: Prog
         (("--spiffe-id", "http://a", *ON_A1, *UID), 3, "(id_malformed)"),
         ((*WEB, *ON_A1, "--selector", "uid"), 3, "(entry_bad_selector)"),
         ((*WEB, *ON_A1, *UID, "--federates-with", "B.test"), 3, "(trust_domain_malformed)"),
-        ((*WEB, *ON_A1), 3, "error: the entry has no selectors; give at least one (entry_no_selectors)"),
+        ((*WEB, *ON_A1), 3, "error: the entry has no selectors (entry_no_selectors)\n  try: give at least one"),
     ],
 )
 async def test_create_refuses(

@@ -81,7 +81,7 @@ async def test_a_table_of_a_good_chain(program: Program, tmp_path: Path) -> None
     result = await program("svid", "inspect", str(path))
     assert result.exit_code == 0
     assert "2026-01-01T01:00:00Z (in 1h)" in result.stdout
-    assert "intermediates" in result.stdout
+    assert "above the leaf" in result.stdout
     assert "broken rules" not in result.stdout
 
 

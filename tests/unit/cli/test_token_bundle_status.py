@@ -123,6 +123,7 @@ async def test_status_names_what_each_stream_holds_or_refused(program: Program) 
         "banned, away",
     ):
         assert expected in text, expected
+    assert "1970" not in text
     assert [line.split() for line in text.splitlines()[-2:]] == [["csr_malformed", "1"], ["entry_not_found", "2"]]
 
 

@@ -17,6 +17,7 @@ from grpc import aio
 from citadel._wire import agent_api_pb2, agent_api_pb2_grpc, bootstrap_pb2, bootstrap_pb2_grpc, types_pb2
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
+from citadel.entry import Entry
 from citadel.errors import CitadelError
 from citadel.rpc import ErrorBorder
 from citadel.spiffe import SpiffeId
@@ -48,6 +49,7 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
         self.answered_id: SpiffeId = AGENT
         self.answered_key: PrivateKey | None = None
         self.refusal: CitadelError | None = None
+        self.agent_api = "127.0.0.1:8444"
         self.tokens: list[str] = []
 
     async def GetBundle(self, request: Any, context: Any) -> bootstrap_pb2.GetBundleResponse:
@@ -62,7 +64,7 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
             spiffe_id=str(self.answered_id),
             chain=self.authority.issue(self.answered_id, key, now(), HOUR),
             bundle=bundle_message(self.bundle),
-            agent_api="127.0.0.1:8444",
+            agent_api=self.agent_api,
         )
 
 
@@ -94,6 +96,7 @@ class FakeAgentApi(agent_api_pb2_grpc.AgentApiServicer):
         self.renewals: list[bytes] = []
         self.lose_renewals = 0
         self.agent_lifetime = HOUR
+        self.entries: dict[str, Entry] = {}
 
     async def Sync(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[agent_api_pb2.Update]:
         self.attempts += 1
@@ -116,6 +119,18 @@ class FakeAgentApi(agent_api_pb2_grpc.AgentApiServicer):
         finally:
             reader.cancel()
             sync.has_ended = True
+
+    async def SignX509Svids(self, request: agent_api_pb2.SignX509SvidsRequest, context: Any) -> Any:
+        response = agent_api_pb2.SignX509SvidsResponse()
+        for item in request.requests:
+            asked = self.entries.get(item.entry_id)
+            if asked is None:
+                refusal = agent_api_pb2.Refusal(code="NOT_FOUND", reason="entry_not_found", message="no such entry")
+                response.results.add(refusal=refusal)
+            else:
+                chain = self.authority.issue(asked.spiffe_id, x509.load_der_x509_csr(item.csr), now(), HOUR)
+                response.results.add(svid=agent_api_pb2.X509Svid(chain=chain, lifetime_limited_by="default"))
+        return response
 
     async def RenewAgent(self, request: agent_api_pb2.RenewAgentRequest, context: Any) -> Any:
         self.renewals.append(request.csr)

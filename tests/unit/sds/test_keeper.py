@@ -203,24 +203,23 @@ async def test_one_refused_entry_takes_nothing_from_the_others_and_is_tried_agai
 
 
 def wrong_answer(bench: Bench, fault: str, asked: Entry, csr: object) -> list[bytes]:
-    now, issue = bench.clock.now(), bench.authority.issue
+    now, authority, chain = bench.clock.now(), bench.authority, []
     match fault:
         case "another id":
-            return issue("spiffe://a.test/other", csr, now, SECOND)
+            chain = authority.issue("spiffe://a.test/other", csr, now, SECOND)
         case "another key":
-            return issue(asked.spiffe_id, new_key("ec-p256"), now, SECOND)
+            chain = authority.issue(asked.spiffe_id, new_key("ec-p256"), now, SECOND)
         case "ended":
-            return issue(asked.spiffe_id, csr, now - 60 * SECOND, SECOND)
+            chain = authority.issue(asked.spiffe_id, csr, now - 60 * SECOND, SECOND)
         case "not yet valid":
-            return issue(asked.spiffe_id, csr, now + 60 * SECOND, SECOND)
+            chain = authority.issue(asked.spiffe_id, csr, now + 60 * SECOND, SECOND)
         case "foreign root":
-            return FakeAuthority(now, name="foreign").issue(asked.spiffe_id, csr, now, SECOND)
+            chain = FakeAuthority(now, name="foreign").issue(asked.spiffe_id, csr, now, SECOND)
         case "no intermediate":
-            return issue(asked.spiffe_id, csr, now, SECOND)[:1]
+            chain = authority.issue(asked.spiffe_id, csr, now, SECOND)[:1]
         case "garbage":
-            return [b"garbage"]
-        case _:
-            return []
+            chain = [b"garbage"]
+    return chain
 
 
 @pytest.mark.invariant(9)

@@ -1,0 +1,268 @@
+"""The sacred function: who gets a certificate, what it says, and that its row came first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.authority.certificates import build_issuer
+from ca.authority.manager import IssuingAuthority
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.entries.directory import EntryDirectory
+from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest, key_digest
+from ca.issuance.ledger import LedgerRow
+from ca.issuance.lifetime import LifetimePolicy, LimitedBy
+from ca.issuance.serials import serial_hex
+from citadel.entry import Entry
+from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unavailable
+from citadel.spiffe import SpiffeId
+from tests import certificates
+from tests.clock import FakeClock
+from tests.csrs import csr, new_key
+from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, entry
+
+HOUR = timedelta(hours=1)
+ROOT = certificates.root()
+
+
+class RecordingLedger:
+    """Takes rows when it is let, and says what it took."""
+
+    def __init__(self) -> None:
+        self.rows: list[LedgerRow] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refusal: CitadelError | None = None
+
+    async def append(self, rows: Sequence[LedgerRow]) -> None:
+        await self.gate.wait()
+        if self.refusal is not None:
+            raise self.refusal
+        self.rows.extend(rows)
+
+
+class Authorities:
+    """One issuing authority that ends after `lifetime`."""
+
+    def __init__(self, lifetime: timedelta) -> None:
+        key = new_key()
+        certificate = build_issuer(
+            trust_domain=A_TEST,
+            public_key=key.public_key(),
+            root=ROOT.certificate,
+            root_key=ROOT.key,  # type: ignore[arg-type] # an EC key
+            not_before=NOW,
+            not_after=NOW + lifetime,
+        )
+        self.authority = Authority(
+            id="i" * 32,
+            kind=AuthorityKind.ISSUER,
+            state=AuthorityState.ACTIVE,
+            key_id="k",
+            certificate=certificate,
+            parent_id="r",
+            created_at=NOW,
+        )
+        self._issuing = IssuingAuthority(authority=self.authority, key=key)
+
+    def issuing(self) -> IssuingAuthority:
+        return self._issuing
+
+
+class Desk:
+    """An issuer and all that it asks."""
+
+    def __init__(self, *entries: Entry, issuer_lifetime: timedelta = timedelta(days=7)) -> None:
+        self.ledger = RecordingLedger()
+        self.authorities = Authorities(issuer_lifetime)
+        self.directory = EntryDirectory(trust_domain=A_TEST)
+        self.directory.load(entries, revision=len(entries))
+        self.issuer = Issuer(
+            entries=self.directory,
+            authorities=self.authorities,
+            ledger=self.ledger,
+            clock=FakeClock(NOW),
+            policy=LifetimePolicy(default=HOUR, cap=24 * HOUR, backdate=timedelta(seconds=10)),
+            agent_lifetime=HOUR,
+            max_batch=20,
+        )
+
+    async def issue(self, *items: tuple[Entry | str, bytes]) -> list[IssuedSvid | CitadelError]:
+        requests = [
+            SvidRequest(entry_id=wanted if isinstance(wanted, str) else wanted.id, csr=der) for wanted, der in items
+        ]
+        return await self.issuer.issue(agent(NODE_1), requests)
+
+
+async def issued(desk: Desk, wanted: Entry, key: ec.EllipticCurvePrivateKey | None = None) -> IssuedSvid:
+    (svid,) = await desk.issue((wanted, csr(key)))
+    assert isinstance(svid, IssuedSvid)
+    return svid
+
+
+async def test_only_the_public_key_of_the_request_is_used() -> None:
+    web, key = entry("/web", dns_names=("web.a.test",)), new_key()
+    desk = Desk(web)
+    (svid,) = await desk.issue((web, csr(key, names=("spiffe://a.test/citadel/server",))))
+    assert isinstance(svid, IssuedSvid)
+    leaf, issuing = svid.chain
+    parsed = certificates.san(str(web.spiffe_id), dns=web.dns_names)
+    assert leaf.extensions.get_extension_for_class(type(parsed)).value == parsed
+    assert leaf.public_key() == key.public_key()
+    assert issuing == desk.authorities.authority.certificate
+
+
+async def test_the_row_says_what_the_certificate_says() -> None:
+    web, key = entry(), new_key()
+    desk = Desk(web)
+    svid = await issued(desk, web, key)
+    leaf = svid.chain[0]
+    assert desk.ledger.rows == [
+        LedgerRow(
+            serial=serial_hex(leaf.serial_number),
+            spiffe_id=web.spiffe_id,
+            entry_id=web.id,
+            requested_by=NODE_1,
+            issuer_id=desk.authorities.authority.id,
+            public_key=key_digest(key.public_key()),
+            not_before=leaf.not_valid_before_utc,
+            not_after=leaf.not_valid_after_utc,
+            issued_at=NOW,
+            limited_by="default",
+        )
+    ]
+
+
+@pytest.mark.invariant(2)
+async def test_nothing_is_answered_before_the_row_is_durable() -> None:
+    web = entry()
+    desk = Desk(web)
+    desk.ledger.gate.clear()
+    asking = asyncio.create_task(desk.issue((web, csr())))
+    await asyncio.sleep(0.01)
+    assert not asking.done()
+    desk.ledger.gate.set()
+    (svid,) = await asking
+    assert isinstance(svid, IssuedSvid)
+
+
+@pytest.mark.invariant(2)
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full"),
+        PermissionDenied(Reason.AGENT_BANNED, "banned meanwhile"),
+    ],
+)
+async def test_what_the_ledger_refuses_is_not_answered(refusal: CitadelError) -> None:
+    web = entry()
+    desk = Desk(web)
+    desk.ledger.refusal = refusal
+    with pytest.raises(type(refusal)):
+        await desk.issue((web, csr()))
+    with pytest.raises(type(refusal)):
+        await desk.issuer.issue_reserved(NODE_1, csr())
+
+
+@pytest.mark.parametrize("neighbours", [1, 12])  # inline, and in a worker thread
+async def test_a_refused_item_takes_nothing_from_its_neighbours(neighbours: int) -> None:
+    web, other, ended = entry(), entry("/other", NODE_2), entry("/ended", expires_at=NOW)
+    desk = Desk(web, other, ended)
+    good = [(web, csr())] * neighbours
+    bad: list[tuple[Entry | str, bytes]] = [
+        (web, b"garbage"),
+        (other, csr()),
+        ("made-up", csr()),
+        (ended, csr()),
+        (web, csr(new_key(ec.SECP224R1()))),
+    ]
+    results = await desk.issue(*good, *bad, *good[:1])
+    assert [result.reason if isinstance(result, CitadelError) else "issued" for result in results] == [
+        *["issued"] * neighbours,
+        Reason.CSR_MALFORMED,
+        Reason.ENTRY_NOT_AUTHORIZED,
+        Reason.ENTRY_NOT_AUTHORIZED,
+        Reason.ENTRY_EXPIRED,
+        Reason.CSR_KEY_REFUSED,
+        "issued",
+    ]
+    assert len(desk.ledger.rows) == neighbours + 1
+    assert len({row.serial for row in desk.ledger.rows}) == neighbours + 1
+
+
+async def test_an_entry_that_asks_for_ages_takes_nothing_from_its_neighbours() -> None:
+    web, greedy = entry(), entry("/greedy", x509_svid_ttl=timedelta.max)
+    desk = Desk(web, greedy)
+    results = await desk.issue((web, csr()), (greedy, csr()))
+    assert [result.limited_by for result in results if isinstance(result, IssuedSvid)] == [
+        LimitedBy.DEFAULT,
+        LimitedBy.CAP,
+    ]
+
+
+async def test_a_batch_over_the_limit_is_refused_whole() -> None:
+    web = entry()
+    desk = Desk(web)
+    assert len(await desk.issue(*[(web, csr())] * 20)) == 20
+    with pytest.raises(InvalidArgument) as refused:
+        await desk.issue(*[(web, csr())] * 21)
+    assert refused.value.reason is Reason.BATCH_TOO_LARGE
+    assert len(desk.ledger.rows) == 20
+
+
+async def test_an_empty_batch_is_answered_with_nothing() -> None:
+    assert await Desk().issue() == []
+
+
+LIMITS = [
+    ("the default", entry(), 7 * 24 * HOUR, HOUR, LimitedBy.DEFAULT),
+    ("the entry", entry(x509_svid_ttl=timedelta(seconds=5)), 7 * 24 * HOUR, timedelta(seconds=5), LimitedBy.ENTRY),
+    ("the cap", entry(x509_svid_ttl=48 * HOUR), 7 * 24 * HOUR, 24 * HOUR, LimitedBy.CAP),
+    ("the issuer", entry(x509_svid_ttl=3 * HOUR), 2 * HOUR, 2 * HOUR, LimitedBy.ISSUER),
+    ("the entry's end", entry(expires_at=NOW + HOUR / 2), 7 * 24 * HOUR, HOUR / 2, LimitedBy.ENTRY_EXPIRY),
+]
+
+
+@pytest.mark.invariant(6)
+@pytest.mark.parametrize(
+    ("wanted", "issuer_lives", "lives", "by"), [pytest.param(*row[1:], id=row[0]) for row in LIMITS]
+)
+async def test_the_answer_says_what_limited_the_lifetime(
+    wanted: Entry, issuer_lives: timedelta, lives: timedelta, by: LimitedBy
+) -> None:
+    svid = await issued(Desk(wanted, issuer_lifetime=issuer_lives), wanted)
+    leaf, issuing = svid.chain
+    assert (leaf.not_valid_after_utc - NOW, svid.limited_by) == (lives, by)
+    assert leaf.not_valid_after_utc <= issuing.not_valid_after_utc
+    assert leaf.not_valid_before_utc >= issuing.not_valid_before_utc
+
+
+@pytest.mark.invariant(6)
+async def test_an_issuer_without_life_issues_nothing() -> None:
+    web = entry()
+    desk = Desk(web, issuer_lifetime=timedelta(seconds=0.5))
+    (refusal,) = await desk.issue((web, csr()))
+    assert isinstance(refusal, Unavailable)
+    assert desk.ledger.rows == []
+
+
+async def test_citadels_own_identities_need_a_good_request_too() -> None:
+    desk = Desk()
+    with pytest.raises(InvalidArgument):
+        await desk.issuer.issue_reserved(SpiffeId(A_TEST, "/citadel/server"), b"garbage")
+    assert desk.ledger.rows == []
+
+
+async def test_serials_are_random_of_128_bits_and_written_in_whole_bytes() -> None:
+    web = entry()
+    desk = Desk(web)
+    results = await desk.issue(*[(web, csr())] * 20)
+    serials = [result.chain[0].serial_number for result in results if isinstance(result, IssuedSvid)]
+    assert len(set(serials)) == 20
+    assert all(0 < serial < 2**128 for serial in serials)
+    assert max(serials) > 2**120, "of twenty random ones"
+    assert [serial_hex(number) for number in (1, 0x10, 0xABC)] == ["01", "10", "0abc"]

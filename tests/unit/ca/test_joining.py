@@ -1,0 +1,381 @@
+"""Tokens work once and briefly; agents are known by their row and recorded key, not by a valid chain alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ca.agents.joining import Joining
+from ca.agents.model import Agent
+from ca.agents.roster import AgentRoster
+from ca.authority.manager import IssuingAuthority
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.entries.directory import EntryDirectory
+from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
+from ca.issuance.ledger import LedgerRow
+from ca.issuance.lifetime import LifetimePolicy
+from ca.store.agents import SqlAgentStore, SqlTokenStore
+from ca.store.database import transaction
+from ca.store.schema import tokens
+from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unauthenticated, Unavailable
+from citadel.spiffe import SpiffeId
+from tests import certificates
+from tests.clock import FakeClock
+from tests.csrs import csr, new_key
+from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, selectors
+
+MINUTE = timedelta(minutes=1)
+TOP = certificates.root()
+ISSUING = certificates.intermediate(TOP, lifetime=timedelta(days=30))
+
+
+class OpenLedger:
+    """A ledger that takes every row, or none."""
+
+    def __init__(self) -> None:
+        self.rows: list[LedgerRow] = []
+        self.fails = False
+
+    async def append(self, rows: Sequence[LedgerRow]) -> None:
+        if self.fails:
+            raise Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full")
+        self.rows.extend(rows)
+
+
+class OneAuthority:
+    """Signs with one issuing authority, for ever."""
+
+    def issuing(self) -> IssuingAuthority:
+        authority = Authority(
+            id="i" * 32,
+            kind=AuthorityKind.ISSUER,
+            state=AuthorityState.ACTIVE,
+            key_id="k",
+            certificate=ISSUING.certificate,
+            parent_id="r",
+            created_at=NOW,
+        )
+        return IssuingAuthority(authority=authority, key=ISSUING.key)  # type: ignore[arg-type] # an EC key
+
+
+class Joiner:
+    """A server's joining part on a real store, and what a restart makes of it."""
+
+    def __init__(self, engine: AsyncEngine, clock: FakeClock) -> None:
+        self.engine = engine
+        self.ledger = OpenLedger()
+        self.roster = AgentRoster(trust_domain=A_TEST, store=SqlAgentStore(engine=engine), clock=clock)
+        self.issuer = Issuer(
+            entries=EntryDirectory(trust_domain=A_TEST),
+            authorities=OneAuthority(),
+            ledger=self.ledger,
+            clock=clock,
+            policy=LifetimePolicy(default=MINUTE, cap=60 * MINUTE, backdate=timedelta()),
+            agent_lifetime=30 * MINUTE,
+            max_batch=10,
+        )
+        self.joining = Joining(
+            trust_domain=A_TEST,
+            tokens=SqlTokenStore(engine=engine),
+            roster=self.roster,
+            issuer=self.issuer,
+            clock=clock,
+            default_lifetime=10 * MINUTE,
+        )
+
+    async def token(self, name: str = "node-1", *facts: str, lifetime: timedelta | None = None) -> str:
+        made = await self.joining.create_token(agent_name=name, lifetime=lifetime, selectors=selectors(*facts))
+        return made.secret
+
+    async def recorded(self) -> dict[SpiffeId, Agent]:
+        """The agents as a restarted server finds them; they must be those of this one."""
+        found = {one.spiffe_id: one for one in await SqlAgentStore(engine=self.engine).load()}
+        assert found == dict(self.roster.all())
+        return found
+
+
+@pytest.fixture
+def server(engine: AsyncEngine, clock: FakeClock) -> Joiner:
+    return Joiner(engine, clock)
+
+
+def pem(svid: IssuedSvid) -> bytes:
+    return svid.chain[0].public_bytes(Encoding.PEM)
+
+
+async def test_a_token_makes_an_agent_with_a_recorded_key(server: Joiner, clock: FakeClock) -> None:
+    key = new_key()
+    svid = await server.joining.join(await server.token("node-1", "node:rack:a"), csr(key))
+    assert svid.spiffe_id == NODE_1
+    assert await server.recorded() == {
+        NODE_1: agent(
+            NODE_1, "node:name:node-1", "node:rack:a", key=key_digest(key.public_key()), joined_at=clock.now()
+        )
+    }
+
+
+async def test_without_a_name_every_token_is_for_another_agent(server: Joiner) -> None:
+    names = {(await server.joining.join(await server.token(""), csr())).spiffe_id for _ in range(3)}
+    assert len(names) == 3
+
+
+async def used(server: Joiner, clock: FakeClock) -> str:  # noqa: ARG001 - the form of the table
+    token = await server.token()
+    await server.joining.join(token, csr())
+    return token
+
+
+async def expired(server: Joiner, clock: FakeClock) -> str:
+    token = await server.token()
+    await clock.advance(600)
+    return token
+
+
+async def used_and_expired(server: Joiner, clock: FakeClock) -> str:
+    token = await used(server, clock)
+    await clock.advance(600)
+    return token
+
+
+async def forgotten(server: Joiner, clock: FakeClock) -> str:
+    token = await used(server, clock)
+    await clock.advance(timedelta(days=8).total_seconds())
+    return token
+
+
+async def made_up(server: Joiner, clock: FakeClock) -> str:  # noqa: ARG001 - the form of the table
+    return "A" * 43
+
+
+async def empty(server: Joiner, clock: FakeClock) -> str:  # noqa: ARG001 - the form of the table
+    return ""
+
+
+async def not_ascii(server: Joiner, clock: FakeClock) -> str:  # noqa: ARG001 - the form of the table
+    return "\ud7ff" * 43
+
+
+async def the_digest(server: Joiner, clock: FakeClock) -> str:  # noqa: ARG001 - the form of the table
+    await server.token()
+    async with transaction(server.engine) as connection:
+        return str(await connection.scalar(select(tokens.c.digest)))
+
+
+BAD_TOKENS = [
+    (used, Reason.TOKEN_USED),
+    (expired, Reason.TOKEN_EXPIRED),
+    (used_and_expired, Reason.TOKEN_USED),
+    (forgotten, Reason.TOKEN_UNKNOWN),
+    (made_up, Reason.TOKEN_UNKNOWN),
+    (empty, Reason.TOKEN_UNKNOWN),
+    (not_ascii, Reason.TOKEN_UNKNOWN),
+    (the_digest, Reason.TOKEN_UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("make", "reason"), BAD_TOKENS)
+async def test_a_bad_token_is_refused_with_its_reason(
+    server: Joiner, clock: FakeClock, make: object, reason: Reason
+) -> None:
+    token = await make(server, clock)  # type: ignore[operator] # one of the functions above
+    before, issued = await server.recorded(), len(server.ledger.rows)
+    with pytest.raises(Unauthenticated) as refused:
+        await server.joining.join(token, csr())
+    assert refused.value.reason is reason
+    assert not token or token not in str(refused.value)
+    assert await server.recorded() == before
+    assert len(server.ledger.rows) == issued
+
+
+async def test_of_two_that_bring_one_token_at_once_exactly_one_wins(server: Joiner) -> None:
+    for number in range(10):
+        token = await server.token(f"node-{number}")
+        keys = [new_key(), new_key()]
+        results = await asyncio.gather(*(server.joining.join(token, csr(key)) for key in keys), return_exceptions=True)
+        (winner,) = (key for key, result in zip(keys, results, strict=True) if isinstance(result, IssuedSvid))
+        (loser,) = (result for result in results if isinstance(result, CitadelError))
+        assert loser.reason is Reason.TOKEN_USED
+        recorded = await server.recorded()
+        assert recorded[SpiffeId(A_TEST, f"/citadel/agent/node-{number}")].key == key_digest(winner.public_key())
+
+
+async def test_a_bad_request_does_not_use_the_token_up(server: Joiner) -> None:
+    token = await server.token()
+    with pytest.raises(InvalidArgument):
+        await server.joining.join(token, b"garbage")
+    assert await server.recorded() == {}
+    await server.joining.join(token, csr())
+
+
+async def test_joining_again_replaces_key_and_facts(server: Joiner) -> None:
+    first = await server.joining.join(await server.token("node-1", "node:rack:a"), csr())
+    second = await server.joining.join(await server.token("node-1", "node:rack:b"), csr())
+    assert (await server.recorded())[NODE_1].selectors == selectors("node:name:node-1", "node:rack:b")
+    await server.roster.authenticate(pem(second))
+    with pytest.raises(PermissionDenied) as refused:
+        await server.roster.authenticate(pem(first))
+    assert refused.value.reason is Reason.AGENT_KEY_MISMATCH
+
+
+async def test_a_banned_agent_does_not_come_back_by_a_token_and_the_token_stays_good(server: Joiner) -> None:
+    token = await server.token()
+    server.roster.add(agent(banned=True))
+    with pytest.raises(PermissionDenied) as refused:
+        await server.joining.join(token, csr())
+    assert refused.value.reason is Reason.AGENT_BANNED
+    server.roster.add(agent(banned=False))
+    await server.joining.join(token, csr())
+
+
+@pytest.mark.invariant(10)
+async def test_the_store_knows_only_the_digest_of_a_token(server: Joiner) -> None:
+    made = await server.joining.create_token(agent_name="", lifetime=None, selectors=frozenset())
+    async with transaction(server.engine) as connection:
+        row = (await connection.execute(select(tokens))).one()
+    assert made.secret not in repr(tuple(row))
+    assert made.secret not in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"agent_name": "Node"}, Reason.TOKEN_MALFORMED),
+        ({"agent_name": "a/b"}, Reason.TOKEN_MALFORMED),
+        ({"agent_name": ".."}, Reason.TOKEN_MALFORMED),
+        ({"agent_name": "a\n"}, Reason.TOKEN_MALFORMED),
+        ({"agent_name": "a" * 64}, Reason.TOKEN_MALFORMED),
+        ({"lifetime": timedelta(seconds=-1)}, Reason.TOKEN_MALFORMED),
+        ({"lifetime": timedelta(days=1, seconds=1)}, Reason.TOKEN_MALFORMED),
+        ({"selectors": selectors("unix:uid:0")}, Reason.ENTRY_BAD_SELECTOR),
+    ],
+)
+async def test_a_token_that_must_not_be_is_not_made(
+    server: Joiner, changes: dict[str, object], reason: Reason
+) -> None:
+    wanted: dict[str, object] = {"agent_name": "node-1", "lifetime": None, "selectors": frozenset()}
+    with pytest.raises(InvalidArgument) as refused:
+        await server.joining.create_token(**(wanted | changes))  # type: ignore[arg-type] # a table of changes
+    assert refused.value.reason is reason
+
+
+async def test_ended_tokens_are_forgotten_after_a_while(server: Joiner, clock: FakeClock) -> None:
+    await server.token("old")
+    await clock.advance(timedelta(days=8).total_seconds())
+    await server.joining.join(await server.token("new"), csr())
+    async with transaction(server.engine) as connection:
+        assert list(await connection.scalars(select(tokens.c.agent_id))) == ["spiffe://a.test/citadel/agent/new"]
+
+
+def presented(*uris: str, **changes: object) -> bytes:
+    return certificates.leaf(ISSUING, *uris, **changes).pem
+
+
+@pytest.mark.parametrize(
+    ("leaf", "error", "reason"),
+    [
+        pytest.param(b"garbage", Unauthenticated, Reason.AGENT_SVID_REFUSED, id="no certificate"),
+        pytest.param(ISSUING.pem, Unauthenticated, Reason.AGENT_SVID_REFUSED, id="a CA certificate"),
+        pytest.param(
+            presented(names=None), Unauthenticated, Reason.AGENT_SVID_REFUSED, id="a certificate without an ID"
+        ),
+        pytest.param(presented(), PermissionDenied, Reason.AGENT_SVID_REFUSED, id="a workload's"),
+        pytest.param(
+            presented("spiffe://a.test/citadel/server"), PermissionDenied, Reason.AGENT_SVID_REFUSED, id="the server's"
+        ),
+        pytest.param(
+            presented("spiffe://b.test/citadel/agent/node-1"),
+            PermissionDenied,
+            Reason.AGENT_SVID_REFUSED,
+            id="an agent's of another domain",
+        ),
+        pytest.param(presented(str(NODE_2)), PermissionDenied, Reason.AGENT_UNKNOWN, id="an agent's that never joined"),
+        pytest.param(presented(str(NODE_1)), PermissionDenied, Reason.AGENT_KEY_MISMATCH, id="another key"),
+    ],
+)
+async def test_who_is_no_agent_is_refused(
+    server: Joiner, leaf: bytes, error: type[CitadelError], reason: Reason
+) -> None:
+    server.roster.add(agent(NODE_1))
+    with pytest.raises(error) as refused:
+        await server.roster.authenticate(leaf)
+    assert refused.value.reason is reason
+
+
+async def test_an_agent_whose_certificate_ended_is_refused(server: Joiner, clock: FakeClock) -> None:
+    svid = await server.joining.join(await server.token(), csr())
+    await clock.advance(timedelta(minutes=30).total_seconds() - 1)
+    await server.roster.authenticate(pem(svid))
+    await clock.advance(1)
+    with pytest.raises(Unauthenticated) as refused:
+        await server.roster.authenticate(pem(svid))
+    assert refused.value.reason is Reason.AGENT_SVID_EXPIRED
+
+
+async def test_a_banned_agent_is_refused(server: Joiner) -> None:
+    svid = await server.joining.join(await server.token(), csr())
+    server.roster.add(agent(banned=True, key=server.roster.all()[NODE_1].key))
+    with pytest.raises(PermissionDenied) as refused:
+        await server.roster.authenticate(pem(svid))
+    assert refused.value.reason is Reason.AGENT_BANNED
+
+
+@pytest.mark.invariant(12)
+async def test_both_keys_are_good_until_the_new_one_is_used(server: Joiner) -> None:
+    old = await server.joining.join(await server.token(), csr())
+    who, _ = await server.roster.authenticate(pem(old))
+    new = await server.roster.renew(who, csr(), issuer=server.issuer)
+    await server.recorded()
+    await server.roster.authenticate(pem(old))  # the answer may have been lost: the old key still opens the door
+    await server.roster.authenticate(pem(new))
+    assert (await server.recorded())[NODE_1].next_key is None
+    with pytest.raises(PermissionDenied) as refused:
+        await server.roster.authenticate(pem(old))
+    assert refused.value.reason is Reason.AGENT_KEY_MISMATCH
+
+
+@pytest.mark.invariant(12)
+async def test_a_renewal_whose_answer_was_lost_can_be_asked_again(server: Joiner) -> None:
+    old = await server.joining.join(await server.token(), csr())
+    who, _ = await server.roster.authenticate(pem(old))
+    lost = await server.roster.renew(who, csr(), issuer=server.issuer)
+    who, _ = await server.roster.authenticate(pem(old))
+    new = await server.roster.renew(who, csr(), issuer=server.issuer)
+    with pytest.raises(PermissionDenied):
+        await server.roster.authenticate(pem(lost))
+    await server.roster.authenticate(pem(new))
+
+
+@pytest.mark.invariant(2, 12)
+async def test_the_new_key_is_recorded_before_the_certificate_leaves(server: Joiner) -> None:
+    old = await server.joining.join(await server.token(), csr())
+    who, _ = await server.roster.authenticate(pem(old))
+    server.ledger.fails = True
+    with pytest.raises(Unavailable):
+        await server.roster.renew(who, csr(key := new_key()), issuer=server.issuer)
+    recorded = (await server.recorded())[NODE_1]
+    assert recorded.next_key == key_digest(key.public_key())
+    await server.roster.authenticate(pem(old))
+
+
+async def test_a_renewal_with_the_same_key_changes_no_key(server: Joiner) -> None:
+    key = new_key()
+    old = await server.joining.join(await server.token(), csr(key))
+    who, _ = await server.roster.authenticate(pem(old))
+    await server.roster.renew(who, csr(key), issuer=server.issuer)
+    assert await server.recorded() == {NODE_1: who}
+
+
+async def test_agents_are_there_after_a_restart(engine: AsyncEngine, clock: FakeClock, server: Joiner) -> None:
+    svid = await server.joining.join(await server.token("node-1", "node:rack:a"), csr())
+    again = Joiner(engine, clock)
+    await again.roster.start()
+    who, _ = await again.roster.authenticate(pem(svid))
+    assert who == server.roster.all()[NODE_1]
+
+

@@ -1,0 +1,118 @@
+"""The schema and its migrations, and what a crash in the middle of one leaves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import alembic.config
+import pytest
+from alembic import op
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ca.store.database import migrate, open_engine, transaction
+from ca.store.schema import bundles, metadata
+from citadel.errors import Reason, Unavailable
+
+
+def differences(connection: Connection) -> list[Any]:
+    return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata))
+
+
+def tables(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names()) - {"sqlite_sequence"}
+
+
+def downgrade(connection: Connection) -> None:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path("ca/store/migrations").resolve()))
+    config.attributes["connection"] = connection
+    alembic.command.downgrade(config, "base")
+
+
+async def test_the_migrations_make_the_schema(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_down_and_up_again_gives_the_same(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        await connection.run_sync(downgrade)
+        assert await connection.run_sync(tables) == {"alembic_version"}
+    await migrate(engine)
+    async with transaction(engine) as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_migrating_again_changes_nothing(engine: AsyncEngine) -> None:
+    await migrate(engine)
+    async with transaction(engine) as connection:
+        assert await connection.run_sync(differences) == []
+
+
+@pytest.mark.invariant(12)
+@pytest.mark.parametrize("at_table", range(7))
+async def test_a_crash_during_a_migration_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_table: int
+) -> None:
+    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path / 'store.db'}")
+    create_table, made = op.create_table, []
+
+    def create_or_crash(name: str, *columns: Any, **options: Any) -> Any:
+        if len(made) == at_table:
+            raise KeyboardInterrupt
+        made.append(name)
+        return create_table(name, *columns, **options)
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr(op, "create_table", create_or_crash)
+        with pytest.raises(KeyboardInterrupt):
+            await migrate(engine)
+    await engine.dispose()
+    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path / 'store.db'}")
+    async with transaction(engine) as connection:
+        assert await connection.run_sync(tables) == set()
+    await migrate(engine)
+    async with transaction(engine) as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+
+
+async def test_a_commit_survives_a_power_cut_as_far_as_the_settings_can_say(engine: AsyncEngine) -> None:
+    async with transaction(engine) as connection:
+        found = {name: await connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")}
+    assert found == {"journal_mode": "wal", "synchronous": 2}  # sqlite.org/pragma.html: 2 is FULL
+
+
+async def test_a_block_that_fails_leaves_no_trace(engine: AsyncEngine) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with transaction(engine) as connection:
+            await connection.execute(bundles.insert().values(trust_domain="a.test", sequence=1, digest="d"))
+            raise ZeroDivisionError
+    async with transaction(engine) as connection:
+        assert await connection.scalar(select(func.count()).select_from(bundles)) == 0
+
+
+async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path / 'no' / 'such' / 'folder' / 'store.db'}")
+    with pytest.raises(Unavailable) as refused:
+        await migrate(engine)
+    assert refused.value.reason is Reason.STORE_UNAVAILABLE
+    await engine.dispose()
+
+
+async def test_moments_keep_microseconds_and_come_back_in_utc(engine: AsyncEngine) -> None:
+    from ca.store.schema import tokens  # noqa: PLC0415 - the one table that has a column to spare
+
+    eastward = timezone(timedelta(hours=5, minutes=30))
+    wanted = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=eastward)
+    async with transaction(engine) as connection:
+        await connection.execute(tokens.insert().values(digest="d", agent_id="a", selectors="[]", expires_at=wanted))
+        found = await connection.scalar(select(tokens.c.expires_at))
+    assert found == wanted
+    assert found.tzinfo is UTC

@@ -1,0 +1,232 @@
+"""The whole agent in this process, against a fake server over real TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import agent_api_pb2_grpc
+from citadel.config.types import HostPort
+from citadel.errors import CitadelError, Reason
+from citadel.join_string import JoinString
+from citadel.wire import entry_to_wire
+from cli.agent_process import JOIN_STRING_VARIABLE, run_agent, validate_agent
+from sds.keep.keys import new_key, request_for
+from sds.keep.signer import Signed, SigningRequest
+from sds.link.channel import agent_channel
+from sds.link.identity import IdentityFile
+from sds.link.signing import RemoteSigner
+from sds.settings import AgentSettings, JoinSettings
+from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
+from tests.unit.sds.fake_server import (
+    QUICK,
+    FakeAgentApi,
+    FakeBootstrap,
+    make_identity,
+    now,
+    serve_agents,
+    serve_bootstrap,
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Bench:
+    """Settings of an agent, and the server that it is to join."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.chmod(0o700)
+        self.authority = FakeAuthority(now())
+        self.bootstrap = FakeBootstrap(self.authority)
+        self.api = FakeAgentApi(self.authority)
+        self.string_file = folder / "join"
+        self.settings = AgentSettings(
+            trust_domain=A_TEST,
+            data_dir=folder / "data",
+            socket=folder / "public" / "agent.sock",
+            join=JoinSettings(string_file=self.string_file),
+            reconnect=QUICK,
+            probes=HostPort("127.0.0.1", free_port()),
+        )
+
+    async def start(self) -> None:
+        self.bootstrap_server, address = await serve_bootstrap(self.bootstrap, self.authority)
+        self.agents_server, agents = await serve_agents(self.api, self.authority)
+        self.bootstrap.agent_api = str(agents)
+        join_string = JoinString(
+            address=address, trust_domain=A_TEST, bundle_sha256=self.authority.bundle.x509_digest(), token="t0ken"
+        )
+        self.string_file.touch(mode=0o600)
+        self.string_file.write_text(f"{join_string}\n")
+
+    async def stop(self) -> None:
+        await self.bootstrap_server.stop(None)
+        await self.agents_server.stop(None)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        task = asyncio.create_task(run_agent(self.settings, stop=stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            async with asyncio.timeout(5):  # what a supervisor may wait for
+                await task
+
+    async def ready(self) -> tuple[int, dict[str, object]]:
+        def ask() -> tuple[int, dict[str, object]]:
+            try:
+                with urllib.request.urlopen(f"http://{self.settings.probes}/ready", timeout=2) as answer:
+                    return answer.status, json.load(answer)
+            except urllib.error.HTTPError as error:
+                return error.code, json.load(error)
+            except OSError:
+                return 0, {}
+
+        return await asyncio.to_thread(ask)
+
+    async def until_status(self, status: str) -> dict[str, object]:
+        async with asyncio.timeout(10):
+            while (answer := (await self.ready())[1]).get("status") != status:
+                await asyncio.sleep(0.02)
+        return answer
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_an_agent_joins_once_gets_its_svids_and_comes_back_without_a_token(bench: Bench) -> None:
+    web = entry("web")
+    bench.api.entries = {"web": web}
+    bench.api.snapshot = [pb.Update(revision=1, snapshot=True, entries=[entry_to_wire(web)])]
+    validate_agent(bench.settings)
+    assert not bench.settings.data_dir.exists()
+    async with bench.running():
+        answer = await bench.until_status("ready")
+        assert answer["checks"]["svids"] == "1 of 1 entries have one"
+        assert bench.settings.socket.exists()
+    assert not bench.settings.socket.exists()
+    bench.string_file.unlink()
+    validate_agent(bench.settings)
+    async with bench.running():
+        await bench.until_status("ready")
+    assert bench.bootstrap.tokens == ["t0ken"]
+
+
+@pytest.mark.invariant(5)
+async def test_with_an_identity_on_disk_the_socket_is_there_though_the_server_is_away(bench: Bench) -> None:
+    async with bench.running():
+        await bench.until_status("ready")
+    await bench.stop()
+    async with bench.running():
+        await until(bench.settings.socket.exists)
+        status, answer = await bench.ready()
+        assert (status, answer["status"]) == (503, "not_ready")
+        assert answer["checks"]["server"] == "away"
+
+
+async def test_an_agent_is_degraded_while_the_server_is_away_or_an_entry_is_refused(bench: Bench) -> None:
+    good, bad = entry("good"), entry("bad")
+    bench.api.entries = {"good": good}
+    bench.api.snapshot = [pb.Update(revision=1, snapshot=True, entries=map(entry_to_wire, [good, bad]))]
+    async with bench.running():
+        assert (await bench.until_status("degraded"))["checks"]["svids"] == "1 of 2 entries have one"
+        bench.api.entries["bad"] = bad
+        await bench.until_status("ready")
+        await bench.agents_server.stop(None)
+        assert (await bench.until_status("degraded"))["checks"]["server"] == "away"
+
+
+async def test_an_agent_that_waits_for_its_server_can_be_stopped(bench: Bench) -> None:
+    await bench.stop()
+    async with bench.running():
+        answer = await bench.until_status("not_ready")
+        assert answer["checks"]["identity"] == "not joined yet"
+    assert IdentityFile(bench.settings.data_dir).load(A_TEST) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, Reason.FILE_UNSAFE),
+        ("citadel://nonsense", Reason.JOIN_STRING_MALFORMED),
+        ("\xff\xfe", Reason.JOIN_STRING_MALFORMED),
+    ],
+)
+async def test_a_bad_join_string_ends_the_start(bench: Bench, content: str | None, reason: Reason) -> None:
+    if content is None:
+        bench.string_file.unlink()
+    else:
+        bench.string_file.write_text(content)
+    with pytest.raises(CitadelError) as refused:
+        await run_agent(bench.settings, stop=asyncio.Event())
+    assert refused.value.reason is reason
+    with pytest.raises(CitadelError) as refused:
+        validate_agent(bench.settings)
+    assert refused.value.reason is reason
+
+
+async def test_without_identity_and_join_string_the_agent_says_how_to_get_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = bench.settings.model_copy(update={"join": JoinSettings()})
+    monkeypatch.delenv(JOIN_STRING_VARIABLE, raising=False)
+    with pytest.raises(CitadelError, match="token create"):
+        await run_agent(settings, stop=asyncio.Event())
+    monkeypatch.setenv(JOIN_STRING_VARIABLE, bench.string_file.read_text())
+    validate_agent(settings)
+
+
+async def test_the_remote_signer_gives_svids_and_refusals_in_order(bench: Bench) -> None:
+    bench.api.entries = {"web": entry("web")}
+    address = HostPort.parse(bench.bootstrap.agent_api)
+    channel = agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK)
+    signer = RemoteSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
+    csr = request_for(new_key("ec-p256"))
+    results = await signer.sign([SigningRequest(entry_id=name, csr=csr) for name in ("gone", "web")])
+    refusal, signed = results
+    assert isinstance(refusal, CitadelError)
+    assert refusal.reason is Reason.ENTRY_NOT_FOUND
+    assert isinstance(signed, Signed)
+    assert len(signed.chain) == 2
+    await channel.close()
+
+
+async def test_a_call_whose_channel_is_closed_under_it_is_worth_another_try(bench: Bench) -> None:
+    address = HostPort.parse(bench.bootstrap.agent_api)
+    await bench.agents_server.stop(None)
+    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", address.port)  # accepts, and says nothing
+    channel = agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK)
+    signer = RemoteSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
+    asking = asyncio.create_task(signer.sign([]))
+    await asyncio.sleep(0.1)
+    await channel.close()
+    with pytest.raises(CitadelError) as refused:
+        await asking
+    assert refused.value.reason is Reason.SERVER_UNREACHABLE
+    silent.close()

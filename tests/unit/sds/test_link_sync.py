@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from random import SystemRandom
+
+import pytest
+import structlog
+from grpc import aio
+
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import types_pb2
+from citadel.clock import SystemClock
+from citadel.errors import PermissionDenied, Reason, Unauthenticated
+from citadel.svid import X509Svid
+from citadel.wire import entry_to_wire
+from sds.holdings import HeldSvid, HoldingsFeed
+from sds.keep.keys import new_key
+from sds.link.link import Link
+from sds.link.renewal import OwnRenewal
+from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
+from tests.unit.sds.fake_server import (
+    AGENT,
+    HOUR,
+    QUICK,
+    FakeAgentApi,
+    FakeReports,
+    bundle_message,
+    make_identity,
+    now,
+    own_identity,
+    serve_agents,
+)
+
+
+class Bench:
+    """A link to a fake server over real mutual TLS."""
+
+    server: aio.Server
+    link: Link
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = FakeAuthority(now())
+        self.api = FakeAgentApi(self.authority)
+        self.feed = HoldingsFeed()
+        self.reports = FakeReports()
+        self.ups = 0
+
+    async def start(self, lifetime: timedelta = HOUR) -> None:
+        self.server, self.address = await serve_agents(self.api, self.authority)
+        self.own = own_identity(self.folder, make_identity(self.authority, self.address, lifetime))
+        self.feed.publish(replace(self.feed.current, bundles={A_TEST: self.authority.bundle}))
+        self.link = Link(
+            identity=self.own,
+            address=None,
+            hello=pb.Hello(agent_version="1.2.3", host="n1"),
+            feed=self.feed,
+            reports=self.reports,
+            reconnect=QUICK,
+            clock=SystemClock(),
+            on_up=self._up,
+        )
+
+    def _up(self) -> None:
+        self.ups += 1
+
+    @asynccontextmanager
+    async def running(self, *, renewing: bool = False) -> AsyncIterator[None]:
+        renewal = OwnRenewal(
+            identity=self.own, link=self.link, reconnect=QUICK, clock=SystemClock(), random=SystemRandom()
+        )
+        tasks = [asyncio.create_task(self.link.run())]
+        if renewing:
+            tasks.append(asyncio.create_task(renewal.run()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            async with asyncio.timeout(5):
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(result, asyncio.CancelledError) for result in results), results
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path)
+    await made.start()
+    yield made
+    await made.server.stop(None)
+
+
+async def test_hello_comes_first_and_a_snapshot_in_parts_is_taken_as_one(bench: Bench) -> None:
+    bench.api.snapshot = [
+        pb.Update(revision=7, snapshot=True, entries=[entry_to_wire(entry("web"))], more=True),
+        pb.Update(revision=7, snapshot=True, entries=[entry_to_wire(entry("api"))], more=True),
+    ]
+    async with bench.running():
+        await bench.until(lambda: bench.api.syncs and bench.api.syncs[0].messages)
+        sync = bench.api.syncs[0]
+        await asyncio.sleep(0.1)
+        assert bench.feed.current.entries == {}
+        assert sync.acknowledged() == []
+        assert not bench.link.is_up
+        sync.updates.put_nowait(pb.Update(revision=7, snapshot=True, bundles=[bundle_message(bench.authority.bundle)]))
+        await bench.until(sync.acknowledged)
+        assert sync.messages[0].hello == pb.Hello(agent_version="1.2.3", host="n1")
+        assert sync.acknowledged() == [7]
+        assert bench.feed.current.entries == {"web": entry("web"), "api": entry("api")}
+        assert (bench.link.is_up, bench.ups) == (True, 1)
+
+
+async def test_changes_are_taken_and_a_snapshot_replaces_the_entries(bench: Bench) -> None:
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        sync = bench.api.syncs[0]
+        sync.updates.put_nowait(pb.Update(revision=2, entries=map(entry_to_wire, [entry("web"), entry("api")])))
+        await bench.until(lambda: sync.acknowledged() == [1, 2])
+        key = new_key("ec-p256")
+        held = {
+            name: HeldSvid(
+                entry_id=name,
+                svid=X509Svid.from_der(bench.authority.issue(A_TEST.member(name), key, now(), HOUR)),
+                private_key=b"",
+            )
+            for name in ("web", "api")
+        }
+        bench.feed.publish(replace(bench.feed.current, svids=held))
+        sync.updates.put_nowait(pb.Update(revision=3, removed_entry_ids=["web", "unknown"]))
+        await bench.until(lambda: sync.acknowledged() == [1, 2, 3])
+        assert (set(bench.feed.current.entries), set(bench.feed.current.svids)) == ({"api"}, {"api"})
+        sync.updates.put_nowait(pb.Update(revision=4, entries=[entry_to_wire(entry("api", dns_names=("x.local",)))]))
+        await bench.until(lambda: 4 in sync.acknowledged())
+        assert set(bench.feed.current.svids) == {"api"}, "the old one stays until the new one is in hand"
+        renamed = entry("api", spiffe_id=A_TEST.member("renamed"))
+        sync.updates.put_nowait(pb.Update(revision=5, entries=[entry_to_wire(renamed)]))
+        await bench.until(lambda: 5 in sync.acknowledged())
+        assert bench.feed.current.svids == {}, "the entry no longer grants the old ID"
+        sync.updates.put_nowait(pb.Update(revision=6, snapshot=True, entries=[entry_to_wire(entry("new"))]))
+        await bench.until(lambda: 6 in sync.acknowledged())
+        assert set(bench.feed.current.entries) == {"new"}
+        assert bench.feed.current.bundles == {A_TEST: bench.authority.bundle}
+
+
+@pytest.mark.invariant(8)
+async def test_what_cannot_be_read_takes_nothing_from_the_rest(bench: Bench) -> None:
+    bad = entry_to_wire(entry("bad"))
+    bad.spiffe_id = "spiffe://A.test/bad"
+    bench.api.snapshot = [
+        pb.Update(
+            revision=1,
+            snapshot=True,
+            entries=[bad, entry_to_wire(entry("good"))],
+            bundles=[types_pb2.Bundle(trust_domain="a.test", json=b"{}"), types_pb2.Bundle(trust_domain="B", json=b"")],
+        )
+    ]
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        assert set(bench.feed.current.entries) == {"good"}
+        assert bench.feed.current.bundles == {A_TEST: bench.authority.bundle}
+
+
+async def test_stream_reports_go_up_as_a_snapshot_then_as_changes_together(bench: Bench) -> None:
+    bench.reports.put("before")
+    async with bench.running():
+        await bench.until(lambda: bench.api.syncs and bench.api.syncs[0].reported())
+        sync = bench.api.syncs[0]
+        first = sync.reported()[0]
+        assert (first.snapshot, [report.stream_id for report in first.reports]) == (True, ["before"])
+        for pid in range(100):
+            bench.reports.put("busy", pid=pid)
+        bench.reports.put("before", closed=True)
+        await bench.until(lambda: len(sync.reported()) > 1)
+        await asyncio.sleep(0.1)
+        (second,) = sync.reported()[1:]
+        assert not second.snapshot
+        assert {(report.stream_id, report.closed) for report in second.reports} == {("busy", False), ("before", True)}
+        many = [f"s{number}" for number in range(1201)]
+        for name in many:
+            bench.reports.put(name)
+        await bench.until(lambda: sum(len(each.reports) for each in sync.reported()[2:]) == len(many))
+        assert max(len(each.reports) for each in sync.reported()) <= 500
+
+
+@pytest.mark.invariant(5)
+async def test_a_server_that_restarts_is_found_again_and_told_all_while_what_is_held_stays(bench: Bench) -> None:
+    bench.api.snapshot = [pb.Update(revision=1, snapshot=True, entries=[entry_to_wire(entry("web"))])]
+    with structlog.testing.capture_logs() as logs:
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            await bench.server.stop(None)
+            await bench.until(lambda: not bench.link.is_up)
+            bench.reports.put("meanwhile")
+            await asyncio.sleep(0.5)  # several tries
+            assert set(bench.feed.current.entries) == {"web"}
+            bench.server, _ = await serve_agents(bench.api, bench.authority, port=bench.address.port)
+            await bench.until(lambda: bench.ups == 2)
+            sync = bench.api.syncs[-1]
+            await bench.until(sync.reported)
+            assert sync.reported()[0].snapshot
+            assert [report.stream_id for report in sync.reported()[0].reports] == ["meanwhile"]
+    told = [log for log in logs if log["event"].startswith(("connected", "no connection"))]
+    assert [log["log_level"] for log in told] == ["info", "warning", "info"]
+
+
+@pytest.mark.invariant(5)
+@pytest.mark.parametrize(
+    "refusal", [PermissionDenied(Reason.AGENT_BANNED, "banned"), Unauthenticated(Reason.AGENT_UNKNOWN, "unknown")]
+)
+async def test_an_agent_that_is_refused_keeps_what_it_has_and_tries_on_slowly(
+    bench: Bench, refusal: PermissionDenied | Unauthenticated
+) -> None:
+    bench.api.snapshot = [pb.Update(revision=1, snapshot=True, entries=[entry_to_wire(entry("web"))])]
+    with structlog.testing.capture_logs() as logs:
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            bench.api.refusal = refusal
+            bench.api.syncs[0].updates.put_nowait(None)
+            await bench.until(lambda: bench.api.attempts == 2)
+            await asyncio.sleep(0.55)  # the longest wait is 0.1 s
+            assert 4 <= bench.api.attempts <= 7
+            assert set(bench.feed.current.entries) == {"web"}
+            bench.api.refusal = None
+            await bench.until(lambda: bench.link.is_up)
+    assert [log["reason"] for log in logs if log["log_level"] == "warning"].count(refusal.reason) == 1
+
+
+@pytest.mark.invariant(12)
+async def test_a_new_bundle_is_on_disk_before_it_is_acknowledged_and_the_link_goes_over_to_it(bench: Bench) -> None:
+    both = replace(
+        bench.authority.bundle,
+        x509_authorities=(*bench.authority.bundle.x509_authorities, FakeAuthority(now(), "next").root.certificate),
+        sequence=2,
+    )
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        old = bench.api.syncs[0]
+        bench.api.snapshot[0].bundles.append(bundle_message(both))
+        old.updates.put_nowait(pb.Update(revision=2, bundles=[bundle_message(both)]))
+        await bench.until(lambda: old.acknowledged() == [1, 2] or old.has_ended)
+        loaded = bench.own._file.load(A_TEST)
+        assert loaded is not None
+        assert loaded.bundle == both
+        assert bench.feed.current.bundles == {A_TEST: both}
+        await bench.until(lambda: len(bench.api.syncs) == 2 and old.has_ended)
+        assert bench.link.is_up
+        await asyncio.sleep(0.1)
+        assert len(bench.api.syncs) == 2
+
+
+async def test_the_own_svid_is_renewed_at_half_life_and_the_new_stream_is_up_before_the_old_one_ends(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    await bench.start(lifetime=timedelta(seconds=1))  # backdated by 10 s, so past its half-life
+    async with bench.running(renewing=True):
+        await bench.until(lambda: len(bench.api.syncs) == 2)
+        old, new = bench.api.syncs
+        await bench.until(lambda: old.has_ended)
+        assert not new.has_ended
+        assert bench.link.is_up
+        loaded = bench.own._file.load(A_TEST)
+        assert loaded is not None
+        assert f"{loaded.svid.leaf.serial_number:x}" == new.serial != old.serial
+        assert loaded.next_key is None
+        assert loaded.svid.spiffe_id == AGENT
+        assert len(bench.api.renewals) == 1
+    await bench.server.stop(None)
+
+
+@pytest.mark.invariant(12)
+async def test_a_renewal_whose_answer_was_lost_is_asked_again_for_the_same_key_which_was_on_disk_first(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    await bench.start(lifetime=timedelta(seconds=2))
+    bench.api.lose_renewals = 3
+    old_key = bench.own.current.key
+    async with bench.running(renewing=True):
+        await bench.until(lambda: len(bench.api.renewals) == 1)
+        loaded = bench.own._file.load(A_TEST)
+        assert loaded is not None
+        assert loaded.next_key is not None
+        wanted = loaded.next_key.public_key()
+        assert bench.own.current.key is old_key
+        await bench.until(lambda: bench.own.current.key is not old_key)
+        assert bench.own.current.key.public_key() == wanted
+        assert len(bench.api.renewals) == 4
+    await bench.server.stop(None)
+
+
+async def test_an_old_stream_stays_until_the_new_one_is_up(bench: Bench) -> None:
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        bench.api.snapshot = []
+        bench.link.move()
+        await bench.until(lambda: len(bench.api.syncs) == 2)
+        old, new = bench.api.syncs
+        old.updates.put_nowait(pb.Update(revision=2, entries=[entry_to_wire(entry("web"))]))
+        await bench.until(lambda: set(bench.feed.current.entries) == {"web"})
+        assert (old.has_ended, bench.link.is_up) == (False, True)
+        new.updates.put_nowait(pb.Update(revision=2, snapshot=True, entries=[entry_to_wire(entry("web"))]))
+        await bench.until(lambda: old.has_ended)
+        assert bench.link.is_up
+        await bench.until(new.reported)
+        assert new.reported()[0].snapshot

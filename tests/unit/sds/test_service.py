@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from envoy.service.secret.v3 import sds_pb2_grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from citadel._wire import types_pb2
+from citadel.errors import CitadelError, PermissionDenied, Reason
+from citadel.peer import Caller
+from citadel.rpc import from_rpc_error
+from citadel.selector import Selector
+from sds.attest.unix import UnixAttestor
+from sds.holdings import HoldingsFeed
+from sds.serve.callers import Attestation
+from sds.serve.registry import StreamRegistry
+from sds.serve.resource import SECRET_TYPE_URL
+from sds.serve.server import WorkloadServer
+from tests.certificates import A_TEST, NOW
+from tests.clock import FakeClock
+from tests.unit.sds.holding import UID_1, entry, held, holdings, own_bundle
+
+MYSELF = Selector("unix", f"uid:{os.geteuid()}")
+DIGEST = Selector("unix", "sha256:ab")
+REPORT = types_pb2.ResourceReport
+SDS = "envoy.service.secret.v3.SecretDiscoveryService"
+SECOND = timedelta(seconds=1)
+
+
+class FakeAttestor:
+    """Sees these selectors in every caller, the digest only when it is wanted."""
+
+    def __init__(self) -> None:
+        self.seen = {UID_1}
+        self.asked: list[bool] = []
+        self.error: CitadelError | None = None
+
+    async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
+        del caller
+        if self.error is not None:
+            raise self.error
+        self.asked.append(want_sha256)
+        return Attestation(
+            selectors=frozenset(self.seen | ({DIGEST} if want_sha256 else set())), executable="/bin/envoy"
+        )
+
+
+class Node:
+    """The serving side of an agent on a real socket, its holdings filled by hand."""
+
+    def __init__(self, path: Path, attestor: Any) -> None:
+        self.address = f"unix:{path}"
+        self.feed = HoldingsFeed()
+        self.registry = StreamRegistry()
+        self.clock = FakeClock(NOW)
+        self.refusals: list[tuple[str, CitadelError]] = []
+        self.attestor = attestor
+        self.server = WorkloadServer(
+            socket=path,
+            trust_domain=A_TEST,
+            feed=self.feed,
+            attestor=attestor,
+            registry=self.registry,
+            clock=self.clock,
+            on_refusal=lambda method, error: self.refusals.append((method, error)),
+        )
+
+    def states(self) -> list[dict[str, int]]:
+        return [{each.name: each.state for each in report.resources} for report in self.registry.snapshot()]
+
+
+class Proxy:
+    """One stream of a proxy, which reads only when it is told to."""
+
+    def __init__(self, channel: aio.Channel, *names: str) -> None:
+        self.call = sds_pb2_grpc.SecretDiscoveryServiceStub(channel).StreamSecrets()
+        self.names = names
+        self.last = discovery_pb2.DiscoveryResponse()
+
+    async def ask(self, **changes: Any) -> None:
+        fields = {
+            "type_url": SECRET_TYPE_URL,
+            "resource_names": self.names,
+            "version_info": self.last.version_info,
+            "response_nonce": self.last.nonce,
+        }
+        await self.call.write(discovery_pb2.DiscoveryRequest(**(fields | changes)))
+
+    async def receive(self) -> dict[str, Any]:
+        self.last = await asyncio.wait_for(self.call.read(), 10)
+        return {secret.name: secret for secret in map(unpacked, self.last.resources)}
+
+    async def take(self) -> dict[str, Any]:
+        secrets = await self.receive()
+        await self.ask()
+        return secrets
+
+    async def hears_nothing(self) -> bool:
+        await asyncio.sleep(0.1)
+        reading = asyncio.ensure_future(self.call.read())
+        done, _ = await asyncio.wait([reading], timeout=0.1)
+        if not done:
+            reading.cancel()  # ends the call: this is the last look
+        return not done
+
+
+def unpacked(resource: Any) -> Any:
+    secret = secret_pb2.Secret()
+    assert resource.Unpack(secret)
+    return secret
+
+
+def chain(secret: Any) -> bytes:
+    return bytes(secret.tls_certificate.certificate_chain.inline_bytes)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def attestor() -> Any:
+    return FakeAttestor()
+
+
+@pytest.fixture
+async def node(tmp_path: Path, attestor: Any) -> AsyncIterator[Node]:
+    node = Node(tmp_path / "agent.sock", attestor)
+    await node.server.start()
+    yield node
+    await node.server.close(grace=0)
+
+
+@pytest.fixture
+async def channel(node: Node) -> AsyncIterator[aio.Channel]:
+    async with aio.insecure_channel(node.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        yield channel
+
+
+@pytest.fixture
+async def connect(channel: aio.Channel) -> Callable[..., Any]:
+    async def connect(*names: str) -> Proxy:
+        proxy = Proxy(channel, *names)
+        await proxy.ask(node={"id": "sidecar"})
+        return proxy
+
+    return connect
+
+
+class TestWithTheKernelsWord:
+    @pytest.fixture
+    def attestor(self) -> UnixAttestor:
+        return UnixAttestor()
+
+    async def test_a_real_caller_gets_what_its_uid_is_entitled_to_and_no_more(
+        self, node: Node, connect: Callable[..., Any]
+    ) -> None:
+        mine, theirs = entry("mine", MYSELF), entry("theirs", Selector("unix", f"uid:{os.geteuid() + 1}"))
+        node.feed.publish(holdings([mine, theirs], [held(mine), held(theirs)]))
+        proxy = await connect("default", "ROOTCA", "spiffe://a.test/theirs")
+        secrets = await proxy.take()
+        assert secrets.keys() == {"default", "ROOTCA"}
+        assert chain(secrets["default"]) == node.feed.current.svids["mine"].svid.chain_pem
+        (report,) = node.registry.snapshot()
+        assert (report.pid, report.uid, report.gid) == (os.getpid(), os.geteuid(), os.getegid())
+        assert report.executable == str(Path("/proc/self/exe").resolve())
+        assert (report.protocol, report.node_id) == ("sds", "sidecar")
+
+
+async def test_a_caller_without_an_entry_waits_and_is_answered_when_one_appears(
+    node: Node, connect: Callable[..., Any]
+) -> None:
+    proxy = await connect("default", "ROOTCA")
+    await eventually(lambda: node.states() == [{"default": REPORT.WAITING, "ROOTCA": REPORT.WAITING}])
+    web = entry("web")
+    node.feed.publish(holdings([web]))
+    assert (await proxy.take()).keys() == {"ROOTCA"}
+    node.feed.publish(holdings([web], [held(web)], own_bundle()))
+    assert (await proxy.take()).keys() == {"default", "ROOTCA"}
+
+
+async def test_a_caller_without_an_entry_is_sent_nothing(node: Node, connect: Callable[..., Any]) -> None:
+    other = entry("other", Selector("unix", "uid:2"))
+    node.feed.publish(holdings([other], [held(other)]))
+    proxy = await connect()
+    assert await proxy.hears_nothing()
+
+
+@pytest.mark.invariant(5)
+async def test_a_renewed_certificate_is_pushed_and_reported_as_far_as_it_came(
+    node: Node, connect: Callable[..., Any]
+) -> None:
+    web = entry("web")
+    node.feed.publish(holdings([web], [held(web)]))
+    proxy = await connect("default")
+    await proxy.take()
+    await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED}])
+    renewed = held(web)
+    node.feed.publish(replace(node.feed.current, svids={"web": renewed}))
+    assert chain((await proxy.receive())["default"]) == renewed.svid.chain_pem
+    assert node.states() == [{"default": REPORT.SENT}]
+    await proxy.ask()
+    await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED}])
+    (report,) = node.registry.snapshot()
+    assert report.resources[0].serial == renewed.svid.serial
+    assert report.resources[0].spiffe_id == "spiffe://a.test/web"
+    assert report.resources[0].not_after.ToDatetime(tzinfo=NOW.tzinfo) == renewed.svid.not_after
+
+
+@pytest.mark.invariant(1)
+async def test_no_report_holds_anything_of_a_key(node: Node, connect: Callable[..., Any]) -> None:
+    web = entry("web")
+    mine = held(web)
+    node.feed.publish(holdings([web], [mine]))
+    with structlog.testing.capture_logs() as logs:
+        secrets = await (await connect("default")).take()
+    reported = b"".join(report.SerializeToString() for report in node.registry.take_changed()) + repr(logs).encode()
+    key = secrets["default"].tls_certificate.private_key.inline_bytes
+    assert key
+    assert mine.private_key[-40:] not in reported
+    assert key.splitlines()[1] not in reported
+
+
+async def test_many_streams_of_one_connection_are_attested_once(node: Node, connect: Callable[..., Any]) -> None:
+    web = entry("web")
+    node.feed.publish(holdings([web], [held(web)]))
+    for name in ("default", "ROOTCA", "spiffe://a.test/web"):
+        assert (await (await connect(name)).take()).keys() == {name}
+    assert node.attestor.asked == [False]
+    assert len(node.registry.snapshot()) == 3
+
+
+async def test_the_caller_is_attested_again_when_an_entry_asks_for_a_digest(
+    node: Node, connect: Callable[..., Any]
+) -> None:
+    node.feed.publish(holdings([entry("web")]))
+    proxy = await connect("spiffe://a.test/strict", "ROOTCA")
+    await proxy.take()
+    strict = entry("strict", UID_1, DIGEST)
+    node.feed.publish(replace(holdings([entry("web"), strict], [held(strict)]), bundles=node.feed.current.bundles))
+    assert "spiffe://a.test/strict" in await proxy.take()
+    assert node.attestor.asked == [False, True]
+
+
+@pytest.mark.invariant(8)
+async def test_an_entry_deleted_in_use_takes_nothing_from_the_other_names(
+    node: Node, connect: Callable[..., Any]
+) -> None:
+    web, job, bundle = entry("web"), entry("job"), own_bundle()
+    of_web, of_job = held(web), held(job)
+    node.feed.publish(holdings([web, job], [of_web, of_job], bundle))
+    proxy = await connect("spiffe://a.test/web", "spiffe://a.test/job")
+    await proxy.take()
+    node.feed.publish(holdings([job], [of_web, of_job], bundle))
+    renewed = held(job)
+    node.feed.publish(holdings([job], [of_web, renewed], bundle))
+    secrets = await proxy.take()
+    assert secrets.keys() == {"spiffe://a.test/job"}
+    assert chain(secrets["spiffe://a.test/job"]) == renewed.svid.chain_pem
+
+
+async def test_when_an_entry_expires_its_caller_gets_its_next_identity(node: Node, connect: Callable[..., Any]) -> None:
+    first = entry("first", created_at=NOW - 2 * SECOND, expires_at=NOW + 30 * SECOND)
+    second = entry("second", created_at=NOW - SECOND)
+    node.feed.publish(holdings([first, second], [held(first), held(second)]))
+    proxy = await connect("default")
+    assert chain((await proxy.take())["default"]) == node.feed.current.svids["first"].svid.chain_pem
+    await node.clock.advance(31)
+    assert chain((await proxy.take())["default"]) == node.feed.current.svids["second"].svid.chain_pem
+
+
+async def test_a_nack_is_reported_and_the_stream_waits_for_other_content(
+    node: Node, connect: Callable[..., Any]
+) -> None:
+    web = entry("web")
+    node.feed.publish(holdings([web], [held(web)]))
+    proxy = await connect("default")
+    await proxy.receive()
+    with structlog.testing.capture_logs() as logs:
+        await proxy.ask(version_info="", error_detail={"code": 13, "message": "KEY_VALUES_MISMATCH"})
+        await eventually(lambda: node.states() == [{"default": REPORT.REFUSED}])
+    assert [log["refusal"] for log in logs if log["event"] == "proxy refused a secret"] == ["KEY_VALUES_MISMATCH"]
+    assert node.registry.snapshot()[0].resources[0].refusal == "KEY_VALUES_MISMATCH"
+    fresh = held(web)
+    node.feed.publish(replace(node.feed.current, svids={"web": fresh}))
+    assert chain((await proxy.take())["default"]) == fresh.svid.chain_pem
+
+
+async def test_strange_requests_are_ignored_said_once_and_cost_no_work(node: Node, connect: Callable[..., Any]) -> None:
+    web = entry("web")
+    node.feed.publish(holdings([web], [held(web)]))
+    proxy = await connect("default")
+    await proxy.take()
+    await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED}])
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(50):
+            await proxy.ask(type_url="type.googleapis.com/x")
+            await proxy.ask(response_nonce="stale")
+        fresh = held(web)
+        node.feed.publish(replace(node.feed.current, svids={"web": fresh}))
+        assert chain((await proxy.take())["default"]) == fresh.svid.chain_pem
+    assert len([log for log in logs if "another type" in log["event"]]) == 1
+
+
+async def test_changes_that_come_together_are_sent_as_one(node: Node, connect: Callable[..., Any]) -> None:
+    web = entry("web")
+    node.feed.publish(holdings([web], [held(web)]))
+    proxy = await connect("default")
+    await proxy.take()
+    for _ in range(50):
+        newest = held(web)
+        node.feed.publish(replace(node.feed.current, svids={"web": newest}))
+    assert chain((await proxy.take())["default"]) == newest.svid.chain_pem
+    assert proxy.last.nonce == "2"
+
+
+async def test_a_proxy_that_reads_nothing_gets_only_what_it_had_room_for_and_then_the_newest(node: Node) -> None:
+    names = [f"w{number}" for number in range(40)]
+    entries = [entry(name) for name in names]
+    svids = [held(each) for each in entries]
+    node.feed.publish(holdings(entries, svids))
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
+    async with aio.insecure_channel(node.address, options=small_window) as channel:
+        proxy = Proxy(channel, *(f"spiffe://a.test/{name}" for name in names))
+        await proxy.ask()
+        rounds = 60  # of some 60 KB each
+        for _ in range(rounds):
+            svids = [held(entries[0]), *svids[1:]]
+            node.feed.publish(replace(node.feed.current, svids={each.entry_id: each for each in svids}))
+            await asyncio.sleep(0.01)
+        received = 1
+        while chain((await proxy.receive())["spiffe://a.test/w0"]) != svids[0].svid.chain_pem:
+            received += 1
+    assert received < rounds // 2
+
+
+@pytest.mark.parametrize("how", ["cancelled", "half-closed", "connection cut"])
+async def test_an_ended_stream_leaves_nothing_behind(node: Node, how: str) -> None:
+    web = entry("web", expires_at=NOW + timedelta(hours=1))
+    node.feed.publish(holdings([web], [held(web)]))
+    channel = aio.insecure_channel(node.address, options=[("grpc.use_local_subchannel_pool", 1)])
+    proxy = Proxy(channel, "default")
+    await proxy.ask()
+    await proxy.take()
+    assert node.feed._watchers
+    assert node.server._expiries._moments
+    match how:
+        case "cancelled":
+            proxy.call.cancel()
+        case "half-closed":
+            await proxy.call.done_writing()
+            assert await proxy.call.read() is aio.EOF
+        case _:
+            await channel.close()
+    await eventually(lambda: not node.registry.snapshot())
+    await eventually(lambda: not node.feed._watchers and not node.server._expiries._moments)
+    assert [report.closed for report in node.registry.take_changed()] == [True]
+    await channel.close()
+    del proxy, channel  # gRPC hangs up when nobody holds a call of the connection any more
+    await eventually(lambda: not node.server._relay._callers)
+
+
+async def test_a_caller_that_ended_while_it_was_attested_is_refused_with_a_reason(
+    node: Node, connect: Callable[..., Any]
+) -> None:
+    node.attestor.error = PermissionDenied(Reason.CALLER_UNKNOWN, "process 1 ended")
+    proxy = await connect("default")
+    with pytest.raises(aio.AioRpcError) as refused:
+        await proxy.receive()
+    assert from_rpc_error(refused.value).reason is Reason.CALLER_UNKNOWN
+    assert [(method.rpartition("/")[2], error.reason) for method, error in node.refusals] == [
+        ("StreamSecrets", Reason.CALLER_UNKNOWN)
+    ]
+    assert not node.feed._watchers
+    assert not node.registry.snapshot()
+
+
+async def test_who_comes_past_the_relay_is_refused(node: Node) -> None:
+    web = entry("web")
+    node.feed.publish(holdings([web], [held(web)]))
+    async with aio.insecure_channel(node.server._relay.private_address) as channel:
+        proxy = Proxy(channel, "default")
+        with pytest.raises(aio.AioRpcError) as refused:
+            await proxy.receive()
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_delta_and_fetch_are_not_offered_yet(channel: aio.Channel) -> None:
+    stub = sds_pb2_grpc.SecretDiscoveryServiceStub(channel)
+    with pytest.raises(aio.AioRpcError) as fetch:
+        await stub.FetchSecrets(discovery_pb2.DiscoveryRequest())
+    with pytest.raises(aio.AioRpcError) as delta:
+        await stub.DeltaSecrets().read()
+    assert {fetch.value.code(), delta.value.code()} == {grpc.StatusCode.UNIMPLEMENTED}
+
+
+async def test_a_request_that_is_no_message_ends_only_its_own_stream(
+    node: Node, channel: aio.Channel, connect: Callable[..., Any]
+) -> None:
+    web = entry("web")
+    node.feed.publish(holdings([web], [held(web)]))
+    garbage = channel.stream_stream(f"/{SDS}/StreamSecrets")()
+    await garbage.write(b"\xff\xff\xff")
+    with pytest.raises(aio.AioRpcError):
+        await asyncio.wait_for(garbage.read(), 10)
+    assert await (await connect("default")).take()
+    await eventually(lambda: len(node.registry.snapshot()) == 1)
+
+
+@pytest.mark.parametrize("service", ["", SDS])
+async def test_health_is_served(channel: aio.Channel, service: str) -> None:
+    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_reflection_lists_the_services(channel: aio.Channel) -> None:
+    call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    names = {service.name for service in (await call.read()).list_services_response.service}
+    assert {SDS, "grpc.health.v1.Health"} <= names
+
+
+async def test_closing_ends_streams_and_removes_the_socket(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    node = Node(path, FakeAttestor())
+    await node.server.start()
+    async with aio.insecure_channel(node.address) as channel:
+        proxy = Proxy(channel, "default")
+        await proxy.ask()
+        await eventually(lambda: len(node.registry.snapshot()) == 1)
+        await asyncio.wait_for(node.server.close(grace=0), 10)
+        with pytest.raises(aio.AioRpcError):
+            await proxy.receive()
+    assert not path.exists()
+    await eventually(lambda: not node.feed._watchers and not node.registry.snapshot())
+
+
+async def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    path.write_text("no socket")
+    node = Node(path, FakeAttestor())
+    with pytest.raises(CitadelError, match="not a socket"):
+        await node.server.start()
+    assert path.read_text() == "no socket"
+    assert not Path(node.server._relay.private_address.removeprefix("unix:")).parent.exists()

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from citadel._wire import types_pb2
+from sds.serve import registry as module
+from sds.serve.expiries import Expiries
+from sds.serve.registry import StreamRegistry
+from tests.certificates import NOW
+from tests.clock import FakeClock
+
+
+def report(stream_id: str, *names: str) -> types_pb2.StreamReport:
+    return types_pb2.StreamReport(
+        stream_id=stream_id, resources=[types_pb2.ResourceReport(name=name) for name in names]
+    )
+
+
+def test_ids_are_unique() -> None:
+    registry = StreamRegistry()
+    assert len({registry.new_id() for _ in range(100)}) == 100
+
+
+def test_changes_are_taken_once_and_only_the_newest_of_each_stream() -> None:
+    registry = StreamRegistry()
+    for names in ((), ("a",), ("a", "b")):
+        registry.report(report("1", *names))
+    registry.report(report("2"))
+    assert registry.take_changed() == [report("1", "a", "b"), report("2")]
+    assert registry.take_changed() == []
+    assert registry.snapshot() == [report("1", "a", "b"), report("2")]
+
+
+def test_the_same_state_again_is_no_change() -> None:
+    registry, event = StreamRegistry(), asyncio.Event()
+    registry.report(report("1", "a"))
+    registry.take_changed()
+    registry.watch(event)
+    registry.report(report("1", "a"))
+    assert not event.is_set()
+    assert registry.take_changed() == []
+    registry.report(report("1", "b"))
+    assert event.is_set()
+
+
+def test_an_ended_stream_is_reported_once_as_closed_and_is_in_no_snapshot() -> None:
+    registry, event = StreamRegistry(), asyncio.Event()
+    registry.report(report("1", "a"))
+    registry.watch(event)
+    registry.end("1")
+    assert event.is_set()
+    assert registry.snapshot() == []
+    (ended,) = registry.take_changed()
+    assert (ended.stream_id, ended.closed) == ("1", True)
+    registry.end("1")
+    registry.end("unknown")
+    assert registry.take_changed() == []
+
+
+def test_a_taken_report_is_not_changed_by_its_streams_end() -> None:
+    registry = StreamRegistry()
+    registry.report(report("1"))
+    (taken,) = registry.take_changed()
+    registry.end("1")
+    assert not taken.closed
+
+
+def test_ended_streams_that_nobody_takes_are_bounded_and_the_newest_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ENDED", 3)
+    registry = StreamRegistry()
+    for number in range(10):
+        registry.report(report(str(number)))
+        registry.end(str(number))
+    assert [each.stream_id for each in registry.take_changed()] == ["7", "8", "9"]
+
+
+def test_who_stops_watching_is_left_alone() -> None:
+    registry, event = StreamRegistry(), asyncio.Event()
+    registry.watch(event)
+    registry.unwatch(event)
+    registry.report(report("1"))
+    assert not event.is_set()
+
+
+async def test_expiries_wake_each_at_its_moment_and_nobody_who_took_it_back() -> None:
+    clock = FakeClock(NOW)
+    expiries = Expiries(clock=clock)
+    running = asyncio.create_task(expiries.run())
+    soon, later, never = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    for event, seconds in ((soon, 10), (later, 20), (never, 10)):
+        expiries.wake_at(event, NOW + timedelta(seconds=seconds))
+    expiries.wake_at(never, None)
+    await clock.advance(9)
+    assert not soon.is_set()
+    await clock.advance(2)
+    assert (soon.is_set(), later.is_set()) == (True, False)
+    await clock.advance(10)
+    assert later.is_set()
+    assert not never.is_set()
+    running.cancel()
