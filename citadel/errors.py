@@ -63,12 +63,11 @@ class Reason(StrEnum):
     TOKEN_UNKNOWN = "token_unknown"  # noqa: S105 - a reason code, not a secret
     TOKEN_USED = "token_used"  # noqa: S105 - a reason code, not a secret
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a reason code, not a secret
-    TOKEN_MALFORMED = "token_malformed"  # noqa: S105 - a reason code, not a secret
+    TOKEN_BAD_OPTIONS = "token_bad_options"  # noqa: S105 - a reason code, not a secret
     JOIN_STRING_MALFORMED = "join_string_malformed"
     BUNDLE_MISMATCH = "bundle_mismatch"
     AGENT_UNKNOWN = "agent_unknown"
     AGENT_BANNED = "agent_banned"
-    AGENT_EXISTS = "agent_exists"
     AGENT_KEY_MISMATCH = "agent_key_mismatch"
     AGENT_SVID_EXPIRED = "agent_svid_expired"
     AGENT_SVID_REFUSED = "agent_svid_refused"
@@ -79,7 +78,6 @@ class Reason(StrEnum):
     # callers
     CALLER_UNKNOWN = "caller_unknown"
     CALLER_NOT_ALLOWED = "caller_not_allowed"
-    NO_IDENTITY = "no_identity"
     SERVER_UNREACHABLE = "server_unreachable"
     TOO_MANY_REQUESTS = "too_many_requests"
     REQUEST_MALFORMED = "request_malformed"

@@ -111,7 +111,7 @@ def from_rpc_error(error: grpc.RpcError) -> CitadelError:
     if info is None:
         return _without_info(error.code(), error.details() or error.code().name)
     message = info.metadata.get("message") or error.details() or error.code().name
-    return make_error(error.code().name, _reason(info.reason), message, fix=info.metadata.get("fix", ""))
+    return make_error(error.code().name, reason_of(info.reason), message, fix=info.metadata.get("fix", ""))
 
 
 def make_error(code: str, reason: Reason, message: str, *, fix: str = "") -> CitadelError:
@@ -122,7 +122,8 @@ def make_error(code: str, reason: Reason, message: str, *, fix: str = "") -> Cit
         return CitadelError(reason, message, fix=fix)
 
 
-def _reason(code: str) -> Reason:
+def reason_of(code: str) -> Reason:
+    """A peer's reason code as ours."""
     try:
         return Reason(code)
     except ValueError:  # a newer peer's reason: the kind still says what can be done

@@ -99,6 +99,7 @@ class Server:
 
     settings: ServerSettings
     bundle: TrustBundle
+    published: bytes = b""  # the bundle, byte for byte as the server says it
     _channels: list[aio.Channel] = field(default_factory=list)
 
     @property
@@ -188,6 +189,7 @@ async def connected(settings: ServerSettings, process: asyncio.Task[Any] | None 
             await asyncio.sleep(0.01)
     server = Server(settings, TrustBundle(trust_domain=settings.trust_domain))
     own = await server.admin().GetOwnBundle(admin_pb2.GetOwnBundleRequest())
+    server.published = own.json
     server.bundle = TrustBundle.from_json(settings.trust_domain, own.json)
     return server
 

@@ -90,11 +90,11 @@ class Joining:
         name = agent_name or uuid4().hex
         if _AGENT_NAME.fullmatch(name) is None:
             raise InvalidArgument(
-                Reason.TOKEN_MALFORMED, f"agent name {name[:100]!r} is not up to 63 of a-z 0-9 '.' '_' '-'"
+                Reason.TOKEN_BAD_OPTIONS, f"agent name {name[:100]!r} is not up to 63 of a-z 0-9 '.' '_' '-'"
             )
         lifetime = lifetime or self._default_lifetime
         if not timedelta(0) < lifetime <= _MOST_LIFETIME:
-            raise InvalidArgument(Reason.TOKEN_MALFORMED, f"a token lives up to {_MOST_LIFETIME}, not {lifetime}")
+            raise InvalidArgument(Reason.TOKEN_BAD_OPTIONS, f"a token lives up to {_MOST_LIFETIME}, not {lifetime}")
         for selector in selectors:
             if selector.type != "node":
                 raise InvalidArgument(Reason.ENTRY_BAD_SELECTOR, f"{selector} is not a fact about a node ('node:…')")
@@ -117,7 +117,7 @@ class Joining:
 
         def make_agent(token: JoinToken) -> Agent:
             if self._roster.is_banned(token.agent):
-                raise PermissionDenied(Reason.AGENT_BANNED, f"{token.agent} is banned", fix="evict it first")
+                raise PermissionDenied(Reason.AGENT_BANNED, f"{token.agent} is banned", fix="join under another name")
             return Agent(
                 spiffe_id=token.agent,
                 key=key,

@@ -20,7 +20,7 @@ from citadel._wire import bootstrap_pb2_grpc, types_pb2
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.config.types import HostPort
-from citadel.errors import InvalidArgument, Reason, Unauthenticated, Unavailable
+from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unauthenticated, Unavailable
 from citadel.join_string import JoinString
 from citadel.reserved import is_agent_id
 from citadel.spiffe import SpiffeId, TrustDomain
@@ -153,7 +153,8 @@ def _address(text: str) -> HostPort:
     try:
         return HostPort.parse(text)
     except ValueError as error:
-        raise Unavailable(Reason.REQUEST_MALFORMED, f"the server's address for agents: {error}") from error
+        # Final, not `Unavailable`: the token is spent, so another try would only hide this behind `token_used`.
+        raise FailedPrecondition(Reason.REQUEST_MALFORMED, f"the server's address for agents: {error}") from error
 
 
 def _mismatch(problem: str) -> Unauthenticated:

@@ -8,7 +8,7 @@ from typing import Final
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.errors import CitadelError, Reason
-from citadel.rpc import make_error
+from citadel.rpc import make_error, reason_of
 from sds.keep.signer import Signed, SigningRequest
 from sds.link.call import answer_of
 
@@ -36,8 +36,4 @@ def _result(message: pb.X509SvidResult) -> Signed | CitadelError:
     if message.WhichOneof("result") == "svid":
         return Signed(chain=tuple(message.svid.chain), lifetime_limited_by=message.svid.lifetime_limited_by)
     refusal = message.refusal
-    try:
-        reason = Reason(refusal.reason)
-    except ValueError:  # a newer server's reason: the kind still says what can be done
-        reason = Reason.INTERNAL
-    return make_error(refusal.code, reason, refusal.message)
+    return make_error(refusal.code, reason_of(refusal.reason), refusal.message)

@@ -245,13 +245,13 @@ async def test_the_store_knows_only_the_digest_of_a_token(server: Joiner) -> Non
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"agent_name": "Node"}, Reason.TOKEN_MALFORMED),
-        ({"agent_name": "a/b"}, Reason.TOKEN_MALFORMED),
-        ({"agent_name": ".."}, Reason.TOKEN_MALFORMED),
-        ({"agent_name": "a\n"}, Reason.TOKEN_MALFORMED),
-        ({"agent_name": "a" * 64}, Reason.TOKEN_MALFORMED),
-        ({"lifetime": timedelta(seconds=-1)}, Reason.TOKEN_MALFORMED),
-        ({"lifetime": timedelta(days=1, seconds=1)}, Reason.TOKEN_MALFORMED),
+        ({"agent_name": "Node"}, Reason.TOKEN_BAD_OPTIONS),
+        ({"agent_name": "a/b"}, Reason.TOKEN_BAD_OPTIONS),
+        ({"agent_name": ".."}, Reason.TOKEN_BAD_OPTIONS),
+        ({"agent_name": "a\n"}, Reason.TOKEN_BAD_OPTIONS),
+        ({"agent_name": "a" * 64}, Reason.TOKEN_BAD_OPTIONS),
+        ({"lifetime": timedelta(seconds=-1)}, Reason.TOKEN_BAD_OPTIONS),
+        ({"lifetime": timedelta(days=1, seconds=1)}, Reason.TOKEN_BAD_OPTIONS),
         ({"selectors": selectors("unix:uid:0")}, Reason.ENTRY_BAD_SELECTOR),
     ],
 )

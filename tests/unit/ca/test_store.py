@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ca.store.database import migrate, open_engine, transaction
-from ca.store.schema import bundles, metadata
+from ca.store.schema import bundles, metadata, tokens
 from citadel.errors import Reason, Unavailable
 
 
@@ -107,8 +107,6 @@ async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -
 
 
 async def test_moments_keep_microseconds_and_come_back_in_utc(engine: AsyncEngine) -> None:
-    from ca.store.schema import tokens  # noqa: PLC0415 - the one table that has a column to spare
-
     eastward = timezone(timedelta(hours=5, minutes=30))
     wanted = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=eastward)
     async with transaction(engine) as connection:

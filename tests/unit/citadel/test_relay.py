@@ -355,6 +355,7 @@ async def test_no_descriptor_is_left_behind(path: Path) -> None:
         await asyncio.gather(*(call(f"unix:{path}") for _ in range(3)), return_exceptions=True)
         for client in clients:
             client.close()
+        await eventually(lambda: not echo.relay._splices)
         for _ in range(20):
             await call(f"unix:{path}")
         await eventually(lambda: not echo.relay._splices)

@@ -24,7 +24,7 @@ from tests.unit.cli.fake_admin import FakeAdmin, Program
 REFUSALS = [
     (errors.InvalidArgument(Reason.ENTRY_MALFORMED, "m"), 3),
     (errors.NotFound(Reason.ENTRY_NOT_FOUND, "m"), 4),
-    (errors.AlreadyExists(Reason.AGENT_EXISTS, "m"), 5),
+    (errors.AlreadyExists(Reason.ENTRY_DUPLICATE, "m"), 5),
     (errors.PermissionDenied(Reason.CALLER_NOT_ALLOWED, "m"), 6),
     (errors.Unauthenticated(Reason.CALLER_UNKNOWN, "m"), 6),
     (errors.Unavailable(Reason.STORE_UNAVAILABLE, "m"), 7),
@@ -81,7 +81,7 @@ async def test_an_unexpected_error_of_the_server_shows_nothing_of_itself(admin: 
     admin.refusal = RuntimeError("s3cret")
     result = await program("status")
     assert result.exit_code == 1
-    assert result.stderr.endswith("error: internal error; see the log of this process (internal)\n")
+    assert result.stderr.endswith("error: internal error (internal)\n  try: see the log of this process\n")
 
 
 def test_a_refusal_in_the_command_itself_is_told_with_its_remedy() -> None:

@@ -1,0 +1,55 @@
+"""`citadel demo` as a person runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+
+async def run_demo(*options: str, temporary: Path) -> tuple[int, list[str]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "cli.citadel",
+        "demo",
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(temporary)},
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode().splitlines()
+
+
+@pytest.fixture
+def temporary() -> Path:
+    # Not pytest's own folder: sidecars of other users must be able to enter, and Unix socket paths are short.
+    return Path("/tmp")  # noqa: S108 - the demo makes a folder of its own in it
+
+
+async def test_the_main_job(temporary: Path) -> None:
+    code, lines = await run_demo("--requests", "500", temporary=temporary)
+    last = re.fullmatch(r"demo: (\d+) requests, 0 failed", lines[-1])
+    assert last is not None, lines
+    assert int(last[1]) >= 500
+    assert code == 0, lines
+    for name in ("productpage", "reviews"):
+        rotated = re.search(rf"{name} +rotated (\d+) times, (\d+) TLS handshakes", "\n".join(lines))
+        assert rotated is not None
+        assert int(rotated[1]) >= 3
+        assert int(rotated[2]) >= int(last[1]), "a new connection for each request"
+    assert sum(line.startswith("  refused: ") for line in lines) == 3
+
+
+async def test_what_broke_is_said_and_the_exit_code_is_1(temporary: Path) -> None:
+    code, lines = await run_demo("--requests", "500", "--most-seconds", "1", temporary=temporary)
+    assert code == 1
+    assert any("BROKEN: only" in line for line in lines)
+    assert "the logs are in" in "\n".join(lines)

@@ -1,0 +1,71 @@
+"""The demo says that it worked only when it did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cli.demo.load import Tally
+from cli.demo.observe import Sighting
+from cli.demo.plan import Plan, make_plan
+from cli.demo.verdict import Refusal, is_enough, problems
+
+REFUSED = [Refusal(who="a stranger", words="no certificate")]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(
+        folder=tmp_path,
+        requests=500,
+        leaf_lifetime=timedelta(seconds=8),
+        pace=40,
+        most_seconds=50,
+        keep=False,
+        as_root=False,
+    )
+
+
+def seen(*, rotations: int = 3, handshakes: int = 500) -> list[Sighting]:
+    return [
+        Sighting(name=name, identity="i", serial="s", expires="e", rotations=rotations, handshakes=handshakes)
+        for name in ("productpage", "reviews")
+    ]
+
+
+def test_a_good_run_has_no_problems(plan: Plan) -> None:
+    assert problems(plan, Tally(done=500), seen(), REFUSED) == []
+
+
+@pytest.mark.parametrize(
+    ("tally", "sightings", "refusals", "said"),
+    [
+        (Tally(done=500, failures=Counter({"503": 1})), seen(), REFUSED, "1 requests failed: 503"),
+        (Tally(done=499), seen(), REFUSED, "only 499 of 500"),
+        (Tally(done=500), seen(rotations=2), REFUSED, "rotated 2 times instead of 3"),
+        (Tally(done=500), seen(handshakes=499), REFUSED, "499 TLS handshakes for 500 requests"),
+        (Tally(done=500), seen(), [Refusal(who="a stranger", words="")], "a stranger was let in"),
+    ],
+)
+def test_whatever_is_missing_is_a_problem(
+    plan: Plan, tally: Tally, sightings: list[Sighting], refusals: list[Refusal], said: str
+) -> None:
+    assert any(said in problem for problem in problems(plan, tally, sightings, refusals))
+
+
+@pytest.mark.parametrize(
+    ("done", "rotations", "enough"), [(500, 3, True), (499, 3, False), (500, 2, False), (10_000, 2, False)]
+)
+def test_the_load_goes_on_until_requests_and_rotations_are_enough(
+    plan: Plan, done: int, rotations: int, enough: bool
+) -> None:
+    assert is_enough(plan, Tally(done=done), seen(rotations=rotations)) is enough
+
+
+def test_sidecars_of_an_ordinary_user_are_told_apart_by_path(plan: Plan) -> None:
+    selectors = {str(sidecar.selector) for sidecar in plan.sidecars}
+    assert len(selectors) == 3
+    assert all(selector.startswith("unix:path:") for selector in selectors)
