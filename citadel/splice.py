@@ -43,9 +43,6 @@ class Splice:
             inner.close()
             raise
         await loop.connect_accepted_socket(lambda: self._public, public)
-        for end in (self._public, self._inner):
-            if end.transport is not None:
-                end.transport.resume_reading()
 
     def finish(self) -> None:
         """Both directions have ended: hand over what is buffered, then close."""
@@ -87,13 +84,19 @@ class _End(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport | None = None
         self.is_open = False
         self.has_read_all = False
+        # What is read before the other end is there: a server's greeting. Reading is not paused for it: with early
+        # releases of Python 3.11 a transport forgets a pause that comes with `connection_made`.
+        self.early = b""
         self._buffer = buffer
         self._splice = splice
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker: a stream socket's is one
         self.transport, self.is_open = transport, True
-        transport.pause_reading()  # until the other end is there
+        transport.write(self.other.early)
+        self.other.early = b""
+        if self.other.has_read_all:
+            transport.write_eof()
         if self._splice.is_over:  # the caller ended while the ends were being joined
             transport.abort()
 
@@ -101,7 +104,9 @@ class _End(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self.other.transport is not None:
+        if self.other.transport is None:
+            self.early += self._buffer[:nbytes]
+        else:
             self.other.transport.write(bytes(self._buffer[:nbytes]))
 
     def eof_received(self) -> bool:

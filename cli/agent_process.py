@@ -20,6 +20,7 @@ from citadel.config.files import read_secret_file
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from citadel.join_string import JoinString
 from citadel.probes import Probes
+from citadel.tally import Tally
 from sds.agent import AgentCondition
 from sds.attest.unix import UnixAttestor
 from sds.holdings import HoldingsFeed
@@ -88,6 +89,7 @@ async def _serve(
         attestor=UnixAttestor(),
         registry=registry,
         clock=clock,
+        on_refusal=Tally().count_refused,
     )
     keeper = Keeper(
         trust_domain=settings.trust_domain,

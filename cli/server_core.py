@@ -30,9 +30,9 @@ from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import migrate, open_engine
 from ca.store.entries import SqlEntryStore
 from ca.store.ledger import SqlLedger
-from ca.tally import Tally
 from citadel.clock import Clock
 from citadel.config.files import ensure_private_dir
+from citadel.tally import Tally
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from citadel.config.types import Address, Duration, HostPort, LogSettings, Setti
 class JoinSettings(Settings):
     """How the agent first comes to an identity. Not needed once it has one in `data_dir`.
 
-    The join string is a secret: it is read from a file or from the environment variable `CITADEL_JOIN_STRING`, never from
-    the command line, where every user of the machine could read it.
+    The join string is a secret: it is read from a file or from the environment variable `CITADEL_JOIN_STRING`, never
+    from the command line, where every user of the machine could read it.
     """
 
     string_file: Path | None = None

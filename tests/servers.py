@@ -7,13 +7,14 @@ import base64
 import os
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -215,6 +216,49 @@ def _reasons(error: aio.AioRpcError) -> Iterator[str]:
                 info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):
                     yield info.reason
+
+
+HELLO: Final = agent_api_pb2.AgentMessage(hello=agent_api_pb2.Hello(agent_version="1.2.3", host="node-1"))
+
+
+async def refusal(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
+    """Status code and reason code of a call that must be refused."""
+    with pytest.raises(aio.AioRpcError) as refused:
+        await call
+    return refused.value.code(), reason_of(refused.value)
+
+
+@dataclass
+class Stream:
+    """One Sync stream, read as an agent reads it."""
+
+    call: Any
+    entries: dict[str, types_pb2.Entry] = field(default_factory=dict)
+    _goes_on: bool = False
+
+    async def next(self) -> agent_api_pb2.Update:
+        update = await asyncio.wait_for(self.call.read(), 10)
+        assert update is not aio.EOF
+        if update.snapshot and not self._goes_on:
+            self.entries.clear()
+        self._goes_on = update.more
+        self.entries |= {entry.id: entry for entry in update.entries}
+        for entry_id in update.removed_entry_ids:
+            del self.entries[entry_id]
+        return update
+
+    async def say(self, **kind: Any) -> None:
+        await self.call.write(agent_api_pb2.AgentMessage(**kind))
+
+
+@asynccontextmanager
+async def synced(server: Server, member: Member) -> AsyncIterator[Stream]:
+    stream = Stream(server.agents(member).Sync())
+    await stream.call.write(HELLO)
+    try:
+        yield stream
+    finally:
+        stream.call.cancel()
 
 
 async def http_status(address: HostPort, path: str) -> tuple[int, str]:

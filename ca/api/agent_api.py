@@ -15,12 +15,12 @@ from ca.api.sessions import AgentSession, SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
 from ca.issuance.issuer import Issuer, SvidRequest
-from ca.tally import Tally
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.clock import Clock
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unauthenticated
 from citadel.svid import X509Svid
+from citadel.tally import Tally
 
 _log = structlog.get_logger(__name__)
 

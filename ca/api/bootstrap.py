@@ -8,10 +8,10 @@ from ca.agents.joining import Joining
 from ca.agents.limiter import RateLimiter
 from ca.api.answers import bundle_message, chain_der
 from ca.authority.manager import AuthorityManager
-from ca.tally import Tally
 from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
 from citadel.config.types import HostPort
+from citadel.tally import Tally
 
 
 class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):

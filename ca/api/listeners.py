@@ -13,12 +13,12 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from ca.tally import Tally
 from citadel.config.types import HostPort
 from citadel.errors import FailedPrecondition, Reason
 from citadel.peer import PeerCredentials
 from citadel.relay import Relay
 from citadel.rpc import ErrorBorder
+from citadel.tally import Tally
 
 _MEGABYTE: Final = 1024 * 1024
 # The largest batch (500 requests) is under 1 MiB; a caller without an identity has nothing large to say.

@@ -12,8 +12,8 @@ from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority
 from ca.entries.directory import EntryDirectory
 from ca.issuance.serials import serial_hex
-from ca.tally import Tally
 from citadel._wire import admin_pb2 as pb
+from citadel.tally import Tally
 from citadel.wire import to_timestamp
 
 

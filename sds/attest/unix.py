@@ -106,7 +106,7 @@ def _read_facts(credentials: PeerCredentials) -> _Facts:
         return _Facts(of_user, is_unreadable=True)
     except OSError:  # the process has gone, as its pidfd will say, or is none that runs a file
         return _Facts(of_user)
-    if path.endswith(_DELETED) or running.st_nlink == 0:
+    if path.endswith(_DELETED):
         return _Facts(of_user, executable=path)
     of_path = _selectors([f"path:{path}"]) if _names_the_same_file(path, running) else frozenset()
     return _Facts(of_user | of_path, executable=path, can_be_hashed=True)

@@ -62,6 +62,7 @@ class SyncStream:
         self._clock = clock
         self._wake = asyncio.Event()
         self._taken: list[int] = []  # revisions to acknowledge
+        self._is_over = False
         self.was_synced = False
 
     async def run(self, api: agent_api_pb2_grpc.AgentApiAsyncStub) -> None:
@@ -78,6 +79,9 @@ class SyncStream:
         finally:
             self._reports.unwatch(self._wake)
             call.cancel()
+            # gRPC leaves the task that pulls from `_outgoing` waiting for ever when the server ended the call.
+            self._is_over = True
+            self._wake.set()
         raise Unavailable(Reason.SERVER_UNREACHABLE, "the server ended the stream")
 
     async def _on_change(self, change: Change) -> None:
@@ -92,7 +96,7 @@ class SyncStream:
         """Pulled by gRPC as fast as the server reads, so that nothing piles up here while it does not."""
         yield pb.AgentMessage(hello=self._hello)
         is_first = True
-        while True:
+        while not self._is_over:
             await self._wake.wait()
             self._wake.clear()
             while self._taken:
@@ -102,6 +106,8 @@ class SyncStream:
                 continue
             if not is_first:
                 await self._clock.sleep(_COALESCE)
+            if self._is_over:  # the changes are for the stream that comes after this one
+                return
             for message in self._report(is_snapshot=is_first):
                 yield message
             is_first = False

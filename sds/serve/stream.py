@@ -106,6 +106,7 @@ class SecretStream:
         version = _version_of(resources)
         if resources and version == self._claimed_version:
             self._standings |= {each.name: Standing(each.name, State.ACKNOWLEDGED, each) for each in resources}
+            self._claimed_version = ""
         if all(self._has_been_sent(resource) for resource in resources):
             # The same content can have new facts: a bundle's sequence also rises with its JWT keys.
             for each in resources:

@@ -12,6 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,7 @@ async def _issue(first: Path, second: Path) -> Issued:
         bundle=bundle,
         published=published,
         chains=chains,
-        authorities=dict(
-            zip(AUTHORITIES, (root, chains["agent"][1], next_issuer, other_root, other[1]), strict=True)
-        ),
+        authorities=dict(zip(AUTHORITIES, (root, chains["agent"][1], next_issuer, other_root, other[1]), strict=True)),
         ids={name: f"spiffe://a.test{path}" for name, (path, _) in _wanted().items()}
         | {"agent": agent.spiffe_id, "server": "spiffe://a.test/citadel/server"},
     )
@@ -126,9 +125,7 @@ async def _presented(server: Server, address: HostPort) -> tuple[x509.Certificat
     """The chain that a TLS listener presents, once a client has verified it."""
     context = ssl.create_default_context(cadata=server.bundle.to_pem().decode())
     context.set_alpn_protocols(["h2"])
-    _, writer = await asyncio.open_connection(
-        address.host, address.port, ssl=context, server_hostname=SERVER_DNS_NAME
-    )
+    _, writer = await asyncio.open_connection(address.host, address.port, ssl=context, server_hostname=SERVER_DNS_NAME)
     chain = writer.get_extra_info("ssl_object")._sslobj.get_unverified_chain()
     writer.close()
     return tuple(x509.load_pem_x509_certificate(certificate.public_bytes().encode()) for certificate in chain)
@@ -166,7 +163,7 @@ def test_dns_names_are_those_of_the_entry_and_the_reserved_one_is_the_server_s(i
         names, _ = extension(issued.leaf(name), ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
         found[name] = names.get_values_for_type(x509.DNSName)
         assert len(names) == 1 + len(found[name]), "URI and DNS names and no others"
-    expected: dict[str, list[str]] = dict.fromkeys(LEAVES, [])
+    expected: dict[str, list[str]] = {name: [] for name in LEAVES}
     assert found == expected | {"workload with DNS names": ["web.a.test", "web"], "server": [SERVER_DNS_NAME]}
 
 
@@ -244,7 +241,7 @@ def test_serials_are_positive_unique_and_of_at_most_128_bits(issued: Issued) -> 
 def test_key_identifiers_lead_from_leaf_to_issuer_to_root(issued: Issued) -> None:
     for name in LEAVES:
         path = [*issued.chains[name], issued.authorities["root"]]
-        for child, parent in zip(path, path[1:], strict=False):
+        for child, parent in pairwise(path):
             identifier, _ = extension(child, ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
             assert identifier.key_identifier == extension(parent, ExtensionOID.SUBJECT_KEY_IDENTIFIER)[0].digest
 
@@ -253,7 +250,7 @@ def test_key_identifiers_lead_from_leaf_to_issuer_to_root(issued: Issued) -> Non
 def test_nothing_lives_outside_the_life_of_its_issuer(issued: Issued) -> None:
     for name in LEAVES:
         path = [*issued.chains[name], issued.authorities["root"]]
-        for child, parent in zip(path, path[1:], strict=False):
+        for child, parent in pairwise(path):
             assert parent.not_valid_before_utc <= child.not_valid_before_utc
             assert child.not_valid_after_utc <= parent.not_valid_after_utc
 

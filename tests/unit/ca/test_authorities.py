@@ -330,9 +330,7 @@ async def test_another_key_encryption_key_stops_the_start_and_changes_nothing(ma
 @pytest.mark.spec("BUNDLE-05")
 async def test_the_sequence_rises_exactly_when_the_content_changes(machine: Machine) -> None:
     roots = [
-        build_root(
-            trust_domain=A_TEST, key=new_key(), now=NOW, lifetime=365 * DAY, backdate=timedelta(seconds=10)
-        )
+        build_root(trust_domain=A_TEST, key=new_key(), now=NOW, lifetime=365 * DAY, backdate=timedelta(seconds=10))
         for _ in range(2)
     ]
 

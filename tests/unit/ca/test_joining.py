@@ -255,9 +255,7 @@ async def test_the_store_knows_only_the_digest_of_a_token(server: Joiner) -> Non
         ({"selectors": selectors("unix:uid:0")}, Reason.ENTRY_BAD_SELECTOR),
     ],
 )
-async def test_a_token_that_must_not_be_is_not_made(
-    server: Joiner, changes: dict[str, object], reason: Reason
-) -> None:
+async def test_a_token_that_must_not_be_is_not_made(server: Joiner, changes: dict[str, object], reason: Reason) -> None:
     wanted: dict[str, object] = {"agent_name": "node-1", "lifetime": None, "selectors": frozenset()}
     with pytest.raises(InvalidArgument) as refused:
         await server.joining.create_token(**(wanted | changes))  # type: ignore[arg-type] # a table of changes
@@ -377,5 +375,3 @@ async def test_agents_are_there_after_a_restart(engine: AsyncEngine, clock: Fake
     await again.roster.start()
     who, _ = await again.roster.authenticate(pem(svid))
     assert who == server.roster.all()[NODE_1]
-
-

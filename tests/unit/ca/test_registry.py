@@ -37,9 +37,7 @@ FULL = entry(
 
 async def started(engine: AsyncEngine, clock: FakeClock) -> tuple[EntryRegistry, EntryDirectory]:
     directory = EntryDirectory(trust_domain=A_TEST)
-    registry = EntryRegistry(
-        trust_domain=A_TEST, store=SqlEntryStore(engine=engine), directory=directory, clock=clock
-    )
+    registry = EntryRegistry(trust_domain=A_TEST, store=SqlEntryStore(engine=engine), directory=directory, clock=clock)
     await registry.start()
     return registry, directory
 

@@ -151,6 +151,37 @@ async def test_a_client_that_has_said_all_still_gets_its_answer(path: Path) -> N
         inner.close()
 
 
+@pytest.mark.parametrize("hangs_up", [False, True])
+async def test_a_server_that_speaks_first_is_heard(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, hangs_up: bool
+) -> None:
+    """Even if it does so before the caller's end is in place, which takes a turn of the loop."""
+    loop, ends = asyncio.get_running_loop(), []
+    place = loop.connect_accepted_socket
+    relay, inner = await relay_to_a_raw_server(path)
+
+    async def place_late(*args: object) -> object:
+        end = (await asyncio.to_thread(inner.accept))[0]
+        ends.append(end)
+        end.sendall(b"greeting")
+        if hangs_up:
+            end.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.05)
+        return await place(*args)
+
+    monkeypatch.setattr(loop, "connect_accepted_socket", place_late)
+    client = raw_client(path)
+    assert await asyncio.to_thread(client.recv, 100) == b"greeting"
+    if hangs_up:
+        assert await asyncio.to_thread(client.recv, 100) == b""
+    client.sendall(b"answer")
+    assert await asyncio.to_thread(ends[0].recv, 100) == b"answer"
+    for each in (client, ends[0]):
+        each.close()
+    await relay.close()
+    inner.close()
+
+
 async def relay_to_a_raw_server(path: Path) -> tuple[Relay, socket.socket]:
     relay = Relay(path, mode=0o600, max_connections=10)
     inner = socket.socket(socket.AF_UNIX)

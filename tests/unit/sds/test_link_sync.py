@@ -232,6 +232,7 @@ async def test_an_agent_that_is_refused_keeps_what_it_has_and_tries_on_slowly(
             assert set(bench.feed.current.entries) == {"web"}
             bench.api.refusal = None
             await bench.until(lambda: bench.link.is_up)
+            assert sum("_consume_request_iterator" in repr(task) for task in asyncio.all_tasks()) == 1
     assert [log["reason"] for log in logs if log["log_level"] == "warning"].count(refusal.reason) == 1
 
 
@@ -314,3 +315,18 @@ async def test_an_old_stream_stays_until_the_new_one_is_up(bench: Bench) -> None
         assert bench.link.is_up
         await bench.until(new.reported)
         assert new.reported()[0].snapshot
+
+
+async def test_a_move_that_is_overtaken_by_another_costs_nothing(bench: Bench) -> None:
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        snapshot, bench.api.snapshot = bench.api.snapshot, []
+        bench.link.move()
+        await bench.until(lambda: len(bench.api.syncs) == 2)
+        bench.link.move()
+        await bench.until(lambda: len(bench.api.syncs) == 3 and bench.api.syncs[1].has_ended)
+        old, _, new = bench.api.syncs
+        assert (old.has_ended, bench.link.is_up) == (False, True)
+        new.updates.put_nowait(snapshot[0])
+        await bench.until(lambda: old.has_ended)
+        assert (new.has_ended, bench.link.is_up) == (False, True)

@@ -115,6 +115,17 @@ def test_a_refused_entry_waits_alone_and_is_tried_at_once_when_it_changes() -> N
     assert plan.due(T0) == [changed]
 
 
+def test_a_renewal_that_was_refused_is_tried_at_once_when_the_entry_changes_in_any_way() -> None:
+    plan, web = schedule(1.0), entry("web", revision=1)
+    plan.follow([web], T0)
+    plan.issued(web, received=T0, not_after=T0 + 100 * SECOND)
+    plan.refused(web, Reason.ENTRY_NOT_AUTHORIZED, T0 + 50 * SECOND)
+    assert plan.due(T0 + 50 * SECOND) == []
+    changed = entry("web", revision=2, hint="allowed again")
+    plan.follow([changed], T0 + 50 * SECOND)
+    assert plan.due(T0 + 50 * SECOND) == [changed]
+
+
 def test_an_answer_for_terms_that_changed_meanwhile_is_not_taken() -> None:
     plan, old, new = schedule(), entry("web", revision=1), entry("web", revision=2, dns_names=("web.local",))
     plan.follow([old], T0)

@@ -322,6 +322,22 @@ class TestReconnect:
         after = subscribed("default", version=before.version)
         assert after.take(offered(default="2"))
 
+    def test_is_no_reason_to_withhold_the_old_content_once_something_newer_was_sent(self) -> None:
+        before = subscribed("default")
+        before.take(offered(default="1"))
+        after = subscribed("default", version=before.version)
+        assert after.take(offered(default="2"))
+        assert after.take(offered(default="1"))
+
+    def test_is_no_reason_to_withhold_a_name_that_was_given_up_and_asked_for_again(self) -> None:
+        before = subscribed("default")
+        before.take(offered(default="1"))
+        after = subscribed("default", version=before.version)
+        assert not after.receive(offered(default="1"))
+        after.ask(resource_names=["other"])
+        after.ask(resource_names=["default"])
+        assert after.take(offered(default="1"))
+
     def test_before_the_agent_has_its_certificates_again_is_still_remembered(self) -> None:
         before = subscribed("ROOTCA")
         before.take(offered(ROOTCA="1"))
