@@ -10,6 +10,7 @@ from ca.settings import ServerSettings
 from citadel import logs
 from citadel.config.loader import load
 from cli.demo.command import demo
+from cli.limits import raise_open_files
 from cli.output import CommandGroup
 from cli.signals import run_until_signal
 from sds.settings import AgentSettings
@@ -52,6 +53,7 @@ def server_run(path: Path) -> None:
     logs.configure(settings.log)
     from cli.server_process import run_server  # noqa: PLC0415 - the other commands start without SQLAlchemy
 
+    raise_open_files()
     run_until_signal(lambda stop: run_server(settings, stop=stop))
 
 
@@ -88,6 +90,7 @@ def agent_run(path: Path) -> None:
     logs.configure(settings.log)
     from cli.agent_process import run_agent  # noqa: PLC0415 - the other commands start without Envoy's stubs
 
+    raise_open_files()
     run_until_signal(lambda stop: run_agent(settings, stop=stop))
 
 
