@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from citadel._wire import types_pb2 as pb
 from citadel.entry import Entry
+from citadel.errors import InvalidArgument, Reason
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 
@@ -20,8 +21,8 @@ def entry_from_wire(message: pb.Entry) -> Entry:
         spiffe_id=SpiffeId.parse(message.spiffe_id),
         parent_id=SpiffeId.parse(message.parent_id),
         selectors=frozenset(Selector.parse(text) for text in message.selectors),
-        x509_svid_ttl=_seconds(message.x509_svid_ttl) if message.HasField("x509_svid_ttl") else None,
-        jwt_svid_ttl=_seconds(message.jwt_svid_ttl) if message.HasField("jwt_svid_ttl") else None,
+        x509_svid_ttl=from_duration(message.x509_svid_ttl) if message.HasField("x509_svid_ttl") else None,
+        jwt_svid_ttl=from_duration(message.jwt_svid_ttl) if message.HasField("jwt_svid_ttl") else None,
         dns_names=tuple(message.dns_names),
         federates_with=frozenset(TrustDomain.parse(name) for name in message.federates_with),
         hint=message.hint,
@@ -61,8 +62,19 @@ def to_timestamp(moment: datetime) -> Timestamp:
 
 
 def from_timestamp(message: Timestamp) -> datetime:
-    """A protobuf timestamp as an aware datetime in UTC."""
-    return message.ToDatetime(tzinfo=UTC)
+    """A protobuf timestamp as an aware datetime in UTC. Raises `InvalidArgument` (`request_malformed`)."""
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(Reason.REQUEST_MALFORMED, f"a time is out of range: {error}") from error
+
+
+def from_duration(message: Duration) -> timedelta:
+    """A protobuf duration. Raises `InvalidArgument` (`request_malformed`)."""
+    try:
+        return message.ToTimedelta()
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(Reason.REQUEST_MALFORMED, f"a duration is out of range: {error}") from error
 
 
 def _duration(value: timedelta | None) -> Duration | None:
@@ -71,7 +83,3 @@ def _duration(value: timedelta | None) -> Duration | None:
     message = Duration()
     message.FromTimedelta(value)
     return message
-
-
-def _seconds(message: Duration) -> timedelta:
-    return message.ToTimedelta()

@@ -11,6 +11,7 @@ from ca.api.admin import AdminService
 from ca.api.agent_api import AgentService
 from ca.api.bootstrap import BootstrapService
 from ca.api.listeners import AdminListener, TlsListener
+from ca.api.sessions import SessionBook
 from ca.api.status import StatusReader
 from ca.settings import ServerSettings
 from citadel._wire.admin_pb2_grpc import add_AdminServicer_to_server
@@ -32,6 +33,7 @@ class ServerDoors:
     agents: TlsListener
     admin: AdminListener
     probes: Probes
+    sessions: SessionBook
 
     @classmethod
     def open(cls, settings: ServerSettings, core: ServerCore) -> ServerDoors:
@@ -70,6 +72,7 @@ class ServerDoors:
             agents=agents,
             admin=admin,
             probes=Probes(settings.listen.probes, lambda: _readiness(core)),
+            sessions=core.sessions,
         )
 
     async def start(self) -> None:
@@ -80,6 +83,7 @@ class ServerDoors:
 
     async def close(self) -> None:
         await self.probes.close()
+        self.sessions.end_all()
         await asyncio.gather(
             self.bootstrap.close(_GRACE_SECONDS), self.agents.close(_GRACE_SECONDS), self.admin.close(_GRACE_SECONDS)
         )

@@ -129,8 +129,9 @@ class Joining:
 
         if not secret.isascii() or not secret:
             raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
-        agent = await self._tokens.redeem(_digest(secret), now=now, make_agent=make_agent)
-        self._roster.add(agent)
+        async with self._roster.one_change_at_a_time:
+            agent = await self._tokens.redeem(_digest(secret), now=now, make_agent=make_agent)
+            self._roster.put(agent)
         _log.info("agent joined", agent=str(agent.spiffe_id))
         return await self._issuer.issue_reserved(agent.spiffe_id, csr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -39,6 +40,10 @@ class AgentRoster:
         self._store = store
         self._clock = clock
         self._agents: dict[SpiffeId, Agent] = {}
+        self._watchers: dict[asyncio.Event, SpiffeId] = {}
+        # Whoever changes an agent's row reads it under this lock: otherwise a renewal that began before a re-join could
+        # put the keys of the machine that was replaced back in force.
+        self.one_change_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
         """Load the agents."""
@@ -48,9 +53,20 @@ class AgentRoster:
         """Every agent by its ID."""
         return self._agents
 
-    def add(self, agent: Agent) -> None:
-        """Take an agent that the store has just taken."""
+    def put(self, agent: Agent) -> None:
+        """Take an agent as the store has just taken it, and wake its open streams."""
         self._agents[agent.spiffe_id] = agent
+        for event, spiffe_id in self._watchers.items():
+            if spiffe_id == agent.spiffe_id:
+                event.set()
+
+    def watch(self, event: asyncio.Event, spiffe_id: SpiffeId) -> None:
+        """Set `event` at every change of this agent's row."""
+        self._watchers[event] = spiffe_id
+
+    def unwatch(self, event: asyncio.Event) -> None:
+        """Stop setting `event`."""
+        self._watchers.pop(event, None)
 
     def is_banned(self, spiffe_id: SpiffeId) -> bool:
         """Whether nothing may be signed for this agent; the ledger asks once more before it commits."""
@@ -60,10 +76,19 @@ class AgentRoster:
     async def authenticate(self, leaf_pem: bytes) -> tuple[Agent, X509Svid]:
         """The agent whose certificate the TLS layer verified, and that certificate.
 
-        A valid chain is not enough: the ID must be an agent's, its row must exist and not be banned, and the key must
-        be the recorded one. Raises `Unauthenticated` or `PermissionDenied` with the reason.
+        A valid chain is not enough, see `check`. Raises `Unauthenticated` or `PermissionDenied` with the reason.
         """
         svid = self._parse(leaf_pem)
+        agent = self.check(svid)
+        if _digest_of(svid) == agent.next_key:
+            agent = await self._promote(svid)
+        return agent, svid
+
+    def check(self, svid: X509Svid) -> Agent:
+        """The agent's row, if this certificate may act for it now.
+
+        Its row must exist and not be banned, the certificate must not have ended, and its key must be a recorded one.
+        """
         agent = self._agents.get(svid.spiffe_id)
         if agent is None:
             raise PermissionDenied(
@@ -73,33 +98,39 @@ class AgentRoster:
             raise PermissionDenied(Reason.AGENT_BANNED, f"{svid.spiffe_id} is banned")
         if svid.not_after <= self._clock.now():
             # gRPC checks this at the handshake only; a connection can outlive its certificate.
-            raise Unauthenticated(Reason.AGENT_SVID_EXPIRED, f"the certificate of {svid.spiffe_id} has expired")
-        digest = key_digest(svid.leaf.public_key())  # type: ignore[arg-type]  # digests any key; a wrong kind cannot match
-        if digest == agent.next_key:
-            agent = await self._promote(agent, digest)
-        elif digest != agent.key:
+            raise Unauthenticated(
+                Reason.AGENT_SVID_EXPIRED,
+                f"the certificate of {svid.spiffe_id} has expired",
+                fix="connect anew with the renewed certificate",
+            )
+        if _digest_of(svid) not in (agent.key, agent.next_key):
             raise PermissionDenied(
                 Reason.AGENT_KEY_MISMATCH,
                 f"the certificate of {svid.spiffe_id} is not for its recorded key",
                 fix="another machine may run under this identity; join it anew with a token",
             )
-        return agent, svid
+        return agent
 
-    async def renew(self, agent: Agent, csr: bytes, *, issuer: Issuer) -> IssuedSvid:
+    async def renew(self, svid: X509Svid, csr: bytes, *, issuer: Issuer) -> IssuedSvid:
         """A new SVID for an authenticated agent. Its new key is recorded before the certificate leaves."""
         digest = key_digest(public_key_of(csr))
-        if digest != agent.key:
-            await self._record(replace(agent, next_key=digest))
+        async with self.one_change_at_a_time:
+            agent = self.check(svid)
+            if digest != agent.key:
+                await self._record(replace(agent, next_key=digest))
         return await issuer.issue_reserved(agent.spiffe_id, csr)
 
-    async def _promote(self, agent: Agent, digest: str) -> Agent:
-        promoted = replace(agent, key=digest, next_key=None)
-        await self._record(promoted)
-        return promoted
+    async def _promote(self, svid: X509Svid) -> Agent:
+        async with self.one_change_at_a_time:
+            agent = self.check(svid)
+            if _digest_of(svid) == agent.next_key:
+                agent = replace(agent, key=agent.next_key, next_key=None)
+                await self._record(agent)
+            return agent
 
     async def _record(self, agent: Agent) -> None:
         await self._store.set_keys(agent.spiffe_id, key=agent.key, next_key=agent.next_key)
-        self._agents[agent.spiffe_id] = agent
+        self.put(agent)
 
     def _parse(self, leaf_pem: bytes) -> X509Svid:
         try:
@@ -112,3 +143,7 @@ class AgentRoster:
         if not svid.spiffe_id.is_member_of(self._trust_domain) or not is_agent_id(svid.spiffe_id):
             raise PermissionDenied(Reason.AGENT_SVID_REFUSED, f"{svid.spiffe_id} is not the identity of an agent")
         return svid
+
+
+def _digest_of(svid: X509Svid) -> str:
+    return key_digest(svid.leaf.public_key())  # type: ignore[arg-type]  # digests any key; a wrong kind matches none

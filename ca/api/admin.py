@@ -22,7 +22,7 @@ from citadel.entry import Entry
 from citadel.errors import InvalidArgument, Reason
 from citadel.join_string import JoinString
 from citadel.selector import Selector
-from citadel.wire import entry_from_wire, entry_to_wire, to_timestamp
+from citadel.wire import entry_from_wire, entry_to_wire, from_duration, to_timestamp
 
 _PAGE: Final = 100
 _MOST_PAGE: Final = 1000
@@ -51,7 +51,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         made = await self._joining.create_token(
             agent_name=request.agent_name,
-            lifetime=request.ttl.ToTimedelta() if request.HasField("ttl") else None,
+            lifetime=from_duration(request.ttl) if request.HasField("ttl") else None,
             selectors=frozenset(Selector.parse(text) for text in request.node_selectors),
         )
         bundle = self._authorities.bundle()

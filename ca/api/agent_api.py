@@ -59,10 +59,10 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         return pb.SignX509SvidsResponse(results=map(svid_result, results))
 
     async def RenewAgent(self, request: pb.RenewAgentRequest, context: Any) -> pb.RenewAgentResponse:
-        agent, _ = await self._authenticate(context)
-        svid = await self._roster.renew(agent, request.csr, issuer=self._issuer)
+        _, svid = await self._authenticate(context)
+        renewed = await self._roster.renew(svid, request.csr, issuer=self._issuer)
         self._tally.count_issued()
-        return pb.RenewAgentResponse(chain=chain_der(svid.chain))
+        return pb.RenewAgentResponse(chain=chain_der(renewed.chain))
 
     async def Sync(self, request_iterator: AsyncIterator[pb.AgentMessage], context: Any) -> AsyncIterator[pb.Update]:
         agent, svid = await self._authenticate(context)
@@ -73,6 +73,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         session.take(hello)
         reader = asyncio.create_task(_read(request_iterator, session))
         self._directory.watch(session.wake, agent)
+        self._roster.watch(session.wake, agent.spiffe_id)
         self._sessions.open(session)
         _log.info("agent connected", agent=str(agent.spiffe_id), version=session.version)
         try:
@@ -81,32 +82,26 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         finally:
             reader.cancel()
             self._directory.unwatch(session.wake)
+            self._roster.unwatch(session.wake)
             self._sessions.close(session)
             _log.info("agent disconnected", agent=str(agent.spiffe_id))
 
     async def _push(
         self, session: AgentSession, svid: X509Svid, reader: asyncio.Task[None]
     ) -> AsyncIterator[pb.Update]:
-        while not reader.done():
+        while not (reader.done() or session.is_ending):
             session.wake.clear()
-            now = self._clock.now()
-            self._check_still_valid(session.agent, svid)
-            own = self._authorities.bundle()
+            agent, now, own = self._roster.check(svid), self._clock.now(), self._authorities.bundle()
+            if agent.selectors != session.agent.selectors:
+                return  # it was joined anew with other facts about its node: begin with a new snapshot
             for update in session.updates(
-                entries=self._directory.for_agent(session.agent, now),
+                entries=self._directory.for_agent(agent, now),
                 bundles={own.trust_domain: own},
                 revision=self._directory.revision,
             ):
                 yield update
-            await _woken(session.wake, reader, seconds=(svid.not_after - now).total_seconds())
-
-    def _check_still_valid(self, agent: Agent, svid: X509Svid) -> None:
-        if self._clock.now() >= svid.not_after:
-            raise Unauthenticated(
-                Reason.AGENT_SVID_EXPIRED,
-                f"the certificate of {agent.spiffe_id} expired while this stream was open",
-                fix="open the stream anew with the renewed certificate",
-            )
+            changes_at = min(svid.not_after, self._directory.next_expiry(agent, now) or svid.not_after)
+            await _woken(session.wake, seconds=(changes_at - now).total_seconds())
 
     async def _authenticate(self, context: Any) -> tuple[Agent, X509Svid]:
         certificates = context.auth_context().get("x509_pem_cert", ())
@@ -123,10 +118,8 @@ async def _read(messages: AsyncIterator[pb.AgentMessage], session: AgentSession)
         session.wake.set()  # the stream ended: let the writing side see it
 
 
-async def _woken(wake: asyncio.Event, reader: asyncio.Task[None], *, seconds: float) -> None:
-    """Wait for news, for the end of the reading side, or for `seconds`, whichever comes first."""
-    if reader.done():
-        return
+async def _woken(wake: asyncio.Event, *, seconds: float) -> None:
+    """Wait for news or for `seconds`, whichever comes first."""
     try:
         async with asyncio.timeout(max(0.0, seconds)):
             await wake.wait()

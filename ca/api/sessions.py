@@ -28,6 +28,7 @@ class AgentSession:
         self.agent = agent
         self.connected_at = connected_at
         self.wake = asyncio.Event()
+        self.is_ending = False
         self.version = ""
         self.acknowledged_revision = 0
         self.streams: dict[str, types_pb2.StreamReport] = {}
@@ -94,9 +95,10 @@ class SessionBook:
         """The newest session of each connected agent."""
         return {session.agent.spiffe_id: session for session in self._sessions}
 
-    def wake_all(self) -> None:
-        """Let every session look for news, such as a changed bundle."""
+    def end_all(self) -> None:
+        """End every session, so that agents look for another server at once."""
         for session in self._sessions:
+            session.is_ending = True
             session.wake.set()
 
 

@@ -89,6 +89,13 @@ class EntryDirectory:
                     found[entry.id] = entry
         return found
 
+    def next_expiry(self, agent: Agent, now: datetime) -> datetime | None:
+        """When time alone will change what this agent may ask for: the next end of an entry or alias of it."""
+        entries = self.for_agent(agent, now).values()
+        aliases = (alias for alias in self._aliases.values() if alias.matches(agent.selectors))
+        moments = (entry.expires_at for entry in (*entries, *aliases) if not entry.has_expired(now))
+        return min((moment for moment in moments if moment is not None), default=None)
+
     def watch(self, event: asyncio.Event, agent: Agent) -> None:
         """Set `event` at every change that may concern `agent`."""
         self._watchers[event] = agent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -122,7 +122,14 @@ class Issuer:
                 # 3. Check the request: proof of possession, key type. Nothing but its public key is used.
                 public_key = public_key_of(request.csr)
                 # 4. and 5. Settle the lifetime and sign.
-                return self._sign(authority, _subject_of(entry), public_key, requested_by=agent.spiffe_id, now=now)
+                return self._sign(
+                    authority,
+                    _subject_of(entry),
+                    public_key,
+                    requested_by=agent.spiffe_id,
+                    policy=self._policy,
+                    now=now,
+                )
             except CitadelError as refusal:
                 return refusal
 
@@ -134,9 +141,13 @@ class Issuer:
 
     async def issue_reserved(self, spiffe_id: SpiffeId, csr: bytes, *, dns_names: tuple[str, ...] = ()) -> IssuedSvid:
         """Sign for one of Citadel's own identities (an agent, the server), whose right to it the caller has checked."""
-        subject = _Subject(spiffe_id=spiffe_id, entry_id="", dns_names=dns_names, ttl=self._agent_lifetime)
         signed = self._sign(
-            self._authorities.issuing(), subject, public_key_of(csr), requested_by=spiffe_id, now=self._clock.now()
+            self._authorities.issuing(),
+            _Subject(spiffe_id=spiffe_id, entry_id="", dns_names=dns_names),
+            public_key_of(csr),
+            requested_by=spiffe_id,
+            policy=replace(self._policy, default=self._agent_lifetime),
+            now=self._clock.now(),
         )
         await self._ledger.append([signed.row])
         return signed.svid
@@ -148,12 +159,13 @@ class Issuer:
         public_key: WorkloadPublicKey,
         *,
         requested_by: SpiffeId,
+        policy: LifetimePolicy,
         now: datetime,
     ) -> _Signed:
         authority = issuing.authority
         validity = settle(
             now=now,
-            policy=self._policy,
+            policy=policy,
             asked=subject.ttl,
             entry_expires_at=subject.expires_at,
             issuer_not_before=authority.not_before,

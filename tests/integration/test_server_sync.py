@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from citadel._wire import admin_pb2, types_pb2
 from citadel._wire import agent_api_pb2 as pb
@@ -130,3 +132,20 @@ async def test_a_stream_ends_with_the_certificate_that_opened_it(tmp_path: Path)
             await stream.next()
             got = await refusal(stream.call.read())
         assert got == (Code.UNAUTHENTICATED, "agent_svid_expired")
+
+
+async def test_an_entry_that_expires_is_taken_away_by_the_clock_alone(server: Server, agent: Member) -> None:
+    expires_at = Timestamp()
+    expires_at.FromDatetime(datetime.now(UTC) + timedelta(seconds=1.5))
+    entry = await server.entry("/web", agent, expires_at=expires_at)
+    async with synced(server, agent) as stream:
+        await stream.next()
+        assert list(stream.entries) == [entry.id]
+        assert list((await stream.next()).removed_entry_ids) == [entry.id]
+
+
+async def test_a_re_join_ends_the_stream_of_the_machine_that_was_replaced(server: Server, agent: Member) -> None:
+    async with synced(server, agent) as stream:
+        await stream.next()
+        await server.join("node-1")
+        assert await refusal(stream.call.read()) == (Code.PERMISSION_DENIED, "agent_key_mismatch")

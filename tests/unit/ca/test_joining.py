@@ -225,11 +225,11 @@ async def test_joining_again_replaces_key_and_facts(server: Joiner) -> None:
 
 async def test_a_banned_agent_does_not_come_back_by_a_token_and_the_token_stays_good(server: Joiner) -> None:
     token = await server.token()
-    server.roster.add(agent(banned=True))
+    server.roster.put(agent(banned=True))
     with pytest.raises(PermissionDenied) as refused:
         await server.joining.join(token, csr())
     assert refused.value.reason is Reason.AGENT_BANNED
-    server.roster.add(agent(banned=False))
+    server.roster.put(agent(banned=False))
     await server.joining.join(token, csr())
 
 
@@ -299,7 +299,7 @@ def presented(*uris: str, **changes: object) -> bytes:
 async def test_who_is_no_agent_is_refused(
     server: Joiner, leaf: bytes, error: type[CitadelError], reason: Reason
 ) -> None:
-    server.roster.add(agent(NODE_1))
+    server.roster.put(agent(NODE_1))
     with pytest.raises(error) as refused:
         await server.roster.authenticate(leaf)
     assert refused.value.reason is reason
@@ -317,7 +317,7 @@ async def test_an_agent_whose_certificate_ended_is_refused(server: Joiner, clock
 
 async def test_a_banned_agent_is_refused(server: Joiner) -> None:
     svid = await server.joining.join(await server.token(), csr())
-    server.roster.add(agent(banned=True, key=server.roster.all()[NODE_1].key))
+    server.roster.put(agent(banned=True, key=server.roster.all()[NODE_1].key))
     with pytest.raises(PermissionDenied) as refused:
         await server.roster.authenticate(pem(svid))
     assert refused.value.reason is Reason.AGENT_BANNED
@@ -326,7 +326,7 @@ async def test_a_banned_agent_is_refused(server: Joiner) -> None:
 @pytest.mark.invariant(12)
 async def test_both_keys_are_good_until_the_new_one_is_used(server: Joiner) -> None:
     old = await server.joining.join(await server.token(), csr())
-    who, _ = await server.roster.authenticate(pem(old))
+    _, who = await server.roster.authenticate(pem(old))
     new = await server.roster.renew(who, csr(), issuer=server.issuer)
     await server.recorded()
     await server.roster.authenticate(pem(old))  # the answer may have been lost: the old key still opens the door
@@ -340,9 +340,9 @@ async def test_both_keys_are_good_until_the_new_one_is_used(server: Joiner) -> N
 @pytest.mark.invariant(12)
 async def test_a_renewal_whose_answer_was_lost_can_be_asked_again(server: Joiner) -> None:
     old = await server.joining.join(await server.token(), csr())
-    who, _ = await server.roster.authenticate(pem(old))
+    _, who = await server.roster.authenticate(pem(old))
     lost = await server.roster.renew(who, csr(), issuer=server.issuer)
-    who, _ = await server.roster.authenticate(pem(old))
+    _, who = await server.roster.authenticate(pem(old))
     new = await server.roster.renew(who, csr(), issuer=server.issuer)
     with pytest.raises(PermissionDenied):
         await server.roster.authenticate(pem(lost))
@@ -352,7 +352,7 @@ async def test_a_renewal_whose_answer_was_lost_can_be_asked_again(server: Joiner
 @pytest.mark.invariant(2, 12)
 async def test_the_new_key_is_recorded_before_the_certificate_leaves(server: Joiner) -> None:
     old = await server.joining.join(await server.token(), csr())
-    who, _ = await server.roster.authenticate(pem(old))
+    _, who = await server.roster.authenticate(pem(old))
     server.ledger.fails = True
     with pytest.raises(Unavailable):
         await server.roster.renew(who, csr(key := new_key()), issuer=server.issuer)
@@ -364,9 +364,29 @@ async def test_the_new_key_is_recorded_before_the_certificate_leaves(server: Joi
 async def test_a_renewal_with_the_same_key_changes_no_key(server: Joiner) -> None:
     key = new_key()
     old = await server.joining.join(await server.token(), csr(key))
-    who, _ = await server.roster.authenticate(pem(old))
+    _, who = await server.roster.authenticate(pem(old))
     await server.roster.renew(who, csr(key), issuer=server.issuer)
-    assert await server.recorded() == {NODE_1: who}
+    recorded = (await server.recorded())[NODE_1]
+    assert (recorded.key, recorded.next_key) == (key_digest(key.public_key()), None)
+
+
+async def test_a_renewal_that_began_before_a_re_join_changes_nothing(server: Joiner) -> None:
+    old = await server.joining.join(await server.token(), csr())
+    _, who = await server.roster.authenticate(pem(old))
+    new = await server.joining.join(await server.token(), csr())
+    with pytest.raises(PermissionDenied) as refused:
+        await server.roster.renew(who, csr(), issuer=server.issuer)
+    assert refused.value.reason is Reason.AGENT_KEY_MISMATCH
+    assert (await server.recorded())[NODE_1].next_key is None
+    await server.roster.authenticate(pem(new))
+
+
+async def test_a_re_join_wakes_the_streams_of_that_agent_only(server: Joiner) -> None:
+    mine, others = asyncio.Event(), asyncio.Event()
+    server.roster.watch(mine, NODE_1)
+    server.roster.watch(others, NODE_2)
+    await server.joining.join(await server.token(), csr())
+    assert (mine.is_set(), others.is_set()) == (True, False)
 
 
 async def test_agents_are_there_after_a_restart(engine: AsyncEngine, clock: FakeClock, server: Joiner) -> None:

@@ -144,5 +144,6 @@ async def test_of_two_sessions_of_one_agent_the_newest_counts_until_it_ends() ->
     assert book.newest() == {NODE_1: new, NODE_2: other}
     book.close(new)
     assert book.newest() == {NODE_1: old, NODE_2: other}
-    book.wake_all()
+    book.end_all()
+    assert (old.is_ending, other.is_ending, new.is_ending) == (True, True, False)
     assert (old.wake.is_set(), other.wake.is_set(), new.wake.is_set()) == (True, True, False)
