@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -57,6 +59,8 @@ async def test_a_duplicate_names_the_entry_that_is_there(server: Server, agent: 
         ({"dns_names": ["*.a.test"]}, "entry_bad_dns_name"),
         ({"dns_names": ["Server.CITADEL.internal."]}, "entry_reserved_dns_name"),
         ({"selectors": []}, "entry_no_selectors"),
+        ({"x509_svid_ttl": Duration(seconds=10**15)}, "request_malformed"),
+        ({"expires_at": Timestamp(seconds=10**15)}, "request_malformed"),
     ],
 )
 async def test_an_entry_that_breaks_a_rule_is_refused(server: Server, change: dict[str, Any], reason: str) -> None:
