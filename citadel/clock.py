@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -35,3 +35,13 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
+
+
+# The wall clock may jump while the clock that sleeps does not: a suspended machine, an administrator, NTP.
+_LONGEST_NAP: Final = timedelta(seconds=30)
+
+
+async def sleep_until(clock: Clock, moment: datetime) -> None:
+    """Wait until the wall clock says `moment`, also where it jumps meanwhile."""
+    while (left := moment - clock.now()) > timedelta(0):
+        await clock.sleep(min(left, _LONGEST_NAP).total_seconds())

@@ -20,6 +20,7 @@ from OpenSSL import crypto
 
 from citadel.bundle import TrustBundle
 from citadel.errors import InvalidArgument, Reason, Unauthenticated
+from citadel.serial import serial_hex
 from citadel.spiffe import SpiffeId, TrustDomain
 
 MAX_CHAIN_LENGTH: Final = 16  # bounds the work that a stranger's chain can cause
@@ -97,8 +98,7 @@ class X509Svid:
     @property
     def serial(self) -> str:
         """The leaf's serial number in lowercase hex, whole bytes: as Envoy's `%DOWNSTREAM_PEER_SERIAL%` prints it."""
-        digits = f"{self.leaf.serial_number:x}"
-        return digits.zfill(len(digits) + len(digits) % 2)
+        return serial_hex(self.leaf.serial_number)
 
     @property
     def chain_der(self) -> tuple[bytes, ...]:

@@ -14,11 +14,16 @@ class FakeClock:
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._start = start
         self._elapsed = 0.0
+        self._jumped = timedelta(0)
         self._order = count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> datetime:
-        return self._start + timedelta(seconds=self._elapsed)
+        return self._start + timedelta(seconds=self._elapsed) + self._jumped
+
+    def jump(self, by: timedelta) -> None:
+        """Set the wall clock, as an administrator or a resumed machine does; nobody's sleep notices."""
+        self._jumped += by
 
     def monotonic(self) -> float:
         return self._elapsed

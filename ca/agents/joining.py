@@ -22,6 +22,7 @@ from citadel.errors import InvalidArgument, PermissionDenied, Reason, Unauthenti
 from citadel.reserved import agent_id
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +59,9 @@ class TokenStore(Protocol):
     async def redeem(self, digest: str, *, now: datetime, make_agent: Callable[[JoinToken], Agent]) -> Agent:
         """Use the token up and record the agent that it makes, in one transaction.
 
-        Raises `Unauthenticated` with `token_unknown`, `token_used` or `token_expired`.
+        Until it expires, a used token is still good for the very agent and key that it made: whoever asks has proven
+        that key, and the first answer was lost. Raises `Unauthenticated` with `token_unknown`, `token_used` or
+        `token_expired`.
         """
         ...
 
@@ -129,9 +132,14 @@ class Joining:
 
         if not secret.isascii() or not secret:
             raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
-        async with self._roster.one_change_at_a_time:
-            agent = await self._tokens.redeem(_digest(secret), now=now, make_agent=make_agent)
-            self._roster.put(agent)
+
+        async def redeem() -> Agent:
+            async with self._roster.one_change_at_a_time:
+                agent = await self._tokens.redeem(_digest(secret), now=now, make_agent=make_agent)
+                self._roster.put(agent)
+            return agent
+
+        agent = await to_its_end(redeem())
         _log.info("agent joined", agent=str(agent.spiffe_id))
         return await self._issuer.issue_reserved(agent.spiffe_id, csr)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -18,6 +19,9 @@ from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticat
 from citadel.reserved import is_agent_id
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.svid import X509Svid
+from citadel.tasks import to_its_end
+
+_REPLACED_KEY_GRACE: Final = timedelta(seconds=30)
 
 
 class AgentStore(Protocol):
@@ -41,6 +45,9 @@ class AgentRoster:
         self._clock = clock
         self._agents: dict[SpiffeId, Agent] = {}
         self._watchers: dict[asyncio.Event, SpiffeId] = {}
+        # Keys that a renewal replaced a moment ago: what the agent began under the old one may end in peace. A re-join
+        # gives no such grace.
+        self._just_replaced: dict[SpiffeId, tuple[str, datetime]] = {}
         # Whoever changes an agent's row reads it under this lock: otherwise a renewal that began before a re-join could
         # put the keys of the machine that was replaced back in force.
         self.one_change_at_a_time = asyncio.Lock()
@@ -56,6 +63,7 @@ class AgentRoster:
     def put(self, agent: Agent) -> None:
         """Take an agent as the store has just taken it, and wake its open streams."""
         self._agents[agent.spiffe_id] = agent
+        self._just_replaced.pop(agent.spiffe_id, None)
         for event, spiffe_id in self._watchers.items():
             if spiffe_id == agent.spiffe_id:
                 event.set()
@@ -103,7 +111,7 @@ class AgentRoster:
                 f"the certificate of {svid.spiffe_id} has expired",
                 fix="connect anew with the renewed certificate",
             )
-        if _digest_of(svid) not in (agent.key, agent.next_key):
+        if _digest_of(svid) not in (agent.key, agent.next_key, self._just_replaced_key(agent.spiffe_id)):
             raise PermissionDenied(
                 Reason.AGENT_KEY_MISMATCH,
                 f"the certificate of {svid.spiffe_id} is not for its recorded key",
@@ -113,20 +121,31 @@ class AgentRoster:
 
     async def renew(self, svid: X509Svid, csr: bytes, *, issuer: Issuer) -> IssuedSvid:
         """A new SVID for an authenticated agent. Its new key is recorded before the certificate leaves."""
-        digest = key_digest(public_key_of(csr))
+        await to_its_end(self._expect(svid, key_digest(public_key_of(csr))))
+        return await issuer.issue_reserved(svid.spiffe_id, csr)
+
+    async def _expect(self, svid: X509Svid, next_key: str) -> None:
         async with self.one_change_at_a_time:
             agent = self.check(svid)
-            if digest != agent.key:
-                await self._record(replace(agent, next_key=digest))
-        return await issuer.issue_reserved(agent.spiffe_id, csr)
+            if next_key != agent.key:
+                await self._record(replace(agent, next_key=next_key))
 
     async def _promote(self, svid: X509Svid) -> Agent:
+        return await to_its_end(self._promote_in_turn(svid))
+
+    async def _promote_in_turn(self, svid: X509Svid) -> Agent:
         async with self.one_change_at_a_time:
             agent = self.check(svid)
             if _digest_of(svid) == agent.next_key:
+                replaced, until = agent.key, self._clock.now() + _REPLACED_KEY_GRACE
                 agent = replace(agent, key=agent.next_key, next_key=None)
                 await self._record(agent)
+                self._just_replaced[agent.spiffe_id] = (replaced, until)
             return agent
+
+    def _just_replaced_key(self, spiffe_id: SpiffeId) -> str | None:
+        key, until = self._just_replaced.get(spiffe_id, (None, self._clock.now()))
+        return key if self._clock.now() < until else None
 
     async def _record(self, agent: Agent) -> None:
         await self._store.set_keys(agent.spiffe_id, key=agent.key, next_key=agent.next_key)

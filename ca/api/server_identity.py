@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ca.authority.manager import AuthorityManager
-from ca.issuance.issuer import IssuedSvid, Issuer
-from citadel.clock import Clock
+from ca.issuance.issuer import Issuer
+from citadel.clock import Clock, sleep_until
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.reserved import SERVER_DNS_NAME, server_id
 
@@ -30,7 +30,7 @@ class ServerIdentity:
         self._issuer = issuer
         self._authorities = authorities
         self._clock = clock
-        self._svid: IssuedSvid | None = None
+        self._renew_at = clock.now()
         self._pair: tuple[bytes, bytes] | None = None
 
     async def start(self) -> None:
@@ -39,10 +39,9 @@ class ServerIdentity:
 
     async def run(self) -> None:
         """Renew at half of the life, for ever; the old one is presented until the new one is there."""
-        while self._svid is not None:
-            leaf = self._svid.chain[0]
-            half = leaf.not_valid_before_utc + (leaf.not_valid_after_utc - leaf.not_valid_before_utc) / 2
-            await self._clock.sleep(max(half - self._clock.now(), _LEAST_PAUSE).total_seconds())
+        while True:
+            await self._clock.sleep(_LEAST_PAUSE.total_seconds())  # whatever the lifetimes are, never a busy loop
+            await sleep_until(self._clock, self._renew_at)
             try:
                 await self._renew()
             except CitadelError as error:
@@ -66,9 +65,10 @@ class ServerIdentity:
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         identity = server_id(self._authorities.bundle().trust_domain)
-        self._svid = await self._issuer.issue_reserved(
-            identity, csr.public_bytes(Encoding.DER), dns_names=(SERVER_DNS_NAME,)
-        )
+        begun = self._clock.now()
+        svid = await self._issuer.issue_reserved(identity, csr.public_bytes(Encoding.DER), dns_names=(SERVER_DNS_NAME,))
+        not_after = svid.chain[0].not_valid_after_utc
         private_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        self._pair = (private_key, b"".join(c.public_bytes(Encoding.PEM) for c in self._svid.chain))
-        _log.info("server certificate made", not_after=self._svid.chain[0].not_valid_after_utc.isoformat())
+        self._pair = (private_key, b"".join(c.public_bytes(Encoding.PEM) for c in svid.chain))
+        self._renew_at = begun + (not_after - begun) / 2
+        _log.info("server certificate made", not_after=not_after.isoformat())

@@ -11,8 +11,8 @@ from ca.api.sessions import AgentSession, SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority
 from ca.entries.directory import EntryDirectory
-from ca.issuance.serials import serial_hex
 from citadel._wire import admin_pb2 as pb
+from citadel.serial import serial_hex
 from citadel.tally import Tally
 from citadel.wire import to_timestamp
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from ca.issuance.serials import new_serial
+from citadel.serial import new_serial
 from citadel.spiffe import TrustDomain
 
 # keyCertSign and cRLSign only: the table of the standard ties the other bits to leaves (X509-19 to X509-21).

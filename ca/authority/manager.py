@@ -15,7 +15,7 @@ from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager, UpstreamAuthority
 from ca.keys.sealing import KeyPurpose
 from citadel.bundle import TrustBundle
-from citadel.clock import Clock
+from citadel.clock import Clock, sleep_until
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.spiffe import TrustDomain
 
@@ -74,13 +74,15 @@ class AuthorityManager:
         """Renew the issuing authority at half of its life, for ever; while that fails the old one serves."""
         while self._issuing is not None:
             previous = self._issuing.authority
-            await self._clock.sleep(self._until_renewal(self._issuing).total_seconds())
+            await self._clock.sleep(_LEAST_PAUSE.total_seconds())  # near the root's end lives get short: no busy loop
+            await sleep_until(self._clock, previous.created_at + (previous.not_after - previous.created_at) / 2)
             try:
                 await self._renew(replaces=[previous.id])
-                await self._keys.delete(previous.key_id)
             except CitadelError as error:
                 _log.error("issuing authority not renewed", reason=error.reason, error=str(error))
                 await self._clock.sleep(_RETRY_AFTER.total_seconds())
+                continue
+            await self._forget_key(previous.key_id)
 
     def issuing(self) -> IssuingAuthority:
         """The authority to sign with. Raises `Unavailable` (`issuer_unavailable`) when it has ended."""
@@ -98,18 +100,19 @@ class AuthorityManager:
         """The roots and the issuing authority, for people to look at."""
         return (*self._upstream.authorities(), *([self._issuing.authority] if self._issuing else []))
 
-    def _until_renewal(self, issuing: IssuingAuthority) -> timedelta:
-        authority = issuing.authority
-        half = authority.not_before + (authority.not_after - authority.not_before) / 2
-        return max(half - self._clock.now(), _LEAST_PAUSE)
-
     async def _renew(self, *, replaces: Sequence[str]) -> None:
         now = self._clock.now()
         key_id = await self._keys.create(KeyPurpose.ISSUER)
-        key = await self._keys.signer(key_id, KeyPurpose.ISSUER)
-        minted = await self._upstream.mint(
-            key.public_key(), not_before=now - self._backdate, not_after=now + self._issuer_lifetime
-        )
+        try:
+            key = await self._keys.signer(key_id, KeyPurpose.ISSUER)
+            minted = await self._upstream.mint(
+                key.public_key(), not_before=now - self._backdate, not_after=now + self._issuer_lifetime
+            )
+        except BaseException:
+            # Nothing names this key yet, so every failed try would leave one behind. Once the row was tried it must
+            # stay: a commit that seemed to fail may have come through.
+            await self._forget_key(key_id)
+            raise
         authority = Authority(
             id=uuid4().hex,
             kind=AuthorityKind.ISSUER,
@@ -123,6 +126,12 @@ class AuthorityManager:
         await self._store.record(authority, replaces=replaces)
         self._issuing = IssuingAuthority(authority=authority, key=key)
         _log.info("issuing authority made", authority=authority.id, not_after=authority.not_after.isoformat())
+
+    async def _forget_key(self, key_id: str) -> None:
+        try:
+            await self._keys.delete(key_id)
+        except CitadelError as error:
+            _log.warning("unused key not deleted", key=key_id, error=str(error))
 
     async def _settle_bundle(self) -> TrustBundle:
         bundle = TrustBundle(

@@ -15,6 +15,7 @@ from ca.entries.rules import check_entry
 from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.spiffe import TrustDomain
+from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +59,13 @@ class EntryRegistry:
 
     async def create(self, wanted: Entry) -> Entry:
         """Add an entry; its id, revision and time of creation are set here."""
+        return await to_its_end(self._create(wanted))
+
+    async def delete(self, entry_id: str) -> Entry:
+        """Remove an entry; nothing new is issued or served for it from here on."""
+        return await to_its_end(self._delete(entry_id))
+
+    async def _create(self, wanted: Entry) -> Entry:
         now = self._clock.now()
         check_entry(wanted, trust_domain=self._trust_domain, now=now)
         async with self._one_at_a_time:
@@ -67,8 +75,7 @@ class EntryRegistry:
         _log.info("entry created", entry=entry.id, spiffe_id=str(entry.spiffe_id), parent=str(entry.parent_id))
         return entry
 
-    async def delete(self, entry_id: str) -> Entry:
-        """Remove an entry; nothing new is issued or served for it from here on."""
+    async def _delete(self, entry_id: str) -> Entry:
         async with self._one_at_a_time:
             entry = self._directory.get(entry_id)
             revision = await self._store.delete(entry)

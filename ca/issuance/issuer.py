@@ -18,10 +18,10 @@ from ca.issuance.csr import WorkloadPublicKey, public_key_of
 from ca.issuance.leaf import LeafSigner
 from ca.issuance.ledger import Ledger, LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy, settle
-from ca.issuance.serials import new_serial, serial_hex
 from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, Reason
+from citadel.serial import new_serial, serial_hex
 from citadel.spiffe import SpiffeId
 
 # Below this the work is done before a thread could take it over; above it would hold up every other call.
@@ -106,8 +106,8 @@ class Issuer:
         Raises `InvalidArgument` (`batch_too_large`), `Unavailable` and `PermissionDenied` where they concern the whole
         batch; then nothing was issued.
         """
-        # 1. Authenticate. `agent` is the proof: only `ca.agents.gate` makes one, from the certificate and key that the
-        #    caller showed on this connection.
+        # 1. Authenticate. `agent` is the proof: only `ca.agents.roster` makes one, from the certificate and key that
+        #    the caller showed on this connection.
         if len(requests) > self._max_batch:
             raise InvalidArgument(
                 Reason.BATCH_TOO_LARGE, f"{len(requests)} requests in one call; {self._max_batch} are allowed"

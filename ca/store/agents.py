@@ -67,8 +67,6 @@ class SqlTokenStore:
             row = (await connection.execute(select(tokens).where(tokens.c.digest == digest))).one_or_none()
             if row is None:
                 raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
-            if used.rowcount == 0:
-                raise _ended(used_before=row.used_at is not None)
             agent = make_agent(
                 JoinToken(
                     digest=digest,
@@ -77,6 +75,11 @@ class SqlTokenStore:
                     expires_at=row.expires_at,
                 )
             )
+            if used.rowcount == 0:
+                if row.expires_at <= now:
+                    raise _ended(used_before=row.used_at is not None)
+                if not await _has_agent(connection, agent.spiffe_id, key=agent.key):
+                    raise _ended(used_before=True)
             await _replace_agent(connection, agent)
         return agent
 
@@ -86,6 +89,11 @@ def _ended(*, used_before: bool) -> Unauthenticated:
     if used_before:
         return Unauthenticated(Reason.TOKEN_USED, "this join token was used already; it works once", fix=fix)
     return Unauthenticated(Reason.TOKEN_EXPIRED, "this join token has expired", fix=fix)
+
+
+async def _has_agent(connection: AsyncConnection, spiffe_id: SpiffeId, *, key: str) -> bool:
+    same = select(agents.c.spiffe_id).where(agents.c.spiffe_id == str(spiffe_id), agents.c.key == key)
+    return (await connection.execute(same)).one_or_none() is not None
 
 
 async def _replace_agent(connection: AsyncConnection, agent: Agent) -> None:

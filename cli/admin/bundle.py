@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives import hashes
 from citadel._wire import admin_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.config.types import format_duration
+from citadel.serial import serial_hex
 from citadel.spiffe import TrustDomain
-from cli.admin.certificate import rfc3339, serial_of
+from cli.admin.certificate import rfc3339
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.tables import moment_and_distance, print_fields, print_heading, print_table
 from cli.output import Form, print_json
@@ -53,7 +54,7 @@ def _plain(bundle: TrustBundle) -> dict[str, object]:
         "x509_authorities": [
             {
                 "subject": authority.subject.rfc4514_string(),
-                "serial": serial_of(authority),
+                "serial": serial_hex(authority.serial_number),
                 "not_before": rfc3339(authority.not_valid_before_utc),
                 "not_after": rfc3339(authority.not_valid_after_utc),
                 "sha256": _fingerprint(authority),
@@ -81,7 +82,7 @@ def _print(bundle: TrustBundle, now: datetime) -> None:
         (
             (
                 authority.subject.rfc4514_string(),
-                serial_of(authority),
+                serial_hex(authority.serial_number),
                 moment_and_distance(authority.not_valid_after_utc, now),
                 _fingerprint(authority),
             )

@@ -13,12 +13,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from citadel.errors import InvalidArgument, Reason
+from citadel.serial import serial_hex
 from citadel.svid import X509Svid
 
 T = TypeVar("T")
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
-_UNREADABLE: Final = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 _KEY_USAGES: Final = (
     "digital_signature",
     "content_commitment",
@@ -55,7 +62,7 @@ def describe(certificate: x509.Certificate) -> dict[str, Any]:
     return {
         "subject": _try(certificate.subject.rfc4514_string),
         "issuer": _try(certificate.issuer.rfc4514_string),
-        "serial": serial_of(certificate),
+        "serial": serial_hex(certificate.serial_number),
         "not_before": rfc3339(certificate.not_valid_before_utc),
         "not_after": rfc3339(certificate.not_valid_after_utc),
         "key": _key(certificate),
@@ -79,12 +86,6 @@ def broken_rules(chain: Sequence[x509.Certificate], now: datetime) -> list[str]:
     except InvalidArgument as error:
         problems.append(error.message)
     return [*problems, *_leaf_problems(chain[0], now)]
-
-
-def serial_of(certificate: x509.Certificate) -> str:
-    """The serial number in lowercase hex, whole bytes, as everywhere in Citadel."""
-    digits = f"{certificate.serial_number:x}"
-    return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def rfc3339(value: datetime) -> str:

@@ -368,3 +368,29 @@ async def test_a_second_root_shows_in_the_bundle_of_the_next_start(machine: Mach
     assert set(again.bundle().x509_authorities) == {*first.bundle().x509_authorities, added.certificate}
     assert again.bundle().sequence == 2
     assert again.issuing().authority == first.issuing().authority
+
+
+async def test_a_renewal_that_fails_leaves_no_key_behind(machine: Machine) -> None:
+    manager = machine.manager()
+    await manager.start()
+    before = machine.key_ids()
+    machine.clock.jump(366 * DAY)  # the root has ended: every try must fail
+    with pytest.raises(Unavailable):
+        await manager._renew(replaces=[])
+    assert machine.key_ids() == before
+
+
+async def test_a_clock_that_jumps_ahead_is_noticed_within_half_a_minute(machine: Machine) -> None:
+    manager = machine.manager()
+    await manager.start()
+    first = manager.issuing().authority.id
+    running = asyncio.create_task(manager.run())
+    await machine.clock.advance(10)
+    machine.clock.jump(4 * DAY)
+    await machine.clock.advance(31)
+    for _ in range(200):  # the renewal goes through worker threads
+        if manager.issuing().authority.id != first:
+            break
+        await asyncio.sleep(0.01)
+    running.cancel()
+    assert manager.issuing().authority.id != first

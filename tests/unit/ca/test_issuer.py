@@ -16,9 +16,9 @@ from ca.entries.directory import EntryDirectory
 from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest, key_digest
 from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy
-from ca.issuance.serials import serial_hex
 from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unavailable
+from citadel.serial import serial_hex
 from citadel.spiffe import SpiffeId
 from tests import certificates
 from tests.clock import FakeClock

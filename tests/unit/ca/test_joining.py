@@ -324,7 +324,7 @@ async def test_a_banned_agent_is_refused(server: Joiner) -> None:
 
 
 @pytest.mark.invariant(12)
-async def test_both_keys_are_good_until_the_new_one_is_used(server: Joiner) -> None:
+async def test_both_keys_are_good_until_the_new_one_is_used(server: Joiner, clock: FakeClock) -> None:
     old = await server.joining.join(await server.token(), csr())
     _, who = await server.roster.authenticate(pem(old))
     new = await server.roster.renew(who, csr(), issuer=server.issuer)
@@ -332,9 +332,41 @@ async def test_both_keys_are_good_until_the_new_one_is_used(server: Joiner) -> N
     await server.roster.authenticate(pem(old))  # the answer may have been lost: the old key still opens the door
     await server.roster.authenticate(pem(new))
     assert (await server.recorded())[NODE_1].next_key is None
+    await clock.advance(29)
+    await server.roster.authenticate(pem(old))  # what the agent began under it may end in peace
+    await clock.advance(1)
     with pytest.raises(PermissionDenied) as refused:
         await server.roster.authenticate(pem(old))
     assert refused.value.reason is Reason.AGENT_KEY_MISMATCH
+
+
+async def test_a_re_join_gives_a_replaced_key_no_grace(server: Joiner) -> None:
+    old = await server.joining.join(await server.token(), csr())
+    _, who = await server.roster.authenticate(pem(old))
+    await server.roster.authenticate(pem(await server.roster.renew(who, csr(), issuer=server.issuer)))
+    await server.joining.join(await server.token(), csr())
+    with pytest.raises(PermissionDenied) as refused:
+        await server.roster.authenticate(pem(old))
+    assert refused.value.reason is Reason.AGENT_KEY_MISMATCH
+
+
+@pytest.mark.invariant(12)
+async def test_a_join_whose_answer_was_lost_can_be_asked_again_with_the_same_key_only(
+    server: Joiner, clock: FakeClock
+) -> None:
+    token, key = await server.token(lifetime=MINUTE), new_key()
+    server.ledger.fails = True
+    with pytest.raises(Unavailable):
+        await server.joining.join(token, csr(key))
+    server.ledger.fails = False
+    with pytest.raises(Unauthenticated) as other_key:
+        await server.joining.join(token, csr())
+    assert other_key.value.reason is Reason.TOKEN_USED
+    await server.roster.authenticate(pem(await server.joining.join(token, csr(key))))
+    await clock.advance(60)
+    with pytest.raises(Unauthenticated) as too_late:
+        await server.joining.join(token, csr(key))
+    assert too_late.value.reason is Reason.TOKEN_USED
 
 
 @pytest.mark.invariant(12)

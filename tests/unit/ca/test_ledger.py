@@ -13,11 +13,11 @@ from sqlalchemy import event, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ca.issuance.ledger import LedgerRow
-from ca.issuance.serials import new_serial, serial_hex
 from ca.store.database import open_engine, transaction
 from ca.store.ledger import SqlLedger
 from ca.store.schema import ledger as table
 from citadel.errors import PermissionDenied, Reason, Unavailable
+from citadel.serial import new_serial, serial_hex
 from citadel.spiffe import SpiffeId
 from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW
 

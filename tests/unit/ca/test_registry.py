@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -140,3 +142,45 @@ async def test_nobody_sees_an_entry_that_the_store_did_not_take(engine: AsyncEng
         await connection.execute(text("ALTER TABLE away RENAME TO event"))
     _, again = await started(engine, clock)
     assert again.all() == {made.id: made}, "the row and its event are one transaction"
+
+
+class WaitingStore(SqlEntryStore):
+    """A real store that holds its answer back after the commit."""
+
+    def __init__(self, *, engine: AsyncEngine) -> None:
+        super().__init__(engine=engine)
+        self.committed, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def create(self, entry: Entry) -> int:
+        return await self._hold(await super().create(entry))
+
+    async def delete(self, entry: Entry) -> int:
+        return await self._hold(await super().delete(entry))
+
+    async def _hold(self, revision: int) -> int:
+        self.committed.set()
+        await self.may_answer.wait()
+        return revision
+
+
+@pytest.mark.invariant(12)
+async def test_a_caller_that_goes_away_leaves_store_and_memory_the_same(engine: AsyncEngine, clock: FakeClock) -> None:
+    directory, store = EntryDirectory(trust_domain=A_TEST), WaitingStore(engine=engine)
+    registry = EntryRegistry(trust_domain=A_TEST, store=store, directory=directory, clock=clock)
+
+    async def abandon(call: Coroutine[Any, Any, Entry]) -> None:
+        store.committed.clear()
+        store.may_answer.clear()
+        task = asyncio.create_task(call)
+        await store.committed.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        store.may_answer.set()
+        while [entry.id for entry in (await store.load())[0]] != list(directory.all()):
+            await asyncio.sleep(0)
+
+    await abandon(registry.create(FULL))
+    [entry_id] = directory.all()
+    await abandon(registry.delete(entry_id))
+    assert not directory.all()
