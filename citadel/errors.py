@@ -37,6 +37,8 @@ class Reason(StrEnum):
     # configuration and keys
     CONFIG_INVALID = "config_invalid"
     FILE_UNSAFE = "file_unsafe"
+    DATA_DIR_IN_USE = "data_dir_in_use"
+    DATA_DIR_FOREIGN = "data_dir_foreign"
     KEY_UNSEALABLE = "key_unsealable"
     # certificate requests
     CSR_TOO_LARGE = "csr_too_large"

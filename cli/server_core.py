@@ -32,6 +32,7 @@ from ca.store.entries import SqlEntryStore
 from ca.store.ledger import SqlLedger
 from citadel.clock import Clock
 from citadel.config.files import ensure_private_dir
+from citadel.folder_lock import folder_lock
 from citadel.tally import Tally
 
 
@@ -58,6 +59,7 @@ async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[S
     ensure_private_dir(settings.data_dir)
     engine = open_engine(settings.store_url or f"sqlite+aiosqlite:///{settings.data_dir / 'citadel.db'}")
     async with AsyncExitStack() as stack:
+        stack.enter_context(folder_lock(settings.data_dir))
         stack.push_async_callback(engine.dispose)
         await migrate(engine)
         authorities = _authorities(settings, engine, clock)

@@ -18,6 +18,7 @@ from ca.agents.roster import AgentRoster
 from ca.issuance.csr import public_key_of
 from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
 from citadel.clock import Clock
+from citadel.config.types import format_duration
 from citadel.errors import InvalidArgument, PermissionDenied, Reason, Unauthenticated
 from citadel.reserved import agent_id
 from citadel.selector import Selector
@@ -43,10 +44,11 @@ class JoinToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewToken:
-    """A token as its maker gets it, once."""
+    """A token as its maker gets it, once. Where `agent_exists`, using it replaces that agent's key."""
 
     secret: str = field(repr=False)
     token: JoinToken
+    agent_exists: bool
 
 
 class TokenStore(Protocol):
@@ -95,9 +97,9 @@ class Joining:
             raise InvalidArgument(
                 Reason.TOKEN_BAD_OPTIONS, f"agent name {name[:100]!r} is not up to 63 of a-z 0-9 '.' '_' '-'"
             )
-        lifetime = lifetime or self._default_lifetime
+        lifetime = self._default_lifetime if lifetime is None else lifetime
         if not timedelta(0) < lifetime <= _MOST_LIFETIME:
-            raise InvalidArgument(Reason.TOKEN_BAD_OPTIONS, f"a token lives up to {_MOST_LIFETIME}, not {lifetime}")
+            raise InvalidArgument(Reason.TOKEN_BAD_OPTIONS, f"a token lives up to {format_duration(_MOST_LIFETIME)}")
         for selector in selectors:
             if selector.type != "node":
                 raise InvalidArgument(Reason.ENTRY_BAD_SELECTOR, f"{selector} is not a fact about a node ('node:…')")
@@ -110,8 +112,9 @@ class Joining:
             expires_at=self._clock.now() + lifetime,
         )
         await self._tokens.add(token)
-        _log.info("join token made", agent=str(agent), expires_at=token.expires_at.isoformat())
-        return NewToken(secret=secret, token=token)
+        exists = agent in self._roster.all()
+        _log.info("join token made", agent=str(agent), expires_at=token.expires_at.isoformat(), replaces_agent=exists)
+        return NewToken(secret=secret, token=token, agent_exists=exists)
 
     async def join(self, secret: str, csr: bytes) -> IssuedSvid:
         """Redeem a token for an agent's SVID. Raises `Unauthenticated`, `PermissionDenied` or `InvalidArgument`."""

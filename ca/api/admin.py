@@ -62,7 +62,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             token=made.secret,
         )
         return pb.CreateTokenResponse(
-            join_string=str(join), agent_id=str(made.token.agent), expires_at=to_timestamp(made.token.expires_at)
+            join_string=str(join),
+            agent_id=str(made.token.agent),
+            expires_at=to_timestamp(made.token.expires_at),
+            agent_exists=made.agent_exists,
         )
 
     async def CreateEntry(self, request: pb.CreateEntryRequest, context: Any) -> types_pb2.Entry:

@@ -14,7 +14,7 @@ from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer
 from ca.keys.sealing import KeyPurpose
 from citadel.clock import Clock
-from citadel.errors import Reason, Unavailable
+from citadel.errors import FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +43,8 @@ class SelfSignedUpstream:
 
     async def start(self) -> None:
         self._roots = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ROOT)
+        for root in self._roots:
+            _check_trust_domain(root.certificate, self._trust_domain)
         if not any(root.state is AuthorityState.ACTIVE for root in self._roots):
             self._roots = (*self._roots, await self._make_root())
 
@@ -98,3 +100,14 @@ class SelfSignedUpstream:
         await self._store.record(root)
         _log.info("root made", authority=root.id, not_after=root.not_after.isoformat())
         return root
+
+
+def _check_trust_domain(root: x509.Certificate, trust_domain: TrustDomain) -> None:
+    names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    found = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if found != [str(trust_domain.id)]:
+        raise FailedPrecondition(
+            Reason.DATA_DIR_FOREIGN,
+            f"the store holds a root of {', '.join(found)}, and trust_domain is {trust_domain}",
+            fix="set trust_domain back, or start with an empty data_dir and store",
+        )

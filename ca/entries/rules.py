@@ -6,6 +6,7 @@ import re
 from datetime import datetime, timedelta
 from typing import Final
 
+from ca.entries.selectors import check_workload_selectors
 from citadel.entry import Entry
 from citadel.errors import InvalidArgument, Reason
 from citadel.reserved import is_agent_id, is_reserved_dns_name, is_reserved_id, server_id
@@ -89,6 +90,8 @@ def _check_selectors(entry: Entry, trust_domain: TrustDomain) -> None:
                 f"selector {selector} can never match here",
                 fix="an alias (parent: the server) takes 'node:…' selectors, every other entry takes none of them",
             )
+    if not wants_node:
+        check_workload_selectors(entry.selectors)
 
 
 def _check_dns_name(name: str) -> None:
@@ -97,7 +100,8 @@ def _check_dns_name(name: str) -> None:
     if "*" in name:
         raise InvalidArgument(Reason.ENTRY_BAD_DNS_NAME, f"DNS name {name!r} has a wildcard; name each host")
     labels = name.split(".")
-    if len(name) > _MAX_DNS_NAME or not all(_DNS_LABEL.fullmatch(label) for label in labels):
+    looks_like_an_address = labels[-1].isdigit()
+    if looks_like_an_address or len(name) > _MAX_DNS_NAME or not all(_DNS_LABEL.fullmatch(label) for label in labels):
         raise InvalidArgument(
-            Reason.ENTRY_BAD_DNS_NAME, f"{name[:300]!r} is not a DNS name", fix="write it without a trailing dot"
+            Reason.ENTRY_BAD_DNS_NAME, f"{name[:300]!r} is not a DNS name", fix="write it like web.example.org"
         )

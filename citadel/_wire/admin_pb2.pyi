@@ -58,8 +58,11 @@ class CreateTokenResponse(_message.Message):
     JOIN_STRING_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    AGENT_EXISTS_FIELD_NUMBER: _builtins.int
     join_string: _builtins.str
     agent_id: _builtins.str
+    agent_exists: _builtins.bool
+    """an agent of this name has joined: using the token replaces its key"""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -68,10 +71,11 @@ class CreateTokenResponse(_message.Message):
         join_string: _builtins.str = ...,
         agent_id: _builtins.str = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        agent_exists: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "expires_at", b"expires_at", "join_string", b"join_string"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_exists", b"agent_exists", "agent_id", b"agent_id", "expires_at", b"expires_at", "join_string", b"join_string"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -279,8 +279,9 @@ async def test_a_lost_answer_locks_no_agent_out_and_the_new_key_ends_the_old_one
     await asks(agent)
     assert await refusal(asks(lost)) == (Code.PERMISSION_DENIED, "agent_key_mismatch")
     await asks(new)
-    assert await refusal(asks(agent)) == (Code.PERMISSION_DENIED, "agent_key_mismatch")
-    await asks(await renewed(server, new))
+    await asks(newest := await renewed(server, new))
+    assert await refusal(asks(agent)) == (Code.PERMISSION_DENIED, "agent_key_mismatch"), "two renewals ago"
+    await asks(newest)
 
 
 async def test_a_bad_request_renews_nothing(server: Server, agent: Member) -> None:

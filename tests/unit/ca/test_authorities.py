@@ -25,6 +25,7 @@ from ca.keys.sealing import KeyPurpose, Sealer
 from ca.store.authorities import SqlAuthorityStore
 from citadel.bundle import TrustBundle
 from citadel.errors import FailedPrecondition, Reason, Unavailable
+from citadel.spiffe import TrustDomain
 from tests.clock import FakeClock
 from tests.csrs import new_key
 from tests.unit.ca.values import A_TEST, NOW
@@ -394,3 +395,22 @@ async def test_a_clock_that_jumps_ahead_is_noticed_within_half_a_minute(machine:
         await asyncio.sleep(0.01)
     running.cancel()
     assert manager.issuing().authority.id != first
+
+
+async def test_the_data_of_another_trust_domain_is_named_and_left_alone(machine: Machine) -> None:
+    await machine.manager().start()
+    before = machine.key_ids()
+    other = TrustDomain("other.test")
+    foreign = SelfSignedUpstream(
+        trust_domain=other,
+        keys=machine.keys,
+        store=SqlAuthorityStore(engine=machine.engine, trust_domain=other),
+        clock=machine.clock,
+        root_lifetime=365 * DAY,
+        backdate=timedelta(seconds=10),
+    )
+    with pytest.raises(FailedPrecondition) as refused:
+        await foreign.start()
+    assert refused.value.reason is Reason.DATA_DIR_FOREIGN
+    assert "spiffe://a.test" in refused.value.message
+    assert machine.key_ids() == before
