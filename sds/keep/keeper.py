@@ -17,7 +17,7 @@ from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.batch import Draft, draft, judge
 from sds.keep.keys import KeyKind
-from sds.keep.schedule import Schedule, retry_delay
+from sds.keep.schedule import Schedule, call_timeout, retry_delay
 from sds.keep.signer import Signed, Signer
 from sds.keep.waiting import news_or_time
 from sds.settings import ReconnectSettings
@@ -58,7 +58,7 @@ class Keeper:
         self._news = asyncio.Event()
         self._batch = _LARGEST_BATCH[key_kind]
         self._failures = 0
-        self._paused_until: datetime | None = None
+        self._paused_until: float | None = None  # by the clock that never jumps
 
     def server_is_back(self) -> None:
         """Ask at once for what is due, without waiting for the end of a pause."""
@@ -73,30 +73,34 @@ class Keeper:
                 self._news.clear()
                 now = self._clock.now()
                 self._follow(now)
-                if self._may_ask(now) and (due := self._schedule.due(now)):
+                if self._may_ask() and (due := self._schedule.due(now)):
                     await self._renew(await asyncio.to_thread(draft, due[: self._batch], self._key_kind))
                 else:
                     await news_or_time(self._news, self._nap(now).total_seconds(), clock=self._clock)
         finally:
             self._feed.unwatch(self._news)
 
-    def _may_ask(self, now: datetime) -> bool:
-        is_paused = self._paused_until is not None and now < self._paused_until
-        return not is_paused and self._trust_domain in self._feed.current.bundles
+    def _may_ask(self) -> bool:
+        return not self._pause_left() and self._trust_domain in self._feed.current.bundles
+
+    def _pause_left(self) -> timedelta:
+        if self._paused_until is None:
+            return timedelta(0)
+        return timedelta(seconds=max(0.0, self._paused_until - self._clock.monotonic()))
 
     def _nap(self, now: datetime) -> timedelta:
         """Until something is due, a pause is over or an SVID ends, whatever is first."""
-        moments = [held.svid.not_after for held in self._feed.current.svids.values()]
-        if self._paused_until is not None and now < self._paused_until:
-            moments.append(self._paused_until)
+        naps = [_LONGEST_NAP, *(held.svid.not_after - now for held in self._feed.current.svids.values())]
+        if pause_left := self._pause_left():
+            naps.append(pause_left)
         elif (due := self._schedule.next_due(now)) is not None and due > now:
-            moments.append(due)
-        return min([_LONGEST_NAP, *(moment - now for moment in moments)])
+            naps.append(due - now)
+        return min(naps)
 
     def _follow(self, now: datetime) -> None:
         """Take over the entries as they are, and drop the SVIDs that have ended."""
         current = self._feed.current
-        self._schedule.follow(current.entries.values(), now)
+        self._schedule.follow(current.entries.values())
         valid = {key: held for key, held in current.svids.items() if held.svid.not_after > now}
         if len(valid) < len(current.svids):
             for key in current.svids.keys() - valid.keys():
@@ -104,8 +108,10 @@ class Keeper:
             self._feed.publish(replace(current, svids=valid))
 
     async def _renew(self, drafts: Sequence[Draft]) -> None:
+        # Of all that are held, not of these alone: while this call hangs nothing else is renewed either.
+        timeout = call_timeout(self._schedule.shortest_left(self._clock.now()))
         try:
-            answers = await self._signer.sign([each.request for each in drafts])
+            answers = await self._signer.sign([each.request for each in drafts], timeout=timeout)
         except CitadelError as error:
             self._on_failed_call(drafts, error)
             return
@@ -130,15 +136,14 @@ class Keeper:
 
     def _pause(self, error: CitadelError) -> None:
         self._failures += 1
-        now = self._clock.now()
         delay = retry_delay(
             self._failures,
             initial=self._reconnect.initial,
             maximum=self._reconnect.maximum,
-            left=self._schedule.shortest_left(now),
+            left=self._schedule.shortest_left(self._clock.now()),
             random=self._random,
         )
-        self._paused_until = now + delay
+        self._paused_until = self._clock.monotonic() + delay.total_seconds()
         if self._failures == 1:
             _log.warning("cannot have certificates signed, trying again", reason=error.reason, error=str(error))
 
@@ -150,7 +155,7 @@ class Keeper:
     ) -> None:
         """Publish the good ones in one step. Entries may have changed or gone since they were asked for."""
         now, current = self._clock.now(), self._feed.current
-        self._schedule.follow(current.entries.values(), now)
+        self._schedule.follow(current.entries.values())
         fresh = {}
         for each, answer, result in zip(drafts, answers, results, strict=True):
             if isinstance(result, CitadelError):

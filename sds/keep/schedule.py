@@ -12,17 +12,20 @@ from citadel.entry import Entry
 from citadel.errors import Reason
 from citadel.spiffe import SpiffeId
 
-JITTER: Final = 0.1  # of half a lifetime, either way
+JITTER: Final = 0.2  # of half a lifetime
 RETRY_FLOOR: Final = timedelta(milliseconds=50)
+_LONGEST_CALL: Final = timedelta(seconds=15)  # a forced rotation of a whole mesh keeps a batch waiting about as long
+_SHORTEST_CALL: Final = timedelta(seconds=1)  # a server that is merely busy must have a chance to answer
 
 
 def half_life(*, received: datetime, not_after: datetime, random: Random) -> datetime:
-    """When to renew an SVID: half of what was left of it when it was received, give or take a tenth of that.
+    """When to renew an SVID: after half of what was left of it when it was received, or up to a fifth of that earlier.
 
-    Call it once per certificate: drawing the jitter again at every look skews renewals towards the early end.
+    Never later, so that a server may be away for half of any leaf's life. Call it once per certificate: drawing the
+    jitter again at every look skews renewals towards the early end.
     """
     half = (not_after - received) / 2
-    return received + half * random.uniform(1 - JITTER, 1 + JITTER)
+    return received + half * random.uniform(1 - JITTER, 1)
 
 
 def retry_delay(
@@ -37,6 +40,11 @@ def retry_delay(
     doublings = min(failures - 1, 16)  # enough to pass any sensible maximum, and no overflow
     spread = min(cap, initial * (1 << doublings))
     return max(RETRY_FLOOR, spread * random.random())
+
+
+def call_timeout(left: timedelta | None) -> timedelta:
+    """How long to wait for signatures: a third of what is `left` of the SVID that ends first, so that tries remain."""
+    return _LONGEST_CALL if left is None else min(_LONGEST_CALL, max(_SHORTEST_CALL, left / 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +63,26 @@ class Terms:
 
 @dataclass(slots=True, kw_only=True)
 class _Slot:
-    """What is known of one entry. `issued` and `not_after` are None until it has an SVID."""
+    """What is known of one entry. `issued` and `not_after` are None until it has an SVID, `due` means at once as None."""
 
     entry: Entry
-    due: datetime
+    due: datetime | None = None
     issued: Terms | None = None
     not_after: datetime | None = None
     failures: int = 0
     last_refusal: Reason | None = None
+    refused_at: datetime | None = None
+    pause: timedelta = timedelta(0)
+
+    def next_try(self, now: datetime) -> datetime:
+        """When to ask. A clock that was set back to before a refusal ends the pause after it, and does not stretch it."""
+        moment = self.due or now
+        if self.refused_at is not None and self.refused_at <= now:
+            moment = max(moment, self.refused_at + self.pause)
+        return moment
+
+    def forget_refusals(self) -> None:
+        self.failures, self.last_refusal, self.refused_at = 0, None, None
 
 
 class Schedule:
@@ -74,30 +94,33 @@ class Schedule:
         self._random = random
         self._slots: dict[str, _Slot] = {}
 
-    def follow(self, entries: Iterable[Entry], now: datetime) -> None:
+    def follow(self, entries: Iterable[Entry]) -> None:
         """Take over the entries as they are: new and changed ones are due at once, absent ones forgotten."""
         slots = {}
         for entry in entries:
             slot = self._slots.get(entry.id)
             if slot is None:
-                slot = _Slot(entry=entry, due=now)
+                slot = _Slot(entry=entry)
             elif slot.entry != entry:
                 # A change may be the remedy for what was refused, so that is tried again at once.
                 if slot.failures or slot.issued != Terms.of(entry):
-                    slot.due, slot.failures, slot.last_refusal = now, 0, None
+                    slot.due = None
+                    slot.forget_refusals()
                 slot.entry = entry
             slots[entry.id] = slot
         self._slots = slots
 
     def due(self, now: datetime) -> list[Entry]:
         """The entries that need an SVID now: those without one first, then by what ends soonest."""
-        waiting = [slot for slot in self._slots.values() if slot.due <= now and not slot.entry.has_expired(now)]
+        slots = self._slots.values()
+        waiting = [slot for slot in slots if slot.next_try(now) <= now and not slot.entry.has_expired(now)]
         waiting.sort(key=lambda slot: slot.not_after.timestamp() if slot.not_after else 0.0)
         return [slot.entry for slot in waiting]
 
     def next_due(self, now: datetime) -> datetime | None:
         """When the next entry is due, or None when there is none."""
-        return min((slot.due for slot in self._slots.values() if not slot.entry.has_expired(now)), default=None)
+        slots = self._slots.values()
+        return min((slot.next_try(now) for slot in slots if not slot.entry.has_expired(now)), default=None)
 
     def issued(self, entry: Entry, *, received: datetime, not_after: datetime) -> bool:
         """Note a new SVID for `entry`. False when the entry was removed or changed its terms since it was asked for."""
@@ -105,7 +128,7 @@ class Schedule:
         if slot is None or Terms.of(slot.entry) != Terms.of(entry):
             return False
         slot.issued, slot.not_after = Terms.of(entry), not_after
-        slot.failures, slot.last_refusal = 0, None
+        slot.forget_refusals()
         slot.due = half_life(received=received, not_after=not_after, random=self._random)
         return True
 
@@ -116,7 +139,8 @@ class Schedule:
             return False
         slot.failures += 1
         is_news, slot.last_refusal = slot.last_refusal is not reason, reason
-        slot.due = now + retry_delay(
+        slot.refused_at = now
+        slot.pause = retry_delay(
             slot.failures,
             initial=self._initial,
             maximum=self._maximum,

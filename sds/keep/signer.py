@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from citadel.errors import CitadelError
@@ -28,10 +29,12 @@ class Signed:
 class Signer(Protocol):
     """Who signs."""
 
-    async def sign(self, requests: Sequence[SigningRequest]) -> Sequence[Signed | CitadelError]:
+    async def sign(
+        self, requests: Sequence[SigningRequest], *, timeout: timedelta
+    ) -> Sequence[Signed | CitadelError]:
         """Results in the order of `requests`, a refusal of one beside the others.
 
         Raises a `CitadelError` where the whole batch failed: `ResourceExhausted`, or `batch_too_large`, asks for a
-        smaller one.
+        smaller one; `Unavailable` also when `timeout` has passed.
         """
         ...

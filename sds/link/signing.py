@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from datetime import timedelta
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
@@ -12,8 +12,6 @@ from citadel.rpc import make_error, reason_of
 from sds.keep.signer import Signed, SigningRequest
 from sds.link.call import answer_of
 
-_TIMEOUT: Final = 15.0  # seconds; a forced rotation of a whole mesh keeps a batch waiting about as long
-
 
 class RemoteSigner:
     """Signs through `api()`, which gives the line in use."""
@@ -21,11 +19,14 @@ class RemoteSigner:
     def __init__(self, *, api: Callable[[], agent_api_pb2_grpc.AgentApiAsyncStub]) -> None:
         self._api = api
 
-    async def sign(self, requests: Sequence[SigningRequest]) -> Sequence[Signed | CitadelError]:
+    async def sign(
+        self, requests: Sequence[SigningRequest], *, timeout: timedelta
+    ) -> Sequence[Signed | CitadelError]:
+        """See `Signer.sign`."""
         message = pb.SignX509SvidsRequest(
             requests=[pb.X509SvidRequest(entry_id=request.entry_id, csr=request.csr) for request in requests]
         )
-        response = await answer_of(self._api().SignX509Svids(message, timeout=_TIMEOUT))
+        response = await answer_of(self._api().SignX509Svids(message, timeout=timeout.total_seconds()))
         if len(response.results) != len(requests):
             problem = f"the server answered {len(response.results)} results to {len(requests)} requests"
             raise CitadelError(Reason.REQUEST_MALFORMED, problem)

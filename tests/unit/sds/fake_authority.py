@@ -75,6 +75,7 @@ class FakeSigner:
         self.lifetime = lifetime
         self.entries: dict[str, Entry] = {}
         self.calls: list[list[SigningRequest]] = []
+        self.timeouts: list[timedelta] = []
         self.refusals: dict[str, CitadelError] = {}
         self.poison: dict[str, CitadelError] = {}
         self.tamper: dict[str, Callable[[Entry, PrivateKey], Sequence[bytes]]] = {}
@@ -83,8 +84,11 @@ class FakeSigner:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def sign(self, requests: Sequence[SigningRequest]) -> Sequence[Signed | CitadelError]:
+    async def sign(
+        self, requests: Sequence[SigningRequest], *, timeout: timedelta
+    ) -> Sequence[Signed | CitadelError]:
         self.calls.append(list(requests))
+        self.timeouts.append(timeout)
         await self.gate.wait()
         if self.away:
             raise Unavailable(Reason.SERVER_UNREACHABLE, "away")

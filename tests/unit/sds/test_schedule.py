@@ -63,10 +63,10 @@ def test_jitter_is_drawn_once_for_a_certificate() -> None:
     random = FixedRandom(0.5)
     plan = Schedule(initial=SECOND, maximum=60 * SECOND, random=random)
     web = entry("web")
-    plan.follow([web], T0)
+    plan.follow([web])
     assert plan.issued(web, received=T0, not_after=T0 + 100 * SECOND)
     for second in range(50):
-        plan.follow([web], T0 + second * SECOND)
+        plan.follow([web])
         assert plan.due(T0 + second * SECOND) == []
         assert plan.next_due(T0 + second * SECOND) == T0 + 50 * SECOND
     assert plan.due(T0 + 50 * SECOND) == [web]
@@ -86,59 +86,59 @@ def test_jitter_is_drawn_once_for_a_certificate() -> None:
 )
 def test_only_what_stands_in_the_certificate_makes_an_entry_due(change: dict[str, object], is_due: bool) -> None:
     plan, old, new = schedule(), entry("web", revision=1), entry("web", revision=2, **change)
-    plan.follow([old], T0)
+    plan.follow([old])
     plan.issued(old, received=T0, not_after=T0 + 100 * SECOND)
-    plan.follow([new], T0 + SECOND)
+    plan.follow([new])
     assert plan.due(T0 + SECOND) == ([new] if is_due else [])
 
 
 def test_what_has_no_svid_goes_first_then_what_ends_soonest() -> None:
     plan = schedule()
     late, soon, fresh = entry("late"), entry("soon"), entry("fresh")
-    plan.follow([late, soon], T0)
+    plan.follow([late, soon])
     plan.issued(late, received=T0, not_after=T0 + 20 * SECOND)
     plan.issued(soon, received=T0, not_after=T0 + 10 * SECOND)
-    plan.follow([late, soon, fresh], T0 + 15 * SECOND)
+    plan.follow([late, soon, fresh])
     assert plan.due(T0 + 15 * SECOND) == [fresh, soon, late]
 
 
 def test_a_refused_entry_waits_alone_and_is_tried_at_once_when_it_changes() -> None:
     plan, web, api = schedule(1.0), entry("web", revision=1), entry("api")
-    plan.follow([web, api], T0)
+    plan.follow([web, api])
     assert plan.refused(web, Reason.ENTRY_NOT_AUTHORIZED, T0)
     assert not plan.refused(web, Reason.ENTRY_NOT_AUTHORIZED, T0)
     assert plan.refused(web, Reason.ISSUER_UNAVAILABLE, T0)
     assert plan.due(T0) == [api]
     assert plan.next_due(T0) == T0
     changed = entry("web", revision=2, selectors=frozenset({Selector("unix", "uid:1")}))
-    plan.follow([changed], T0)
+    plan.follow([changed])
     assert plan.due(T0) == [changed]
 
 
 def test_a_renewal_that_was_refused_is_tried_at_once_when_the_entry_changes_in_any_way() -> None:
     plan, web = schedule(1.0), entry("web", revision=1)
-    plan.follow([web], T0)
+    plan.follow([web])
     plan.issued(web, received=T0, not_after=T0 + 100 * SECOND)
     plan.refused(web, Reason.ENTRY_NOT_AUTHORIZED, T0 + 50 * SECOND)
     assert plan.due(T0 + 50 * SECOND) == []
     changed = entry("web", revision=2, hint="allowed again")
-    plan.follow([changed], T0 + 50 * SECOND)
+    plan.follow([changed])
     assert plan.due(T0 + 50 * SECOND) == [changed]
 
 
 def test_an_answer_for_terms_that_changed_meanwhile_is_not_taken() -> None:
     plan, old, new = schedule(), entry("web", revision=1), entry("web", revision=2, dns_names=("web.local",))
-    plan.follow([old], T0)
-    plan.follow([new], T0)
+    plan.follow([old])
+    plan.follow([new])
     assert not plan.issued(old, received=T0, not_after=T0 + 100 * SECOND)
     assert not plan.refused(old, Reason.INTERNAL, T0)
     assert plan.due(T0) == [new]
-    plan.follow([], T0)
+    plan.follow([])
     assert not plan.issued(new, received=T0, not_after=T0 + 100 * SECOND)
 
 
 def test_an_expired_entry_is_never_due() -> None:
     plan = schedule()
-    plan.follow([entry("web", expires_at=T0 + SECOND)], T0)
+    plan.follow([entry("web", expires_at=T0 + SECOND)])
     assert plan.due(T0 + SECOND) == []
     assert plan.next_due(T0 + SECOND) is None
