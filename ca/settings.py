@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from citadel.config.types import Address, Duration, HostPort, LogSettings, Settings, TrustDomainName
+from citadel.config.types import (
+    Address,
+    Duration,
+    HostPort,
+    LogSettings,
+    LoopbackAddress,
+    Settings,
+    TrustDomainName,
+    format_duration,
+)
 
-_LEAST_LEAF: Final = timedelta(seconds=1)
+_LEAST_LIFETIME: Final = timedelta(seconds=1)
+_MOST_BACKDATE: Final = timedelta(hours=1)
+_MOST_TOKEN_LIFETIME: Final = timedelta(days=1)
+# In capitals, as variables of the environment are by custom: a key that was pasted here is never taken for a name.
+_VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
+_STORE_URL: Final = re.compile(r"(?:sqlite\+aiosqlite|postgresql(?:\+[a-z0-9_]+)?)://.*", re.DOTALL)
 
 
 class ListenSettings(Settings):
@@ -18,7 +33,7 @@ class ListenSettings(Settings):
 
     bootstrap: Address = HostPort("127.0.0.1", 8443)
     agents: Address = HostPort("127.0.0.1", 8444)
-    probes: Address = HostPort("127.0.0.1", 8480)
+    probes: LoopbackAddress = HostPort("127.0.0.1", 8480)
     admin_socket: Path = Path("/run/citadel/admin.sock")
 
 
@@ -33,7 +48,14 @@ class KeySettings(Settings):
     """Where the key-encryption key (32 bytes, base64) comes from: a file of mode 0600, or an environment variable."""
 
     kek_file: Path | None = None
-    kek_env: str | None = None
+    kek_env: str | None = Field(default=None, repr=False)  # somebody may put the key itself here
+
+    @field_validator("kek_env")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and _VARIABLE.fullmatch(name) is None:
+            raise ValueError("must be the name of an environment variable in capitals, such as CITADEL_KEK")
+        return name
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -45,39 +67,39 @@ class KeySettings(Settings):
 class AuthoritySettings(Settings):
     """Lifetimes of the self-signed root and of the issuing authorities under it."""
 
-    root_lifetime: Duration = timedelta(days=365)
-    issuer_lifetime: Duration = timedelta(days=7)
+    root_lifetime: Duration = Field(default=timedelta(days=365), ge=_LEAST_LIFETIME)
+    issuer_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if not timedelta(0) < self.issuer_lifetime <= self.root_lifetime:
-            raise ValueError("issuer_lifetime must be more than nothing and at most root_lifetime")
+        if self.issuer_lifetime > self.root_lifetime:
+            raise ValueError("issuer_lifetime must be at most root_lifetime")
         return self
 
 
 class SvidSettings(Settings):
     """Lifetimes of leaves. An entry may ask for less or more than the default, never for more than the cap."""
 
-    default_lifetime: Duration = timedelta(hours=1)
-    max_lifetime: Duration = timedelta(hours=24)
-    agent_lifetime: Duration = timedelta(hours=1)
-    backdate: Duration = timedelta(seconds=10)
+    default_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME)
+    max_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST_LIFETIME)
+    agent_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME)
+    backdate: Duration = Field(default=timedelta(seconds=10), le=_MOST_BACKDATE)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        if not _LEAST_LEAF <= self.default_lifetime <= self.max_lifetime:
-            raise ValueError("default_lifetime must be at least 1s and at most max_lifetime")
-        if not _LEAST_LEAF <= self.agent_lifetime <= self.max_lifetime:
-            raise ValueError("agent_lifetime must be at least 1s and at most max_lifetime")
+        if self.default_lifetime > self.max_lifetime:
+            raise ValueError("default_lifetime must be at most max_lifetime")
+        if self.agent_lifetime > self.max_lifetime:
+            raise ValueError("agent_lifetime must be at most max_lifetime")
         return self
 
 
 class LimitSettings(Settings):
-    """What one caller may ask at once."""
+    """What one caller may ask at once. `joins_per_second` holds for each address alone."""
 
     batch: int = Field(default=500, ge=1, le=10_000)
     joins_per_second: float = Field(default=10.0, gt=0)
-    token_lifetime: Duration = timedelta(minutes=10)
+    token_lifetime: Duration = Field(default=timedelta(minutes=10), ge=_LEAST_LIFETIME, le=_MOST_TOKEN_LIFETIME)
 
 
 class ServerSettings(Settings):
@@ -85,11 +107,27 @@ class ServerSettings(Settings):
 
     trust_domain: TrustDomainName
     data_dir: Path
-    store_url: str | None = None
+    store_url: str | None = Field(default=None, repr=False)  # can hold a password
     listen: ListenSettings = ListenSettings()
     advertise: AdvertiseSettings = AdvertiseSettings()
     keys: KeySettings
     authorities: AuthoritySettings = AuthoritySettings()
-    svids: SvidSettings = SvidSettings()
+    svids: SvidSettings = Field(default=SvidSettings(), validate_default=True)
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
+
+    @field_validator("store_url")
+    @classmethod
+    def _is_a_database(cls, url: str | None) -> str | None:
+        if url is not None and _STORE_URL.fullmatch(url) is None:
+            raise ValueError("must be a URL like sqlite+aiosqlite:///file or postgresql+asyncpg://user@host/database")
+        return url
+
+    @field_validator("svids")
+    @classmethod
+    def _fit_their_issuer(cls, svids: SvidSettings, others: ValidationInfo) -> SvidSettings:
+        authorities = others.data.get("authorities")  # absent where it is wrong itself
+        if authorities is not None and svids.default_lifetime > authorities.issuer_lifetime:
+            asked, limit = format_duration(svids.default_lifetime), format_duration(authorities.issuer_lifetime)
+            raise ValueError(f"default_lifetime ({asked}) must be at most authorities.issuer_lifetime ({limit})")
+        return svids

@@ -14,6 +14,8 @@ from citadel.config.types import LogSettings
 
 # At `debug` these write the parameters of every statement or request, which can be secrets (invariant 10).
 _KEPT_QUIET: Final = ("aiosqlite", "sqlalchemy", "httpx", "httpcore")
+_ALEMBIC: Final = "alembic."
+_ALEMBIC_NEWS: Final = "Running "
 
 
 def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
@@ -43,12 +45,19 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
             ],
         )
     )
+    handler.addFilter(_is_news)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
     for name in _KEPT_QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(capture=True)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """At `info` Alembic also tells how it is set up; what it does to the schema is all that anybody wants to know."""
+    is_chatter = record.levelno == logging.INFO and record.name.startswith(_ALEMBIC)
+    return not is_chatter or record.getMessage().startswith(_ALEMBIC_NEWS)
 
 
 # Both forms render tracebacks as Python does. The prettier ones print local variables, and those can be keys.

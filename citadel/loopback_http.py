@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,11 +71,7 @@ class _Server(uvicorn.Server):
 
 
 def _check_loopback(address: HostPort) -> None:
-    try:
-        is_loopback = ipaddress.ip_address(address.host).is_loopback
-    except ValueError:  # a name may resolve to anything
-        is_loopback = False
-    if not is_loopback:
+    if not address.is_loopback:
         raise InvalidArgument(
             Reason.CONFIG_INVALID,
             f"cannot listen on {address}: not a loopback address",

@@ -16,6 +16,7 @@ import shutil
 import socket
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -46,7 +47,8 @@ class Relay:
 
     Start it after the gRPC server listens on `private_address`; close it after that server has stopped. `private_dir`
     must be a folder that only this user can enter; without one, a temporary folder is made at once and removed by
-    `close`. More than `max_connections` at a time are turned away.
+    `close`. More than `max_connections` at a time are turned away, and of one user more than `max_connections_per_uid`;
+    root is not counted, who has other ways to stop this process.
     """
 
     def __init__(
@@ -57,11 +59,15 @@ class Relay:
         private_dir: Path | None = None,
         admits: Callable[[PeerCredentials], bool] = everyone,
         max_connections: int,
+        max_connections_per_uid: int | None = None,
     ) -> None:
         self._path = public_path
         self._mode = mode
         self._admits = admits
         self._max_connections = max_connections
+        self._max_connections_per_uid = max_connections_per_uid
+        self._of_uid: Counter[int] = Counter()
+        self._full_uids: set[int] = set()
         self._made_dir = None if private_dir else Path(tempfile.mkdtemp(prefix="citadel-"))
         self._private_path = str(_only_ours(self._made_dir or private_dir or Path()) / "inner.sock")
         self._callers: dict[str, Caller] = {}
@@ -146,10 +152,15 @@ class Relay:
             public.close()
             return
         caller = Caller.of(public)
+        if not self._has_room_for(caller.credentials.uid):
+            caller.close()
+            public.close()
+            return
         name = f"citadel-{secrets.token_hex(16)}"
         splice = Splice(caller, name=name, buffer=self._buffer, on_end=lambda: self._forget(name))
         self._splices.add(splice)
-        splice.closed.add_done_callback(lambda _: self._splices.discard(splice))
+        self._of_uid[caller.credentials.uid] += 1
+        splice.closed.add_done_callback(lambda _: self._let_go(splice))
         try:
             self._check_admitted(caller.credentials)
             self._callers[name] = caller  # before the connection exists: whoever is unknown is a stranger
@@ -167,6 +178,22 @@ class Relay:
         if self._is_full and not was_full:  # said once, not for each of a flood
             _log.warning("connections are turned away", socket=str(self._path), limit=self._max_connections)
         return not self._is_full
+
+    def _has_room_for(self, uid: int) -> bool:
+        if uid == 0 or self._max_connections_per_uid is None or self._of_uid[uid] < self._max_connections_per_uid:
+            return True
+        if uid not in self._full_uids:  # said once, until all of this user's are closed
+            self._full_uids.add(uid)
+            _log.warning("connections of a user are turned away", socket=str(self._path), uid=uid)
+        return False
+
+    def _let_go(self, splice: Splice) -> None:
+        uid = splice.caller.credentials.uid
+        self._splices.discard(splice)
+        self._of_uid[uid] -= 1
+        if not self._of_uid[uid]:
+            del self._of_uid[uid]
+            self._full_uids.discard(uid)
 
     def _forget(self, name: str) -> None:
         self._callers.pop(name, None)

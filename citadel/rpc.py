@@ -8,11 +8,13 @@ caller what it must not know.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
@@ -21,6 +23,10 @@ from citadel.errors import CitadelError, Reason
 
 ERROR_DOMAIN: Final = "citadel"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
+# gRPC's peers take 8 KiB of metadata. A text crosses twice: percent-encoded, up to three times as long, and in base64.
+_MOST_TEXT_BYTES: Final = 1024
+_MOST_FIX_BYTES: Final = 256
+_SEPARATOR: Final = "; "
 
 _log = structlog.get_logger(__name__)
 
@@ -95,7 +101,9 @@ class ErrorBorder(aio.ServerInterceptor):
         else:
             _log.error("unexpected error in a handler", method=method, exc_info=error)
             error = CitadelError(Reason.INTERNAL, "internal error", fix="see the log of this process")
-        await context.abort(status_code(error), str(error), trailing_metadata=((_DETAILS_KEY, _details(error)),))
+        code, text, fix = status_code(error), *_carried(error)
+        details = _details(code, error.reason, text, fix)
+        await context.abort(code, text, trailing_metadata=((_DETAILS_KEY, details),))
 
 
 def status_code(error: CitadelError) -> grpc.StatusCode:
@@ -110,8 +118,9 @@ def from_rpc_error(error: grpc.RpcError) -> CitadelError:
     info = _error_info(error)
     if info is None:
         return _without_info(error.code(), error.details() or error.code().name)
-    message = info.metadata.get("message") or error.details() or error.code().name
-    return make_error(error.code().name, reason_of(info.reason), message, fix=info.metadata.get("fix", ""))
+    fix = info.metadata.get("fix", "")
+    message = (error.details() or error.code().name).removesuffix(f"{_SEPARATOR}{fix}")
+    return make_error(error.code().name, reason_of(info.reason), message, fix=fix)
 
 
 def make_error(code: str, reason: Reason, message: str, *, fix: str = "") -> CitadelError:
@@ -136,21 +145,39 @@ def _without_info(code: grpc.StatusCode, message: str) -> CitadelError:
     return make_error(code.name, Reason.INTERNAL, message)
 
 
-def _details(error: CitadelError) -> bytes:
-    texts = {"message": error.message, "fix": error.fix}
-    info = error_details_pb2.ErrorInfo(reason=error.reason.value, domain=ERROR_DOMAIN, metadata=texts)
+def _carried(error: CitadelError) -> tuple[str, str]:
+    """Message and fix as one text that a status can carry, and the fix in it."""
+    fix = _cut(error.fix, _MOST_FIX_BYTES)
+    message = _cut(error.message, _MOST_TEXT_BYTES - len(fix.encode()))
+    return (f"{message}{_SEPARATOR}{fix}" if fix else message), fix
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= most_bytes:
+        return encoded.decode()
+    return encoded[: most_bytes - len("…".encode())].decode(errors="ignore") + "…"
+
+
+def _details(code: grpc.StatusCode, reason: Reason, text: str, fix: str) -> bytes:
+    info = error_details_pb2.ErrorInfo(reason=reason.value, domain=ERROR_DOMAIN, metadata={"fix": fix} if fix else {})
     packed = any_pb2.Any()
     packed.Pack(info)
-    code = int(status_code(error).value[0])
-    return bytes(status_pb2.Status(code=code, message=str(error), details=[packed]).SerializeToString())
+    # The text must be the status' own: clients such as `grpc_status.rpc_status` refuse one that differs.
+    return bytes(status_pb2.Status(code=code.value[0], message=text, details=[packed]).SerializeToString())
 
 
 def _error_info(error: aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
     for key, value in error.trailing_metadata() or ():
-        if key != _DETAILS_KEY or not isinstance(value, bytes):
-            continue
-        info = error_details_pb2.ErrorInfo()
-        for detail in status_pb2.Status.FromString(value).details:
-            if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
-                return info
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            with suppress(DecodeError):  # a proxy in between may have put its own there
+                return _our_info(value)
+    return None
+
+
+def _our_info(details: bytes) -> error_details_pb2.ErrorInfo | None:
+    info = error_details_pb2.ErrorInfo()
+    for detail in status_pb2.Status.FromString(details).details:
+        if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
+            return info
     return None

@@ -6,8 +6,10 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from random import Random, SystemRandom
 from typing import Final, TypeVar
 
@@ -16,8 +18,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from citadel._wire import agent_api_pb2
 from citadel.clock import Clock, SystemClock
-from citadel.config.files import read_secret_file
+from citadel.config.files import ensure_private_dir, read_secret_file, remove_unfinished
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
+from citadel.folder_lock import folder_lock
 from citadel.join_string import JoinString
 from citadel.probes import Probes
 from citadel.tally import Tally
@@ -27,6 +30,7 @@ from sds.holdings import HoldingsFeed
 from sds.keep.keeper import Keeper
 from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
 from sds.link.identity import AgentIdentity, IdentityFile, OwnIdentity
+from sds.link.joining_key import JoiningKey
 from sds.link.link import Link
 from sds.link.renewal import OwnRenewal
 from sds.link.signing import RemoteSigner
@@ -47,6 +51,24 @@ async def run_agent(settings: AgentSettings, *, stop: asyncio.Event) -> None:
     Raises a `CitadelError` where it cannot start: bad settings, a damaged identity, a server that is not the expected
     one or refuses the token. A server that is away is waited for.
     """
+    with ExitStack() as stack:
+        await asyncio.to_thread(_take_over, settings.data_dir, stack)
+        await _run_alone(settings, stop)
+
+
+def _take_over(data_dir: Path, stack: ExitStack) -> None:
+    """Make the folder this process's alone, and rid of what a killed one left half written."""
+    ensure_private_dir(data_dir)
+    try:
+        stack.enter_context(folder_lock(data_dir))
+        remove_unfinished(data_dir)
+    except OSError as error:
+        raise FailedPrecondition(
+            Reason.STORE_UNAVAILABLE, f"data_dir {data_dir} cannot be written: {error.strerror}"
+        ) from error
+
+
+async def _run_alone(settings: AgentSettings, stop: asyncio.Event) -> None:
     clock, random, feed = SystemClock(), SystemRandom(), HoldingsFeed()
     condition = AgentCondition(feed=feed, clock=clock)
     probes = Probes(settings.probes, condition.readiness)
@@ -82,11 +104,12 @@ async def _serve(
     bundle = identity.current.bundle
     feed.publish(replace(feed.current, bundles={bundle.trust_domain: bundle}))
     registry = StreamRegistry()
+    attestor = UnixAttestor()
     workloads = WorkloadServer(
         socket=settings.socket,
         trust_domain=settings.trust_domain,
         feed=feed,
-        attestor=UnixAttestor(),
+        attestor=attestor,
         registry=registry,
         clock=clock,
         on_refusal=Tally().count_refused,
@@ -117,6 +140,7 @@ async def _serve(
         await _run_until(stop, link.run(), keeper.run(), renewal.run())
     finally:
         await workloads.close(grace=_CLOSE_GRACE)
+        attestor.close()
 
 
 async def _run_until(stop: asyncio.Event, *parts: Awaitable[None]) -> None:
@@ -146,19 +170,21 @@ async def _await(part: Awaitable[None]) -> None:
 
 async def _own_identity(settings: AgentSettings, clock: Clock) -> OwnIdentity:
     """The identity on disk, or a new one by joining."""
-    file = IdentityFile(settings.data_dir)
+    file, joining_key = IdentityFile(settings.data_dir), JoiningKey(settings.data_dir)
     identity = await asyncio.to_thread(file.load, settings.trust_domain)
     if identity is None:
-        identity = await _join(settings, clock)
+        identity = await _join(settings, clock, joining_key)
         await asyncio.to_thread(file.save, identity)
     elif identity.svid.not_after <= clock.now():
         _log.warning("the agent's own svid has ended", ended=identity.svid.not_after.isoformat())
+    await asyncio.to_thread(joining_key.discard)
     _log.info("agent identity", spiffe_id=str(identity.svid.spiffe_id), serial=identity.svid.serial)
     return OwnIdentity(current=identity, file=file)
 
 
-async def _join(settings: AgentSettings, clock: Clock) -> AgentIdentity:
+async def _join(settings: AgentSettings, clock: Clock, joining_key: JoiningKey) -> AgentIdentity:
     invitation = await asyncio.to_thread(_invitation, settings)
+    key = await asyncio.to_thread(joining_key.take)
     bootstrap = Bootstrap(trust_domain=settings.trust_domain, reconnect=settings.reconnect, clock=clock)
     attempts = AsyncRetrying(
         retry=retry_if_exception_type((Unavailable, ResourceExhausted)),
@@ -169,7 +195,7 @@ async def _join(settings: AgentSettings, clock: Clock) -> AgentIdentity:
         before_sleep=_log_first_failure,
         reraise=True,
     )
-    return await attempts(bootstrap.join, invitation)
+    return await attempts(bootstrap.join, invitation, key=key)
 
 
 def _log_first_failure(state: RetryCallState) -> None:

@@ -109,7 +109,3 @@ def agent_validate(path: Path) -> None:
 
 
 main.add_command(demo)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,7 @@ from citadel.config.types import LogSettings
 from cli.admin.bundle import bundle_group
 from cli.admin.entry import entry_group
 from cli.admin.invocation import DEFAULT_SOCKET, SOCKET_VARIABLE, AdminGroup, Invocation
+from cli.admin.parameters import SocketType
 from cli.admin.status import status_command
 from cli.admin.svid import svid_group
 from cli.admin.token import token_group
@@ -25,7 +26,7 @@ from cli.output import Form
 )
 @click.option(
     "--socket",
-    type=click.Path(path_type=Path),
+    type=SocketType(),
     default=DEFAULT_SOCKET,
     envvar=SOCKET_VARIABLE,
     show_default=True,

@@ -17,7 +17,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final, NoReturn
@@ -25,7 +27,7 @@ from typing import Any, Final, NoReturn
 import click
 import grpc
 
-from citadel.errors import CitadelError, Kind
+from citadel.errors import CitadelError, Kind, Reason
 from citadel.rpc import from_rpc_error
 
 EXIT_USAGE: Final = 2
@@ -76,9 +78,21 @@ class CommandGroup(click.Group):
             ctx.exit(EXIT_INTERRUPTED)
 
 
+def echo(text: str | bytes, *, nl: bool = True) -> None:
+    """Write to standard output. Raises `CitadelError` where it cannot be written, such as to a full disk."""
+    try:
+        click.echo(text, nl=nl)
+    except BrokenPipeError:
+        raise  # the reader has seen enough: click ends the program without a word
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # else the interpreter tries once more at its end, and complains
+        raise CitadelError(Reason.INTERNAL, f"cannot write the output: {error.strerror or error}") from error
+
+
 def print_json(document: object) -> None:
     """One JSON document on standard output."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_error(error: CitadelError, form: Form) -> None:

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 import structlog
 
 from ca.keys.kek import read_kek
-from ca.keys.sealing import Sealer
 from ca.settings import ServerSettings
+from ca.store.database import open_engine
 from citadel.clock import SystemClock
-from citadel.probes import Probes, Readiness
+from citadel.config.files import ensure_private_dir
 from cli.server_core import server_core
 from cli.server_doors import ServerDoors
 
@@ -43,6 +43,13 @@ async def run_server(settings: ServerSettings, *, stop: asyncio.Event) -> None:
 
 
 def validate_server(settings: ServerSettings) -> None:
-    """Check what the settings name but the settings alone cannot show. Raises as `run_server` would."""
-    Sealer(read_kek(settings.keys, os.environ))
-    Probes(settings.listen.probes, lambda: Readiness(ready=False))
+    """Check what the settings name but the settings alone cannot show, and change nothing. Raises as `run_server`.
+
+    What only the store knows, such as the trust domain of its authorities, is found out when the server starts.
+    """
+    read_kek(settings.keys, os.environ)
+    if settings.store_url is not None:
+        open_engine(settings.store_url)  # connects to nothing
+    for folder in (settings.data_dir, settings.data_dir / "keys"):
+        if os.path.lexists(folder):  # otherwise the start makes it
+            ensure_private_dir(folder)

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, Self
 
-from citadel.config.types import Address, Duration, HostPort, LogSettings, Settings, TrustDomainName
+from pydantic import Field, model_validator
+
+from citadel.config.types import (
+    Address,
+    Duration,
+    HostPort,
+    LogSettings,
+    LoopbackAddress,
+    Settings,
+    TrustDomainName,
+)
+
+# Less would keep a core busy while the server is away.
+_LEAST_WAIT: Final = timedelta(milliseconds=10)
 
 
 class JoinSettings(Settings):
@@ -24,8 +37,14 @@ class JoinSettings(Settings):
 class ReconnectSettings(Settings):
     """Backoff towards the server: exponential with full jitter, from `initial` up to `maximum`."""
 
-    initial: Duration = timedelta(milliseconds=200)
+    initial: Duration = Field(default=timedelta(milliseconds=200), ge=_LEAST_WAIT)
     maximum: Duration = timedelta(seconds=5)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.maximum < self.initial:
+            raise ValueError("maximum must be at least initial")
+        return self
 
 
 class AgentSettings(Settings):
@@ -38,5 +57,5 @@ class AgentSettings(Settings):
     join: JoinSettings = JoinSettings()
     reconnect: ReconnectSettings = ReconnectSettings()
     workload_key: Literal["ec-p256", "ec-p384", "rsa-2048"] = "ec-p256"
-    probes: Address = HostPort("127.0.0.1", 8481)
+    probes: LoopbackAddress = HostPort("127.0.0.1", 8481)
     log: LogSettings = LogSettings()

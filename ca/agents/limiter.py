@@ -20,6 +20,10 @@ class RateLimiter:
         self._burst = max(1.0, per_second)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def at_least(self, per_second: float) -> RateLimiter:
+        """Another one on the same clock with buckets of its own, at this one's rate or `per_second` if that is more."""
+        return RateLimiter(clock=self._clock, per_second=max(self._rate, per_second))
+
     def admit(self, caller: str) -> None:
         """Count a call. Raises `ResourceExhausted` (`too_many_requests`)."""
         now = self._clock.monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ca.agents.joining import Joining
 from ca.agents.limiter import RateLimiter
@@ -13,9 +13,14 @@ from citadel._wire import bootstrap_pb2_grpc
 from citadel.config.types import HostPort
 from citadel.tally import Tally
 
+_BUNDLES_PER_SECOND: Final = 50.0
+
 
 class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
-    """Hands out the public bundle, and redeems join tokens. Limited per address, because anybody may ask."""
+    """Hands out the public bundle, and redeems join tokens. Limited per address, because anybody may ask.
+
+    `limiter` is for joins. Bundles have another one that is never slower: who joins reads the bundle before.
+    """
 
     def __init__(
         self,
@@ -28,16 +33,17 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
     ) -> None:
         self._authorities = authorities
         self._joining = joining
-        self._limiter = limiter
+        self._joins = limiter
+        self._bundles = limiter.at_least(_BUNDLES_PER_SECOND)
         self._tally = tally
         self._agent_api = agent_api
 
     async def GetBundle(self, request: pb.GetBundleRequest, context: Any) -> pb.GetBundleResponse:
-        self._limiter.admit(_address(context))
+        self._bundles.admit(_address(context))
         return pb.GetBundleResponse(bundle=bundle_message(self._authorities.bundle()))
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
-        self._limiter.admit(_address(context))
+        self._joins.admit(_address(context))
         svid = await self._joining.join(request.token, request.csr)
         self._tally.count_issued()
         return pb.JoinResponse(

@@ -17,7 +17,7 @@ from citadel.config.types import HostPort
 from citadel.errors import FailedPrecondition, Reason
 from citadel.peer import PeerCredentials
 from citadel.relay import Relay
-from citadel.rpc import ErrorBorder
+from citadel.rpc import ErrorBorder, OnRefusal
 from citadel.tally import Tally
 
 _MEGABYTE: Final = 1024 * 1024
@@ -26,21 +26,33 @@ _AGENT_MESSAGE: Final = 8 * _MEGABYTE
 _ANONYMOUS_MESSAGE: Final = 256 * 1024
 _MOST_ADMINISTRATORS: Final = 64
 _ADMIN_SOCKET_MODE: Final = 0o660
+# Who joins asks twice and is done; a connection that goes on without asking is only held open.
+_ANONYMOUS_IDLE_MILLISECONDS: Final = 30_000
 
 Register = Callable[[aio.Server], None]
 
 
-def make_server(*, tally: Tally, most_bytes: int, register: Register, services: tuple[str, ...] = ()) -> aio.Server:
-    """A gRPC server with the error border, health, and reflection of `services` where there are any."""
+def make_server(
+    *,
+    on_refusal: OnRefusal,
+    most_bytes: int,
+    register: Register,
+    services: tuple[str, ...] = (),
+    most_idle_ms: int | None = None,
+) -> aio.Server:
+    """A gRPC server with the error border, health, and reflection of `services` where there are any.
+
+    A connection without a call for `most_idle_ms` milliseconds is ended.
+    """
     server = aio.server(
-        interceptors=[ErrorBorder(on_refusal=tally.count_refused)],
+        interceptors=[ErrorBorder(on_refusal=on_refusal)],
         options=[
             ("grpc.max_receive_message_length", most_bytes),
             ("grpc.so_reuseport", 0),  # two servers on one port would share its callers at random
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),  # a half-open connection ends within half a minute
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.max_connection_age_grace_ms", 5_000),
+            *([] if most_idle_ms is None else [("grpc.max_connection_idle_ms", most_idle_ms)]),
         ],
     )
     register(server)
@@ -62,8 +74,13 @@ class TlsListener:
         tally: Tally,
         register: Register,
     ) -> None:
-        most_bytes = _AGENT_MESSAGE if for_agents else _ANONYMOUS_MESSAGE
-        self._server = make_server(tally=tally, most_bytes=most_bytes, register=register)
+        self._tally = tally
+        self._server = make_server(
+            on_refusal=tally.count_refused if for_agents else tally.count_anonymous_refused,
+            most_bytes=_AGENT_MESSAGE if for_agents else _ANONYMOUS_MESSAGE,
+            register=register,
+            most_idle_ms=None if for_agents else _ANONYMOUS_IDLE_MILLISECONDS,
+        )
         try:
             port = self._server.add_secure_port(str(address), credentials)
         except RuntimeError as error:
@@ -81,6 +98,7 @@ class TlsListener:
     async def close(self, grace: float) -> None:
         """Let open calls end within `grace` seconds, then cut them."""
         await self._server.stop(grace)
+        await self._tally.close()
 
 
 class AdminListener:
@@ -91,7 +109,10 @@ class AdminListener:
             path, mode=_ADMIN_SOCKET_MODE, admits=_is_administrator, max_connections=_MOST_ADMINISTRATORS
         )
         self._server = make_server(
-            tally=tally, most_bytes=_AGENT_MESSAGE, register=register, services=("citadel.v1.Admin",)
+            on_refusal=tally.count_refused,
+            most_bytes=_AGENT_MESSAGE,
+            register=register,
+            services=("citadel.v1.Admin",),
         )
         self._server.add_insecure_port(self._relay.private_address)
 

@@ -19,6 +19,7 @@ _LEAST_TTL: Final = timedelta(seconds=1)
 # RFC 1123 host names, with the underscore that service names use; a wildcard is never part of an identity.
 _DNS_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _MAX_DNS_NAME: Final = 253
+_MAX_SHOWN: Final = 200  # characters of a value that are repeated in a refusal
 
 
 def check_entry(entry: Entry, *, trust_domain: TrustDomain, now: datetime) -> None:
@@ -49,26 +50,28 @@ def is_alias(entry: Entry, trust_domain: TrustDomain) -> bool:
 def _check_identity(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
     if not spiffe_id.is_member_of(trust_domain):
         raise InvalidArgument(
-            Reason.ENTRY_FOREIGN_TRUST_DOMAIN, f"{spiffe_id} is not in this server's trust domain {trust_domain}"
+            Reason.ENTRY_FOREIGN_TRUST_DOMAIN,
+            f"{_shown(spiffe_id)} is not in this server's trust domain {trust_domain}",
         )
     if not spiffe_id.path:
         raise InvalidArgument(
-            Reason.ENTRY_ROOT_PATH, f"{spiffe_id} names the trust domain itself; a workload's ID has a path (X509-06)"
+            Reason.ENTRY_ROOT_PATH,
+            f"{_shown(spiffe_id)} names the trust domain itself; a workload's ID has a path (X509-06)",
         )
     if is_reserved_id(spiffe_id):
-        raise InvalidArgument(Reason.ENTRY_RESERVED_ID, f"{spiffe_id} is reserved for Citadel itself")
+        raise InvalidArgument(Reason.ENTRY_RESERVED_ID, f"{_shown(spiffe_id)} is reserved for Citadel itself")
 
 
 def _check_parent(entry: Entry, trust_domain: TrustDomain) -> None:
     parent = entry.parent_id
     if not parent.is_member_of(trust_domain) or not parent.path:
         raise InvalidArgument(
-            Reason.ENTRY_BAD_PARENT, f"parent {parent} is no agent, alias or server of {trust_domain}"
+            Reason.ENTRY_BAD_PARENT, f"parent {_shown(parent)} is no agent, alias or server of {trust_domain}"
         )
     if is_reserved_id(parent) and not (is_agent_id(parent) or is_alias(entry, trust_domain)):
         raise InvalidArgument(
             Reason.ENTRY_BAD_PARENT,
-            f"parent {parent} is reserved and neither an agent nor the server",
+            f"parent {_shown(parent)} is reserved and neither an agent nor the server",
             fix=f"agents are {trust_domain.id}/citadel/agent/NAME, the server is {server_id(trust_domain)}",
         )
     if parent == entry.spiffe_id:
@@ -87,7 +90,7 @@ def _check_selectors(entry: Entry, trust_domain: TrustDomain) -> None:
         if (selector.type == "node") != wants_node:
             raise InvalidArgument(
                 Reason.ENTRY_BAD_SELECTOR,
-                f"selector {selector} can never match here",
+                f"selector {_shown(selector)} can never match here",
                 fix="an alias (parent: the server) takes 'node:…' selectors, every other entry takes none of them",
             )
     if not wants_node:
@@ -96,12 +99,18 @@ def _check_selectors(entry: Entry, trust_domain: TrustDomain) -> None:
 
 def _check_dns_name(name: str) -> None:
     if is_reserved_dns_name(name):
-        raise InvalidArgument(Reason.ENTRY_RESERVED_DNS_NAME, f"DNS name {name!r} is reserved for Citadel itself")
+        raise InvalidArgument(
+            Reason.ENTRY_RESERVED_DNS_NAME, f"DNS name {_shown(name)!r} is reserved for Citadel itself"
+        )
     if "*" in name:
-        raise InvalidArgument(Reason.ENTRY_BAD_DNS_NAME, f"DNS name {name!r} has a wildcard; name each host")
+        raise InvalidArgument(Reason.ENTRY_BAD_DNS_NAME, f"DNS name {_shown(name)!r} has a wildcard; name each host")
     labels = name.split(".")
     looks_like_an_address = labels[-1].isdigit()
     if looks_like_an_address or len(name) > _MAX_DNS_NAME or not all(_DNS_LABEL.fullmatch(label) for label in labels):
         raise InvalidArgument(
-            Reason.ENTRY_BAD_DNS_NAME, f"{name[:300]!r} is not a DNS name", fix="write it like web.example.org"
+            Reason.ENTRY_BAD_DNS_NAME, f"{_shown(name)!r} is not a DNS name", fix="write it like web.example.org"
         )
+
+
+def _shown(value: object) -> str:
+    return str(value)[:_MAX_SHOWN]

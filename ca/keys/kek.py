@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ca.keys.sealing import decode_kek
+from ca.keys.sealing import Sealer, decode_kek
 from ca.settings import KeySettings
 from citadel.config.files import read_secret_file
 from citadel.errors import InvalidArgument, Reason
 
 
 def read_kek(settings: KeySettings, environment: Mapping[str, str]) -> bytes:
-    """The key-encryption key. Raises `InvalidArgument`: `file_unsafe`, `config_invalid` or `key_unsealable`."""
+    """The key-encryption key.
+
+    Raises `InvalidArgument` (`file_unsafe`, `config_invalid` or `key_unsealable`) that names the setting.
+    """
+    setting = "keys.kek_env" if settings.kek_file is None else "keys.kek_file"
+    try:
+        kek = decode_kek(_text(settings, environment))
+        Sealer(kek)  # refuses a key of another length
+    except InvalidArgument as error:
+        raise InvalidArgument(error.reason, f"{setting}: {error.message}", fix=error.fix) from error
+    return kek
+
+
+def _text(settings: KeySettings, environment: Mapping[str, str]) -> bytes:
     if settings.kek_file is not None:
-        return decode_kek(read_secret_file(settings.kek_file))
+        return read_secret_file(settings.kek_file)
     name = settings.kek_env or ""
     value = environment.get(name)
     if not value:
@@ -22,4 +35,4 @@ def read_kek(settings: KeySettings, environment: Mapping[str, str]) -> bytes:
             f"the environment variable {name!r}, which should hold the key-encryption key, is not set",
             fix="set it, or name a file with keys.kek_file",
         )
-    return decode_kek(value.encode())
+    return value.encode()

@@ -10,18 +10,27 @@ from typing import Any, Final
 import alembic.command
 import alembic.config
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from citadel.errors import Reason, Unavailable
+from citadel.errors import InvalidArgument, Reason, Unavailable
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _BUSY_MILLISECONDS: Final = 5000
 
 
 def open_engine(url: str) -> AsyncEngine:
-    """An engine for `sqlite+aiosqlite:///…` or a PostgreSQL URL. Nothing is connected yet."""
-    engine = create_async_engine(url)
+    """An engine for `sqlite+aiosqlite:///…` or a PostgreSQL URL. Nothing is connected yet.
+
+    Raises `InvalidArgument` (`config_invalid`) for a URL that is none or whose driver is not there. The URL, which can
+    hold a password, is not repeated.
+    """
+    try:
+        engine = create_async_engine(url)
+    except (NoSuchModuleError, InvalidRequestError, ImportError):
+        raise _bad_url("names a driver that is not installed, or one that is not made for asyncio") from None
+    except (ArgumentError, ValueError):
+        raise _bad_url("is not a database URL that SQLAlchemy can read") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
@@ -56,6 +65,14 @@ def _migrate(connection: Connection, revision: str) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, revision)
+
+
+def _bad_url(problem: str) -> InvalidArgument:
+    return InvalidArgument(
+        Reason.CONFIG_INVALID,
+        f"store_url {problem}",
+        fix="write sqlite+aiosqlite:///file or postgresql+asyncpg://user@host/database, and install that driver",
+    )
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -15,6 +15,7 @@ from citadel.errors import InvalidArgument, Reason
 
 MAX_SECRET_BYTES: Final = 1 << 20
 _OTHERS: Final = 0o077
+_UNFINISHED: Final = ".unfinished"
 
 
 def read_secret_file(path: Path) -> bytes:
@@ -59,7 +60,8 @@ def write_private(path: Path, data: bytes) -> None:
 
     Raises `OSError` when the disk refuses.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600, in the same folder
+    # Mode 0600, in the same folder.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -71,6 +73,12 @@ def write_private(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what `write_private` left in `folder` when its process was killed. Only while nobody else writes there."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

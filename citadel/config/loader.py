@@ -14,7 +14,9 @@ from typing import Annotated, Any, Final, Protocol, TypeVar, Union, get_args, ge
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
+from citadel.config.secrets import looks_secret, names_secret
 from citadel.config.types import Settings
 from citadel.errors import InvalidArgument, Reason
 
@@ -23,8 +25,7 @@ _Location = tuple[str | int, ...]
 
 _NULLS: Final = ("", "~", "null")
 _SHOWN_VALUE: Final = 100  # characters of a wrong value that are repeated to the reader
-# A value under an unknown key with such a name may be a secret that was written in the wrong place (invariant 10).
-_SECRET_WORDS: Final = ("kek", "secret", "token", "passw", "join", "private")
+_NOT_SHOWN: Final = " (value not shown: it may be a secret)"
 
 
 def load(path: Path, model: type[S]) -> S:
@@ -80,6 +81,8 @@ class _Reading:
         self._nodes: dict[_Location, yaml.Node] = {}
         # Where pydantic's own complaint would only repeat one that is already there.
         self._excused: set[_Location] = set()
+        # Values of fields with `repr=False`: they may hold a secret.
+        self._unshown: set[_Location] = set()
 
     def section(self, node: yaml.Node, model: type[Settings], at: _Location) -> dict[str, Any]:
         """The values of a section, without what is wrong with it."""
@@ -101,7 +104,7 @@ class _Reading:
                 self._unknown(key_node, value_node, model, here)
             else:
                 self._nodes[here] = value_node
-                self._value(value_node, model.model_fields[key].annotation, here, values)
+                self._field(value_node, model.model_fields[key], here, values)
             first_lines.setdefault(key, _line(key_node.start_mark))
         return values
 
@@ -117,8 +120,18 @@ class _Reading:
                 continue
             node = self._nearest(at)
             problem = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            value = _shown(node, ()) if isinstance(node, yaml.ScalarNode) else ""
+            value = _NOT_SHOWN if at in self._unshown else _shown(node, ())
             self._report(node, f"{_named(at)} is wrong{value}: {problem}")
+
+    def _field(self, node: yaml.Node, field: FieldInfo, at: _Location, values: dict[str, Any]) -> None:
+        if not field.repr:
+            self._unshown.add(at)
+        elif isinstance(node, yaml.ScalarNode) and looks_secret(node.value):
+            # What a rule says of a value could repeat it, so no rule gets to see this one.
+            self._excused.update((at, at[:-1]))
+            self._report(node, f"{_named(at)} is wrong{_NOT_SHOWN}: no key or join string belongs here; name its file")
+            return
+        self._value(node, field.annotation, at, values)
 
     def _value(self, node: yaml.Node, annotation: Any, at: _Location, values: dict[str, Any]) -> None:
         kinds = tuple(_alternatives(annotation))
@@ -185,11 +198,11 @@ def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in _NULLS
 
 
-def _shown(node: yaml.Node, at: _Location) -> str:
+def _shown(node: yaml.Node | None, at: _Location) -> str:
     if not isinstance(node, yaml.ScalarNode):
         return ""
-    if any(word in _dotted(at).lower() for word in _SECRET_WORDS):
-        return " (value not shown: it may be a secret)"
+    if looks_secret(node.value) or names_secret(_dotted(at)):
+        return _NOT_SHOWN
     return f" (value {node.value[:_SHOWN_VALUE]!r})"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from citadel.errors import InvalidArgument
 from citadel.spiffe import TrustDomain
@@ -21,6 +22,8 @@ _UNITS: Final = {
 }
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhd]))+")
 _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
+# Beyond any certificate; and what is added to a date stays a date that X.509 can say (RFC 5280, 4.1.2.5: year 9999).
+_LONGEST: Final = timedelta(days=36_525)
 
 
 class Settings(BaseModel):
@@ -43,6 +46,14 @@ class HostPort:
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"{text!r} is not an address; write it like 127.0.0.1:8443 or [::1]:8443")
         return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it. A name is not: it may resolve to anything."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -73,13 +84,20 @@ def format_duration(value: timedelta) -> str:
 
 
 def _duration(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    return parse_duration(str(value))
+    duration = value if isinstance(value, timedelta) else parse_duration(str(value))
+    if not timedelta(0) <= duration <= _LONGEST:
+        raise ValueError(f"must be between 0s and {_LONGEST.days}d")
+    return duration
 
 
 def _host_port(value: object) -> HostPort:
     return value if isinstance(value, HostPort) else HostPort.parse(str(value))
+
+
+def _only_loopback(address: HostPort) -> HostPort:
+    if not address.is_loopback:
+        raise ValueError("not a loopback address; write 127.0.0.1:port or [::1]:port")
+    return address
 
 
 def _trust_domain(value: object) -> TrustDomain:
@@ -93,6 +111,7 @@ def _trust_domain(value: object) -> TrustDomain:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Address = Annotated[HostPort, BeforeValidator(_host_port)]
+LoopbackAddress = Annotated[HostPort, AfterValidator(_only_loopback), BeforeValidator(_host_port)]
 TrustDomainName = Annotated[TrustDomain, BeforeValidator(_trust_domain)]
 
 

@@ -13,10 +13,10 @@ from citadel.bundle import TrustBundle
 from citadel.config.types import format_duration
 from citadel.serial import serial_hex
 from citadel.spiffe import TrustDomain
-from cli.admin.certificate import rfc3339
+from cli.admin.certificate import name_text, rfc3339
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.tables import moment_and_distance, print_fields, print_heading, print_table
-from cli.output import Form, print_json
+from cli.output import Form, echo, print_json
 
 
 @click.group("bundle")
@@ -36,9 +36,9 @@ def show(invocation: Invocation, document: str | None) -> None:
     message = invocation.ask(lambda admin: admin.GetOwnBundle(pb.GetOwnBundleRequest(), timeout=CALL_SECONDS))
     bundle = TrustBundle.from_json(TrustDomain.parse(message.trust_domain), message.json)
     if document == "spiffe":
-        click.echo(message.json)
+        echo(message.json)
     elif document == "pem":
-        click.echo(bundle.to_pem(), nl=False)
+        echo(bundle.to_pem(), nl=False)
     elif invocation.form is Form.JSON:
         print_json(_plain(bundle))
     else:
@@ -53,7 +53,7 @@ def _plain(bundle: TrustBundle) -> dict[str, object]:
         "sha256": bundle.x509_digest(),
         "x509_authorities": [
             {
-                "subject": authority.subject.rfc4514_string(),
+                "subject": name_text(authority.subject),
                 "serial": serial_hex(authority.serial_number),
                 "not_before": rfc3339(authority.not_valid_before_utc),
                 "not_after": rfc3339(authority.not_valid_after_utc),
@@ -81,7 +81,7 @@ def _print(bundle: TrustBundle, now: datetime) -> None:
         ("SUBJECT", "SERIAL", "NOT AFTER", "SHA-256"),
         (
             (
-                authority.subject.rfc4514_string(),
+                name_text(authority.subject),
                 serial_hex(authority.serial_number),
                 moment_and_distance(authority.not_valid_after_utc, now),
                 _fingerprint(authority),

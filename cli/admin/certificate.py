@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from citadel.errors import InvalidArgument, Reason
 from citadel.serial import serial_hex
@@ -26,6 +28,7 @@ _UNREADABLE: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+_CERTIFICATE_MARKER: Final = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----")
 _KEY_USAGES: Final = (
     "digital_signature",
     "content_commitment",
@@ -42,15 +45,14 @@ def read_chain(data: bytes) -> tuple[x509.Certificate, ...]:
 
     Raises `InvalidArgument` (`svid_malformed`) where they are not certificates.
     """
+    if not data:
+        raise _malformed("the input is empty", fix="give a file with the certificate chain")
+    if b"-----BEGIN" in data:
+        return _read_pem(data)
     try:
-        if b"-----BEGIN" in data:
-            return tuple(x509.load_pem_x509_certificates(data))
-        chain = tuple(x509.load_der_x509_certificate(der) for der in _split_der(data))
+        return tuple(x509.load_der_x509_certificate(der) for der in _split_der(data))
     except _UNREADABLE as error:
-        raise InvalidArgument(Reason.SVID_MALFORMED, f"not a certificate in PEM or DER: {error}") from error
-    if not chain:
-        raise InvalidArgument(Reason.SVID_MALFORMED, "the input is empty", fix="give a file with the certificate chain")
-    return chain
+        raise _malformed("the input is not a chain of certificates in PEM or DER") from error
 
 
 def describe(certificate: x509.Certificate) -> dict[str, Any]:
@@ -60,8 +62,8 @@ def describe(certificate: x509.Certificate) -> dict[str, Any]:
     purposes = _extension(certificate, x509.ExtendedKeyUsage)
     constraints = _extension(certificate, x509.BasicConstraints)
     return {
-        "subject": _try(certificate.subject.rfc4514_string),
-        "issuer": _try(certificate.issuer.rfc4514_string),
+        "subject": _try(lambda: name_text(certificate.subject)),
+        "issuer": _try(lambda: name_text(certificate.issuer)),
         "serial": serial_hex(certificate.serial_number),
         "not_before": rfc3339(certificate.not_valid_before_utc),
         "not_after": rfc3339(certificate.not_valid_after_utc),
@@ -85,7 +87,17 @@ def broken_rules(chain: Sequence[x509.Certificate], now: datetime) -> list[str]:
         X509Svid.from_der([certificate.public_bytes(Encoding.DER) for certificate in chain])
     except InvalidArgument as error:
         problems.append(error.message)
+    problems += [
+        f"certificate {place} was not issued by the one after it (RFC 5280 section 6.1)"
+        for place, (below, above) in enumerate(pairwise(chain), start=1)
+        if not _is_issued_by(below, above)
+    ]
     return [*problems, *_leaf_problems(chain[0], now)]
+
+
+def name_text(name: x509.Name) -> str:
+    """A distinguished name as RFC 4514 writes it, with a name for the attribute that it leaves a number."""
+    return name.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})
 
 
 def rfc3339(value: datetime) -> str:
@@ -113,6 +125,32 @@ def _leaf_problems(leaf: x509.Certificate, now: datetime) -> Iterator[str]:
     names = _extension(leaf, x509.SubjectAlternativeName)
     if names is not None and not names.critical and not list(leaf.subject):
         yield "its subject is empty and its SAN not critical (RFC 5280 section 4.1.2.6)"
+
+
+def _read_pem(data: bytes) -> tuple[x509.Certificate, ...]:
+    marked = len(_CERTIFICATE_MARKER.findall(data))
+    if not marked:
+        found = "a private key, not a certificate" if b"PRIVATE KEY-----" in data else "PEM without a certificate"
+        raise _malformed(f"the input is {found}", fix="give a file with the certificate chain")
+    try:
+        chain = tuple(x509.load_pem_x509_certificates(data))
+    except _UNREADABLE as error:
+        raise _malformed("a certificate in the PEM is damaged") from error
+    if len(chain) != marked:  # what is not closed is skipped without an error
+        raise _malformed(f"a certificate in the PEM is damaged: {marked} begin, {len(chain)} can be read")
+    return chain
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, TypeError, *_UNREADABLE):  # TypeError: a kind of key that signs no certificates
+        return False
+    return True
+
+
+def _malformed(message: str, *, fix: str = "") -> InvalidArgument:
+    return InvalidArgument(Reason.SVID_MALFORMED, message, fix=fix)
 
 
 def _split_der(data: bytes) -> Iterator[bytes]:

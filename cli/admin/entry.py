@@ -15,15 +15,16 @@ from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.wire import entry_from_wire, entry_to_wire
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
-from cli.admin.parameters import DurationType, MomentType, SelectorType, SpiffeIdType, TrustDomainType
+from cli.admin.parameters import DurationType, MomentType, SelectorType, SpiffeIdType, TextType, TrustDomainType
 from cli.admin.plain import to_plain
 from cli.admin.tables import moment, moment_and_distance, print_fields, print_table
-from cli.output import Form, print_json
+from cli.output import Form, echo, print_json
 
 if TYPE_CHECKING:
     from citadel._wire.admin_pb2_grpc import AdminAsyncStub  # exists for type checkers only
 
 _PAGE_SIZE: Final = 500
+_LATER: Final = "Recorded now, used by later versions."
 
 
 @click.group("entry")
@@ -49,20 +50,22 @@ def entry_group() -> None:
     help="A fact that must be true of the caller. Repeatable; all must match.",
 )
 @click.option("--ttl", type=DurationType(), help="Lifetime of X.509-SVIDs; the server's default otherwise.")
-@click.option("--jwt-ttl", type=DurationType(), help="Lifetime of JWT-SVIDs; the server's default otherwise.")
-@click.option("--dns-name", "dns_names", multiple=True, help="A DNS name for the certificate. Repeatable.")
+@click.option("--jwt-ttl", type=DurationType(), help=f"Lifetime of JWT-SVIDs. {_LATER}")
+@click.option(
+    "--dns-name", "dns_names", type=TextType(), multiple=True, help="A DNS name for the certificate. Repeatable."
+)
 @click.option(
     "--federates-with",
     "federates_with",
     type=TrustDomainType(),
     multiple=True,
-    help="A foreign trust domain that the workload trusts. Repeatable.",
+    help=f"A foreign trust domain that the workload trusts. Repeatable. {_LATER}",
 )
-@click.option("--hint", default="", help="Tells a workload with several identities what this one is for.")
+@click.option("--hint", type=TextType(), help="Tells a workload with several identities what this one is for.")
 @click.option("--expires-at", type=MomentType(), help="When the entry ends, such as 2030-01-31T12:00:00Z.")
 @click.option("--expires-in", type=DurationType(), help="How long the entry lasts from now.")
-@click.option("--admin", is_flag=True, help="The identity may administer the server.")
-@click.option("--downstream", is_flag=True, help="The identity may ask for an issuing authority of its own.")
+@click.option("--admin", is_flag=True, help=f"The identity may administer the server. {_LATER}")
+@click.option("--downstream", is_flag=True, help=f"The identity may ask for an issuing authority of its own. {_LATER}")
 def create(  # noqa: PLR0913 - one parameter for each option
     invocation: Invocation,
     *,
@@ -74,7 +77,7 @@ def create(  # noqa: PLR0913 - one parameter for each option
     jwt_ttl: timedelta | None,
     dns_names: tuple[str, ...],
     federates_with: tuple[TrustDomain, ...],
-    hint: str,
+    hint: str | None,
     expires_at: datetime | None,
     expires_in: timedelta | None,
     admin: bool,
@@ -92,7 +95,7 @@ def create(  # noqa: PLR0913 - one parameter for each option
         jwt_svid_ttl=jwt_ttl,
         dns_names=dns_names,
         federates_with=frozenset(federates_with),
-        hint=hint,
+        hint=hint or "",
         expires_at=invocation.clock.now() + expires_in if expires_in is not None else expires_at,
         admin=admin,
         downstream=downstream,
@@ -101,8 +104,8 @@ def create(  # noqa: PLR0913 - one parameter for each option
     _show(invocation, invocation.ask(lambda server: server.CreateEntry(request, timeout=CALL_SECONDS)))
 
 
-@admin_command("show", group=entry_group, example="citadel-cli entry show 01JZ2E8M")
-@click.argument("entry_id", metavar="ID")
+@admin_command("show", group=entry_group, example="citadel-cli entry show 0b9f6c1e-52d7-4c0e-9a43-7d1f2e8a6b35")
+@click.argument("entry_id", metavar="ID", type=TextType())
 def show(invocation: Invocation, entry_id: str) -> None:
     """Show one entry."""
     request = admin_pb2.GetEntryRequest(id=entry_id)
@@ -139,8 +142,8 @@ def list_(invocation: Invocation, spiffe_id: SpiffeId | None, parent_id: SpiffeI
     )
 
 
-@admin_command("delete", group=entry_group, example="citadel-cli entry delete 01JZ2E8M")
-@click.argument("entry_id", metavar="ID")
+@admin_command("delete", group=entry_group, example="citadel-cli entry delete 0b9f6c1e-52d7-4c0e-9a43-7d1f2e8a6b35")
+@click.argument("entry_id", metavar="ID", type=TextType())
 def delete(invocation: Invocation, entry_id: str) -> None:
     """Delete an entry: nothing new is issued for it. Certificates that are out stay good until they end."""
     request = admin_pb2.DeleteEntryRequest(id=entry_id)
@@ -148,7 +151,7 @@ def delete(invocation: Invocation, entry_id: str) -> None:
     if invocation.form is Form.JSON:
         print_json(to_plain(message))
     else:
-        click.echo(f"deleted entry {message.id} of {message.spiffe_id}")
+        echo(f"deleted entry {message.id} of {message.spiffe_id}")
 
 
 async def _all_pages(server: AdminAsyncStub, request: admin_pb2.ListEntriesRequest) -> list[types_pb2.Entry]:

@@ -29,6 +29,9 @@ DEFAULT_SOCKET: Final = Path("/run/citadel/admin.sock")
 SOCKET_VARIABLE: Final = "CITADEL_ADMIN_SOCKET"
 CALL_SECONDS: Final = 30.0
 _NAME_THE_SOCKET: Final = f"start `citadel server run`, or name its socket with --socket or {SOCKET_VARIABLE}"
+_NAME_THE_RIGHT_SOCKET: Final = (
+    f"name the admin socket of the server with --socket or {SOCKET_VARIABLE}; its citadel-cli is of the same version"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,11 @@ class Invocation:
                 return await question(AdminStub(channel))
             except grpc.RpcError as error:
                 refusal = from_rpc_error(error)
-                if refusal.reason is Reason.SERVER_UNREACHABLE:
+                if isinstance(error, aio.AioRpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    refusal = _unreachable(
+                        f"{self.socket} is not the admin socket of a server of this version", fix=_NAME_THE_RIGHT_SOCKET
+                    )
+                elif refusal.reason is Reason.SERVER_UNREACHABLE:
                     refusal = _why_unreachable(self.socket, refusal)
                 raise refusal from error
 
@@ -114,5 +121,5 @@ def _why_unreachable(socket: Path, refusal: CitadelError) -> CitadelError:
     )
 
 
-def _unreachable(message: str) -> Unavailable:
-    return Unavailable(Reason.SERVER_UNREACHABLE, message, fix=_NAME_THE_SOCKET)
+def _unreachable(message: str, *, fix: str = _NAME_THE_SOCKET) -> Unavailable:
+    return Unavailable(Reason.SERVER_UNREACHABLE, message, fix=fix)

@@ -6,6 +6,7 @@ What Citadel's own types refuse is raised as it is, so that the reason code is t
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,28 @@ import click
 from citadel.config.types import parse_duration
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
+
+
+class TextType(click.ParamType[str]):
+    """Text that is not empty: an empty value is a shell variable that was not set."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            self.fail("the value is empty", param, ctx)
+        return str(value)
+
+
+class SocketType(click.ParamType[Path]):
+    """The path of a socket. Whether it can be used is found out by connecting, which also says why not."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value):
+            self.fail("the path is empty", param, ctx)
+        return Path(value)
 
 
 class DurationType(click.ParamType[timedelta]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,8 +11,8 @@ from citadel._wire import admin_pb2, types_pb2
 from citadel.wire import from_timestamp
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.plain import to_plain
-from cli.admin.tables import about, moment_and_distance, print_fields, print_heading, print_table
-from cli.output import Form, print_json
+from cli.admin.tables import Abridged, about, moment_cell, print_fields, print_heading, print_table, serial_cell
+from cli.output import Form, echo, print_json
 
 
 @admin_command("status", example="citadel-cli status")
@@ -41,38 +41,48 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
     print_heading("authorities")
     print_table(
         ("KIND", "STATE", "ID", "SERIAL", "NOT AFTER"),
-        ((item.kind, item.state, item.id, item.serial, _when(item.not_after, now)) for item in status.authorities),
+        (
+            (item.kind, item.state, item.id, serial_cell(item.serial), _when(item.not_after, now))
+            for item in status.authorities
+        ),
         none="none",
     )
     print_heading("agents")
     print_table(
-        ("AGENT", "STATE", "SINCE", "VERSION", "REVISION", "STREAMS"),
+        ("AGENT", "STATE", "SINCE", "VERSION", "REVISION"),
         (
             (
-                agent.spiffe_id,
+                _path_cell(agent.spiffe_id),
                 _state(agent),
                 _when(agent.since, now),
                 agent.version,
                 agent.acknowledged_revision,
-                len(agent.streams),
             )
             for agent in status.agents
         ),
         none="none",
     )
-    print_heading("streams")
-    print_table(
-        ("AGENT", "STREAM", "PID", "UID", "NODE", "NAME", "STATE", "HOLDS", "REFUSAL"),
-        (row for agent in status.agents for stream in agent.streams for row in _rows(agent, stream, now)),
-        none="none",
-    )
+    _print_streams([agent for agent in status.agents if agent.streams], now)
     print_heading("refused, by reason")
     print_table(("REASON", "COUNT"), sorted(status.refused.items()), none="none")
 
 
-def _when(message: Timestamp, now: datetime) -> str:
+def _print_streams(agents: Sequence[admin_pb2.AgentStatus], now: datetime) -> None:
+    if not agents:
+        print_heading("streams")
+        echo("none")
+    for agent in agents:
+        print_heading(f"streams of {agent.spiffe_id}")
+        print_table(
+            ("STREAM", "PID", "UID", "NODE", "NAME", "STATE", "HOLDS", "SERIAL", "UNTIL", "WHY"),
+            (row for stream in agent.streams for row in _rows(stream, now)),
+            none="none",
+        )
+
+
+def _when(message: Timestamp, now: datetime) -> Abridged:
     # A time that was not sent reads as 1970, which nothing here happened in.
-    return moment_and_distance(from_timestamp(message) if message.ByteSize() else None, now)
+    return moment_cell(from_timestamp(message) if message.ByteSize() else None, now)
 
 
 def _state(agent: admin_pb2.AgentStatus) -> str:
@@ -80,18 +90,30 @@ def _state(agent: admin_pb2.AgentStatus) -> str:
     return f"banned, {connected}" if agent.banned else connected
 
 
-def _rows(agent: admin_pb2.AgentStatus, stream: types_pb2.StreamReport, now: datetime) -> Iterator[tuple[object, ...]]:
-    who = (agent.spiffe_id, stream.stream_id, stream.pid, stream.uid, stream.node_id)
+def _rows(stream: types_pb2.StreamReport, now: datetime) -> Iterator[tuple[object, ...]]:
+    who = (stream.stream_id, stream.pid, stream.uid, stream.node_id)
     if not stream.resources:
-        yield (*who, "", "nothing asked", "", "")
+        yield (*who, "", "nothing asked", "", "", "", "")
     for resource in stream.resources:
         state = types_pb2.ResourceReport.State.Name(resource.state).lower()
-        yield (*who, resource.name, state, _holds(resource, now), resource.refusal)
+        what = (_holds(resource), serial_cell(resource.serial), _when(resource.not_after, now))
+        name = _path_cell(resource.name) if resource.name == resource.spiffe_id else resource.name
+        yield (*who, name, state, *what, _why(stream, resource))
 
 
-def _holds(resource: types_pb2.ResourceReport, now: datetime) -> str:
+def _holds(resource: types_pb2.ResourceReport) -> Abridged | str:
     if resource.spiffe_id:
-        return f"{resource.spiffe_id} serial {resource.serial} until {_when(resource.not_after, now)}"
-    if resource.trust_domain:
-        return f"bundle {resource.bundle_sequence} of {resource.trust_domain}"
-    return ""
+        return _path_cell(resource.spiffe_id)
+    return f"bundle {resource.bundle_sequence} of {resource.trust_domain}" if resource.trust_domain else ""
+
+
+def _why(stream: types_pb2.StreamReport, resource: types_pb2.ResourceReport) -> str:
+    if resource.state == types_pb2.ResourceReport.WAITING:  # in words from which a person can write a selector
+        return f"no entry matches uid {stream.uid}, {stream.executable or 'executable unknown'}"
+    return resource.refusal
+
+
+def _path_cell(text: str) -> Abridged:
+    """An identity that the server gave: its trust domain stands above the tables."""
+    path = text.removeprefix("spiffe://").partition("/")[2]
+    return Abridged(text, f"/{path}")

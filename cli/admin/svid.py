@@ -14,7 +14,7 @@ from citadel.errors import InvalidArgument, Reason
 from cli.admin.certificate import broken_rules, describe, read_chain
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.tables import about, moment_and_distance, print_fields, print_heading, print_table
-from cli.output import Form, print_json
+from cli.output import Form, echo, print_json
 
 
 @click.group("svid")
@@ -23,7 +23,9 @@ def svid_group() -> None:
 
 
 @admin_command(
-    "inspect", group=svid_group, example="openssl s_client -connect web:443 </dev/null | citadel-cli svid inspect -"
+    "inspect",
+    group=svid_group,
+    example="openssl s_client -showcerts -connect web:443 </dev/null | citadel-cli svid inspect -",
 )
 @click.argument("file", type=click.File("rb"))
 def inspect(invocation: Invocation, file: BinaryIO) -> None:
@@ -40,7 +42,13 @@ def inspect(invocation: Invocation, file: BinaryIO) -> None:
         _print(chain, problems, now)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InvalidArgument(Reason.SVID_MALFORMED, f"not a good X509-SVID: {problems[0]}{more}")
+        raise InvalidArgument(Reason.SVID_MALFORMED, f"not a good X509-SVID: {problems[0]}{more}", fix=_fix(chain))
+
+
+def _fix(chain: Sequence[x509.Certificate]) -> str:
+    if describe(chain[0])["is_ca"]:
+        return "put the leaf first: the input begins with a CA certificate, so its order may be reversed"
+    return ""
 
 
 def _plain(chain: Sequence[x509.Certificate], problems: list[str], now: datetime) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def _print(chain: Sequence[x509.Certificate], problems: list[str], now: datetime
     if problems:
         print_heading("broken rules")
         for problem in problems:
-            click.echo(f"- {problem}")
+            echo(f"- {problem}")
 
 
 def _spiffe_id(leaf: dict[str, Any]) -> str | None:

@@ -1,33 +1,44 @@
-"""Tables for people: no borders, folded to a terminal's width, never cut when piped."""
+"""Tables for people: no borders, fitted to a terminal's width, never cut when piped."""
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from citadel.config.types import format_duration
+from cli.output import echo
 
 _UNBOUNDED: Final = 1 << 20  # columns: what is piped is never folded
+_SERIAL_DIGITS: Final = 12  # enough to tell certificates apart
+
+
+@dataclass(frozen=True, slots=True)
+class Abridged:
+    """A cell that is shown in full, except in a table that is wider than the terminal."""
+
+    full: str
+    short: str
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, none: str) -> None:
     """Rows under their column names, or the sentence `none` where there are no rows."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    if table.row_count:
-        _print(table)
-    else:
-        click.echo(none)
+    kept = [tuple(row) for row in rows]
+    if not kept:
+        echo(none)
+        return
+    console = _console()
+    table = _table(columns, kept)
+    if console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum > console.width:
+        table = _table(columns, [[_shortened(value) for value in row] for row in kept])
+    _print(table, console)
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
@@ -37,12 +48,12 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields:
         table.add_row(name, _cell(value))
-    _print(table)
+    _print(table, _console())
 
 
 def print_heading(text: str) -> None:
     """A line above a table, after an empty one."""
-    click.echo(f"\n{text}")
+    echo(f"\n{text}")
 
 
 def moment(value: datetime | None) -> str:
@@ -54,9 +65,17 @@ def moment_and_distance(value: datetime | None, now: datetime) -> str:
     """A moment and how far away it is: `2026-01-01T00:00:00Z (in 59m12s)`."""
     if value is None:
         return "-"
-    if value > now:
-        return f"{moment(value)} (in {about(value - now)})"
-    return f"{moment(value)} ({about(now - value)} ago)"
+    return f"{moment(value)} ({_distance(value, now)})"
+
+
+def moment_cell(value: datetime | None, now: datetime) -> Abridged:
+    """As `moment_and_distance`; only the distance where that is too wide."""
+    return Abridged(moment_and_distance(value, now), "-" if value is None else _distance(value, now))
+
+
+def serial_cell(serial: str) -> Abridged:
+    """A serial number in hex; its first digits where that is too wide."""
+    return Abridged(serial, f"{serial[:_SERIAL_DIGITS]}…" if len(serial) > _SERIAL_DIGITS else serial)
 
 
 def about(value: timedelta) -> str:
@@ -67,7 +86,26 @@ def about(value: timedelta) -> str:
     return format_duration(timedelta(seconds=int(value.total_seconds())))
 
 
+def _distance(value: datetime, now: datetime) -> str:
+    return f"in {about(value - now)}" if value > now else f"{about(now - value)} ago"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _shortened(value: object) -> object:
+    return value.short if isinstance(value, Abridged) else value
+
+
 def _cell(value: object) -> Text:
+    if isinstance(value, Abridged):
+        value = value.full
     if value is None or value == "":
         return Text("-")
     if isinstance(value, str):
@@ -80,10 +118,15 @@ def _cell(value: object) -> Text:
     return Text(text if text.isprintable() else text.encode("unicode_escape").decode("ascii"))
 
 
-def _print(table: Table) -> None:
+def _console() -> Console:
+    # It never writes to standard output itself: `echo` does, and tells what goes wrong.
     is_terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, width=None if is_terminal else _UNBOUNDED, highlight=False)
+    width = None if is_terminal else _UNBOUNDED
+    return Console(file=io.StringIO(), force_terminal=is_terminal, width=width, highlight=False)
+
+
+def _print(table: Table, console: Console) -> None:
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():
-        click.echo(line.rstrip())
+        echo(line.rstrip())

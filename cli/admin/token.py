@@ -11,10 +11,10 @@ from citadel._wire import admin_pb2 as pb
 from citadel.selector import Selector
 from citadel.wire import from_timestamp
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
-from cli.admin.parameters import DurationType, SelectorType
+from cli.admin.parameters import DurationType, SelectorType, TextType
 from cli.admin.plain import to_plain
 from cli.admin.tables import moment_and_distance
-from cli.output import Form, print_json
+from cli.output import Form, echo, print_json
 
 
 @click.group("token")
@@ -24,7 +24,7 @@ def token_group() -> None:
 
 @admin_command("create", group=token_group, example="citadel-cli token create --ttl 10m --node-selector node:rack:a1")
 @click.option("--ttl", type=DurationType(), help="How long the token can be used; the server's default otherwise.")
-@click.option("--agent-name", default="", help="The agent's name; the server chooses one otherwise.")
+@click.option("--agent-name", type=TextType(), help="The agent's name; the server chooses one otherwise.")
 @click.option(
     "--node-selector",
     "node_selectors",
@@ -34,22 +34,30 @@ def token_group() -> None:
     help="A fact about the node that you vouch for. Repeatable.",
 )
 def create(
-    invocation: Invocation, ttl: timedelta | None, agent_name: str, node_selectors: tuple[Selector, ...]
+    invocation: Invocation, ttl: timedelta | None, agent_name: str | None, node_selectors: tuple[Selector, ...]
 ) -> None:
     """Make a token that lets one agent join once, and print its join string.
 
     The join string is a secret: give it to the agent in a file of mode 0600. It alone goes to standard output.
     """
-    request = pb.CreateTokenRequest(agent_name=agent_name, node_selectors=[str(item) for item in node_selectors])
-    if ttl is not None:
-        request.ttl.CopyFrom(_duration(ttl))
+    request = pb.CreateTokenRequest(
+        ttl=_duration(ttl) if ttl is not None else None,
+        agent_name=agent_name or "",
+        node_selectors=[str(item) for item in node_selectors],
+    )
     reply = invocation.ask(lambda admin: admin.CreateToken(request, timeout=CALL_SECONDS))
     if invocation.form is Form.JSON:
         print_json(to_plain(reply))
         return
-    click.echo(reply.join_string)
+    echo(reply.join_string)
     until = moment_and_distance(from_timestamp(reply.expires_at), invocation.clock.now())
     click.echo(f"for {reply.agent_id}, once, until {until}", err=True)
+    if reply.agent_exists:
+        click.echo(
+            f"warning: {reply.agent_id} exists already: using this token replaces its key, and the machine that runs "
+            "under it now loses its identity",
+            err=True,
+        )
 
 
 def _duration(value: timedelta) -> Duration:

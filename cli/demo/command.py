@@ -6,16 +6,22 @@ import asyncio
 import os
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from cli.demo.plan import make_plan
-from cli.demo.run import run_demo
-from cli.demo.screen import Screen
+from citadel.errors import FailedPrecondition, Reason
+from cli.demo.plan import Ending, make_plan
+from cli.output import EXIT_INTERRUPTED
 from cli.signals import run_until_signal
+
+if TYPE_CHECKING:
+    from cli.demo.screen import Screen  # needs the extra
 
 
 @click.command()
@@ -34,6 +40,7 @@ def demo(
 
     Example: citadel demo --keep
     """
+    run_demo, screen = _import_the_rest()
     folder = Path(tempfile.mkdtemp(prefix="citadel-demo-"))
     folder.chmod(0o755)  # sidecars of other users start from here; what is secret lies in folders of its own
     plan = make_plan(
@@ -45,15 +52,33 @@ def demo(
         keep=keep,
         as_root=os.geteuid() == 0,
     )
-    good = False
+    ending = Ending.INTERRUPTED
 
     async def body(stop: asyncio.Event) -> None:
-        nonlocal good
-        with Screen(Console()) as screen:
-            good = await run_demo(plan, screen, stop=stop)
+        nonlocal ending
+        with screen:
+            ending = await run_demo(plan, screen, stop=stop)
 
-    run_until_signal(body)
-    if not good:
+    with suppress(KeyboardInterrupt):  # a second Ctrl-C, which does not wait for the demo to end in order
+        run_until_signal(body)
+    if ending is Ending.BROKEN:
         click.echo(f"the logs are in {folder}", err=True)
         context.exit(1)
     shutil.rmtree(folder)
+    if ending is Ending.INTERRUPTED:
+        click.echo("interrupted", err=True)
+        context.exit(EXIT_INTERRUPTED)
+
+
+def _import_the_rest() -> tuple[Callable[..., Awaitable[Ending]], Screen]:
+    """What needs the packages of the extra `demo`. Raises `FailedPrecondition` where one is missing."""
+    try:
+        from cli.demo.envoy import find_binary  # noqa: PLC0415 - `citadel` itself works without the extra
+        from cli.demo.run import run_demo  # noqa: PLC0415 - as above
+        from cli.demo.screen import Screen  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        raise FailedPrecondition(
+            Reason.CONFIG_INVALID, f"the package {error.name} is not installed", fix="pip install 'citadel[demo]'"
+        ) from error
+    find_binary()
+    return run_demo, Screen(Console())

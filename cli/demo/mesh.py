@@ -73,7 +73,7 @@ class Mesh:
         """Start the configured server or agent, also again after it has ended, and wait until it is ready."""
         plan = self._plan
         probes = plan.server_probes_port if what == "server" else plan.agent_probes_port
-        command = [sys.executable, "-P", "-m", "cli.citadel", what, "run", "--config", str(self._settings_of(what))]
+        command = [sys.executable, "-P", "-m", "cli.entry", what, "run", "--config", str(self._settings_of(what))]
         await self._start_child(what, command)
 
         async def is_ready() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,14 @@ TRUST_DOMAIN: Final = TrustDomain("demo.citadel.example")
 AGENT_NAME: Final = "node-1"
 # One uid per sidecar, from a range that distributions leave to the administrator.
 _FIRST_UID: Final = 61180
+
+
+class Ending(Enum):
+    """How a run ended. One that was interrupted has shown nothing, good or bad."""
+
+    GOOD = auto()
+    BROKEN = auto()
+    INTERRUPTED = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,20 +11,21 @@ from typing import Final
 
 import httpx
 
+from citadel.config.types import format_duration
 from cli.demo.envoy import EnvoyAdmin
 from cli.demo.intruder import attempt
 from cli.demo.load import Load, Tally
 from cli.demo.mesh import Mesh
 from cli.demo.observe import Observer, Sighting
-from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN, Plan
+from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN, Ending, Plan
 from cli.demo.screen import Screen
 from cli.demo.verdict import Refusal, is_enough, problems
 
 _LOOK_SECONDS: Final = 0.25
 
 
-async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> bool:
-    """Run it, and leave it running until `stop` where the plan says so. Returns whether all was as promised."""
+async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> Ending:
+    """Run it, and leave it running until `stop` where the plan says so."""
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
         mesh = Mesh(plan, client)
         try:
@@ -32,6 +33,8 @@ async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> bool:
             await mesh.start()
             screen.say("The mesh is up. productpage calls reviews, a new TLS connection for each request, no retries:")
             tally, sightings = await _observe_load(plan, screen, mesh, client, stop)
+            if stop.is_set():  # what is missing now was cut off, not broken
+                return Ending.INTERRUPTED
             refusals = await _try_to_intrude(plan, client)
             found = problems(plan, tally, sightings, refusals)
             _summarize(screen, sightings, refusals, found)
@@ -41,7 +44,7 @@ async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> bool:
         finally:
             await mesh.stop()
     screen.say(f"demo: {tally.done} requests, {tally.failed} failed")
-    return not found
+    return Ending.BROKEN if found else Ending.GOOD
 
 
 async def _observe_load(
@@ -115,13 +118,16 @@ def _summarize(
 def _say_how_to_look_around(plan: Plan, screen: Screen) -> None:
     command = os.path.relpath(Path(sys.executable).with_name("citadel-cli"))
     ask = f"{command} --socket {plan.admin_socket}"
-    screen.say("It goes on running; Ctrl-C ends it. To look around:")
+    life = format_duration(plan.leaf_lifetime)
+    screen.say(f"It goes on running; Ctrl-C ends it. A certificate lives {life}. To look around:")
+    screen.say(f"  {plan.folder}/*.log  the logs")
     for sidecar in plan.sidecars:
         screen.say(f"  http://127.0.0.1:{sidecar.admin_port}/certs  the Envoy of {sidecar.name} (also /stats)")
     screen.say(f"  curl http://127.0.0.1:{plan.productpage.listen_port}/reviews  call reviews through both Envoys")
     screen.say(f"  {ask} status")
     screen.say(f"  {ask} entry list")
     screen.say(f"  {ask} bundle show")
+    screen.say(f"  curl http://127.0.0.1:{plan.stranger.listen_port}/  the port of the stranger")
     screen.say("  give the stranger an identity, and see its port open:")
     screen.say(
         f"  {ask} entry create --spiffe-id {plan.stranger.spiffe_id} "

@@ -9,10 +9,12 @@ import hashlib
 import os
 import pwd
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -22,20 +24,42 @@ from citadel.selector import Selector
 from sds.serve.callers import Attestation
 
 _TYPE: Final = "unix"
+_NAMES: Final = 2  # of the user and of the group
 _DELETED: Final = " (deleted)"  # proc(5), /proc/pid/exe
 _MAX_DIGESTS: Final = 1024
-_MAX_HASHED_BYTES: Final = 1024**3  # a sparse file of any size can be run; hashing is for real programs
+_MAX_HASHED_BYTES: Final = 512 * 1024**2  # a sparse file of any size can be run; Envoy, a large program, has 107 MB
+# Threads of its own for what others can make slow, a directory service that hangs or large files: the default ones
+# belong to renewals.
+_LOOKING_THREADS: Final = 4
+_HASHING_THREADS: Final = 2
 
-_FileVersion = tuple[int, int, int, int, int]
+_Result = TypeVar("_Result")
 
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+class _FileVersion(NamedTuple):
+    """What changes whenever the content does; ctime cannot be set back by the file's owner."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> _FileVersion:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
+    """`to_hash` is the file that is being run, None where its digest would vouch for nothing."""
+
     selectors: frozenset[Selector]
+    has_names: bool
     executable: str = ""
-    can_be_hashed: bool = False
+    to_hash: _FileVersion | None = None
     is_unreadable: bool = False
 
 
@@ -44,22 +68,31 @@ class UnixAttestor:
 
     `path` and `sha256` are left out for a program whose file was deleted or replaced since it began, or whose `/proc`
     entry this process may not read. `path` is also left out where the name means another file here than to the caller:
-    in a mount namespace of its own anybody can have anything at any path.
+    in a mount namespace of its own anybody can have anything at any path. `sha256` is left out for files of more than
+    512 MiB. A number without a name, and a file that changes while it is hashed, leave the attestation incomplete.
     """
 
     def __init__(self) -> None:
         self._digests: OrderedDict[_FileVersion, str] = OrderedDict()
-        self._hashing = asyncio.Lock()  # a hundred proxies that start together run the same file: hash it once
+        # A hundred proxies that start together run the same file: hash it once, and let other files go past.
+        self._turns: WeakValueDictionary[_FileVersion, asyncio.Lock] = WeakValueDictionary()
+        self._looking = ThreadPoolExecutor(_LOOKING_THREADS, thread_name_prefix="attest")
+        self._hashing = ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="hash")
         self._has_said_unreadable = False
+
+    def close(self) -> None:
+        """Start nothing more. What is under way in a thread is not waited for."""
+        for executor in (self._looking, self._hashing):
+            executor.shutdown(wait=False, cancel_futures=True)
 
     async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
         """See `WorkloadAttestor.attest`. Everything that can block happens in a worker thread."""
-        facts = await asyncio.to_thread(_read_facts, caller.credentials)
-        selectors = facts.selectors
-        if want_sha256 and facts.can_be_hashed:
-            async with self._hashing:
-                digest = await asyncio.to_thread(self._digest, caller.credentials.pid)
+        facts = await _in(self._looking, lambda: _read_facts(caller.credentials))
+        selectors, is_complete = facts.selectors, facts.has_names
+        if want_sha256 and facts.to_hash is not None and facts.to_hash.size <= _MAX_HASHED_BYTES:
+            digest = await self._digest(caller.credentials.pid, facts.to_hash)
             selectors |= _selectors([f"sha256:{digest}"] if digest else [])
+            is_complete = is_complete and bool(digest)
         # Last: only if the process still lives now did its pid mean this process while /proc was read.
         if not caller.is_alive():
             raise PermissionDenied(
@@ -73,49 +106,66 @@ class UnixAttestor:
                 uid=caller.credentials.uid,
                 fix="run the agent as root or with CAP_SYS_PTRACE",
             )
-        return Attestation(selectors=selectors, executable=facts.executable)
+        return Attestation(selectors=selectors, executable=facts.executable, is_complete=is_complete)
 
-    def _digest(self, pid: int) -> str:
+    async def _digest(self, pid: int, version: _FileVersion) -> str:
         """SHA-256 of the file that is being run, whatever its path names by now; empty when that cannot be told."""
-        try:
-            with _exe(pid).open("rb") as file:
-                version = _version(os.fstat(file.fileno()))
-                if version in self._digests:
-                    self._digests.move_to_end(version)
-                    return self._digests[version]
-                if version[2] > _MAX_HASHED_BYTES:
-                    return ""
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if _version(os.fstat(file.fileno())) != version:
-                    return ""  # written to meanwhile
-        except OSError:
-            return ""
-        self._digests[version] = digest
-        if len(self._digests) > _MAX_DIGESTS:
-            self._digests.popitem(last=False)
-        return digest
+        if (known := self._known_digest(version)) is not None:
+            return known
+        turn = self._turns.setdefault(version, asyncio.Lock())
+        async with turn:
+            if (known := self._known_digest(version)) is not None:
+                return known
+            digest = await _in(self._hashing, lambda: _hash(pid, version))
+            if digest:
+                self._digests[version] = digest
+                if len(self._digests) > _MAX_DIGESTS:
+                    self._digests.popitem(last=False)
+            return digest
+
+    def _known_digest(self, version: _FileVersion) -> str | None:
+        if version in self._digests:
+            self._digests.move_to_end(version)
+        return self._digests.get(version)
+
+
+async def _in(executor: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
+    return await asyncio.get_running_loop().run_in_executor(executor, work)
+
+
+def _hash(pid: int, version: _FileVersion) -> str:
+    try:
+        with _exe(pid).open("rb") as file:
+            if _FileVersion.of(os.fstat(file.fileno())) != version:
+                return ""
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            is_the_same = _FileVersion.of(os.fstat(file.fileno())) == version
+    except OSError:
+        return ""
+    return digest if is_the_same else ""
 
 
 def _read_facts(credentials: PeerCredentials) -> _Facts:
-    of_user = _selectors(_user_facts(credentials))
+    names = list(_names(credentials))
+    of_user = _selectors([f"uid:{credentials.uid}", f"gid:{credentials.gid}", *names])
+    of_caller = _Facts(selectors=of_user, has_names=len(names) == _NAMES)
     link = _exe(credentials.pid)
     try:
         path = str(link.readlink())
         running = link.stat()  # follows the link to the very file, also where its path names another
     except PermissionError:
-        return _Facts(of_user, is_unreadable=True)
+        return replace(of_caller, is_unreadable=True)
     except OSError:  # the process has gone, as its pidfd will say, or is none that runs a file
-        return _Facts(of_user)
+        return of_caller
     if path.endswith(_DELETED):
-        return _Facts(of_user, executable=path)
+        return replace(of_caller, executable=path)
     of_path = _selectors([f"path:{path}"]) if _names_the_same_file(path, running) else frozenset()
-    return _Facts(of_user | of_path, executable=path, can_be_hashed=True)
+    return replace(of_caller, selectors=of_user | of_path, executable=path, to_hash=_FileVersion.of(running))
 
 
-def _user_facts(credentials: PeerCredentials) -> Iterator[str]:
-    yield f"uid:{credentials.uid}"
-    yield f"gid:{credentials.gid}"
-    with contextlib.suppress(KeyError):  # a number without a name
+def _names(credentials: PeerCredentials) -> Iterator[str]:
+    """The user's and the group's. A missing one is unknown, or the service that knows it does not answer now."""
+    with contextlib.suppress(KeyError):
         yield f"user:{pwd.getpwuid(credentials.uid).pw_name}"
     with contextlib.suppress(KeyError):
         yield f"group:{grp.getgrgid(credentials.gid).gr_name}"
@@ -139,8 +189,3 @@ def _selectors(values: Iterable[str]) -> frozenset[Selector]:
 
 def _exe(pid: int) -> Path:
     return Path(f"/proc/{pid}/exe")
-
-
-def _version(found: os.stat_result) -> _FileVersion:
-    """What changes whenever the content does; ctime cannot be set back by the file's owner."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

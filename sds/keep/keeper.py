@@ -58,11 +58,11 @@ class Keeper:
         self._news = asyncio.Event()
         self._batch = _LARGEST_BATCH[key_kind]
         self._failures = 0
-        self._paused_until: float | None = None  # by the clock that never jumps
+        self._paused_until = 0.0  # by the clock that never jumps
 
     def server_is_back(self) -> None:
         """Ask at once for what is due, without waiting for the end of a pause."""
-        self._paused_until = None
+        self._paused_until = 0.0
         self._news.set()
 
     async def run(self) -> None:
@@ -84,8 +84,6 @@ class Keeper:
         return not self._pause_left() and self._trust_domain in self._feed.current.bundles
 
     def _pause_left(self) -> timedelta:
-        if self._paused_until is None:
-            return timedelta(0)
         return timedelta(seconds=max(0.0, self._paused_until - self._clock.monotonic()))
 
     def _nap(self, now: datetime) -> timedelta:
@@ -109,9 +107,9 @@ class Keeper:
 
     async def _renew(self, drafts: Sequence[Draft]) -> None:
         # Of all that are held, not of these alone: while this call hangs nothing else is renewed either.
-        timeout = call_timeout(self._schedule.shortest_left(self._clock.now()))
+        within = call_timeout(self._schedule.shortest_left(self._clock.now()))
         try:
-            answers = await self._signer.sign([each.request for each in drafts], timeout=timeout)
+            answers = await self._signer.sign([each.request for each in drafts], within=within)
         except CitadelError as error:
             self._on_failed_call(drafts, error)
             return

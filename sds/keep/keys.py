@@ -43,3 +43,11 @@ def to_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def load_pem(pem: bytes) -> PrivateKey:
+    """What `to_pem` gave. Raises `TypeError`, `ValueError` or `UnsupportedAlgorithm`, whose text may show the key."""
+    key = serialization.load_pem_private_key(pem, password=None)
+    if not isinstance(key, PrivateKey):
+        raise TypeError("a key of a type that agents do not use")
+    return key

@@ -63,7 +63,7 @@ class Terms:
 
 @dataclass(slots=True, kw_only=True)
 class _Slot:
-    """What is known of one entry. `issued` and `not_after` are None until it has an SVID, `due` means at once as None."""
+    """What is known of one entry. `issued` and `not_after` are None until it has an SVID; no `due` means now."""
 
     entry: Entry
     due: datetime | None = None
@@ -75,7 +75,7 @@ class _Slot:
     pause: timedelta = timedelta(0)
 
     def next_try(self, now: datetime) -> datetime:
-        """When to ask. A clock that was set back to before a refusal ends the pause after it, and does not stretch it."""
+        """When to ask. A clock that was set back to before a refusal ends the pause instead of stretching it."""
         moment = self.due or now
         if self.refused_at is not None and self.refused_at <= now:
             moment = max(moment, self.refused_at + self.pause)

@@ -29,12 +29,10 @@ class Signed:
 class Signer(Protocol):
     """Who signs."""
 
-    async def sign(
-        self, requests: Sequence[SigningRequest], *, timeout: timedelta
-    ) -> Sequence[Signed | CitadelError]:
+    async def sign(self, requests: Sequence[SigningRequest], *, within: timedelta) -> Sequence[Signed | CitadelError]:
         """Results in the order of `requests`, a refusal of one beside the others.
 
         Raises a `CitadelError` where the whole batch failed: `ResourceExhausted`, or `batch_too_large`, asks for a
-        smaller one; `Unavailable` also when `timeout` has passed.
+        smaller one; `Unavailable` also when `within` has passed.
         """
         ...

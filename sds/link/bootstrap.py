@@ -25,7 +25,7 @@ from citadel.join_string import JoinString
 from citadel.reserved import is_agent_id
 from citadel.spiffe import SpiffeId, TrustDomain
 from sds.keep.check import check_issued
-from sds.keep.keys import new_key, request_for
+from sds.keep.keys import PrivateKey, request_for
 from sds.link.call import answer_of
 from sds.link.channel import anonymous_channel
 from sds.link.identity import AgentIdentity
@@ -57,11 +57,12 @@ class Bootstrap:
     reconnect: ReconnectSettings
     clock: Clock = field(repr=False)
 
-    async def join(self, invitation: Invitation) -> AgentIdentity:
-        """Exchange the token for an identity.
+    async def join(self, invitation: Invitation, *, key: PrivateKey) -> AgentIdentity:
+        """Exchange the token for an identity with `key`, which must outlive a lost answer: see `sds.link.joining_key`.
 
         Raises `Unauthenticated` (`bundle_mismatch`) before the token was sent when the server is not the expected one,
-        `Unavailable` where trying again can help, and otherwise what the server refused or answered wrongly.
+        `Unavailable` where trying again with the same key can help, and otherwise what the server refused or answered
+        wrongly.
         """
         join_string = invitation.join_string
         if join_string.trust_domain != self.trust_domain:
@@ -72,7 +73,6 @@ class Bootstrap:
             )
         fetched = await self._fetch_bundle(join_string.address)
         trusted = self._expected(fetched, invitation)
-        key = new_key("ec-p256")
         answer = await self._join(join_string, trusted, request_for(key))
         bundle = self._own_bundle(answer.bundle)
         spiffe_id = SpiffeId.parse(answer.spiffe_id)
@@ -153,7 +153,7 @@ def _address(text: str) -> HostPort:
     try:
         return HostPort.parse(text)
     except ValueError as error:
-        # Final, not `Unavailable`: the token is spent, so another try would only hide this behind `token_used`.
+        # Final, not `Unavailable`: another try would only be answered the same.
         raise FailedPrecondition(Reason.REQUEST_MALFORMED, f"the server's address for agents: {error}") from error
 
 

@@ -16,6 +16,7 @@ from sds.link.identity import AgentIdentity
 from sds.settings import ReconnectSettings
 
 _LARGEST_MESSAGE: Final = 16 * 1024 * 1024
+_LONGEST_PAUSE: Final = timedelta(seconds=1)
 _KEEPALIVE: Final = timedelta(seconds=20)  # the server allows pings every 5 s
 _KEEPALIVE_ANSWER: Final = timedelta(seconds=10)
 
@@ -43,13 +44,15 @@ def _some(roots_pem: bytes) -> bytes:
 
 
 def _channel(address: HostPort, credentials: grpc.ChannelCredentials, reconnect: ReconnectSettings) -> aio.Channel:
-    # gRPC's own pace stays at the shortest: the longer waits are ours, with jitter, and would add up with its own.
-    pause_ms = max(1, round(reconnect.initial / timedelta(milliseconds=1)))
+    # gRPC connects again by itself, also where every handshake fails. Its pace stays short of a second because renewals
+    # of short leaves wait for it; the longer waits of the Sync stream are ours, with jitter.
+    initial_ms = max(1, round(reconnect.initial / timedelta(milliseconds=1)))
+    longest_ms = max(initial_ms, round(min(reconnect.maximum, _LONGEST_PAUSE) / timedelta(milliseconds=1)))
     options: list[tuple[str, str | int]] = [
         # gRPC's clients check a DNS name, so the server's certificate carries a reserved one (invariant 13).
         ("grpc.ssl_target_name_override", SERVER_DNS_NAME),
-        ("grpc.initial_reconnect_backoff_ms", pause_ms),
-        ("grpc.max_reconnect_backoff_ms", pause_ms),
+        ("grpc.initial_reconnect_backoff_ms", initial_ms),
+        ("grpc.max_reconnect_backoff_ms", longest_ms),
         ("grpc.keepalive_time_ms", _KEEPALIVE // timedelta(milliseconds=1)),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER // timedelta(milliseconds=1)),
         ("grpc.http2.max_pings_without_data", 0),

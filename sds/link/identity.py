@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from citadel.bundle import TrustBundle
 from citadel.config.files import ensure_private_dir, read_secret_file, write_private
@@ -25,7 +24,7 @@ from citadel.reserved import is_agent_id
 from citadel.spiffe import TrustDomain
 from citadel.strict_json import load_object
 from citadel.svid import X509Svid
-from sds.keep.keys import PrivateKey, to_pem
+from sds.keep.keys import PrivateKey, load_pem, to_pem
 
 FILE_NAME: Final = "identity.json"
 _FORM: Final = 1
@@ -74,8 +73,12 @@ class IdentityFile:
             raise self._corrupt("a field is missing or damaged") from None
 
     def save(self, identity: AgentIdentity) -> None:
-        """Replace what was saved, durably. Raises `OSError` when the disk refuses."""
-        write_private(self.path, _dump(identity))
+        """Replace what was saved, durably. Raises `Unavailable` (`store_unavailable`) when the disk refuses."""
+        try:
+            write_private(self.path, _dump(identity))
+        except OSError as error:
+            message = f"cannot write {self.path}: {error.strerror}"
+            raise Unavailable(Reason.STORE_UNAVAILABLE, message, fix="make room on its disk") from error
 
     def _corrupt(self, problem: str) -> FailedPrecondition:
         return FailedPrecondition(
@@ -101,11 +104,7 @@ class OwnIdentity:
     async def _change(self, changes: Mapping[str, Any]) -> None:
         async with self._turn:  # two writers that read, change and write would lose one change
             changed = replace(self.current, **changes)
-            try:
-                await asyncio.to_thread(self._file.save, changed)
-            except OSError as error:
-                message = f"cannot write {self._file.path}: {error.strerror}"
-                raise Unavailable(Reason.STORE_UNAVAILABLE, message, fix="make room on its disk") from error
+            await asyncio.to_thread(self._file.save, changed)
             self.current = changed
 
 
@@ -128,8 +127,8 @@ def _parse(data: bytes, trust_domain: TrustDomain) -> AgentIdentity:
         raise _misfit(f"it is written in form {content['form']!r}, and this version reads form {_FORM}")
     identity = AgentIdentity(
         svid=X509Svid.from_pem(content[_SVID].encode("ascii")),
-        key=_load_key(content[_KEY]),
-        next_key=_load_key(content[_NEXT_KEY]) if content[_NEXT_KEY] is not None else None,
+        key=load_pem(content[_KEY].encode("ascii")),
+        next_key=load_pem(content[_NEXT_KEY].encode("ascii")) if content[_NEXT_KEY] is not None else None,
         bundle=TrustBundle.from_document(trust_domain, content[_BUNDLE]),
         agent_api=HostPort.parse(content[_AGENT_API]),
         bootstrap=HostPort.parse(content[_BOOTSTRAP]),
@@ -140,14 +139,6 @@ def _parse(data: bytes, trust_domain: TrustDomain) -> AgentIdentity:
     if identity.key.public_key() != identity.svid.leaf.public_key():
         raise _misfit("its private key is not that of its certificate")
     return identity
-
-
-def _load_key(pem: str) -> PrivateKey:
-    # The file was written by us, so a key of another type is as wrong as one that cannot be read.
-    key = load_pem_private_key(pem.encode("ascii"), password=None)
-    if not isinstance(key, PrivateKey):
-        raise _misfit("it holds a key of a type that agents do not use")
-    return key
 
 
 def _misfit(problem: str) -> FailedPrecondition:

@@ -18,6 +18,8 @@ from sds.link.sync import SyncStream
 from sds.settings import ReconnectSettings
 
 _GRACE: Final = 15.0  # seconds for calls in flight when a line is left
+# A stream that ends sooner counts as a failed try: what ended it may end the next one just as soon.
+_STEADY: Final = 5.0  # seconds
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +47,7 @@ class Line:
         self._reconnect = reconnect
         self._clock = clock
         self._trouble: Reason | None = None
+        self._up_since: float | None = None
         self._jittered = wait_random_exponential(
             multiplier=reconnect.initial.total_seconds(), max=reconnect.maximum.total_seconds()
         )
@@ -56,30 +59,31 @@ class Line:
         """Keep the stream up until cancelled; then close the channel, when the calls in flight have ended."""
         try:
             while True:
-                # Ends when a stream that was up has ended; the next one starts with the shortest wait again.
-                await self._until_it_was_up()
+                # Ends when a stream that was steady has ended; the next one starts with the shortest wait again.
+                await self._until_it_was_steady()
         finally:
             self.is_up = False
             await self._channel.close(_GRACE)
 
-    async def _until_it_was_up(self) -> None:
+    async def _until_it_was_steady(self) -> None:
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(CitadelError), wait=self._wait, sleep=self._clock.sleep, reraise=True
         )
         async for attempt in attempts:
             with attempt:
                 await self._one_stream()
-        # Also after a stream that was up: without it, all agents of a restarted server would be back in one instant.
+        # Also after a steady stream: without it, all agents of a restarted server would be back in one instant.
         shortest = wait_random(max=self._reconnect.initial.total_seconds())
         await self._clock.sleep(shortest(attempt.retry_state))
 
     async def _one_stream(self) -> None:
+        self._up_since = None
         stream = self._new_stream(self._came_up)
         try:
             await stream.run(self.api)
         except CitadelError as error:
             self._went_down(error)
-            if not stream.was_synced:
+            if self._up_since is None or self._clock.monotonic() - self._up_since < _STEADY:
                 raise
 
     def _wait(self, state: RetryCallState) -> float:
@@ -91,6 +95,7 @@ class Line:
     def _came_up(self) -> None:
         _log.info("connected to the server", server=str(self._address))
         self._trouble = None
+        self._up_since = self._clock.monotonic()
         self.is_up = True
         self.synced.set()
 

@@ -19,14 +19,12 @@ class RemoteSigner:
     def __init__(self, *, api: Callable[[], agent_api_pb2_grpc.AgentApiAsyncStub]) -> None:
         self._api = api
 
-    async def sign(
-        self, requests: Sequence[SigningRequest], *, timeout: timedelta
-    ) -> Sequence[Signed | CitadelError]:
+    async def sign(self, requests: Sequence[SigningRequest], *, within: timedelta) -> Sequence[Signed | CitadelError]:
         """See `Signer.sign`."""
         message = pb.SignX509SvidsRequest(
             requests=[pb.X509SvidRequest(entry_id=request.entry_id, csr=request.csr) for request in requests]
         )
-        response = await answer_of(self._api().SignX509Svids(message, timeout=timeout.total_seconds()))
+        response = await answer_of(self._api().SignX509Svids(message, timeout=within.total_seconds()))
         if len(response.results) != len(requests):
             problem = f"the server answered {len(response.results)} results to {len(requests)} requests"
             raise CitadelError(Reason.REQUEST_MALFORMED, problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import grpc
@@ -17,6 +17,7 @@ from sds.link.updates import Assembly, Change
 
 _COALESCE: Final = 0.05  # seconds; a push to a thousand streams becomes a few messages
 _REPORTS_PER_MESSAGE: Final = 500
+_BYTES_PER_MESSAGE: Final = 1024 * 1024  # the server takes 8 MiB, and refuses a larger one by ending the stream
 
 
 class StreamReports(Protocol):
@@ -112,17 +113,26 @@ class SyncStream:
                 yield message
             is_first = False
 
-    def _report(self, *, is_snapshot: bool) -> list[pb.AgentMessage]:
+    def _report(self, *, is_snapshot: bool) -> Iterator[pb.AgentMessage]:
         reports = self._reports.take_changed()
         if is_snapshot:
             reports = self._reports.snapshot()
-        elif not reports:
-            return []
-        return [
-            pb.AgentMessage(
-                streams=pb.Streams(
-                    snapshot=is_snapshot and start == 0, reports=reports[start : start + _REPORTS_PER_MESSAGE]
-                )
-            )
-            for start in range(0, max(1, len(reports)), _REPORTS_PER_MESSAGE)
-        ]
+            if not reports:  # is told too: the server may still know some of before
+                yield pb.AgentMessage(streams=pb.Streams(snapshot=True))
+        for number, portion in enumerate(_portions(reports)):
+            yield pb.AgentMessage(streams=pb.Streams(snapshot=is_snapshot and number == 0, reports=portion))
+
+
+def _portions(reports: Iterable[types_pb2.StreamReport]) -> Iterator[list[types_pb2.StreamReport]]:
+    """What fits into one message each, by number and by size; one report that is larger goes alone."""
+    portion: list[types_pb2.StreamReport] = []
+    size = 0
+    for report in reports:
+        more = report.ByteSize()
+        if portion and (len(portion) == _REPORTS_PER_MESSAGE or size + more > _BYTES_PER_MESSAGE):
+            yield portion
+            portion, size = [], 0
+        portion.append(report)
+        size += more
+    if portion:
+        yield portion

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
+from citadel.clock import Clock
 from citadel.peer import Caller
 from citadel.selector import Selector
+
+LOOK_AGAIN: Final = 10.0  # seconds until something that could not be seen may be there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attestation:
-    """What an attestor saw of a caller. `executable` is for people to read, empty when unknown."""
+    """What an attestor saw of a caller. `executable` is for people to read, empty when unknown.
+
+    Without `is_complete` there was something that it could not see now and may see later, such as the name of a user
+    while the service that knows it starts.
+    """
 
     selectors: frozenset[Selector]
     executable: str = ""
+    is_complete: bool = True
 
 
 class WorkloadAttestor(Protocol):
@@ -38,23 +47,47 @@ class CallerSource(Protocol):
         ...
 
 
-class Callers:
-    """Remembers each connection's attestation for as long as the connection lives."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """An attestation, whether the digest was looked at too, and when (seconds of the clock that never jumps)."""
 
-    def __init__(self, *, source: CallerSource, attestor: WorkloadAttestor) -> None:
+    seen: Attestation
+    with_sha256: bool
+    at: float
+
+
+class Callers:
+    """Remembers each connection's attestation for as long as the connection lives, an incomplete one for a while."""
+
+    def __init__(self, *, source: CallerSource, attestor: WorkloadAttestor, clock: Clock) -> None:
         self._source = source
         self._attestor = attestor
-        self._plain: WeakKeyDictionary[Caller, Attestation] = WeakKeyDictionary()
-        self._with_sha256: WeakKeyDictionary[Caller, Attestation] = WeakKeyDictionary()
+        self._clock = clock
+        self._looks: WeakKeyDictionary[Caller, _Look] = WeakKeyDictionary()
 
     def caller_of(self, context_peer: str) -> Caller:
         """The process behind a handler's `context.peer()`. Raises `PermissionDenied` (`caller_unknown`)."""
         return self._source.caller_of(context_peer)
 
-    async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
-        """The caller's attestation; asks the attestor again only when the digest becomes wanted."""
-        known = self._with_sha256.get(caller) or (None if want_sha256 else self._plain.get(caller))
-        if known is None:
-            known = await self._attestor.attest(caller, want_sha256=want_sha256)
-            (self._with_sha256 if want_sha256 else self._plain)[caller] = known
-        return known
+    async def attest(self, caller: Caller, *, wants_sha256: Callable[[frozenset[Selector]], bool]) -> Attestation:
+        """The caller's attestation, with the digest once what else is known of the caller makes it wanted.
+
+        Asks the attestor again for the digest, and every `LOOK_AGAIN` seconds while something is missing.
+        """
+        look = self._looks.get(caller)
+        if look is None or self._is_worth_another(look):
+            look = await self._look(caller, with_sha256=look is not None and look.with_sha256)
+        if not look.with_sha256 and wants_sha256(look.seen.selectors):
+            look = await self._look(caller, with_sha256=True)
+        return look.seen
+
+    async def _look(self, caller: Caller, *, with_sha256: bool) -> _Look:
+        seen = await self._attestor.attest(caller, want_sha256=with_sha256)
+        known = self._looks.get(caller)
+        if known is not None and not seen.is_complete and known.seen.selectors > seen.selectors:
+            seen = known.seen  # what cannot be seen now takes nothing away
+        look = self._looks[caller] = _Look(seen=seen, with_sha256=with_sha256, at=self._clock.monotonic())
+        return look
+
+    def _is_worth_another(self, look: _Look) -> bool:
+        return not look.seen.is_complete and self._clock.monotonic() - look.at >= LOOK_AGAIN

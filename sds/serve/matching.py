@@ -19,12 +19,20 @@ class EntryIndex:
     def __init__(self, entries: Iterable[Entry]) -> None:
         entries = tuple(entries)
         commonness = Counter(selector for entry in entries for selector in entry.selectors)
-        self.wants_sha256 = any(_is_digest(selector) for selector in commonness)
+        self._besides_digests = {
+            frozenset(selector for selector in entry.selectors if not _is_digest(selector))
+            for entry in entries
+            if any(map(_is_digest, entry.selectors))
+        }
         self._by_anchor: dict[Selector, list[Entry]] = defaultdict(list)
         for entry in entries:
             if entry.selectors:  # an entry without any is malformed, and must never match everybody
                 anchor = min(entry.selectors, key=lambda selector: (commonness[selector], selector))
                 self._by_anchor[anchor].append(entry)
+
+    def wants_sha256(self, seen: frozenset[Selector]) -> bool:
+        """Whether an entry that asks for the digest of an executable lacks nothing else of what was seen."""
+        return any(others <= seen for others in self._besides_digests)
 
     def matching(self, seen: frozenset[Selector], now: datetime) -> list[Entry]:
         """The unexpired entries whose selectors were all seen, oldest first.

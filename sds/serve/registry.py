@@ -9,11 +9,15 @@ from typing import Final
 
 from citadel._wire import types_pb2
 from citadel.wire import to_timestamp
-from sds.serve.resource import BundleFacts, SvidFacts
+from sds.serve.resource import BundleFacts, Resource, SvidFacts
 from sds.serve.stream import Standing, State
 
 # While nobody takes the changes, ended streams pile up. The oldest may go: whoever comes back begins with a snapshot.
 MAX_ENDED: Final = 10_000
+
+# Of names that nothing was sent for, any local process can make up as many and as long ones as a request holds.
+MAX_WAITING: Final = 8
+MAX_WAITING_CHARACTERS: Final = 256
 
 _STATES: Final = {
     State.WAITING: types_pb2.ResourceReport.WAITING,
@@ -83,16 +87,25 @@ class StreamRegistry:
 
 
 def resource_reports(standings: Iterable[Standing]) -> list[types_pb2.ResourceReport]:
-    """The standings of a stream as they are reported."""
-    return [_resource_report(standing) for standing in standings]
+    """The standings of a stream as they are reported: all that was sent, and some of what waits, shortened."""
+    reports, waiting = [], 0
+    for standing in standings:
+        if standing.resource is not None:
+            reports.append(_sent_report(standing, standing.resource))
+        elif (waiting := waiting + 1) <= MAX_WAITING:
+            reports.append(types_pb2.ResourceReport(name=_shortened(standing.name), state=_STATES[standing.state]))
+    return reports
 
 
-def _resource_report(standing: Standing) -> types_pb2.ResourceReport:
+def _shortened(name: str) -> str:
+    # The mark is in no name that is ever sent, so that a shortened one is never taken for one of those.
+    return name if len(name) <= MAX_WAITING_CHARACTERS else f"{name[: MAX_WAITING_CHARACTERS - 1]}…"
+
+
+def _sent_report(standing: Standing, resource: Resource) -> types_pb2.ResourceReport:
     report = types_pb2.ResourceReport(name=standing.name, state=_STATES[standing.state], refusal=standing.refusal)
-    if standing.resource is None:
-        return report
-    report.version = standing.resource.version
-    match standing.resource.facts:
+    report.version = resource.version
+    match resource.facts:
         case SvidFacts(spiffe_id, serial, not_after):
             report.spiffe_id, report.serial = spiffe_id, serial
             report.not_after.CopyFrom(to_timestamp(not_after))

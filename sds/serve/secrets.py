@@ -59,10 +59,10 @@ class SecretShelf:
         self._by_selectors: dict[frozenset[Selector], Available] = {}
         self._built = _Memo()
 
-    def wants_sha256(self, holdings: Holdings) -> bool:
-        """Whether any entry asks for the digest of an executable."""
+    def wants_sha256(self, holdings: Holdings, selectors: frozenset[Selector]) -> bool:
+        """Whether the digest of its executable could give anything more to a caller with these selectors."""
         self._turn_to(holdings)
-        return self._index.wants_sha256
+        return self._index.wants_sha256(selectors)
 
     def available(self, holdings: Holdings, selectors: frozenset[Selector], now: datetime) -> Available:
         """The secrets of a caller with these selectors. One that no entry matches gets nothing, not even a bundle."""

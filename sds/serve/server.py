@@ -26,7 +26,8 @@ from sds.serve.service import SecretDiscovery
 # Everybody may connect: what a caller gets is decided by who the kernel says it is.
 _SOCKET_MODE: Final = 0o666
 _MAX_CONNECTIONS: Final = 8192
-_MAX_STREAMS_OF_A_CONNECTION: Final = 1024
+_MAX_CONNECTIONS_OF_A_USER: Final = 1024
+_MAX_STREAMS_OF_A_CONNECTION: Final = 128  # one for each secret; Envoy makes another connection where it needs more
 _MAX_REQUEST_BYTES: Final = 1024 * 1024  # Envoy's Node, which comes with a request, is about 61 KB
 
 _SDS: Final = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
@@ -49,10 +50,15 @@ class WorkloadServer:
         clock: Clock,
         on_refusal: OnRefusal | None = None,
     ) -> None:
-        self._relay = Relay(socket, mode=_SOCKET_MODE, max_connections=_MAX_CONNECTIONS)
+        self._relay = Relay(
+            socket,
+            mode=_SOCKET_MODE,
+            max_connections=_MAX_CONNECTIONS,
+            max_connections_per_uid=_MAX_CONNECTIONS_OF_A_USER,
+        )
         self._expiries = Expiries(clock=clock)
         self._service = SecretDiscovery(
-            callers=Callers(source=self._relay, attestor=attestor),
+            callers=Callers(source=self._relay, attestor=attestor, clock=clock),
             feed=feed,
             shelf=SecretShelf(trust_domain=trust_domain),
             registry=registry,

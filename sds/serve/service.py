@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -14,12 +14,14 @@ from grpc import aio
 from citadel._wire import types_pb2
 from citadel.clock import Clock
 from citadel.peer import Caller
+from citadel.selector import Selector
 from sds.holdings import HoldingsFeed
-from sds.serve.callers import Attestation, Callers
+from sds.keep.waiting import news_or_time
+from sds.serve.callers import LOOK_AGAIN, Attestation, Callers
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry, resource_reports
 from sds.serve.secrets import Available, SecretShelf
-from sds.serve.stream import Heard, SecretStream, State
+from sds.serve.stream import Heard, SecretStream, Standing, State
 
 _PROTOCOL: Final = "sds"
 
@@ -63,14 +65,17 @@ class SecretDiscovery:
         try:
             while not reading.done():
                 live.wake.clear()
-                live.attestation = await self._attest(caller)
+                live.attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
                 available = self._available(live.attestation)
                 self._expiries.wake_at(live.wake, available.until)
                 response = live.machine.offer(available.resources)
                 live.report()
                 if response is not None:
                     yield response
-                await live.wake.wait()
+                if live.attestation.is_complete:
+                    await live.wake.wait()
+                else:
+                    await news_or_time(live.wake, LOOK_AGAIN, clock=self._clock)
             await reading
         finally:
             self._feed.unwatch(live.wake)
@@ -96,8 +101,8 @@ class SecretDiscovery:
         """Not offered yet."""
         await _unimplemented(context, "FetchSecrets")
 
-    async def _attest(self, caller: Caller) -> Attestation:
-        return await self._callers.attest(caller, want_sha256=self._shelf.wants_sha256(self._feed.current))
+    def _wants_sha256(self, selectors: frozenset[Selector]) -> bool:
+        return self._shelf.wants_sha256(self._feed.current, selectors)
 
     def _available(self, attestation: Attestation) -> Available:
         return self._shelf.available(self._feed.current, attestation.selectors, self._clock.now())
@@ -114,6 +119,7 @@ class _LiveStream:
         self._caller = caller
         self._registry = registry
         self._log = _log.bind(stream=self.id, pid=caller.credentials.pid, uid=caller.credentials.uid)
+        self._refused: Mapping[str, Standing] = {}
         self._has_said_wrong_type = False
         self._ignored_names = 0
 
@@ -145,9 +151,11 @@ class _LiveStream:
 
     def _log_what_was_heard(self, heard: Heard, request: discovery_pb2.DiscoveryRequest) -> None:
         if heard is Heard.REFUSED:
-            for standing in self.machine.standings():
-                if standing.state is State.REFUSED:
-                    self._log.warning("proxy refused a secret", name=standing.name, refusal=standing.refusal)
+            refused = {each.name: each for each in self.machine.standings() if each.state is State.REFUSED}
+            for name, standing in refused.items():
+                if standing != self._refused.get(name):  # said once, however often the proxy says so
+                    self._log.warning("proxy refused a secret", name=name, refusal=standing.refusal)
+            self._refused = refused
         elif heard is Heard.WRONG_TYPE and not self._has_said_wrong_type:
             self._has_said_wrong_type = True
             self._log.warning("request for another type ignored", type_url=request.type_url[:200])

@@ -65,8 +65,11 @@ class SecretStream:
 
     Every response holds all that the stream asked for and may have, so that its version stands for the whole; a name
     that nothing is known for is left out until there is something (invariant 8), and so is content that the proxy
-    refused, until it changes. An empty list of names asks for everything that the caller may have, under every name:
-    each SPIFFE ID, each bundle, and the short names.
+    refused, until it changes. A refusal is of a whole response: once the proxy accepts something new under a name that
+    it refused, that one may have been at fault, and the others are offered again.
+
+    An empty list of names asks for everything that the caller may have, under every name: each SPIFFE ID, each bundle,
+    and the short names.
 
     Names beyond `MAX_NAMES` and names longer than `MAX_NAME_BYTES` are ignored and counted in `ignored_names`.
     """
@@ -78,6 +81,7 @@ class SecretStream:
         self._wants_all = False
         self._names: tuple[str, ...] = ()
         self._standings: dict[str, Standing] = {}
+        self._refused_once: set[str] = set()  # and not accepted since
         self._claimed_version = ""
         self._responses = 0
         self._last = discovery_pb2.DiscoveryResponse()
@@ -136,10 +140,14 @@ class SecretStream:
         return Heard.ACKNOWLEDGED
 
     def _answer(self, state: State, refusal: str = "") -> None:
-        for name in self._last_names:
-            standing = self._standings.get(name)
-            if standing is not None and standing.state is State.SENT:  # a response is answered once
-                self._standings[name] = replace(standing, state=state, refusal=refusal)
+        sent = [standing for name in self._last_names if (standing := self._standings.get(name)) is not None]
+        answered = {each.name: each for each in sent if each.state is State.SENT}  # a response is answered once
+        self._standings |= {each.name: replace(each, state=state, refusal=refusal) for each in answered.values()}
+        if state is State.REFUSED:
+            self._refused_once |= answered.keys()
+        elif self._refused_once & answered.keys():
+            self._refused_once -= answered.keys()
+            self._standings = {each.name: each for each in self._standings.values() if each.state is not State.REFUSED}
 
     def _subscribe(self, names: Iterable[str]) -> None:
         asked = tuple(dict.fromkeys(names))

@@ -17,7 +17,7 @@ async def run_demo(*options: str, temporary: Path) -> tuple[int, list[str]]:
         sys.executable,
         "-P",
         "-m",
-        "cli.citadel",
+        "cli.entry",
         "demo",
         *options,
         stdout=asyncio.subprocess.PIPE,

@@ -108,7 +108,7 @@ async def test_killed_while_issuing_it_has_recorded_all_that_it_answered(tmp_pat
     settings = server_settings(tmp_path)
     config = tmp_path / "server.yaml"
     config.write_text(CONFIG.format(settings))
-    command = [sys.executable, "-m", "cli.citadel", "server", "run", "--config", str(config)]
+    command = [sys.executable, "-m", "cli.entry", "server", "run", "--config", str(config)]
     child = await asyncio.create_subprocess_exec(*command)
     try:
         server = await connected(settings, asyncio.create_task(child.wait()))

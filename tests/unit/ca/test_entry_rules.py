@@ -204,3 +204,24 @@ def test_an_alias_is_an_entry_under_the_server() -> None:
     assert is_alias(entry(parent=SERVER), A_TEST)
     assert not is_alias(entry(), A_TEST)
     assert not is_alias(replace(entry(), parent_id=SpiffeId(TrustDomain("b.test"), "/citadel/server")), A_TEST)
+
+
+HUGE = "x" * 20_000
+HUGE_VALUES = [
+    entry(LONGEST, parent=SpiffeId(TrustDomain("b.test"), LONGEST)),
+    entry(LONGEST, SpiffeId(A_TEST, "/citadel" + LONGEST[: -len("/citadel")])),
+    entry("/citadel" + LONGEST[: -len("/citadel")]),
+    entry("/w", NODE_1, "node:" + "x" * 4000),
+    entry("/w", NODE_1, "unix:path:x" + "x" * 4000),
+    entry(dns_names=(HUGE,)),
+    entry(dns_names=("*" + HUGE,)),
+    entry(dns_names=(HUGE + ".citadel.internal",)),
+    replace(entry(), spiffe_id=SpiffeId(TrustDomain("b.test"), LONGEST)),
+]
+
+
+@pytest.mark.parametrize("wanted", HUGE_VALUES)
+def test_a_refusal_repeats_no_more_than_the_beginning_of_a_value(wanted: Entry) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        check(wanted)
+    assert len(refused.value.message) < 600

@@ -167,7 +167,11 @@ def test_a_key_encryption_key_that_others_can_read_or_that_is_missing_is_refused
         (KeySettings(kek_file=file), Reason.FILE_UNSAFE),
         (KeySettings(kek_file=tmp_path / "none"), Reason.FILE_UNSAFE),
         (KeySettings(kek_env="KEK"), Reason.CONFIG_INVALID),
+        (KeySettings(kek_env="NO_BASE64"), Reason.KEY_UNSEALABLE),
+        (KeySettings(kek_env="SHORT"), Reason.KEY_UNSEALABLE),
     ):
         with pytest.raises(CitadelError) as refused:
-            read_kek(settings, {})
+            read_kek(settings, {"NO_BASE64": "s3cret!", "SHORT": "s3cr"})
         assert refused.value.reason is reason
+        assert refused.value.message.startswith("keys.kek_file: " if settings.kek_file else "keys.kek_env: ")
+        assert "s3cr" not in str(refused.value)

@@ -55,3 +55,11 @@ async def test_a_flood_of_callers_is_remembered_within_bounds_and_the_newest_sta
     with pytest.raises(ResourceExhausted) as refused:
         limit.admit(f"caller {limiter._MOST_CALLERS + 99}")
     assert refused.value.reason is Reason.TOO_MANY_REQUESTS
+
+
+async def test_another_one_has_buckets_of_its_own_and_is_never_slower() -> None:
+    slow = RateLimiter(clock=FakeClock(), per_second=2)
+    faster = slow.at_least(5)
+    assert admitted(faster, "a", 10) == 5
+    assert admitted(slow, "a", 10) == 2
+    assert admitted(slow.at_least(1), "a", 10) == 2

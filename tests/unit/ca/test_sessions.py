@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ca.api import sessions
 from ca.api.sessions import AgentSession, SessionBook
@@ -147,3 +148,56 @@ async def test_of_two_sessions_of_one_agent_the_newest_counts_until_it_ends() ->
     book.end_all()
     assert (old.is_ending, other.is_ending, new.is_ending) == (True, True, False)
     assert (old.wake.is_set(), other.wake.is_set(), new.wake.is_set()) == (True, True, False)
+
+
+def test_large_entries_come_in_parts_that_an_agent_can_take(session: AgentSession) -> None:
+    path = "/p" * 1000
+    entries = [
+        entry(f"/w{number}", NODE_1, *(f"unix:path:{path}{selector}" for selector in range(100)))
+        for number in range(20)
+    ]
+    updates = told(session, *entries)
+    assert max(update.ByteSize() for update in updates) < 1.1 * 1024 * 1024
+    assert [update.more for update in updates] == [True] * (len(updates) - 1) + [False]
+    assert known(updates) == {e.id: e for e in entries}
+
+
+def test_an_entry_larger_than_a_part_comes_alone(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_BYTES_PER_PART", 1)
+    entries = [entry(f"/w{number}") for number in range(3)]
+    assert [len(update.entries) for update in told(session, *entries)] == [1, 1, 1]
+
+
+def test_reports_are_remembered_up_to_a_number_of_bytes(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = report("1", executable="x" * 1000).ByteSize()
+    monkeypatch.setattr(sessions, "_MOST_STREAM_BYTES", 2 * size)
+    long = {"executable": "x" * 1000}
+    with capture_logs() as lines:
+        session.take(streams(report("1", **long), report("2", **long), report("3", **long)))
+        session.take(streams(report("4", **long)))
+    assert set(session.streams) == {"1", "2"}
+    assert [line["event"] for line in lines] == ["agent reports more than is remembered"]
+    session.take(streams(report("1", executable="y" * 1000)))  # a known one stays current
+    assert session.streams["1"].executable == "y" * 1000
+    session.take(streams(report("2", closed=True), report("3", **long)))
+    assert set(session.streams) == {"1", "3"}
+    session.take(streams(report("5", **long), report("6", **long), snapshot=True))
+    assert set(session.streams) == {"5", "6"}
+
+
+def test_a_report_does_not_keep_its_message_in_memory(session: AgentSession) -> None:
+    message = streams(report("1"))
+    session.take(message)
+    message.streams.reports[0].pid = 99
+    assert session.streams["1"].pid == 0
+
+
+def test_of_many_sessions_of_one_agent_the_oldest_are_ended() -> None:
+    book = SessionBook()
+    own = [AgentSession(agent=agent(NODE_1), connected_at=NOW) for _ in range(5)]
+    other = AgentSession(agent=agent(NODE_2), connected_at=NOW)
+    for session in (other, *own):
+        book.open(session)
+    assert [session.is_ending for session in own] == [True, True, False, False, False]
+    assert [session.wake.is_set() for session in own] == [True, True, False, False, False]
+    assert not other.is_ending

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ca.store.database import migrate, open_engine, transaction
 from ca.store.schema import bundles, metadata, tokens
-from citadel.errors import Reason, Unavailable
+from citadel.errors import InvalidArgument, Reason, Unavailable
 
 
 def differences(connection: Connection) -> list[Any]:
@@ -117,3 +118,24 @@ async def test_moments_keep_microseconds_and_come_back_in_utc(engine: AsyncEngin
         found = await connection.scalar(select(tokens.c.expires_at))
     assert found == wanted
     assert found.tzinfo is UTC
+
+
+@pytest.mark.invariant(10)
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("foo", "is not a database URL"),
+        ("", "is not a database URL"),
+        ("sqlite+aiosqlite://s3cret/x", "is not a database URL"),
+        ("postgresql+asyncpg://u:s3cret@h:port/d", "is not a database URL"),
+        ("sqlite:///s3cret.db", "names a driver"),
+        ("postgresql+nosuch://u:s3cret@h/d", "names a driver"),
+        ("nosuch://u:s3cret@h/d", "names a driver"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_named_without_its_password(url: str, problem: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        open_engine(url)
+    assert refused.value.reason is Reason.CONFIG_INVALID
+    assert refused.value.message.startswith(f"store_url {problem}")
+    assert "s3cret" not in "".join(traceback.format_exception(refused.value))

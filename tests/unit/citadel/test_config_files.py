@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from citadel.config.files import MAX_SECRET_BYTES, ensure_private_dir, read_secret_file, write_private
+from citadel.config.files import (
+    MAX_SECRET_BYTES,
+    ensure_private_dir,
+    read_secret_file,
+    remove_unfinished,
+    write_private,
+)
 from citadel.errors import InvalidArgument, Reason
 
 ANOTHER_UID = 12345
@@ -123,3 +129,18 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
         write_private(path, b"new")
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["kek"]
+
+
+@pytest.mark.invariant(12)
+def test_what_a_killed_write_left_behind_can_be_removed(tmp_path: Path) -> None:
+    kept = {"kek", ".hidden", "note.unfinished"}
+    for name in kept:
+        (tmp_path / name).touch()
+    child = os.fork()
+    if child == 0:  # dies between writing and renaming
+        os.fsync = lambda _: os._exit(9)
+        write_private(tmp_path / "kek", b"new")
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == len(kept) + 1
+    remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept

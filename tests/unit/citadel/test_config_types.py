@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from citadel.config.types import HostPort, format_duration, parse_duration
+from citadel.config.types import Duration, HostPort, Settings, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,34 @@ def test_addresses_are_written_as_they_are_read(text: str) -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ValueError, match="is not an address"):
         HostPort.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.8.0.1:1", True),
+        ("[::1]:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+        ("localhost:1", False),
+    ],
+)
+def test_loopback_addresses(address: str, is_loopback: bool) -> None:
+    assert HostPort.parse(address).is_loopback is is_loopback
+
+
+class Timed(Settings):
+    span: Duration
+
+
+@pytest.mark.parametrize("span", ["0s", "36525d", timedelta(days=36_525)])
+def test_a_setting_takes_up_to_a_century(span: object) -> None:
+    Timed.model_validate({"span": span})
+
+
+@pytest.mark.parametrize("span", ["36525d1ms", "9999999d", timedelta(seconds=-1), timedelta.max])
+def test_a_setting_takes_no_span_that_a_date_could_not_bear(span: object) -> None:
+    with pytest.raises(ValueError, match="between 0s and 36525d"):
+        Timed.model_validate({"span": span})

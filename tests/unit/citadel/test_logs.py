@@ -99,3 +99,14 @@ def test_a_peer_cannot_forge_a_line_or_steer_the_terminal(form: str) -> None:
     logging.getLogger("theirs").info("bad\nforged")
     assert len(stream.getvalue().splitlines()) == 2
     assert "\x1b" not in stream.getvalue()
+
+
+def test_of_alembic_only_what_it_does_is_news() -> None:
+    stream = configured(LogSettings())
+    logging.getLogger("alembic.runtime.plugins").info("setting up autogenerate plugin alembic.autogenerate.schemas")
+    logging.getLogger("alembic.runtime.migration").info("Context impl SQLiteImpl.")
+    logging.getLogger("alembic.runtime.migration").info("Running upgrade  -> 0001, first")
+    logging.getLogger("alembic.runtime.migration").warning("something is wrong")
+    first, second = stream.getvalue().splitlines()
+    assert "Running upgrade  -> 0001, first" in first
+    assert "something is wrong" in second

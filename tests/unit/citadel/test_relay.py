@@ -9,11 +9,12 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+import structlog
 from grpc import aio
 
 from citadel import peer
@@ -81,6 +82,19 @@ def raw_client(path: Path) -> socket.socket:
     client.settimeout(5)
     client.connect(str(path))
     return client
+
+
+@contextlib.contextmanager
+def another_user() -> Iterator[None]:
+    """Act as a user who is not root; an ordinary user is one already."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(12345)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.fixture
@@ -345,6 +359,42 @@ async def test_more_connections_than_allowed_are_turned_away_until_one_leaves(pa
         assert await call(f"unix:{path}")
         second.close()
         third.close()
+
+
+async def test_one_user_cannot_take_all_connections(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(path, max_connections_per_uid=2) as echo:
+        path.parent.chmod(0o755)
+        monkeypatch.chdir(path.parent)  # the folders above are root's alone
+
+        def connect() -> socket.socket:
+            with another_user():
+                return raw_client(Path(path.name))
+
+        with structlog.testing.capture_logs() as logs:
+            let_in = [connect() for _ in range(2)]
+            await eventually(lambda: len(echo.relay._splices) == 2)
+            for _ in range(3):
+                with connect() as turned_away:
+                    assert await asyncio.to_thread(turned_away.recv, 1) == b""
+        assert [log["event"] for log in logs] == ["connections of a user are turned away"]
+        if os.geteuid() == 0:
+            assert await call(f"unix:{path}"), "others are served"
+        let_in.pop().close()
+        await eventually(lambda: len(echo.relay._splices) == 1)
+        let_in.append(connect())
+        await eventually(lambda: len(echo.relay._splices) == 2)
+        for client in let_in:
+            client.close()
+        await eventually(lambda: not echo.relay._of_uid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="for root")
+async def test_root_is_let_in_however_often(path: Path) -> None:
+    async with serving(path, max_connections_per_uid=2) as echo:
+        clients = [raw_client(path) for _ in range(5)]
+        await eventually(lambda: len(echo.relay._splices) == 5)
+        for client in clients:
+            client.close()
 
 
 CHILD = """

@@ -31,6 +31,7 @@ class FakeAdmin(admin_pb2_grpc.AdminServicer):
         self.entries: dict[str, types_pb2.Entry] = {}
         self.tokens: list[admin_pb2.CreateTokenRequest] = []
         self.status = admin_pb2.Status(trust_domain="a.test", started_at=to_timestamp(clock.now()))
+        self.joined: set[str] = set()
         self.root = certificates.root()
         self.refusal: CitadelError | Exception | None = None
         self._clock = clock
@@ -44,6 +45,7 @@ class FakeAdmin(admin_pb2_grpc.AdminServicer):
             join_string="citadel://127.0.0.1:8443/a.test?bundle-sha256=00&token=t0ken",
             agent_id=f"spiffe://a.test/citadel/agent/{request.agent_name or 'chosen'}",
             expires_at=to_timestamp(self._clock.now() + ttl),
+            agent_exists=request.agent_name in self.joined,
         )
 
     async def CreateEntry(self, request: Any, context: Any) -> types_pb2.Entry:

@@ -54,6 +54,12 @@ async def test_create_sends_no_more_than_was_said(admin: FakeAdmin, program: Pro
     assert not admin.entries["e1"].admin
 
 
+async def test_help_says_what_is_not_used_yet(program: Program) -> None:
+    options = (await program("entry", "create", "--help")).stdout.split("\n  --")
+    later = {option.split()[0] for option in options if "used by later versions" in " ".join(option.split())}
+    assert later == {"jwt-ttl", "federates-with", "admin", "downstream"}
+
+
 async def test_a_table_for_people(admin: FakeAdmin, program: Program) -> None:  # noqa: ARG001
     result = await program("entry", "create", *WEB, *ON_A1, *UID, "--expires-at", "2026-01-01T02:00:00+01:00")
     lines = dict(line.split("  ", 1) for line in result.stdout.splitlines())
@@ -73,6 +79,8 @@ async def test_an_alias_has_the_server_as_parent(admin: FakeAdmin, program: Prog
         ((*WEB, *UID), 2, "say either --parent-id, or --node"),
         ((*WEB, *UID, *ON_A1, "--node"), 2, "say either --parent-id, or --node"),
         ((*ON_A1, *UID), 2, "Missing option '--spiffe-id'"),
+        ((*WEB, *ON_A1, *UID, "--dns-name", ""), 2, "'--dns-name': the value is empty"),
+        ((*WEB, *ON_A1, *UID, "--hint", ""), 2, "'--hint': the value is empty"),
         ((*WEB, *ON_A1, *UID, "--ttl", "60"), 2, "'60' is not a duration; write it like 30s, 1h30m or 7d"),
         ((*WEB, *ON_A1, *UID, "--expires-at", "2030-01-01"), 2, "is not a time with an offset"),
         ((*WEB, *ON_A1, *UID, "--expires-at", "soon"), 2, "is not a time with an offset"),

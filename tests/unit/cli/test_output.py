@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from grpc import aio
 
 from citadel import errors
 from citadel.errors import CitadelError, Kind, Reason
@@ -120,6 +121,68 @@ async def test_a_server_that_hangs_up_is_told_from_one_that_is_away(program: Pro
     assert result.exit_code == 7
     assert "is open, but gave no answer" in result.stderr
     assert f"this is uid {os.getuid()}" in result.stderr
+
+
+@pytest.mark.usefixtures("admin")
+async def test_another_user_is_refused_as_such(program: Program) -> None:
+    program.socket.chmod(0)
+    # Root may open anything: as root, the program becomes nobody first.
+    as_nobody = "import os, cli.citadel_cli as c; os.geteuid() or os.setuid(65534); c.main()"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", as_nobody, "--socket", str(program.socket), "status"), stdout=-1, stderr=-1
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (6, b"")
+    assert b"(caller_not_allowed)\n  try: run this as root or as the server's own user" in err
+
+
+async def test_a_socket_of_another_service_says_so(program: Program) -> None:
+    server = aio.server()
+    server.add_insecure_port(f"unix:{program.socket}")
+    await server.start()
+    try:
+        result = await program("status")
+    finally:
+        await server.stop(grace=None)
+    assert result.exit_code == 7
+    assert f"error: {program.socket} is not the admin socket of a server of this version" in result.stderr
+    assert "  try: name the admin socket of the server with --socket" in result.stderr
+
+
+async def test_an_empty_path_of_the_socket_is_wrong_usage(program: Program) -> None:
+    result = await program("--socket", "", "status", env={})
+    assert result.exit_code == 2
+    assert "'--socket'" in result.stderr
+    assert "the path is empty" in result.stderr
+
+
+@pytest.mark.usefixtures("admin")
+@pytest.mark.parametrize("arguments", [("entry", "list"), ("status",), ("bundle", "show"), ("-o", "json", "status")])
+async def test_output_that_cannot_be_written_is_an_error(program: Program, arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cli.citadel_cli", "--socket", str(program.socket), *arguments),
+            stdout=full,
+            stderr=-1,
+        )
+        _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"cannot write the output: No space left on device" in err
+    assert err.count(b"\n") == 1
+
+
+@pytest.mark.usefixtures("admin")
+async def test_a_reader_that_has_seen_enough_is_no_error(program: Program) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli.citadel_cli", "--socket", str(program.socket), "status"),
+        stdout=writing,
+        stderr=-1,
+    )
+    os.close(writing)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"")
 
 
 async def test_the_socket_is_taken_from_the_environment(admin: FakeAdmin, program: Program) -> None:

@@ -51,6 +51,8 @@ BAD = {
         "its key usage is not critical (section 4.3)",
     ),
 }
+KEY = ISSUER.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+BLOCK = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 def good() -> tuple[certificates.Signed, bytes]:
@@ -107,22 +109,53 @@ async def test_the_remaining_life_is_by_the_clock(program: Program, clock: FakeC
     assert json.loads(result.stdout)["remaining_seconds"] == 600
 
 
+async def test_a_chain_whose_links_do_not_fit_is_broken(program: Program) -> None:
+    stranger = certificates.intermediate(certificates.root("root b.test"))  # of the issuer's name, with another key
+    leaf = certificates.leaf(ISSUER)
+    for above, place in (((stranger,), 1), ((ISSUER, stranger), 2)):
+        chain = b"".join(signed.pem for signed in (leaf, *above))
+        result = await program("svid", "inspect", "-o", "json", "-", stdin=chain)
+        assert result.exit_code == 3
+        assert json.loads(result.stdout)["problems"] == [
+            f"certificate {place} was not issued by the one after it (RFC 5280 section 6.1)"
+        ]
+
+
+async def test_a_ca_first_may_be_a_reversed_chain(program: Program) -> None:
+    reversed_chain = await program("svid", "inspect", "-", stdin=ISSUER.pem + certificates.leaf(ISSUER).pem)
+    assert "  try: put the leaf first: " in reversed_chain.stderr
+    assert "its order may be reversed" in reversed_chain.stderr
+    assert "reversed" not in (await program("svid", "inspect", "-", stdin=BAD["expired"][0].pem)).stderr
+
+
+async def test_every_attribute_of_a_name_has_a_name(program: Program) -> None:
+    named = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, "1f")])
+    leaf = certificates.leaf(ISSUER, subject=named)
+    result = await program("svid", "inspect", "-o", "json", "-", stdin=leaf.pem)
+    assert json.loads(result.stdout)["subject"] == "serialNumber=1f"
+
+
 @pytest.mark.parametrize(
-    "given",
+    ("given", "said"),
     [
-        b"",
-        b"\x30",
-        b"hello",
-        b"\x30\x80\x00\x00",
-        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        good()[0].der[:-1],
+        (b"", "the input is empty"),
+        (b"\x30", "the input is not a chain of certificates in PEM or DER"),
+        (b"hello", "the input is not a chain of certificates in PEM or DER"),
+        (b"\x30\x80\x00\x00", "the input is not a chain of certificates in PEM or DER"),
+        (good()[0].der[:-1], "the input is not a chain of certificates in PEM or DER"),
+        (BLOCK, "a certificate in the PEM is damaged"),
+        (good()[0].pem + BLOCK, "a certificate in the PEM is damaged"),
+        (good()[0].pem + ISSUER.pem[:-20], "a certificate in the PEM is damaged: 2 begin, 1 can be read"),
+        (KEY, "the input is a private key, not a certificate"),
+        (b"-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n", "PEM without a certificate"),
     ],
 )
-async def test_what_is_no_certificate(program: Program, given: bytes) -> None:
+async def test_what_is_no_certificate(program: Program, given: bytes, said: str) -> None:
     result = await program("svid", "inspect", "-", stdin=given)
     assert (result.exit_code, result.stdout) == (3, "")
-    assert result.stderr.startswith("error: ")
-    assert "(svid_malformed)" in result.stderr
+    first = result.stderr.splitlines()[0]
+    assert first.startswith("error: ")
+    assert first.endswith(f"{said} (svid_malformed)")
 
 
 @pytest.mark.invariant(10)

@@ -15,6 +15,7 @@ from tests import certificates
 from tests.clock import FakeClock
 from tests.unit.cli.fake_admin import FakeAdmin, Program
 
+SERIAL = "0123456789abcdef" * 2
 JOIN_STRING = "citadel://127.0.0.1:8443/a.test?bundle-sha256=00&token=t0ken"
 
 
@@ -46,8 +47,35 @@ async def test_token_create_leaves_the_lifetime_to_the_server(admin: FakeAdmin, 
         "join_string": JOIN_STRING,
         "agent_id": "spiffe://a.test/citadel/agent/chosen",
         "expires_at": "2026-01-01T00:10:00Z",
+        "agent_exists": False,
     }
     assert not admin.tokens[0].HasField("ttl")
+
+
+async def test_a_lifetime_of_nothing_is_sent_and_not_taken_for_the_default(admin: FakeAdmin, program: Program) -> None:
+    await program("token", "create", "--ttl", "0s")
+    (request,) = admin.tokens
+    assert request.HasField("ttl")
+    assert request.ttl.ToTimedelta() == timedelta()
+
+
+async def test_a_token_for_a_name_in_use_comes_with_a_warning(admin: FakeAdmin, program: Program) -> None:
+    admin.joined.add("a1")
+    result = await program("token", "create", "--agent-name", "a1")
+    assert (result.exit_code, result.stdout) == (0, JOIN_STRING + "\n")
+    assert result.stderr.splitlines()[1] == (
+        "warning: spiffe://a.test/citadel/agent/a1 exists already: using this token replaces its key, and the machine "
+        "that runs under it now loses its identity"
+    )
+    plain = await program("token", "create", "--agent-name", "a1", "-o", "json")
+    assert json.loads(plain.stdout)["agent_exists"] is True
+    assert "warning" not in (await program("token", "create", "--agent-name", "a2")).stderr
+
+
+async def test_an_agent_without_a_name_is_wrong_usage(admin: FakeAdmin, program: Program) -> None:
+    result = await program("token", "create", "--agent-name", "")
+    assert (result.exit_code, result.stdout, admin.tokens) == (2, "", [])
+    assert "'--agent-name': the value is empty" in result.stderr
 
 
 async def test_bundle_show_prints_the_documents_themselves(admin: FakeAdmin, program: Program) -> None:
@@ -75,7 +103,7 @@ def busy(admin: FakeAdmin, clock: FakeClock) -> admin_pb2.Status:
         state=types_pb2.ResourceReport.ACKNOWLEDGED,
         version="abc",
         spiffe_id="spiffe://a.test/web",
-        serial="0a1b",
+        serial=SERIAL,
         not_after=to_timestamp(now + timedelta(hours=1)),
     )
     refused = types_pb2.ResourceReport(
@@ -85,8 +113,15 @@ def busy(admin: FakeAdmin, clock: FakeClock) -> admin_pb2.Status:
         trust_domain="a.test",
         bundle_sequence=7,
     )
+    waiting = types_pb2.ResourceReport(name="spiffe://a.test/db", state=types_pb2.ResourceReport.WAITING)
     stream = types_pb2.StreamReport(
-        stream_id="s1", protocol="sds", pid=42, uid=1000, node_id="sidecar", resources=[sent, refused]
+        stream_id="1",
+        protocol="sds",
+        pid=42,
+        uid=1000,
+        executable="/usr/bin/web",
+        node_id="sidecar",
+        resources=[sent, refused, waiting],
     )
     admin.status = admin_pb2.Status(
         version="0.1.0",
@@ -117,7 +152,9 @@ async def test_status_names_what_each_stream_holds_or_refused(program: Program) 
     for expected in (
         "5m",
         "2027-01-01T00:00:00Z (in 365d)",
-        "spiffe://a.test/web serial 0a1b until 2026-01-01T01:00:00Z (in 1h)",
+        f"acknowledged  spiffe://a.test/web  {SERIAL}  2026-01-01T01:00:00Z (in 1h)",
+        "streams of spiffe://a.test/citadel/agent/a1\n",
+        "no entry matches uid 1000, /usr/bin/web\n",
         "bundle 7 of a.test",
         "acknowledged",
         "banned, away",
@@ -140,7 +177,7 @@ async def test_status_for_programs(program: Program) -> None:
     assert status["issued"] == 2**53 + 1
     assert status["started_at"] == "2025-12-31T23:55:00Z"
     assert status["refused"] == {"csr_malformed": 1, "entry_not_found": 2}
-    first, second = status["agents"][0]["streams"][0]["resources"]
+    first, second, _ = status["agents"][0]["streams"][0]["resources"]
     assert (first["state"], first["not_after"]) == ("acknowledged", "2026-01-01T01:00:00Z")
     assert (second["state"], second["not_after"], second["bundle_sequence"]) == ("refused", None, 7)
 

@@ -84,11 +84,9 @@ class FakeSigner:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def sign(
-        self, requests: Sequence[SigningRequest], *, timeout: timedelta
-    ) -> Sequence[Signed | CitadelError]:
+    async def sign(self, requests: Sequence[SigningRequest], *, within: timedelta) -> Sequence[Signed | CitadelError]:
         self.calls.append(list(requests))
-        self.timeouts.append(timeout)
+        self.timeouts.append(within)
         await self.gate.wait()
         if self.away:
             raise Unavailable(Reason.SERVER_UNREACHABLE, "away")

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from grpc import aio
 
 from citadel._wire import agent_api_pb2, agent_api_pb2_grpc, bootstrap_pb2, bootstrap_pb2_grpc, types_pb2
@@ -51,15 +52,23 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
         self.refusal: CitadelError | None = None
         self.agent_api = "127.0.0.1:8444"
         self.tokens: list[str] = []
+        self.asked_keys: list[bytes] = []
+        self.lose_answers = 0
+        self.on_join: Callable[[], object] = lambda: None
 
     async def GetBundle(self, request: Any, context: Any) -> bootstrap_pb2.GetBundleResponse:
         return bootstrap_pb2.GetBundleResponse(bundle=bundle_message(self.bundle))
 
     async def Join(self, request: bootstrap_pb2.JoinRequest, context: Any) -> bootstrap_pb2.JoinResponse:
         self.tokens.append(request.token)
+        csr = x509.load_der_x509_csr(request.csr)
+        self.asked_keys.append(csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+        self.on_join()
+        if len(self.tokens) <= self.lose_answers:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
         if self.refusal is not None:
             raise self.refusal
-        key = self.answered_key or x509.load_der_x509_csr(request.csr)
+        key = self.answered_key or csr
         return bootstrap_pb2.JoinResponse(
             spiffe_id=str(self.answered_id),
             chain=self.authority.issue(self.answered_id, key, now(), HOUR),
@@ -97,6 +106,7 @@ class FakeAgentApi(agent_api_pb2_grpc.AgentApiServicer):
         self.lose_renewals = 0
         self.agent_lifetime = HOUR
         self.entries: dict[str, Entry] = {}
+        self.hang_signing = False
 
     async def Sync(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[agent_api_pb2.Update]:
         self.attempts += 1
@@ -121,6 +131,8 @@ class FakeAgentApi(agent_api_pb2_grpc.AgentApiServicer):
             sync.has_ended = True
 
     async def SignX509Svids(self, request: agent_api_pb2.SignX509SvidsRequest, context: Any) -> Any:
+        if self.hang_signing:
+            await asyncio.Event().wait()
         response = agent_api_pb2.SignX509SvidsResponse()
         for item in request.requests:
             asked = self.entries.get(item.entry_id)
@@ -189,8 +201,8 @@ class FakeReports:
         self._changed: dict[str, types_pb2.StreamReport] = {}
         self._watchers: set[asyncio.Event] = set()
 
-    def put(self, stream_id: str, *, pid: int = 1, closed: bool = False) -> None:
-        report = types_pb2.StreamReport(stream_id=stream_id, pid=pid, closed=closed)
+    def put(self, stream_id: str, *, pid: int = 1, closed: bool = False, executable: str = "") -> None:
+        report = types_pb2.StreamReport(stream_id=stream_id, pid=pid, closed=closed, executable=executable)
         self._changed[stream_id] = report
         if closed:
             self.live.pop(stream_id, None)

@@ -9,8 +9,10 @@ import pwd
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import structlog
@@ -20,7 +22,8 @@ from citadel.peer import Caller, PeerCredentials
 from citadel.selector import Selector
 from sds.attest import unix
 from sds.attest.unix import UnixAttestor
-from sds.serve.callers import Attestation, Callers
+from sds.serve.callers import LOOK_AGAIN, Attestation, Callers
+from tests.clock import FakeClock
 
 SLEEP = shutil.which("sleep") or "/bin/sleep"
 
@@ -193,21 +196,167 @@ async def test_a_file_too_large_to_be_a_program_is_not_hashed(program: Path, mon
     assert values(attestation, "path")
 
 
-class CountingAttestor:
+async def test_a_file_that_takes_long_to_hash_holds_up_no_other(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Path(shutil.copy(SLEEP, tmp_path / "slow"))
+    go_on, real = threading.Event(), hashlib.file_digest
+
+    def digest(file: BinaryIO, name: str) -> object:
+        if os.fstat(file.fileno()).st_ino == slow.stat().st_ino:
+            assert go_on.wait(10)
+        return real(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", digest)
+    attestor = UnixAttestor()
+    with running(slow) as one, running(program) as other:
+        waiting = [asyncio.create_task(attestor.attest(one, want_sha256=True)) for _ in range(10)]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            for _ in ("hashed", "known"):
+                assert values(await attestor.attest(other, want_sha256=True), "sha256")
+        assert not any(task.done() for task in waiting)
+        go_on.set()
+        for attestation in await asyncio.gather(*waiting):
+            assert values(attestation, "sha256") == {f"sha256:{sha256(slow)}"}
+    assert not attestor._turns
+    attestor.close()
+
+
+async def test_a_directory_service_that_hangs_takes_no_threads_from_others(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: go_on.wait(10) and None)
+    attestor = UnixAttestor()
+    with running(program) as caller:
+        waiting = [asyncio.create_task(attestor.attest(caller, want_sha256=False)) for _ in range(64)]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: "served") == "served"
+        assert not any(task.done() for task in waiting)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    go_on.set()
+    attestor.close()
+
+
+@pytest.mark.parametrize("missing", ["user", "group"])
+async def test_a_name_that_nobody_tells_leaves_the_attestation_incomplete(
+    program: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    attestor = UnixAttestor()
+    uid, gid = os.geteuid(), os.getegid()
+    with running(program) as caller:
+        with monkeypatch.context() as patched:
+            patched.setattr(*((pwd, "getpwuid") if missing == "user" else (grp, "getgrgid")), {}.__getitem__)
+            early = await attestor.attest(caller, want_sha256=False)
+        late = await attestor.attest(caller, want_sha256=False)
+    assert not early.is_complete
+    assert values(early, "path")
+    assert not values(early, missing)
+    assert late.is_complete
+    name = pwd.getpwuid(uid).pw_name if missing == "user" else grp.getgrgid(gid).gr_name
+    assert values(late, missing) == {f"{missing}:{name}"}
+
+
+async def test_a_file_that_changes_while_it_is_hashed_leaves_the_attestation_incomplete(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = hashlib.file_digest
+
+    def digest(file: BinaryIO, name: str) -> object:
+        os.utime(program)
+        return real(file, name)
+
+    attestor = UnixAttestor()
+    with running(program) as caller:
+        with monkeypatch.context() as patched:
+            patched.setattr(hashlib, "file_digest", digest)
+            early = await attestor.attest(caller, want_sha256=True)
+        late = await attestor.attest(caller, want_sha256=True)
+    assert (early.is_complete, late.is_complete) == (False, True)
+    assert not values(early, "sha256")
+    assert values(late, "sha256") == {f"sha256:{sha256(program)}"}
+
+
+class FakeAttestor:
+    """Sees `seen`, and the digest where it is wanted; notes whether it was."""
+
     def __init__(self) -> None:
         self.asked: list[bool] = []
+        self.seen = {"uid:1"}
+        self.is_complete = True
 
     async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
+        del caller
         self.asked.append(want_sha256)
-        return Attestation(selectors=frozenset({Selector("unix", f"pid:{caller.credentials.pid}")}))
+        seen = self.seen | ({"sha256:ab"} if want_sha256 else set())
+        return Attestation(selectors=unix._selectors(seen), is_complete=self.is_complete)
 
 
-async def test_a_connection_is_attested_once_and_again_when_the_digest_becomes_wanted() -> None:
-    attestor = CountingAttestor()
-    callers = Callers(source=None, attestor=attestor)  # type: ignore[arg-type] # not asked here
-    one, two = (Caller(PeerCredentials(1, 0, 0), -1) for _ in range(2))
-    for wanted in (False, False, True, True, False):
-        await callers.attest(one, want_sha256=wanted)
-    assert attestor.asked == [False, True]
-    await callers.attest(two, want_sha256=False)  # the same pid on another connection is another caller
-    assert attestor.asked == [False, True, False]
+class TestCallers:
+    @pytest.fixture
+    def attestor(self) -> FakeAttestor:
+        return FakeAttestor()
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return FakeClock()
+
+    @pytest.fixture
+    def callers(self, attestor: FakeAttestor, clock: FakeClock) -> Callers:
+        return Callers(source=None, attestor=attestor, clock=clock)  # type: ignore[arg-type] # not asked here
+
+    @staticmethod
+    def connection() -> Caller:
+        return Caller(PeerCredentials(1, 0, 0), -1)
+
+    async def test_a_connection_is_attested_once_and_again_when_the_digest_becomes_wanted(
+        self, callers: Callers, attestor: FakeAttestor
+    ) -> None:
+        one, two = self.connection(), self.connection()
+        for wanted in (False, False, True, True, False):
+            await callers.attest(one, wants_sha256=lambda _, wanted=wanted: wanted)
+        assert attestor.asked == [False, True]
+        await callers.attest(two, wants_sha256=lambda _: False)  # the same pid on another connection is another caller
+        assert attestor.asked == [False, True, False]
+
+    async def test_whether_the_digest_is_wanted_is_decided_by_what_else_was_seen(
+        self, callers: Callers, attestor: FakeAttestor
+    ) -> None:
+        asked: list[frozenset[Selector]] = []
+        await callers.attest(self.connection(), wants_sha256=lambda seen: asked.append(seen) is not None)
+        assert asked == [frozenset({Selector("unix", "uid:1")})]
+        assert attestor.asked == [False]
+
+    async def test_an_incomplete_one_is_served_and_made_again_after_a_while_until_it_is_complete(
+        self, callers: Callers, attestor: FakeAttestor, clock: FakeClock
+    ) -> None:
+        caller = self.connection()
+        attestor.is_complete = False
+        for _ in range(3):
+            assert values(await callers.attest(caller, wants_sha256=lambda _: True), "sha256")
+        assert attestor.asked == [False, True]
+        await clock.advance(LOOK_AGAIN - 0.1)
+        await callers.attest(caller, wants_sha256=lambda _: True)
+        assert attestor.asked == [False, True]
+        await clock.advance(0.1)
+        attestor.seen, attestor.is_complete = {"uid:1", "user:web"}, True
+        assert values(await callers.attest(caller, wants_sha256=lambda _: True), "user")
+        await clock.advance(10 * LOOK_AGAIN)
+        await callers.attest(caller, wants_sha256=lambda _: True)
+        assert attestor.asked == [False, True, True]
+
+    @pytest.mark.invariant(5)
+    async def test_what_was_seen_is_not_lost_because_it_cannot_be_seen_now(
+        self, callers: Callers, attestor: FakeAttestor, clock: FakeClock
+    ) -> None:
+        caller = self.connection()
+        attestor.seen, attestor.is_complete = {"uid:1", "user:web"}, False
+        await callers.attest(caller, wants_sha256=lambda _: False)
+        attestor.seen = {"uid:1"}
+        await clock.advance(LOOK_AGAIN)
+        assert values(await callers.attest(caller, wants_sha256=lambda _: False), "user") == {"user:web"}
+        assert len(attestor.asked) == 2

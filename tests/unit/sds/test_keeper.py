@@ -112,7 +112,7 @@ async def test_renewed_at_half_life_with_a_new_key_and_the_old_one_stays_until_t
     bench.set_entries(entry("web"))
     await bench.holds("web")
     old = bench.feed.current.svids["web"]
-    await bench.clock.advance(49.9)
+    await bench.clock.advance(44.9)
     await bench.quiet()
     assert len(bench.signer.calls) == 1
     bench.signer.gate.clear()
@@ -170,6 +170,30 @@ async def test_leaves_of_seconds_are_renewed_in_time_though_nobody_says_that_the
             await bench.clock.advance(0.05)
             await bench.quiet()
         assert bench.serial("web") not in (None, old.serial)
+
+
+@pytest.mark.invariant(5)
+async def test_a_clock_that_is_set_back_makes_no_pause_longer(bench: Bench) -> None:
+    bench.signer.away = True
+    bench.set_entries(entry("web"))
+    await bench.until(lambda: bool(bench.signer.calls))
+    await bench.quiet()
+    bench.clock._start -= timedelta(hours=1)
+    bench.signer.authority = FakeAuthority(bench.clock.now(), "then")
+    bench.feed.publish(replace(bench.feed.current, bundles={A_TEST: bench.signer.authority.bundle}))
+    bench.signer.away = False
+    await bench.clock.advance(5)
+    await bench.holds("web")
+
+
+@pytest.mark.invariant(5)
+async def test_a_server_that_hangs_may_eat_a_third_of_what_is_left_of_any_svid(bench: Bench) -> None:
+    bench.signer.lifetime = 12 * SECOND
+    bench.set_entries(entry("web"))
+    await bench.holds("web")
+    bench.set_entries(entry("web"), entry("new"))
+    await bench.holds("web", "new")
+    assert bench.signer.timeouts == [15 * SECOND, 4 * SECOND]
 
 
 async def test_an_svid_that_ended_is_dropped_and_comes_again_with_the_server(bench: Bench) -> None:

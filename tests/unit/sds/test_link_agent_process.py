@@ -9,18 +9,21 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
+from citadel.config.files import read_secret_file
 from citadel.config.types import HostPort
-from citadel.errors import CitadelError, Reason
+from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.join_string import JoinString
 from citadel.wire import entry_to_wire
 from cli.agent_process import JOIN_STRING_VARIABLE, run_agent, validate_agent
-from sds.keep.keys import new_key, request_for
+from sds.keep.keys import PrivateKey, load_pem, new_key, request_for
 from sds.keep.signer import Signed, SigningRequest
 from sds.link.channel import agent_channel
 from sds.link.identity import IdentityFile
@@ -36,6 +39,10 @@ from tests.unit.sds.fake_server import (
     serve_agents,
     serve_bootstrap,
 )
+
+
+def public_bytes(key: PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def free_port() -> int:
@@ -138,6 +145,76 @@ async def test_an_agent_joins_once_gets_its_svids_and_comes_back_without_a_token
     assert bench.bootstrap.tokens == ["t0ken"]
 
 
+@pytest.mark.invariant(12)
+async def test_a_lost_answer_to_the_token_is_asked_for_again_with_the_same_key_which_was_on_disk_first(
+    bench: Bench,
+) -> None:
+    key_file = bench.settings.data_dir / "joining-key.pem"
+    on_disk: list[bytes] = []
+    bench.bootstrap.on_join = lambda: on_disk.append(public_bytes(load_pem(read_secret_file(key_file))))
+    bench.bootstrap.lose_answers = 2
+    async with bench.running():
+        await bench.until_status("ready")
+    assert len(bench.bootstrap.asked_keys) == 3
+    assert bench.bootstrap.asked_keys == on_disk == [on_disk[0]] * 3
+    identity = IdentityFile(bench.settings.data_dir).load(A_TEST)
+    assert identity is not None
+    assert public_bytes(identity.key) == on_disk[0]
+    assert not key_file.exists()
+
+
+@pytest.mark.invariant(12)
+async def test_an_agent_that_was_stopped_while_it_joined_goes_on_with_its_key(bench: Bench) -> None:
+    bench.bootstrap.lose_answers = 1000
+    async with bench.running():
+        await until(lambda: bench.bootstrap.asked_keys)
+    bench.bootstrap.lose_answers = 0
+    async with bench.running():
+        await bench.until_status("ready")
+    assert len(set(bench.bootstrap.asked_keys)) == 1
+
+
+@pytest.mark.invariant(12)
+async def test_an_identity_that_cannot_be_saved_is_asked_for_again_at_the_next_start(bench: Bench) -> None:
+    in_the_way = bench.settings.data_dir / "identity.json"
+    bench.bootstrap.on_join = in_the_way.mkdir
+    with pytest.raises(Unavailable) as refused:
+        await run_agent(bench.settings, stop=asyncio.Event())
+    assert refused.value.reason is Reason.STORE_UNAVAILABLE
+    in_the_way.rmdir()
+    bench.bootstrap.on_join = lambda: None
+    async with bench.running():
+        await bench.until_status("ready")
+    assert len(bench.bootstrap.asked_keys) == 2
+    assert len(set(bench.bootstrap.asked_keys)) == 1
+
+
+async def test_two_agents_do_not_share_a_data_dir(bench: Bench) -> None:
+    async with bench.running():
+        await bench.until_status("ready")
+        with pytest.raises(FailedPrecondition) as refused:
+            await run_agent(bench.settings, stop=asyncio.Event())
+    assert refused.value.reason is Reason.DATA_DIR_IN_USE
+
+
+async def test_a_data_dir_that_cannot_be_written_ends_the_start_before_the_token_is_sent(bench: Bench) -> None:
+    bench.settings.data_dir.mkdir(mode=0o700)
+    (bench.settings.data_dir / "lock").mkdir()  # root may write everywhere, but not a folder
+    with pytest.raises(FailedPrecondition) as refused:
+        await run_agent(bench.settings, stop=asyncio.Event())
+    assert refused.value.reason is Reason.STORE_UNAVAILABLE
+    assert bench.bootstrap.tokens == []
+
+
+async def test_what_a_killed_agent_left_half_written_is_gone_after_the_next_start(bench: Bench) -> None:
+    bench.settings.data_dir.mkdir(mode=0o700)
+    left = bench.settings.data_dir / ".identity.json.abcd1234.unfinished"
+    left.touch(mode=0o600)
+    async with bench.running():
+        await bench.until_status("ready")
+    assert not left.exists()
+
+
 @pytest.mark.invariant(5)
 async def test_with_an_identity_on_disk_the_socket_is_there_though_the_server_is_away(bench: Bench) -> None:
     async with bench.running():
@@ -208,7 +285,8 @@ async def test_the_remote_signer_gives_svids_and_refusals_in_order(bench: Bench)
     channel = agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK)
     signer = RemoteSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
     csr = request_for(new_key("ec-p256"))
-    results = await signer.sign([SigningRequest(entry_id=name, csr=csr) for name in ("gone", "web")])
+    requests = [SigningRequest(entry_id=name, csr=csr) for name in ("gone", "web")]
+    results = await signer.sign(requests, within=timedelta(seconds=10))
     refusal, signed = results
     assert isinstance(refusal, CitadelError)
     assert refusal.reason is Reason.ENTRY_NOT_FOUND
@@ -217,13 +295,23 @@ async def test_the_remote_signer_gives_svids_and_refusals_in_order(bench: Bench)
     await channel.close()
 
 
+async def test_a_signing_server_that_hangs_is_given_up_when_the_time_is_over(bench: Bench) -> None:
+    address = HostPort.parse(bench.bootstrap.agent_api)
+    bench.api.hang_signing = True
+    async with agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK) as channel:
+        signer = RemoteSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable):
+                await signer.sign([], within=timedelta(milliseconds=50))
+
+
 async def test_a_call_whose_channel_is_closed_under_it_is_worth_another_try(bench: Bench) -> None:
     address = HostPort.parse(bench.bootstrap.agent_api)
     await bench.agents_server.stop(None)
     silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", address.port)  # accepts, and says nothing
     channel = agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK)
     signer = RemoteSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
-    asking = asyncio.create_task(signer.sign([]))
+    asking = asyncio.create_task(signer.sign([], within=timedelta(seconds=10)))
     await asyncio.sleep(0.1)
     await channel.close()
     with pytest.raises(CitadelError) as refused:

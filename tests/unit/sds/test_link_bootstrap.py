@@ -17,6 +17,7 @@ from tests.unit.sds.fake_authority import A_TEST, FakeAuthority
 from tests.unit.sds.fake_server import AGENT, QUICK, FakeBootstrap, now, serve_bootstrap
 
 TOKEN = "a-token-of-the-test"
+KEY = new_key("ec-p256")
 
 
 @dataclass
@@ -47,11 +48,11 @@ def with_digest_of(invitation: Invitation, other: FakeAuthority) -> Invitation:
 
 
 @pytest.mark.invariant(1)
-async def test_joining_gives_an_identity_for_a_key_made_here(scene: Scene) -> None:
-    identity = await scene.bootstrap.join(scene.invitation)
+async def test_joining_gives_an_identity_for_the_key(scene: Scene) -> None:
+    identity = await scene.bootstrap.join(scene.invitation, key=KEY)
     assert scene.service.tokens == [TOKEN]
     assert identity.svid.spiffe_id == AGENT
-    assert identity.svid.leaf.public_key() == identity.key.public_key()
+    assert identity.svid.leaf.public_key() == identity.key.public_key() == KEY.public_key()
     assert identity.bundle == scene.authority.bundle
     assert identity.agent_api == HostPort("127.0.0.1", 8444)
     assert identity.bootstrap == scene.invitation.join_string.address
@@ -62,20 +63,20 @@ async def test_a_bundle_file_is_enough_to_know_the_server_by(scene: Scene, as_fi
     bundle = scene.authority.bundle
     known = parse_bundle_file(A_TEST, bundle.to_json() if as_file == "json" else bundle.to_pem())
     invitation = replace(with_digest_of(scene.invitation, FakeAuthority(now(), "other")), known_bundle=known)
-    assert (await scene.bootstrap.join(invitation)).svid.spiffe_id == AGENT
+    assert (await scene.bootstrap.join(invitation, key=KEY)).svid.spiffe_id == AGENT
 
 
 async def test_a_bundle_file_may_be_one_root_behind(scene: Scene) -> None:
     added = FakeAuthority(now(), "added")
     both = (*scene.authority.bundle.x509_authorities, *added.bundle.x509_authorities)
     scene.service.bundle = replace(scene.authority.bundle, x509_authorities=both)
-    identity = await scene.bootstrap.join(replace(scene.invitation, known_bundle=scene.authority.bundle))
+    identity = await scene.bootstrap.join(replace(scene.invitation, known_bundle=scene.authority.bundle), key=KEY)
     assert identity.bundle == scene.service.bundle
 
 
 async def test_a_server_with_another_bundle_than_the_join_string_names_never_sees_the_token(scene: Scene) -> None:
     with pytest.raises(Unauthenticated) as refused:
-        await scene.bootstrap.join(with_digest_of(scene.invitation, FakeAuthority(now(), "other")))
+        await scene.bootstrap.join(with_digest_of(scene.invitation, FakeAuthority(now(), "other")), key=KEY)
     assert refused.value.reason is Reason.BUNDLE_MISMATCH
     assert scene.service.tokens == []
     assert TOKEN not in str(refused.value)
@@ -84,7 +85,7 @@ async def test_a_server_with_another_bundle_than_the_join_string_names_never_see
 async def test_a_server_with_another_bundle_than_the_file_never_sees_the_token(scene: Scene) -> None:
     known = FakeAuthority(now(), "other").bundle
     with pytest.raises(Unauthenticated) as refused:
-        await scene.bootstrap.join(replace(scene.invitation, known_bundle=known))
+        await scene.bootstrap.join(replace(scene.invitation, known_bundle=known), key=KEY)
     assert refused.value.reason is Reason.BUNDLE_MISMATCH
     assert scene.service.tokens == []
 
@@ -98,7 +99,9 @@ async def test_a_liar_that_shows_the_right_bundle_and_lacks_its_keys_never_sees_
     join_string = JoinString(address=address, trust_domain=A_TEST, bundle_sha256=real.bundle.x509_digest(), token=TOKEN)
     bootstrap = Bootstrap(trust_domain=A_TEST, reconnect=QUICK, clock=SystemClock())
     with pytest.raises(CitadelError) as refused:
-        await bootstrap.join(Invitation(join_string=join_string, known_bundle=real.bundle if by_file else None))
+        await bootstrap.join(
+            Invitation(join_string=join_string, known_bundle=real.bundle if by_file else None), key=KEY
+        )
     assert refused.value.kind is Kind.UNAVAILABLE
     assert service.tokens == []
     await server.stop(None)
@@ -107,7 +110,7 @@ async def test_a_liar_that_shows_the_right_bundle_and_lacks_its_keys_never_sees_
 async def test_insecure_bootstrap_believes_anyone_and_says_so(scene: Scene) -> None:
     invitation = replace(with_digest_of(scene.invitation, FakeAuthority(now(), "other")), insecure=True)
     with structlog.testing.capture_logs() as logs:
-        await scene.bootstrap.join(invitation)
+        await scene.bootstrap.join(invitation, key=KEY)
     assert scene.service.tokens == [TOKEN]
     assert [log["log_level"] for log in logs if "INSECURE" in log["event"]] == ["warning"]
     assert TOKEN not in str(logs)
@@ -116,7 +119,7 @@ async def test_insecure_bootstrap_believes_anyone_and_says_so(scene: Scene) -> N
 async def test_a_bundle_of_another_trust_domain_is_refused_before_the_token_is_sent(scene: Scene) -> None:
     scene.service.bundle = replace(scene.authority.bundle, trust_domain=TrustDomain("b.test"))
     with pytest.raises(Unauthenticated) as refused:
-        await scene.bootstrap.join(replace(scene.invitation, insecure=True))
+        await scene.bootstrap.join(replace(scene.invitation, insecure=True), key=KEY)
     assert refused.value.reason is Reason.BUNDLE_MISMATCH
     assert scene.service.tokens == []
 
@@ -124,14 +127,14 @@ async def test_a_bundle_of_another_trust_domain_is_refused_before_the_token_is_s
 async def test_a_join_string_of_another_trust_domain_is_refused_before_anything_is_sent(scene: Scene) -> None:
     join_string = replace(scene.invitation.join_string, trust_domain=TrustDomain("b.test"))
     with pytest.raises(InvalidArgument) as refused:
-        await scene.bootstrap.join(replace(scene.invitation, join_string=join_string))
+        await scene.bootstrap.join(replace(scene.invitation, join_string=join_string), key=KEY)
     assert refused.value.reason is Reason.CONFIG_INVALID
 
 
 async def test_what_the_server_refuses_is_told_with_its_reason(scene: Scene) -> None:
     scene.service.refusal = Unauthenticated(Reason.TOKEN_USED, "the token was used")
     with pytest.raises(Unauthenticated) as refused:
-        await scene.bootstrap.join(scene.invitation)
+        await scene.bootstrap.join(scene.invitation, key=KEY)
     assert refused.value.reason is Reason.TOKEN_USED
 
 
@@ -150,7 +153,7 @@ async def test_a_wrong_answer_is_no_identity(scene: Scene, fault: str) -> None:
         case "other root":
             scene.service.authority = FakeAuthority(now(), "other")
     with pytest.raises(Unauthenticated) as refused:
-        await scene.bootstrap.join(scene.invitation)
+        await scene.bootstrap.join(scene.invitation, key=KEY)
     assert refused.value.reason is Reason.SVID_UNTRUSTED
 
 
@@ -158,7 +161,7 @@ async def test_nobody_listening_is_worth_another_try() -> None:
     join_string = JoinString(address=HostPort("127.0.0.1", 1), trust_domain=A_TEST, bundle_sha256="0" * 64, token=TOKEN)
     bootstrap = Bootstrap(trust_domain=A_TEST, reconnect=QUICK, clock=SystemClock())
     with pytest.raises(CitadelError) as refused:
-        await bootstrap.join(Invitation(join_string=join_string))
+        await bootstrap.join(Invitation(join_string=join_string), key=KEY)
     assert refused.value.kind is Kind.UNAVAILABLE
 
 

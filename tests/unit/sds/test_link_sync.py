@@ -192,6 +192,25 @@ async def test_stream_reports_go_up_as_a_snapshot_then_as_changes_together(bench
         assert max(len(each.reports) for each in sync.reported()) <= 500
 
 
+async def test_reports_of_any_size_go_up_in_messages_that_the_server_takes(bench: Bench) -> None:
+    names = [f"s{number}" for number in range(60)]
+    for name in names:
+        bench.reports.put(name, executable="x" * 200_000)
+    async with bench.running():
+        await bench.until(lambda: bench.api.syncs and bench.api.syncs[0].reported())
+        sync = bench.api.syncs[0]
+        await bench.until(lambda: sum(len(each.reports) for each in sync.reported()) == len(names))
+        assert [report.stream_id for each in sync.reported() for report in each.reports] == names
+        assert [each.snapshot for each in sync.reported()] == [True] + [False] * (len(sync.reported()) - 1)
+        assert max(each.ByteSize() for each in sync.reported()) < 1_100_000
+
+
+async def test_that_no_stream_lives_is_reported_too(bench: Bench) -> None:
+    async with bench.running():
+        await bench.until(lambda: bench.api.syncs and bench.api.syncs[0].reported())
+        assert bench.api.syncs[0].reported() == [pb.Streams(snapshot=True)]
+
+
 @pytest.mark.invariant(5)
 async def test_a_server_that_restarts_is_found_again_and_told_all_while_what_is_held_stays(bench: Bench) -> None:
     bench.api.snapshot = [pb.Update(revision=1, snapshot=True, entries=[entry_to_wire(entry("web"))])]

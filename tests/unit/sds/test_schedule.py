@@ -7,7 +7,7 @@ import pytest
 
 from citadel.errors import Reason
 from citadel.selector import Selector
-from sds.keep.schedule import RETRY_FLOOR, Schedule, half_life, retry_delay
+from sds.keep.schedule import RETRY_FLOOR, Schedule, call_timeout, half_life, retry_delay
 from tests.unit.sds.fake_authority import A_TEST, entry
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,8 +31,8 @@ def schedule(value: float = 0.5) -> Schedule:
     return Schedule(initial=SECOND, maximum=60 * SECOND, random=FixedRandom(value))
 
 
-@pytest.mark.parametrize(("drawn", "seconds"), [(0.0, 45), (0.5, 50), (1.0, 55)])
-def test_renewal_is_due_at_half_life_within_a_tenth(drawn: float, seconds: int) -> None:
+@pytest.mark.parametrize(("drawn", "seconds"), [(0.0, 40), (0.5, 45), (1.0, 50)])
+def test_renewal_is_due_at_half_life_or_up_to_a_fifth_earlier(drawn: float, seconds: int) -> None:
     due = half_life(received=T0, not_after=T0 + 100 * SECOND, random=FixedRandom(drawn))
     assert due == T0 + seconds * SECOND
 
@@ -59,17 +59,22 @@ def test_a_retry_waits_up_to_the_exponential_the_maximum_and_a_tenth_of_what_is_
     assert delay(0.0) == RETRY_FLOOR
 
 
+@pytest.mark.parametrize(("left", "seconds"), [(None, 15), (3600, 15), (45, 15), (30, 10), (6, 2), (3, 1), (0.5, 1)])
+def test_a_call_may_take_a_third_of_what_is_left(left: float | None, seconds: float) -> None:
+    assert call_timeout(None if left is None else left * SECOND) == seconds * SECOND
+
+
 def test_jitter_is_drawn_once_for_a_certificate() -> None:
     random = FixedRandom(0.5)
     plan = Schedule(initial=SECOND, maximum=60 * SECOND, random=random)
     web = entry("web")
     plan.follow([web])
     assert plan.issued(web, received=T0, not_after=T0 + 100 * SECOND)
-    for second in range(50):
+    for second in range(45):
         plan.follow([web])
         assert plan.due(T0 + second * SECOND) == []
-        assert plan.next_due(T0 + second * SECOND) == T0 + 50 * SECOND
-    assert plan.due(T0 + 50 * SECOND) == [web]
+        assert plan.next_due(T0 + second * SECOND) == T0 + 45 * SECOND
+    assert plan.due(T0 + 45 * SECOND) == [web]
     assert random.draws == 1
 
 
@@ -113,6 +118,24 @@ def test_a_refused_entry_waits_alone_and_is_tried_at_once_when_it_changes() -> N
     changed = entry("web", revision=2, selectors=frozenset({Selector("unix", "uid:1")}))
     plan.follow([changed])
     assert plan.due(T0) == [changed]
+
+
+def test_a_clock_that_is_set_back_makes_no_pause_longer() -> None:
+    plan, web = schedule(1.0), entry("web")
+    plan.follow([web])
+    plan.refused(web, Reason.ENTRY_NOT_AUTHORIZED, T0)
+    assert plan.due(T0 + 0.9 * SECOND) == []
+    assert plan.due(T0 - timedelta(hours=1)) == [web]
+    assert plan.refused(web, Reason.ISSUER_UNAVAILABLE, T0 - timedelta(hours=1))
+    assert plan.due(T0 - timedelta(hours=1)) == []
+    assert plan.next_due(T0 - timedelta(hours=1)) == T0 - timedelta(hours=1) + 2 * SECOND
+
+
+def test_an_entry_without_an_svid_is_due_whatever_the_clock_says() -> None:
+    plan, web = schedule(), entry("web")
+    plan.follow([web])
+    assert plan.due(T0) == [web]
+    assert plan.due(T0 - timedelta(hours=1)) == [web]
 
 
 def test_a_renewal_that_was_refused_is_tried_at_once_when_the_entry_changes_in_any_way() -> None:

@@ -278,11 +278,20 @@ def test_neither_a_held_key_nor_a_resource_shows_its_key_when_printed() -> None:
 @pytest.mark.parametrize(
     ("selector", "wanted"), [("unix:sha256:ab", True), ("unix:uid:1", False), ("k8s:sha256:ab", False)]
 )
-def test_digests_are_wanted_as_long_as_an_entry_asks_for_one(selector: str, wanted: bool) -> None:
+def test_digests_are_wanted_as_long_as_an_entry_asks_for_one_and_lacks_nothing_else(
+    selector: str, wanted: bool
+) -> None:
     shelf = SecretShelf(trust_domain=A_TEST)
     asking = entry("web", Selector.parse(selector), UID_1)
-    assert shelf.wants_sha256(holdings([asking])) is wanted
-    assert not shelf.wants_sha256(holdings([]))
+    another = Selector("unix", "path:/bin/x")
+    assert shelf.wants_sha256(holdings([asking]), frozenset({UID_1, another})) is wanted
+    assert not shelf.wants_sha256(holdings([asking]), frozenset({another}))
+    assert not shelf.wants_sha256(holdings([]), frozenset({UID_1}))
+
+
+def test_a_digest_alone_is_wanted_of_everybody() -> None:
+    shelf = SecretShelf(trust_domain=A_TEST)
+    assert shelf.wants_sha256(holdings([entry("web", Selector("unix", "sha256:ab"))]), frozenset())
 
 
 def test_two_entries_of_one_identity_serve_it_once_from_whichever_has_a_certificate() -> None:

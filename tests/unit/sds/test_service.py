@@ -25,7 +25,7 @@ from citadel.rpc import from_rpc_error
 from citadel.selector import Selector
 from sds.attest.unix import UnixAttestor
 from sds.holdings import HoldingsFeed
-from sds.serve.callers import Attestation
+from sds.serve.callers import LOOK_AGAIN, Attestation
 from sds.serve.registry import StreamRegistry
 from sds.serve.resource import SECRET_TYPE_URL
 from sds.serve.server import WorkloadServer
@@ -47,6 +47,7 @@ class FakeAttestor:
         self.seen = {UID_1}
         self.asked: list[bool] = []
         self.error: CitadelError | None = None
+        self.is_complete = True
 
     async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
         del caller
@@ -54,7 +55,9 @@ class FakeAttestor:
             raise self.error
         self.asked.append(want_sha256)
         return Attestation(
-            selectors=frozenset(self.seen | ({DIGEST} if want_sha256 else set())), executable="/bin/envoy"
+            selectors=frozenset(self.seen | ({DIGEST} if want_sha256 else set())),
+            executable="/bin/envoy",
+            is_complete=self.is_complete,
         )
 
 
@@ -245,6 +248,27 @@ async def test_many_streams_of_one_connection_are_attested_once(node: Node, conn
     assert len(node.registry.snapshot()) == 3
 
 
+async def test_a_caller_that_could_not_be_seen_whole_is_looked_at_again_until_it_is(
+    node: Node, connect: Callable[..., Any]
+) -> None:
+    web = entry("web", Selector("unix", "user:web"))
+    node.feed.publish(holdings([web], [held(web)]))
+    node.attestor.is_complete = False
+    proxy = await connect("default")
+    await eventually(lambda: node.states() == [{"default": REPORT.WAITING}])
+    for looks in (1, 2, 3):
+        assert len(node.attestor.asked) == looks
+        await node.clock.advance(LOOK_AGAIN)
+        await eventually(lambda looks=looks: len(node.attestor.asked) == looks + 1)
+    node.attestor.seen, node.attestor.is_complete = {Selector("unix", "user:web")}, True
+    await node.clock.advance(LOOK_AGAIN)
+    assert (await proxy.take()).keys() == {"default"}
+    looks = len(node.attestor.asked)
+    await node.clock.advance(10 * LOOK_AGAIN)
+    await asyncio.sleep(0.05)
+    assert len(node.attestor.asked) == looks
+
+
 async def test_the_caller_is_attested_again_when_an_entry_asks_for_a_digest(
     node: Node, connect: Callable[..., Any]
 ) -> None:
@@ -292,8 +316,12 @@ async def test_a_nack_is_reported_and_the_stream_waits_for_other_content(
     proxy = await connect("default")
     await proxy.receive()
     with structlog.testing.capture_logs() as logs:
-        await proxy.ask(version_info="", error_detail={"code": 13, "message": "KEY_VALUES_MISMATCH"})
-        await eventually(lambda: node.states() == [{"default": REPORT.REFUSED}])
+        for number in range(20):
+            await proxy.ask(
+                version_info="", node={"id": f"{number}"}, error_detail={"code": 13, "message": "KEY_VALUES_MISMATCH"}
+            )
+        await eventually(lambda: [report.node_id for report in node.registry.snapshot()] == ["19"])
+    assert node.states() == [{"default": REPORT.REFUSED}]
     assert [log["refusal"] for log in logs if log["event"] == "proxy refused a secret"] == ["KEY_VALUES_MISMATCH"]
     assert node.registry.snapshot()[0].resources[0].refusal == "KEY_VALUES_MISMATCH"
     fresh = held(web)

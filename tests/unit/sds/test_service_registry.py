@@ -4,11 +4,14 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from google.protobuf.any_pb2 import Any as PackedMessage
 
 from citadel._wire import types_pb2
 from sds.serve import registry as module
 from sds.serve.expiries import Expiries
-from sds.serve.registry import StreamRegistry
+from sds.serve.registry import MAX_WAITING, MAX_WAITING_CHARACTERS, StreamRegistry, resource_reports
+from sds.serve.resource import BundleFacts, Resource
+from sds.serve.stream import Standing, State
 from tests.certificates import NOW
 from tests.clock import FakeClock
 
@@ -83,6 +86,22 @@ def test_who_stops_watching_is_left_alone() -> None:
     registry.unwatch(event)
     registry.report(report("1"))
     assert not event.is_set()
+
+
+def test_of_made_up_names_a_report_holds_a_few_shortened_ones_and_all_that_were_sent() -> None:
+    long = "spiffe://a.test/" + "y" * 2000
+    facts = BundleFacts("a.test", 1)
+    sent = [Standing(f"{long}{n}", State.ACKNOWLEDGED, Resource("", "1", facts, PackedMessage())) for n in range(100)]
+    waiting = [Standing(f"{n:03}" + "x" * 2000, State.WAITING) for n in range(128)]
+    reports = resource_reports([*waiting, *sent])
+    assert [each.name for each in reports if each.state == types_pb2.ResourceReport.ACKNOWLEDGED] == [
+        each.name for each in sent
+    ]
+    names = [each.name for each in reports if each.state == types_pb2.ResourceReport.WAITING]
+    assert len(names) == MAX_WAITING
+    assert {len(name) for name in names} == {MAX_WAITING_CHARACTERS}
+    assert names[0].startswith("000xxx")
+    assert [each.name for each in resource_reports([Standing("x" * 256, State.WAITING)])] == ["x" * 256]
 
 
 async def test_expiries_wake_each_at_its_moment_and_nobody_who_took_it_back() -> None:

@@ -161,6 +161,14 @@ class TestEmptyList:
         assert not proxy.receive({})
         assert proxy.take(offered(default="1"))
 
+    def test_asks_for_everything_also_after_names_were_asked_for(self) -> None:
+        proxy = subscribed("default")
+        proxy.take(offered(default="1", ROOTCA="1"))
+        proxy.names = ()
+        proxy.ask()
+        assert proxy.take(offered(default="1", ROOTCA="1"))
+        assert proxy.secrets == {"default": "1", "ROOTCA": "1"}
+
     def test_is_not_what_a_list_of_unusable_names_means(self) -> None:
         proxy = subscribed("x" * (MAX_NAME_BYTES + 1))
         assert not proxy.receive(offered(default="1"))
@@ -203,6 +211,33 @@ class TestAnswers:
         assert proxy.take(offered(default="1", ROOTCA="2"))
         assert proxy.sent == {"ROOTCA": "2"}
         assert proxy.states() == {"default": State.REFUSED, "ROOTCA": State.ACKNOWLEDGED}
+
+    @pytest.mark.invariant(8)
+    def test_what_was_refused_together_is_offered_again_once_one_of_it_is_accepted(self) -> None:
+        proxy = subscribed("default", "ROOTCA", "ALL")
+        proxy.receive(offered(default="bad", ROOTCA="1", ALL="1"))
+        proxy.nack()
+        assert not proxy.receive(offered(default="bad", ROOTCA="1", ALL="1"))
+        assert proxy.take(offered(default="2", ROOTCA="1", ALL="1"))
+        assert proxy.sent == {"default": "2"}, "alone, since the others may be the bad ones"
+        assert proxy.take(offered(default="2", ROOTCA="1", ALL="1"))
+        assert proxy.secrets == {"default": "2", "ROOTCA": "1", "ALL": "1"}
+        assert not proxy.receive(offered(default="2", ROOTCA="1", ALL="1"))
+
+    @pytest.mark.invariant(8)
+    def test_what_is_really_bad_costs_one_more_refusal_for_each_change_and_withholds_nothing_else(self) -> None:
+        proxy = subscribed("default", "ROOTCA")
+        proxy.receive(offered(default="bad", ROOTCA="1"))
+        proxy.nack()
+        assert proxy.take(offered(default="bad", ROOTCA="2"))
+        assert proxy.receive(offered(default="bad", ROOTCA="2"))
+        proxy.nack()
+        assert proxy.states() == {"default": State.REFUSED, "ROOTCA": State.ACKNOWLEDGED}
+        for _ in range(3):
+            assert not proxy.receive(offered(default="bad", ROOTCA="2"))
+        assert proxy.take(offered(default="bad", ROOTCA="3"))
+        assert not proxy.receive(offered(default="bad", ROOTCA="3"))
+        assert proxy.secrets == {"ROOTCA": "3"}
 
     def test_an_answer_to_what_was_overtaken_is_no_answer(self) -> None:
         proxy = subscribed("default")

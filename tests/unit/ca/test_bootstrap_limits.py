@@ -1,0 +1,66 @@
+"""How often one address may ask at the bootstrap door."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ca.agents.joining import Joining
+from ca.agents.limiter import RateLimiter
+from ca.api.bootstrap import BootstrapService
+from ca.authority.manager import AuthorityManager
+from citadel._wire import bootstrap_pb2 as pb
+from citadel.bundle import TrustBundle
+from citadel.config.types import HostPort
+from citadel.errors import Reason, ResourceExhausted, Unauthenticated
+from citadel.tally import Tally
+from tests.clock import FakeClock
+from tests.unit.ca.values import A_TEST
+
+
+class KnowsNoToken:
+    async def join(self, *_: object) -> None:
+        raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
+
+
+def service(clock: FakeClock, *, joins_per_second: float) -> BootstrapService:
+    return BootstrapService(
+        authorities=cast("AuthorityManager", SimpleNamespace(bundle=lambda: TrustBundle(trust_domain=A_TEST))),
+        joining=cast("Joining", KnowsNoToken()),
+        limiter=RateLimiter(clock=clock, per_second=joins_per_second),
+        tally=Tally(clock=clock),
+        agent_api=HostPort("127.0.0.1", 1),
+    )
+
+
+def caller(port: int, host: str = "10.0.0.7") -> Any:
+    return SimpleNamespace(peer=lambda: f"ipv4:{host}:{port}")
+
+
+async def refusal(service: BootstrapService, context: Any) -> Reason:
+    with pytest.raises((Unauthenticated, ResourceExhausted)) as refused:
+        await service.Join(pb.JoinRequest(token="t"), context)
+    return refused.value.reason
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1])
+async def test_a_slow_limit_leaves_room_to_read_the_bundle_and_join(rate: float) -> None:
+    clock = FakeClock()
+    door = service(clock, joins_per_second=rate)
+    for port in range(3):  # each try: the bundle first, then the token, from another port
+        await door.GetBundle(pb.GetBundleRequest(), caller(port))
+        assert await refusal(door, caller(port)) is Reason.TOKEN_UNKNOWN
+        await door.GetBundle(pb.GetBundleRequest(), caller(port))
+        assert await refusal(door, caller(port)) is Reason.TOO_MANY_REQUESTS
+        await clock.advance(1 / rate)
+
+
+async def test_reading_the_bundle_is_limited_for_each_address() -> None:
+    door = service(FakeClock(), joins_per_second=1)
+    for port in range(50):
+        await door.GetBundle(pb.GetBundleRequest(), caller(port))
+    with pytest.raises(ResourceExhausted):
+        await door.GetBundle(pb.GetBundleRequest(), caller(99))
+    await door.GetBundle(pb.GetBundleRequest(), caller(1, host="10.0.0.8"))

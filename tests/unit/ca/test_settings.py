@@ -1,0 +1,76 @@
+"""What the settings of the server refuse, each with its line; the agent's stand beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ca.settings import ServerSettings
+from citadel.config.loader import load
+from citadel.errors import InvalidArgument
+
+LEAST = "trust_domain: a.test\ndata_dir: d\nkeys: {kek_env: KEK}\n"
+
+
+def load_server(tmp_path: Path, line: str) -> ServerSettings:
+    path = tmp_path / "server.yaml"
+    path.write_text(f"{LEAST}{line}\n")
+    return load(path, ServerSettings)
+
+
+REFUSED = [
+    ("listen: {probes: 0.0.0.0:1}", "'listen.probes' is wrong (value '0.0.0.0:1'): not a loopback address"),
+    ("listen: {probes: localhost:1}", "'listen.probes' is wrong (value 'localhost:1'): not a loopback address"),
+    ("store_url: foo", "'store_url' is wrong (value not shown: it may be a secret): must be a URL like sqlite+"),
+    ("store_url: sqlite:///x", "'store_url' is wrong"),
+    ("authorities: {root_lifetime: 9999999d}", "'authorities.root_lifetime' is wrong (value '9999999d'): must be"),
+    ("authorities: {issuer_lifetime: 0s}", "'authorities.issuer_lifetime' is wrong (value '0s'): should be greater"),
+    ("authorities: {issuer_lifetime: 366d}", "'authorities' is wrong: issuer_lifetime must be at most root_lifetime"),
+    ("authorities: {issuer_lifetime: 30m}", "'svids' is wrong: default_lifetime (1h) must be at most authorities."),
+    ("svids: {default_lifetime: 8d, max_lifetime: 9d}", "'svids' is wrong: default_lifetime (8d) must be at most auth"),
+    ("svids: {default_lifetime: 999ms}", "'svids.default_lifetime' is wrong (value '999ms')"),
+    ("svids: {max_lifetime: 59m}", "'svids' is wrong: default_lifetime must be at most max_lifetime"),
+    ("svids: {agent_lifetime: 25h}", "'svids' is wrong: agent_lifetime must be at most max_lifetime"),
+    ("svids: {agent_lifetime: 0s}", "'svids.agent_lifetime' is wrong (value '0s')"),
+    ("svids: {backdate: 61m}", "'svids.backdate' is wrong (value '61m')"),
+    ("svids: {backdate: -1s}", "'svids.backdate' is wrong (value '-1s')"),
+    ("limits: {token_lifetime: 0s}", "'limits.token_lifetime' is wrong (value '0s')"),
+    ("limits: {token_lifetime: 25h}", "'limits.token_lifetime' is wrong (value '25h')"),
+    ("limits: {joins_per_second: 0}", "'limits.joins_per_second' is wrong (value '0')"),
+]
+
+
+@pytest.mark.parametrize(("line", "problem"), REFUSED)
+def test_a_setting_that_cannot_work_is_refused(tmp_path: Path, line: str, problem: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        load_server(tmp_path, line)
+    (said,) = refused.value.message.splitlines()
+    where, _, what = said.partition(": ")
+    assert what.startswith(problem)
+    # The default of a section that is not written has no line.
+    assert where == f"{tmp_path / 'server.yaml'}" + ("" if "'svids'" in what and "svids" not in line else ":4")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "listen: {probes: '[::1]:1'}",
+        "store_url: sqlite+aiosqlite:////var/lib/x.db",
+        "store_url: postgresql+asyncpg://u:p@h/d",
+        "store_url: postgresql://h/d",
+        "authorities: {root_lifetime: 36525d}",
+        "authorities: {issuer_lifetime: 1h}",
+        "svids: {default_lifetime: 1s, backdate: 0s}",
+        "svids: {backdate: 1h}",
+        "limits: {token_lifetime: 1d, joins_per_second: 0.01}",
+    ],
+)
+def test_settings_up_to_the_bounds_are_taken(tmp_path: Path, line: str) -> None:
+    load_server(tmp_path, line)
+
+
+@pytest.mark.parametrize("name", ["kek", "KEK-1", "1KEK", "KEK ", "", "A" * 42 + "b"])
+def test_what_is_no_variable_in_capitals_is_no_name_of_one(name: str) -> None:
+    with pytest.raises(ValueError, match="name of an environment variable in capitals"):
+        ServerSettings.model_validate({"trust_domain": "a.test", "data_dir": "d", "keys": {"kek_env": name}})

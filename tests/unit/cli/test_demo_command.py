@@ -1,0 +1,109 @@
+"""`citadel demo` as a person starts, watches and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cli.demo.load import Tally
+from cli.demo.observe import Sighting
+from cli.demo.plan import make_plan
+from cli.demo.run import _say_how_to_look_around
+from cli.demo.screen import Screen
+
+WITHOUT_HTTPX = "import sys; sys.modules['httpx'] = None; from cli.citadel import main; main()"
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    # Not pytest's own folder: sidecars of other users must be able to enter, and Unix socket paths are short.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (
+            ("demo",),
+            8,
+            "error: the package httpx is not installed (config_invalid)\n  try: pip install 'citadel[demo]'",
+        ),
+        (("demo", "--help"), 0, "Usage: "),
+        (("server", "--help"), 0, "Usage: "),
+    ],
+)
+async def test_without_the_extra_only_the_demo_is_missing(
+    temporary: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WITHOUT_HTTPX, *arguments), stdout=-1, stderr=-2, env={"TMPDIR": str(temporary)}
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == code, output
+    assert said in output.decode()
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.integration
+async def test_an_interrupted_demo_is_not_a_broken_one(temporary: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "cli.entry", "demo"),
+        stdout=-1,
+        stderr=-2,
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(temporary)},
+    )
+    assert process.stdout is not None
+    async for line in process.stdout:
+        if line.startswith(b"The mesh is up"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = (await process.stdout.read()).decode()
+    assert await process.wait() == 130, rest
+    assert rest.splitlines()[-1] == "interrupted"
+    assert "BROKEN" not in rest
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
+    plan = make_plan(
+        folder=tmp_path,
+        requests=600,
+        leaf_lifetime=timedelta(seconds=8),
+        pace=40,
+        most_seconds=50,
+        keep=True,
+        as_root=True,
+    )
+    sightings = [
+        Sighting(
+            name=sidecar.name,
+            identity=str(sidecar.spiffe_id),
+            serial="0123456789abcdef" * 2,
+            expires="2026-01-01T12:34:56Z",
+            rotations=3,
+            handshakes=600,
+        )
+        for sidecar in plan.sidecars[:2]
+    ]
+    output = io.StringIO()
+    with Screen(Console(file=output, force_terminal=True, width=80, color_system=None)) as screen:
+        screen.show(plan, Tally(done=600), sightings)
+    row = next(line for line in reversed(output.getvalue().splitlines()) if "reviews" in line)
+    assert row.split() == ["reviews", "/bookinfo/reviews", "0123456789ab", "12:34:56Z", "3", "600"]
+    with Screen(Console(file=(kept := io.StringIO()), width=80)) as screen:
+        _say_how_to_look_around(plan, screen)
+    assert f"  {tmp_path}/*.log  the logs\n" in kept.getvalue()
+    assert f"curl http://127.0.0.1:{plan.stranger.listen_port}/ " in kept.getvalue()
+    assert re.search(r"certificate lives 8s\b", kept.getvalue())

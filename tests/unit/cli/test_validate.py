@@ -1,0 +1,99 @@
+"""`citadel server validate`: what would stop the start is found without starting."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.citadel import main
+
+CONFIG = "trust_domain: a.test\ndata_dir: data\nkeys: {kek_file: kek}\n"
+KEK = base64.b64encode(bytes(32))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    kek = tmp_path / "kek"
+    kek.write_bytes(KEK)
+    kek.chmod(0o600)
+    return tmp_path
+
+
+def validate(folder: Path, added: str = "", config: str = CONFIG) -> Result:
+    path = folder / "server.yaml"
+    path.write_text(config + added)
+    return CliRunner().invoke(main, ["server", "validate", "-c", str(path)])
+
+
+def test_good_settings_are_told_so_and_nothing_is_made(folder: Path) -> None:
+    result = validate(folder, "store_url: sqlite+aiosqlite:///x.db\n")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "valid for a server of a.test" in result.stdout
+    assert {path.name for path in folder.iterdir()} == {"kek", "server.yaml"}
+
+
+def test_a_second_run_over_the_data_of_the_first_is_good(folder: Path) -> None:
+    (folder / "data").mkdir(mode=0o700)
+    (folder / "data" / "keys").mkdir(mode=0o700)
+    assert validate(folder).exit_code == 0
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_key_file_that_others_can_read(folder: Path, mode: int) -> None:
+    (folder / "kek").chmod(mode)
+    result = validate(folder)
+    assert result.exit_code == 3
+    assert f"error: keys.kek_file: {folder / 'kek'} has mode 0{mode:o}" in result.stderr
+    assert "(file_unsafe)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(b"s3cret!", "is not base64"), (base64.b64encode(b"s3cret"), "has 6 bytes instead of 32")]
+)
+def test_a_key_file_without_a_key(folder: Path, content: bytes, problem: str) -> None:
+    (folder / "kek").write_bytes(content)
+    result = validate(folder)
+    assert result.exit_code == 3
+    assert f"error: keys.kek_file: the key-encryption key {problem}" in result.stderr
+    assert content.decode() not in result.stderr
+
+
+def test_a_missing_key_file_and_an_unset_variable_name_their_settings(folder: Path) -> None:
+    (folder / "kek").unlink()
+    assert "error: keys.kek_file: " in validate(folder).stderr
+    config = CONFIG.replace("kek_file: kek", "kek_env: NOT_SET_ANYWHERE")
+    assert "error: keys.kek_env: the environment variable 'NOT_SET_ANYWHERE'" in validate(folder, config=config).stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("listen: {probes: 0.0.0.0:1}", "server.yaml:4: 'listen.probes' is wrong (value '0.0.0.0:1'): not a loopback"),
+        ("store_url: foo", "server.yaml:4: 'store_url' is wrong"),
+        ("store_url: postgresql+nosuch://h/d", "store_url names a driver that is not installed"),
+        ("authorities: {root_lifetime: 9999999d}", "server.yaml:4: 'authorities.root_lifetime' is wrong"),
+    ],
+)
+def test_settings_that_could_not_run(folder: Path, line: str, problem: str) -> None:
+    result = validate(folder, f"{line}\n")
+    assert result.exit_code == 3
+    assert problem in result.stderr
+    assert "(config_invalid)" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["data", "data/keys"])
+def test_a_folder_that_others_can_enter(folder: Path, name: str) -> None:
+    (folder / "data").mkdir(mode=0o700)
+    (folder / name).mkdir(mode=0o700, exist_ok=True)
+    (folder / name).chmod(0o755)
+    result = validate(folder)
+    assert result.exit_code == 3
+    assert f"{folder / name} has mode 0755" in result.stderr
+
+
+def test_a_file_in_the_place_of_the_folder(folder: Path) -> None:
+    (folder / "data").write_bytes(b"")
+    assert "(file_unsafe)" in validate(folder).stderr
