@@ -96,12 +96,19 @@ def create(  # noqa: PLR0913 - one parameter for each option
         dns_names=dns_names,
         federates_with=frozenset(federates_with),
         hint=hint or "",
-        expires_at=invocation.clock.now() + expires_in if expires_in is not None else expires_at,
+        expires_at=_from_now(invocation, expires_in) if expires_in is not None else expires_at,
         admin=admin,
         downstream=downstream,
     )
     request = admin_pb2.CreateEntryRequest(entry=entry_to_wire(wanted))
     _show(invocation, invocation.ask(lambda server: server.CreateEntry(request, timeout=CALL_SECONDS)))
+
+
+def _from_now(invocation: Invocation, span: timedelta) -> datetime:
+    try:
+        return invocation.clock.now() + span
+    except OverflowError:
+        raise click.UsageError("--expires-in is later than any date can be") from None
 
 
 @admin_command("show", group=entry_group, example="citadel-cli entry show 0b9f6c1e-52d7-4c0e-9a43-7d1f2e8a6b35")

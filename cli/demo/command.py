@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 @click.option(
     "--requests", default=600, show_default=True, type=click.IntRange(min=1), help="Least number of requests."
 )
-@click.option("--pace", default=40.0, show_default=True, help="Requests a second.")
+@click.option(
+    "--pace", default=40.0, show_default=True, type=click.FloatRange(min=1, max=200), help="Requests a second."
+)
 @click.option("--leaf-seconds", default=8, show_default=True, type=click.IntRange(min=4), help="Life of a certificate.")
 @click.option("--most-seconds", default=55.0, show_default=True, help="When to give up.")
 @click.option("--keep", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")

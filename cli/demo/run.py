@@ -12,6 +12,7 @@ from typing import Final
 import httpx
 
 from citadel.config.types import format_duration
+from citadel.errors import CitadelError, Reason
 from cli.demo.envoy import EnvoyAdmin
 from cli.demo.intruder import attempt
 from cli.demo.load import Load, Tally
@@ -52,19 +53,22 @@ async def _observe_load(
 ) -> tuple[Tally, list[Sighting]]:
     tally, observer, enough = Tally(), Observer(plan, client), asyncio.Event()
     sightings = await observer.look()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(Load(plan, tally).run(enough))
-        try:
-            async with asyncio.timeout(plan.most_seconds):
-                while not stop.is_set() and not is_enough(plan, tally, sightings):
-                    mesh.check()
-                    screen.show(plan, tally, sightings)
-                    await asyncio.sleep(_LOOK_SECONDS)
-                    sightings = await observer.look()
-        except TimeoutError:
-            screen.say(f"  the time of {plan.most_seconds:.0f} s is over")
-        finally:
-            enough.set()
+    load = asyncio.create_task(Load(plan, tally).run(enough))
+    try:
+        async with asyncio.timeout(plan.most_seconds):
+            while not stop.is_set() and not is_enough(plan, tally, sightings):
+                mesh.check()
+                screen.show(plan, tally, sightings)
+                await asyncio.sleep(_LOOK_SECONDS)
+                sightings = await observer.look()
+    except TimeoutError:
+        screen.say(f"  the time of {plan.most_seconds:.0f} s is over")
+    except httpx.HTTPError as error:
+        mesh.check()  # most likely a process has ended: this says which one, and its last words
+        raise CitadelError(Reason.INTERNAL, f"the admin page of an Envoy does not answer: {error}") from error
+    finally:
+        enough.set()
+        await load
     return tally, await observer.look()
 
 
