@@ -38,10 +38,10 @@ class SystemClock:
 
 
 # The wall clock may jump while the clock that sleeps does not: a suspended machine, an administrator, NTP.
-_LONGEST_NAP: Final = timedelta(seconds=30)
+LONGEST_NAP: Final = timedelta(seconds=30)
 
 
 async def sleep_until(clock: Clock, moment: datetime) -> None:
     """Wait until the wall clock says `moment`, also where it jumps meanwhile."""
     while (left := moment - clock.now()) > timedelta(0):
-        await clock.sleep(min(left, _LONGEST_NAP).total_seconds())
+        await clock.sleep(min(left, LONGEST_NAP).total_seconds())

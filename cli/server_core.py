@@ -61,6 +61,8 @@ async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[S
     async with AsyncExitStack() as stack:
         stack.enter_context(folder_lock(settings.data_dir))
         stack.push_async_callback(engine.dispose)
+        tally = Tally(clock=clock)
+        stack.push_async_callback(tally.close)  # says the sums that were not told yet
         await migrate(engine)
         authorities = _authorities(settings, engine, clock)
         await authorities.start()
@@ -99,7 +101,7 @@ async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[S
         renewing = [await stack.enter_async_context(_running(work)) for work in (authorities.run(), identity.run())]
         yield ServerCore(
             clock=clock,
-            tally=Tally(),
+            tally=tally,
             authorities=authorities,
             identity=identity,
             roster=roster,

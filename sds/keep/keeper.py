@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from citadel.clock import Clock
+from citadel.clock import LONGEST_NAP, Clock
 from citadel.errors import CitadelError, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, HoldingsFeed
@@ -24,8 +24,6 @@ from sds.settings import ReconnectSettings
 
 # What one call asks for. An RSA key takes some 100 ms to make, and a batch is published as a whole.
 _LARGEST_BATCH: Final[Mapping[KeyKind, int]] = {"ec-p256": 500, "ec-p384": 500, "rsa-2048": 16}
-# Certificates end by the wall clock, which may jump while the clock that sleeps does not (a suspended machine).
-_LONGEST_NAP: Final = timedelta(seconds=30)
 
 _log = structlog.get_logger(__name__)
 
@@ -88,7 +86,7 @@ class Keeper:
 
     def _nap(self, now: datetime) -> timedelta:
         """Until something is due, a pause is over or an SVID ends, whatever is first."""
-        naps = [_LONGEST_NAP, *(held.svid.not_after - now for held in self._feed.current.svids.values())]
+        naps = [LONGEST_NAP, *(held.svid.not_after - now for held in self._feed.current.svids.values())]
         if pause_left := self._pause_left():
             naps.append(pause_left)
         elif (due := self._schedule.next_due(now)) is not None and due > now:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import timedelta
 from random import Random
 from typing import Final
 
@@ -11,7 +11,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from citadel._wire import agent_api_pb2 as pb
-from citadel.clock import Clock
+from citadel.clock import Clock, sleep_until
 from citadel.errors import CitadelError
 from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, new_key, request_for
@@ -22,8 +22,6 @@ from sds.link.link import Link
 from sds.settings import ReconnectSettings
 
 _TIMEOUT: Final = 15.0  # seconds
-# Certificates end by the wall clock, which may jump while the clock that sleeps does not (a suspended machine).
-_LONGEST_NAP: Final = timedelta(seconds=30)
 
 _log = structlog.get_logger(__name__)
 
@@ -45,16 +43,12 @@ class OwnRenewal:
         received = self._identity.current.svid.not_before  # when it was really received is not known after a restart
         while True:
             not_after = self._identity.current.svid.not_after
-            await self._sleep_until(half_life(received=received, not_after=not_after, random=self._random))
+            await sleep_until(self._clock, half_life(received=received, not_after=not_after, random=self._random))
             attempts = AsyncRetrying(
                 retry=retry_if_exception_type(CitadelError), wait=self._wait, sleep=self._clock.sleep, reraise=True
             )
             await attempts(self._renew)
             received = self._clock.now()
-
-    async def _sleep_until(self, moment: datetime) -> None:
-        while (left := moment - self._clock.now()) > timedelta(0):
-            await self._clock.sleep(min(left, _LONGEST_NAP).total_seconds())
 
     async def _renew(self) -> None:
         key = await self._next_key()
