@@ -60,6 +60,7 @@ class Reason(StrEnum):
     ENTRY_EXPIRED = "entry_expired"
     ENTRY_DUPLICATE = "entry_duplicate"
     ENTRY_NOT_FOUND = "entry_not_found"
+    ENTRY_CHANGED = "entry_changed"
     ENTRY_NOT_AUTHORIZED = "entry_not_authorized"
     # joining and agents
     TOKEN_UNKNOWN = "token_unknown"  # noqa: S105 - a reason code, not a secret
@@ -74,12 +75,21 @@ class Reason(StrEnum):
     AGENT_SVID_EXPIRED = "agent_svid_expired"
     AGENT_SVID_REFUSED = "agent_svid_refused"
     IDENTITY_CORRUPT = "identity_corrupt"
+    X509POP_REFUSED = "x509pop_refused"
+    REJOIN_REFUSED = "rejoin_refused"
     # issuing
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
+    LEASE_LOST = "lease_lost"
+    # records and backups
+    CHAIN_BROKEN = "chain_broken"
+    BACKUP_MALFORMED = "backup_malformed"
+    RESTORE_REFUSED = "restore_refused"
     # callers
     CALLER_UNKNOWN = "caller_unknown"
     CALLER_NOT_ALLOWED = "caller_not_allowed"
+    SECURITY_HEADER_MISSING = "security_header_missing"
+    NO_IDENTITY = "no_identity"
     SERVER_UNREACHABLE = "server_unreachable"
     TOO_MANY_REQUESTS = "too_many_requests"
     REQUEST_MALFORMED = "request_malformed"

@@ -9,8 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from ca.agents.joining import Joining
 from ca.agents.roster import AgentRoster
 from ca.api.server_identity import ServerIdentity
@@ -27,7 +25,7 @@ from ca.keys.sealing import Sealer
 from ca.settings import ServerSettings
 from ca.store.agents import SqlAgentStore, SqlTokenStore
 from ca.store.authorities import SqlAuthorityStore
-from ca.store.database import migrate, open_engine
+from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
 from ca.store.ledger import SqlLedger
 from citadel.clock import Clock
@@ -57,23 +55,23 @@ class ServerCore:
 async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[ServerCore]:
     """The parts, started, with their background work; ended and closed in the reverse order."""
     ensure_private_dir(settings.data_dir)
-    engine = open_engine(settings.store_url or f"sqlite+aiosqlite:///{settings.data_dir / 'citadel.db'}")
+    database = Database.open(settings.store_url or f"sqlite+aiosqlite:///{settings.data_dir / 'citadel.db'}")
     async with AsyncExitStack() as stack:
         stack.enter_context(folder_lock(settings.data_dir))
-        stack.push_async_callback(engine.dispose)
+        stack.push_async_callback(database.close)
         tally = Tally(clock=clock)
         stack.push_async_callback(tally.close)  # says the sums that were not told yet
-        await migrate(engine)
-        authorities = _authorities(settings, engine, clock)
+        await database.migrate()
+        authorities = _authorities(settings, database, clock)
         await authorities.start()
-        roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(engine=engine), clock=clock)
+        roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
         await roster.start()
         directory = EntryDirectory(trust_domain=settings.trust_domain)
         registry = EntryRegistry(
-            trust_domain=settings.trust_domain, store=SqlEntryStore(engine=engine), directory=directory, clock=clock
+            trust_domain=settings.trust_domain, store=SqlEntryStore(database=database), directory=directory, clock=clock
         )
         await registry.start()
-        ledger = SqlLedger(engine=engine, is_banned=roster.is_banned)
+        ledger = SqlLedger(database=database, is_banned=roster.is_banned)
         issuer = Issuer(
             entries=directory,
             authorities=authorities,
@@ -89,7 +87,7 @@ async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[S
         )
         joining = Joining(
             trust_domain=settings.trust_domain,
-            tokens=SqlTokenStore(engine=engine),
+            tokens=SqlTokenStore(database=database),
             roster=roster,
             issuer=issuer,
             clock=clock,
@@ -114,13 +112,13 @@ async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[S
         )
 
 
-def _authorities(settings: ServerSettings, engine: AsyncEngine, clock: Clock) -> AuthorityManager:
+def _authorities(settings: ServerSettings, database: Database, clock: Clock) -> AuthorityManager:
     keys = DiskKeyManager(
         folder=settings.data_dir / "keys",
         trust_domain=settings.trust_domain,
         sealer=Sealer(read_kek(settings.keys, os.environ)),
     )
-    store = SqlAuthorityStore(engine=engine, trust_domain=settings.trust_domain)
+    store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     upstream = SelfSignedUpstream(
         trust_domain=settings.trust_domain,
         keys=keys,

@@ -10,7 +10,7 @@ from ca.agents.limiter import RateLimiter
 from ca.api.admin import AdminService
 from ca.api.agent_api import AgentService
 from ca.api.bootstrap import BootstrapService
-from ca.api.listeners import AdminListener, TlsListener
+from ca.api.listeners import ActorOf, AdminListener, TlsListener
 from ca.api.sessions import SessionBook
 from ca.api.status import StatusReader
 from ca.settings import ServerSettings
@@ -63,8 +63,9 @@ class ServerDoors:
         admin = AdminListener(
             path=settings.listen.admin_socket,
             tally=core.tally,
-            register=lambda server: add_AdminServicer_to_server(
-                _admin_service(core, settings.advertise.bootstrap or bootstrap.address), server
+            services=("citadel.v1.Admin",),
+            register=lambda server, actor_of: add_AdminServicer_to_server(
+                _admin_service(core, settings.advertise.bootstrap or bootstrap.address, actor_of), server
             ),
         )
         return cls(
@@ -101,7 +102,7 @@ def _agent_service(core: ServerCore) -> AgentService:
     )
 
 
-def _admin_service(core: ServerCore, bootstrap: HostPort) -> AdminService:
+def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> AdminService:
     return AdminService(
         joining=core.joining,
         registry=core.registry,
@@ -116,6 +117,7 @@ def _admin_service(core: ServerCore, bootstrap: HostPort) -> AdminService:
             started_at=core.clock.now(),
         ),
         bootstrap=bootstrap,
+        actor_of=actor_of,
     )
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from ca.keys.kek import read_kek
 from ca.settings import ServerSettings
-from ca.store.database import open_engine
+from ca.store.database import Database
 from citadel.clock import SystemClock
 from citadel.config.files import ensure_private_dir
 from cli.server_core import server_core
@@ -49,7 +49,7 @@ def validate_server(settings: ServerSettings) -> None:
     """
     read_kek(settings.keys, os.environ)
     if settings.store_url is not None:
-        open_engine(settings.store_url)  # connects to nothing
+        Database.open(settings.store_url)  # connects to nothing
     for folder in (settings.data_dir, settings.data_dir / "keys"):
         if os.path.lexists(folder):  # otherwise the start makes it
             ensure_private_dir(folder)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ca.agents.joining import Joining
 from ca.api.answers import bundle_message
+from ca.api.listeners import ActorOf
 from ca.api.status import StatusReader
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
@@ -40,6 +41,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         authorities: AuthorityManager,
         status: StatusReader,
         bootstrap: HostPort,
+        actor_of: ActorOf,
     ) -> None:
         self._joining = joining
         self._registry = registry
@@ -47,6 +49,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._authorities = authorities
         self._status = status
         self._bootstrap = bootstrap
+        self._actor_of = actor_of
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         made = await self._joining.create_token(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc import aio
@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from ca.audit.model import Actor
 from citadel.config.types import HostPort
 from citadel.errors import FailedPrecondition, Reason
 from citadel.peer import PeerCredentials
@@ -30,6 +31,7 @@ _ADMIN_SOCKET_MODE: Final = 0o660
 _ANONYMOUS_IDLE_MILLISECONDS: Final = 30_000
 
 Register = Callable[[aio.Server], None]
+ActorOf = Callable[[Any], Actor]
 
 
 def make_server(
@@ -104,15 +106,23 @@ class TlsListener:
 class AdminListener:
     """The local admin socket: only root and the server's own user get through, by the kernel's word."""
 
-    def __init__(self, *, path: Path, tally: Tally, register: Register) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        tally: Tally,
+        services: tuple[str, ...],
+        register: Callable[[aio.Server, ActorOf], None],
+    ) -> None:
+        """`register` adds `services` to the server; it is given what tells which user makes a call."""
         self._relay = Relay(
             path, mode=_ADMIN_SOCKET_MODE, admits=_is_administrator, max_connections=_MOST_ADMINISTRATORS
         )
         self._server = make_server(
             on_refusal=tally.count_refused,
             most_bytes=_AGENT_MESSAGE,
-            register=register,
-            services=("citadel.v1.Admin",),
+            register=lambda server: register(server, self._actor_of),
+            services=services,
         )
         self._server.add_insecure_port(self._relay.private_address)
 
@@ -125,6 +135,9 @@ class AdminListener:
         """Let open calls end within `grace` seconds, then remove the socket."""
         await self._server.stop(grace)
         await self._relay.close()
+
+    def _actor_of(self, context: Any) -> Actor:
+        return Actor.local(self._relay.caller_of(context.peer()).credentials.uid)
 
 
 def _is_administrator(peer: PeerCredentials) -> bool:

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Row, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.agents.joining import JoinToken
 from ca.agents.model import Agent
-from ca.store.database import transaction
+from ca.store.database import Database
 from ca.store.entries import selectors_from_text, selectors_to_text
 from ca.store.schema import agents, tokens
 from citadel.errors import Reason, Unauthenticated
@@ -24,15 +24,15 @@ _KEEP_ENDED: Final = timedelta(days=7)
 class SqlAgentStore:
     """Fulfils `ca.agents.roster.AgentStore`."""
 
-    def __init__(self, *, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
 
     async def load(self) -> Sequence[Agent]:
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             return [_from_row(row) for row in await connection.execute(select(agents))]
 
     async def set_keys(self, spiffe_id: SpiffeId, *, key: str, next_key: str | None) -> None:
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             await connection.execute(
                 update(agents).where(agents.c.spiffe_id == str(spiffe_id)).values(key=key, next_key=next_key)
             )
@@ -41,11 +41,11 @@ class SqlAgentStore:
 class SqlTokenStore:
     """Fulfils `ca.agents.joining.TokenStore`."""
 
-    def __init__(self, *, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
 
     async def add(self, token: JoinToken) -> None:
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             await connection.execute(
                 insert(tokens).values(
                     digest=token.digest,
@@ -56,7 +56,7 @@ class SqlTokenStore:
             )
 
     async def redeem(self, digest: str, *, now: datetime, make_agent: Callable[[JoinToken], Agent]) -> Agent:
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             await connection.execute(delete(tokens).where(tokens.c.expires_at < now - _KEEP_ENDED))
             # The update is the lock: of two callers with one token only the first finds it unused.
             used = await connection.execute(

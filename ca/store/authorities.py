@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Row, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
-from ca.store.database import transaction
+from ca.store.database import Database
 from ca.store.schema import authorities, bundles
 from citadel.spiffe import TrustDomain
 
@@ -18,8 +17,8 @@ from citadel.spiffe import TrustDomain
 class SqlAuthorityStore:
     """Fulfils `ca.authority.ports.AuthorityStore`."""
 
-    def __init__(self, *, engine: AsyncEngine, trust_domain: TrustDomain) -> None:
-        self._engine = engine
+    def __init__(self, *, database: Database, trust_domain: TrustDomain) -> None:
+        self._database = database
         self._trust_domain = trust_domain
 
     async def load(self) -> Sequence[Authority]:
@@ -28,11 +27,11 @@ class SqlAuthorityStore:
             .where(authorities.c.state != AuthorityState.REVOKED.value)
             .order_by(authorities.c.created_at, authorities.c.id)
         )
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             return [_from_row(row) for row in await connection.execute(query)]
 
     async def record(self, authority: Authority, *, replaces: Sequence[str] = ()) -> None:
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             if replaces:
                 await connection.execute(
                     update(authorities).where(authorities.c.id.in_(replaces)).values(state=AuthorityState.OLD.value)
@@ -51,7 +50,7 @@ class SqlAuthorityStore:
 
     async def bundle_sequence(self, digest: str) -> int:
         name = self._trust_domain.name
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             row = (await connection.execute(select(bundles).where(bundles.c.trust_domain == name))).one_or_none()
             if row is None:
                 await connection.execute(insert(bundles).values(trust_domain=name, sequence=1, digest=digest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import alembic.command
 import alembic.config
@@ -19,45 +19,69 @@ _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _BUSY_MILLISECONDS: Final = 5000
 
 
-def open_engine(url: str) -> AsyncEngine:
-    """An engine for `sqlite+aiosqlite:///…` or a PostgreSQL URL. Nothing is connected yet.
+class Fence(Protocol):
+    """Says whether this process may still write, as part of every transaction."""
 
-    Raises `InvalidArgument` (`config_invalid`) for a URL that is none or whose driver is not there. The URL, which can
-    hold a password, is not repeated.
-    """
-    try:
-        engine = create_async_engine(url)
-    except (NoSuchModuleError, InvalidRequestError, ImportError):
-        raise _bad_url("names a driver that is not installed, or one that is not made for asyncio") from None
-    except (ArgumentError, ValueError):
-        raise _bad_url("is not a database URL that SQLAlchemy can read") from None
-    if engine.dialect.name == "sqlite":
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
+    async def check(self, connection: AsyncConnection) -> None:
+        """Raises `Unavailable` (`lease_lost`) where another server owns the store; then nothing is written."""
+        ...
 
 
-async def migrate(engine: AsyncEngine, *, revision: str = "head") -> None:
-    """Bring the schema to `revision`."""
-    async with transaction(engine) as connection:
-        await connection.run_sync(_migrate, revision)
+class Database:
+    """One SQL database. `fence` is asked in every transaction, so that a server that lost its lease writes nothing."""
 
+    def __init__(self, engine: AsyncEngine, *, fence: Fence | None = None) -> None:
+        self.engine = engine
+        self._fence = fence
 
-@asynccontextmanager
-async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """One transaction, durable when the block ends.
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """A database at `sqlite+aiosqlite:///…` or a PostgreSQL URL. Nothing is connected yet.
 
-    Raises `Unavailable` (`store_unavailable`) where the database fails.
-    """
-    try:
-        async with engine.begin() as connection:
-            yield connection
-    except (SQLAlchemyError, OSError) as error:
-        raise Unavailable(
-            Reason.STORE_UNAVAILABLE,
-            f"the store does not take this now: {_root_cause(error)}",
-            fix="look at the disk and the database of the server",
-        ) from error
+        Raises `InvalidArgument` (`config_invalid`) for a URL that is none or whose driver is not there. The URL, which
+        can hold a password, is not repeated.
+        """
+        try:
+            engine = create_async_engine(url)
+        except (NoSuchModuleError, InvalidRequestError, ImportError):
+            raise _bad_url("names a driver that is not installed, or one that is not made for asyncio") from None
+        except (ArgumentError, ValueError):
+            raise _bad_url("is not a database URL that SQLAlchemy can read") from None
+        if engine.dialect.name == "sqlite":
+            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return cls(engine)
+
+    def fenced(self, fence: Fence) -> Database:
+        """The same database, with `fence` asked in every transaction."""
+        return Database(self.engine, fence=fence)
+
+    async def migrate(self, *, revision: str = "head") -> None:
+        """Bring the schema to `revision`."""
+        async with self.transaction() as connection:
+            await connection.run_sync(_migrate, revision)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction, durable when the block ends.
+
+        Raises `Unavailable`: `store_unavailable` where the database fails, `lease_lost` where the fence says so.
+        """
+        try:
+            async with self.engine.begin() as connection:
+                if self._fence is not None:
+                    await self._fence.check(connection)
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            raise Unavailable(
+                Reason.STORE_UNAVAILABLE,
+                f"the store does not take this now: {_root_cause(error)}",
+                fix="look at the disk and the database of the server",
+            ) from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
 
 
 def _migrate(connection: Connection, revision: str) -> None:

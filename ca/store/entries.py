@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.store.database import transaction
+from ca.store.database import Database
 from ca.store.schema import entries, events
 from citadel.entry import Entry
 from citadel.errors import AlreadyExists, Reason
@@ -21,11 +21,11 @@ from citadel.spiffe import SpiffeId, TrustDomain
 class SqlEntryStore:
     """Fulfils `ca.entries.registry.EntryStore`."""
 
-    def __init__(self, *, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
 
     async def load(self) -> tuple[Sequence[Entry], int]:
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             rows = await connection.execute(select(entries).order_by(entries.c.created_at, entries.c.id))
             found = [_from_row(row) for row in rows]
             revision = await connection.scalar(select(func.max(events.c.revision)))
@@ -33,7 +33,7 @@ class SqlEntryStore:
 
     async def create(self, entry: Entry) -> int:
         values = _to_row(entry)
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             same = select(entries.c.id).where(entries.c.identity == values["identity"])
             existing = await connection.scalar(same)
             if existing is not None:
@@ -46,7 +46,7 @@ class SqlEntryStore:
             return await _add_event(connection, "entry-created", entry.id)
 
     async def delete(self, entry: Entry) -> int:
-        async with transaction(self._engine) as connection:
+        async with self._database.transaction() as connection:
             await connection.execute(delete(entries).where(entries.c.id == entry.id))
             return await _add_event(connection, "entry-deleted", entry.id)
 

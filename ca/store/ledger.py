@@ -12,10 +12,9 @@ from typing import Any, Final
 
 import structlog
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ca.issuance.ledger import LedgerRow
-from ca.store.database import transaction
+from ca.store.database import Database
 from ca.store.schema import ledger
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unavailable
 from citadel.spiffe import SpiffeId
@@ -36,8 +35,8 @@ class _Append:  # compared by identity
 class SqlLedger:
     """Fulfils `ca.issuance.ledger.Ledger`; `run` writes, for as long as the server lives."""
 
-    def __init__(self, *, engine: AsyncEngine, is_banned: Callable[[SpiffeId], bool]) -> None:
-        self._engine = engine
+    def __init__(self, *, database: Database, is_banned: Callable[[SpiffeId], bool]) -> None:
+        self._database = database
         self._is_banned = is_banned
         self._waiting: list[_Append] = []
         self._arrived = asyncio.Event()
@@ -74,7 +73,7 @@ class SqlLedger:
         if not batch:
             return
         try:
-            async with transaction(self._engine) as connection:
+            async with self._database.transaction() as connection:
                 await connection.execute(insert(ledger), [_to_row(row) for append in batch for row in append.rows])
         except CitadelError as error:
             _log.error("ledger not written", reason=error.reason, error=str(error), rows=len(batch))

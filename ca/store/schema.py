@@ -111,3 +111,19 @@ ledger: Final = Table(
 )
 
 Index("ix_ledger_spiffe_id", ledger.c.spiffe_id, ledger.c.number)
+
+audit: Final = Table(
+    "audit",
+    metadata,
+    Column("number", RowNumber, primary_key=True, autoincrement=True),
+    Column("at", Moment, nullable=False),
+    Column("actor_kind", String(16), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("what", String(64), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("count", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)

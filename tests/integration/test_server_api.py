@@ -15,7 +15,7 @@ from ca.keys.disk import DiskKeyManager
 from ca.keys.kek import read_kek
 from ca.keys.sealing import KeyPurpose, Sealer
 from ca.store.authorities import SqlAuthorityStore
-from ca.store.database import open_engine
+from ca.store.database import Database
 from citadel._wire import admin_pb2, bootstrap_pb2
 from citadel._wire import agent_api_pb2 as pb
 from citadel.config.types import HostPort
@@ -118,10 +118,10 @@ async def test_a_client_that_trusts_another_root_does_not_talk_to_this_server(se
 async def signing_key(server: Server) -> certificates.Signed:
     """The issuing authority with its key, as only the server has it: what an attacker with its disk could use."""
     settings = server.settings
-    engine = open_engine(f"sqlite+aiosqlite:///{settings.data_dir / 'citadel.db'}")
-    store = SqlAuthorityStore(engine=engine, trust_domain=settings.trust_domain)
+    database = Database.open(f"sqlite+aiosqlite:///{settings.data_dir / 'citadel.db'}")
+    store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     issuer = (await store.load())[-1]
-    await engine.dispose()
+    await database.close()
     keys = DiskKeyManager(
         folder=settings.data_dir / "keys",
         trust_domain=settings.trust_domain,

@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ca.store.database import migrate, open_engine
+from ca.store.database import Database
 from tests.clock import FakeClock
 
 
@@ -18,9 +17,9 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
     """SQLite in a folder of its own, with the schema of today."""
-    made = open_engine(f"sqlite+aiosqlite:///{tmp_path / 'store.db'}")
-    await migrate(made)
+    made = Database.open(f"sqlite+aiosqlite:///{tmp_path / 'store.db'}")
+    await made.migrate()
     yield made
-    await made.dispose()
+    await made.close()

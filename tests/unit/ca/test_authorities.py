@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ca.authority.certificates import build_root
 from ca.authority.manager import AuthorityManager
@@ -23,6 +22,7 @@ from ca.authority.self_signed import SelfSignedUpstream
 from ca.keys.disk import DiskKeyManager
 from ca.keys.sealing import KeyPurpose, Sealer
 from ca.store.authorities import SqlAuthorityStore
+from ca.store.database import Database
 from citadel.bundle import TrustBundle
 from citadel.errors import FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
@@ -83,13 +83,13 @@ class CrashingStore:
 class Machine:
     """What survives a crash: the disk. Each `manager()` is another process on it."""
 
-    engine: AsyncEngine
+    database: Database
     folder: Path
     clock: FakeClock
 
     @property
     def store(self) -> SqlAuthorityStore:
-        return SqlAuthorityStore(engine=self.engine, trust_domain=A_TEST)
+        return SqlAuthorityStore(database=self.database, trust_domain=A_TEST)
 
     @property
     def keys(self) -> DiskKeyManager:
@@ -116,8 +116,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(engine: AsyncEngine, tmp_path: Path, clock: FakeClock) -> Machine:
-    return Machine(engine, tmp_path / "keys", clock)
+def machine(database: Database, tmp_path: Path, clock: FakeClock) -> Machine:
+    return Machine(database, tmp_path / "keys", clock)
 
 
 @asynccontextmanager
@@ -404,7 +404,7 @@ async def test_the_data_of_another_trust_domain_is_named_and_left_alone(machine:
     foreign = SelfSignedUpstream(
         trust_domain=other,
         keys=machine.keys,
-        store=SqlAuthorityStore(engine=machine.engine, trust_domain=other),
+        store=SqlAuthorityStore(database=machine.database, trust_domain=other),
         clock=machine.clock,
         root_lifetime=365 * DAY,
         backdate=timedelta(seconds=10),

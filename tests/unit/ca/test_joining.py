@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ca.agents.joining import Joining
 from ca.agents.model import Agent
@@ -21,7 +20,7 @@ from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
 from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy
 from ca.store.agents import SqlAgentStore, SqlTokenStore
-from ca.store.database import transaction
+from ca.store.database import Database
 from ca.store.schema import tokens
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unauthenticated, Unavailable
 from citadel.spiffe import SpiffeId
@@ -67,10 +66,10 @@ class OneAuthority:
 class Joiner:
     """A server's joining part on a real store, and what a restart makes of it."""
 
-    def __init__(self, engine: AsyncEngine, clock: FakeClock) -> None:
-        self.engine = engine
+    def __init__(self, database: Database, clock: FakeClock) -> None:
+        self.database = database
         self.ledger = OpenLedger()
-        self.roster = AgentRoster(trust_domain=A_TEST, store=SqlAgentStore(engine=engine), clock=clock)
+        self.roster = AgentRoster(trust_domain=A_TEST, store=SqlAgentStore(database=database), clock=clock)
         self.issuer = Issuer(
             entries=EntryDirectory(trust_domain=A_TEST),
             authorities=OneAuthority(),
@@ -82,7 +81,7 @@ class Joiner:
         )
         self.joining = Joining(
             trust_domain=A_TEST,
-            tokens=SqlTokenStore(engine=engine),
+            tokens=SqlTokenStore(database=database),
             roster=self.roster,
             issuer=self.issuer,
             clock=clock,
@@ -95,14 +94,14 @@ class Joiner:
 
     async def recorded(self) -> dict[SpiffeId, Agent]:
         """The agents as a restarted server finds them; they must be those of this one."""
-        found = {one.spiffe_id: one for one in await SqlAgentStore(engine=self.engine).load()}
+        found = {one.spiffe_id: one for one in await SqlAgentStore(database=self.database).load()}
         assert found == dict(self.roster.all())
         return found
 
 
 @pytest.fixture
-def server(engine: AsyncEngine, clock: FakeClock) -> Joiner:
-    return Joiner(engine, clock)
+def server(database: Database, clock: FakeClock) -> Joiner:
+    return Joiner(database, clock)
 
 
 def pem(svid: IssuedSvid) -> bytes:
@@ -163,7 +162,7 @@ async def not_ascii(server: Joiner, clock: FakeClock) -> str:  # noqa: ARG001 - 
 
 async def the_digest(server: Joiner, clock: FakeClock) -> str:  # noqa: ARG001 - the form of the table
     await server.token()
-    async with transaction(server.engine) as connection:
+    async with server.database.transaction() as connection:
         return str(await connection.scalar(select(tokens.c.digest)))
 
 
@@ -236,7 +235,7 @@ async def test_a_banned_agent_does_not_come_back_by_a_token_and_the_token_stays_
 @pytest.mark.invariant(10)
 async def test_the_store_knows_only_the_digest_of_a_token(server: Joiner) -> None:
     made = await server.joining.create_token(agent_name="", lifetime=None, selectors=frozenset())
-    async with transaction(server.engine) as connection:
+    async with server.database.transaction() as connection:
         row = (await connection.execute(select(tokens))).one()
     assert made.secret not in repr(tuple(row))
     assert made.secret not in repr(made)
@@ -266,7 +265,7 @@ async def test_ended_tokens_are_forgotten_after_a_while(server: Joiner, clock: F
     await server.token("old")
     await clock.advance(timedelta(days=8).total_seconds())
     await server.joining.join(await server.token("new"), csr())
-    async with transaction(server.engine) as connection:
+    async with server.database.transaction() as connection:
         assert list(await connection.scalars(select(tokens.c.agent_id))) == ["spiffe://a.test/citadel/agent/new"]
 
 
@@ -421,9 +420,9 @@ async def test_a_re_join_wakes_the_streams_of_that_agent_only(server: Joiner) ->
     assert (mine.is_set(), others.is_set()) == (True, False)
 
 
-async def test_agents_are_there_after_a_restart(engine: AsyncEngine, clock: FakeClock, server: Joiner) -> None:
+async def test_agents_are_there_after_a_restart(database: Database, clock: FakeClock, server: Joiner) -> None:
     svid = await server.joining.join(await server.token("node-1", "node:rack:a"), csr())
-    again = Joiner(engine, clock)
+    again = Joiner(database, clock)
     await again.roster.start()
     who, _ = await again.roster.authenticate(pem(svid))
     assert who == server.roster.all()[NODE_1]

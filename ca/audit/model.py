@@ -1,0 +1,57 @@
+"""What the audit log says of one act."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from citadel.errors import Reason
+from citadel.spiffe import SpiffeId
+
+
+class ActorKind(StrEnum):
+    """How the actor was told."""
+
+    LOCAL = "local"  # a user of the server's machine, by the kernel's word
+    SPIFFE = "spiffe"  # an identity, by mutual TLS
+    ANONYMOUS = "anonymous"  # nobody that was proven
+    SERVER = "server"  # the server by itself
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acted. `name` is `uid:0`, a SPIFFE ID, an address, or empty for the server itself."""
+
+    kind: ActorKind
+    name: str = ""
+
+    @classmethod
+    def local(cls, uid: int) -> Actor:
+        """A user of this machine, at the admin socket."""
+        return cls(ActorKind.LOCAL, f"uid:{uid}")
+
+    @classmethod
+    def identity(cls, spiffe_id: SpiffeId) -> Actor:
+        """An agent or a remote administrator."""
+        return cls(ActorKind.SPIFFE, str(spiffe_id))
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}:{self.name}" if self.name else self.kind.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """One administrative act or one refusal.
+
+    `what` is a verb with its room, such as `entry.create` or `agent.ban`; `target` is what it was done to; `detail`
+    says more for people; `why` is the administrator's own word where one was asked for. `reason` is set for a refusal,
+    `count` is more than 1 where refusals were summed. None of them holds a secret.
+    """
+
+    actor: Actor
+    what: str
+    target: str = ""
+    detail: str = ""
+    why: str = ""
+    reason: Reason | None = None
+    count: int = 1
