@@ -9,6 +9,7 @@ import click
 from ca.settings import ServerSettings
 from citadel import logs
 from citadel.config.loader import load
+from cli.completion import completion_command
 from cli.demo.command import demo
 from cli.limits import raise_open_files
 from cli.output import CommandGroup
@@ -109,3 +110,4 @@ def agent_validate(path: Path) -> None:
 
 
 main.add_command(demo)
+main.add_command(completion_command(main, "citadel"))

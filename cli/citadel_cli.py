@@ -16,6 +16,7 @@ from cli.admin.parameters import SocketType
 from cli.admin.status import status_command
 from cli.admin.svid import svid_group
 from cli.admin.token import token_group
+from cli.completion import completion_command
 from cli.output import Form
 
 
@@ -56,6 +57,7 @@ citadel_cli.add_command(entry_group)
 citadel_cli.add_command(bundle_group)
 citadel_cli.add_command(svid_group)
 citadel_cli.add_command(status_command)
+citadel_cli.add_command(completion_command(citadel_cli, "citadel-cli"))
 
 
 def main() -> None:
