@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format stubs lock clean
+.PHONY: help setup demo test lint conformance bench format stubs lock clean
 
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Install the pinned, hashed packages into .venv.
 
@@ -34,6 +34,12 @@ lint: $(READY) ## Check style, types, the arrows between rooms, and the generate
 	@for file in $(VENV)/stubs/citadel/_wire/*; do \
 		cmp "$$file" "citadel/_wire/$${file##*/}" || { echo "generated stubs are stale: make stubs"; exit 1; }; \
 	done
+
+conformance: $(READY) ## Run the tests that show the SPIFFE checklist, and print it as a table.
+	@$(BIN)/python -m tests.conformance
+
+bench: $(READY) ## Measure speed and memory: a table, bench.json and a picture (about 12 minutes; QUICK=1 for less).
+	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick)
 
 format: $(READY) ## Format the code.
 	$(BIN)/ruff check --fix-only .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -21,6 +21,7 @@ from citadel.config.types import (
 )
 
 _LEAST_LIFETIME: Final = timedelta(seconds=1)
+_LEAST_KEPT: Final = timedelta(days=1)
 _MOST_BACKDATE: Final = timedelta(hours=1)
 _MOST_TOKEN_LIFETIME: Final = timedelta(days=1)
 # In capitals, as variables of the environment are by custom: a key that was pasted here is never taken for a name.
@@ -45,10 +46,14 @@ class AdvertiseSettings(Settings):
 
 
 class KeySettings(Settings):
-    """Where the key-encryption key (32 bytes, base64) comes from: a file of mode 0600, or an environment variable."""
+    """Where the key-encryption key (32 bytes, base64) comes from: a file of mode 0600, or an environment variable.
+
+    `store` says where the keys that it seals lie.
+    """
 
     kek_file: Path | None = None
     kek_env: str | None = Field(default=None, repr=False)  # somebody may put the key itself here
+    store: Literal["disk", "database"] | None = None
 
     @field_validator("kek_env")
     @classmethod
@@ -62,6 +67,12 @@ class KeySettings(Settings):
         if (self.kek_file is None) == (self.kek_env is None):
             raise ValueError("set exactly one of kek_file and kek_env (make a key with `openssl rand -base64 32`)")
         return self
+
+
+class LeaseSettings(Settings):
+    """How long the lease of the store lasts when it is not renewed, which is how soon a standby takes over."""
+
+    duration: Duration = Field(default=timedelta(seconds=3), ge=timedelta(seconds=1), le=timedelta(minutes=1))
 
 
 class AuthoritySettings(Settings):
@@ -100,6 +111,44 @@ class LimitSettings(Settings):
     batch: int = Field(default=500, ge=1, le=10_000)
     joins_per_second: float = Field(default=10.0, gt=0)
     token_lifetime: Duration = Field(default=timedelta(minutes=10), ge=_LEAST_LIFETIME, le=_MOST_TOKEN_LIFETIME)
+    silent_streams: int = Field(default=8, ge=1, le=10_000)
+    hello_timeout: Duration = Field(default=timedelta(seconds=10), ge=timedelta(milliseconds=10))
+
+
+class ConnectionSettings(Settings):
+    """What one connection may cost. Whoever has no identity may cost less."""
+
+    message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024, le=64 * 1024 * 1024)
+    anonymous_message_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=1024 * 1024)
+    calls: int = Field(default=100, ge=10, le=10_000)
+    handshake: Duration = Field(default=timedelta(seconds=10), ge=_LEAST_LIFETIME)
+    anonymous_idle: Duration = Field(default=timedelta(seconds=30), ge=timedelta(milliseconds=10))
+
+
+class X509PopSettings(Settings):
+    """Joining with a certificate. `ca_file` holds PEM certificates of authorities, and is read anew for each join."""
+
+    ca_file: Path | None = None
+
+
+class JoiningSettings(Settings):
+    """How agents join beside tokens, and how long after its end an agent's own identity brings it back."""
+
+    x509pop: X509PopSettings = X509PopSettings()
+    rejoin_grace: Duration = timedelta(days=7)
+
+
+class LedgerSettings(Settings):
+    """How long expired certificates stay in the ledger (null: for ever); how often both logs' heads are signed."""
+
+    keep: Duration | None = Field(default=timedelta(days=90), ge=_LEAST_KEPT)
+    checkpoint_interval: Duration = Field(default=timedelta(minutes=5), ge=_LEAST_LIFETIME)
+
+
+class AuditSettings(Settings):
+    """How long acts and refusals stay in the audit log; null is for ever."""
+
+    keep: Duration | None = Field(default=None, ge=_LEAST_KEPT)
 
 
 class ServerSettings(Settings):
@@ -108,19 +157,36 @@ class ServerSettings(Settings):
     trust_domain: TrustDomainName
     data_dir: Path
     store_url: str | None = Field(default=None, repr=False)  # can hold a password
+    lease: LeaseSettings = LeaseSettings()
     listen: ListenSettings = ListenSettings()
     advertise: AdvertiseSettings = AdvertiseSettings()
     keys: KeySettings
     authorities: AuthoritySettings = AuthoritySettings()
     svids: SvidSettings = Field(default=SvidSettings(), validate_default=True)
     limits: LimitSettings = LimitSettings()
+    joining: JoiningSettings = JoiningSettings()
+    connections: ConnectionSettings = ConnectionSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the store, which can hold a password."""
+        return self.store_url or f"sqlite+aiosqlite:///{self.data_dir / 'citadel.db'}"
+
+    @property
+    def keys_in_database(self) -> bool:
+        """Whether sealed keys lie in the store: by default where other servers may own it too."""
+        if self.keys.store is None:
+            return self.database_url.startswith("postgresql")
+        return self.keys.store == "database"
 
     @field_validator("store_url")
     @classmethod
     def _is_a_database(cls, url: str | None) -> str | None:
         if url is not None and _STORE_URL.fullmatch(url) is None:
-            raise ValueError("must be a URL like sqlite+aiosqlite:///file or postgresql+asyncpg://user@host/database")
+            raise ValueError("must be a URL like sqlite+aiosqlite:///file or postgresql://user@host/database")
         return url
 
     @field_validator("svids")

@@ -83,6 +83,7 @@ class Reason(StrEnum):
     LEASE_LOST = "lease_lost"
     # records and backups
     CHAIN_BROKEN = "chain_broken"
+    RECORD_NOT_FOUND = "record_not_found"
     BACKUP_MALFORMED = "backup_malformed"
     RESTORE_REFUSED = "restore_refused"
     # callers
@@ -90,6 +91,7 @@ class Reason(StrEnum):
     CALLER_NOT_ALLOWED = "caller_not_allowed"
     SECURITY_HEADER_MISSING = "security_header_missing"
     NO_IDENTITY = "no_identity"
+    NOT_READY = "not_ready"
     SERVER_UNREACHABLE = "server_unreachable"
     TOO_MANY_REQUESTS = "too_many_requests"
     REQUEST_MALFORMED = "request_malformed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -84,8 +85,11 @@ class Caller:
 def _pidfd_of(connection: socket.socket, credentials: PeerCredentials) -> int:
     try:
         return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:
-        pass  # before Linux 6.5: by number, the best that such a kernel can do
+    except OSError as error:
+        # Any other error says that the process is gone: by number it could be found again as somebody else.
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+    # Before Linux 6.5: by number, the best that such a kernel can do.
     pidfd = os.pidfd_open(credentials.pid)
     try:
         same = _effective_ids(credentials.pid) == (credentials.uid, credentials.gid)

@@ -1,22 +1,43 @@
-"""`/live` and `/ready` over HTTP on a loopback address, for whatever watches the process.
+"""`/live`, `/ready` and `/metrics` over HTTP on a loopback address, for whatever watches the process.
 
 `/live` answers 200 as long as the event loop turns. `/ready` answers 200 when the process does its work, also when it
-is degraded, and 503 when it does not; the body says which, and why.
+is degraded, and 503 when it does not; the body says which, and why: JSON, or text for who accepts `text/plain`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from types import MappingProxyType
+from typing import Self
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from citadel.config.types import HostPort
 from citadel.loopback_http import LoopbackHttp
+
+
+class Health(IntEnum):
+    """How a part of the process is; the worst part says how the process is."""
+
+    GOOD = 0
+    DEGRADED = 1  # the process does its work, but somebody should look
+    DEAD = 2  # without this part it does not do its work
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One part of the process, and how it is, in words for people."""
+
+    name: str
+    health: Health
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +48,17 @@ class Readiness:
     degraded: bool = False
     checks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    @classmethod
+    def of(cls, checks: Iterable[Check]) -> Self:
+        """The sum of `checks`."""
+        parts = tuple(checks)
+        worst = max((part.health for part in parts), default=Health.GOOD)
+        return cls(
+            ready=worst is not Health.DEAD,
+            degraded=worst is not Health.GOOD,
+            checks={part.name: part.text for part in parts},
+        )
+
     @property
     def status(self) -> str:
         """`ready`, `degraded` (ready, but something is wrong) or `not_ready`."""
@@ -36,13 +68,18 @@ class Readiness:
 
 
 class Probes:
-    """The probe listener. `readiness` is asked at every request and must not block."""
+    """The probe listener. `readiness` is asked at every request and must not block; `metrics` is told where given."""
 
-    def __init__(self, address: HostPort, readiness: Callable[[], Readiness]) -> None:
+    def __init__(
+        self, address: HostPort, readiness: Callable[[], Readiness], *, metrics: CollectorRegistry | None = None
+    ) -> None:
         """Raises `InvalidArgument` (`config_invalid`) for an address that is not a loopback IP address."""
         self._readiness = readiness
-        app = Starlette(routes=[Route("/live", self._live), Route("/ready", self._ready)])
-        self._listener = LoopbackHttp(app, address)
+        self._metrics = metrics
+        routes = [Route("/live", self._live), Route("/ready", self._ready)]
+        if metrics is not None:
+            routes.append(Route("/metrics", self._tell_metrics))
+        self._listener = LoopbackHttp(Starlette(routes=routes), address)
 
     @property
     def address(self) -> HostPort:
@@ -60,7 +97,15 @@ class Probes:
     async def _live(self, _: Request) -> JSONResponse:
         return JSONResponse({"status": "live"})
 
-    async def _ready(self, _: Request) -> JSONResponse:
+    async def _ready(self, request: Request) -> Response:
         readiness = self._readiness()
-        body = {"status": readiness.status, "checks": dict(readiness.checks)}
-        return JSONResponse(body, status_code=200 if readiness.ready else 503)
+        code = 200 if readiness.ready else 503
+        if "text/plain" in request.headers.get("accept", ""):
+            lines = [readiness.status, *(f"{name}: {text}" for name, text in readiness.checks.items())]
+            return PlainTextResponse("\n".join(lines) + "\n", status_code=code)
+        return JSONResponse({"status": readiness.status, "checks": dict(readiness.checks)}, status_code=code)
+
+    async def _tell_metrics(self, _: Request) -> Response:
+        # In the loop's own thread: what is read belongs to it. Collectors read memory only.
+        body = generate_latest(self._metrics) if self._metrics is not None else b""
+        return Response(body, media_type=CONTENT_TYPE_PLAIN_0_0_4)

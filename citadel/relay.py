@@ -18,6 +18,7 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ __all__ = ["Caller", "PeerCredentials", "Relay", "everyone"]
 
 _PEER_PREFIX: Final = "unix-abstract:"
 _BUFFER_BYTES: Final = 64 * 1024
+_ACCEPTED_AT_ONCE: Final = 16
 _ACCEPT_PAUSE: Final = 0.05  # seconds, while file descriptors have run out
 
 _log = structlog.get_logger(__name__)
@@ -113,10 +115,8 @@ class Relay:
             await asyncio.gather(self._accepting, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
-        splices = tuple(self._splices)
-        for splice in splices:
-            splice.abort()
-        await asyncio.gather(*(splice.closed for splice in splices))
+        for splice in tuple(self._splices):
+            splice.end()
         await asyncio.to_thread(self._remove_files)
 
     def _remove_files(self) -> None:
@@ -128,7 +128,9 @@ class Relay:
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        for number in count(1):
+            if number % _ACCEPTED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # those who are connected have their turn in a flood of new ones
             try:
                 public, _ = await loop.sock_accept(listener)
             except OSError as error:
@@ -139,6 +141,9 @@ class Relay:
                 await self._relay(public)
             except CitadelError as error:
                 _log.info("connection refused", socket=str(self._path), reason=error.reason.value, problem=str(error))
+                public.close()
+            except OSError as error:  # as when nobody listens behind any more
+                _log.warning("connection not relayed", socket=str(self._path), problem=error.strerror)
                 public.close()
             except Exception as error:  # noqa: BLE001 - one connection's failure must not end the listening
                 _log.error("connection not relayed", socket=str(self._path), exc_info=error)
@@ -157,16 +162,15 @@ class Relay:
             public.close()
             return
         name = f"citadel-{secrets.token_hex(16)}"
-        splice = Splice(caller, name=name, buffer=self._buffer, on_end=lambda: self._forget(name))
+        splice = Splice(caller, name=name, buffer=self._buffer, on_end=self._let_go)
         self._splices.add(splice)
         self._of_uid[caller.credentials.uid] += 1
-        splice.closed.add_done_callback(lambda _: self._let_go(splice))
         try:
             self._check_admitted(caller.credentials)
             self._callers[name] = caller  # before the connection exists: whoever is unknown is a stranger
             await splice.join(public, self._private_path)
         except BaseException:
-            splice.abort()
+            splice.end()
             raise
 
     def _check_admitted(self, credentials: PeerCredentials) -> None:
@@ -189,14 +193,12 @@ class Relay:
 
     def _let_go(self, splice: Splice) -> None:
         uid = splice.caller.credentials.uid
+        self._callers.pop(splice.name, None)
         self._splices.discard(splice)
         self._of_uid[uid] -= 1
         if not self._of_uid[uid]:
             del self._of_uid[uid]
             self._full_uids.discard(uid)
-
-    def _forget(self, name: str) -> None:
-        self._callers.pop(name, None)
 
 
 def _only_ours(folder: Path) -> Path:

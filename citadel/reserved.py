@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from citadel.spiffe import SpiffeId, TrustDomain
 
 RESERVED_SEGMENT: Final = "citadel"
+X509POP_SEGMENT: Final = "x509pop"
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 
 # gRPC's clients in Python check a DNS name, not a SPIFFE ID, so the server's certificate carries this one.
 RESERVED_DNS_SUFFIX: Final = "citadel.internal"
@@ -23,16 +26,23 @@ def agent_id(trust_domain: TrustDomain, name: str) -> SpiffeId:
     return trust_domain.member(RESERVED_SEGMENT, "agent", name)
 
 
+def x509pop_agent_id(trust_domain: TrustDomain, fingerprint: str) -> SpiffeId:
+    """The identity of the agent that joined with a certificate; `fingerprint` is the certificate's SHA-256 in hex."""
+    return trust_domain.member(RESERVED_SEGMENT, "agent", X509POP_SEGMENT, fingerprint)
+
+
 def is_reserved_id(spiffe_id: SpiffeId) -> bool:
     """Whether the ID lies at or under `/citadel` of any trust domain."""
     return spiffe_id.path.split("/")[1:2] == [RESERVED_SEGMENT]
 
 
 def is_agent_id(spiffe_id: SpiffeId) -> bool:
-    """Whether the ID is that of an agent: `/citadel/agent/<name>`."""
+    """Whether the ID is that of an agent: `/citadel/agent/<name>`, or `/citadel/agent/x509pop/<fingerprint>`."""
     match spiffe_id.path.split("/")[1:]:
         case [first, "agent", _] if first == RESERVED_SEGMENT:
             return True
+        case [first, "agent", second, fingerprint] if (first, second) == (RESERVED_SEGMENT, X509POP_SEGMENT):
+            return _FINGERPRINT.fullmatch(fingerprint) is not None
         case _:
             return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from inspect import isawaitable
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -85,25 +86,39 @@ class ErrorBorder(aio.ServerInterceptor):
     def _streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
-                async for message in behaviour(request, context):
+                async for message in messages_of(behaviour, request, context):
                     yield message
             except Exception as error:  # noqa: BLE001 - the border: whatever it is, it becomes a status
                 await self._abort(method, context, error)
 
         return call
 
+    def tell(self, method: str, context: Any, error: CitadelError) -> None:  # noqa: ARG002 - for subclasses
+        """Tell a refusal. A subclass that tells whose call it was learns that from `context`."""
+        if self._on_refusal is not None:
+            self._on_refusal(method, error)
+
     async def _abort(self, method: str, context: aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
         if isinstance(error, aio.AbortError):
             raise error
         if isinstance(error, CitadelError):
-            if self._on_refusal is not None:
-                self._on_refusal(method, error)
+            self.tell(method, context, error)
         else:
             _log.error("unexpected error in a handler", method=method, exc_info=error)
             error = CitadelError(Reason.INTERNAL, "internal error", fix="see the log of this process")
         code, text, fix = status_code(error), *_carried(error)
         details = _details(code, error.reason, text, fix)
         await context.abort(code, text, trailing_metadata=((_DETAILS_KEY, details),))
+
+
+async def messages_of(behaviour: Any, request: Any, context: Any) -> AsyncIterator[Any]:
+    """What a streaming handler answers. Some, such as gRPC's own health, write through `context` and yield nothing."""
+    answers = behaviour(request, context)
+    if isawaitable(answers):
+        await answers
+        return
+    async for message in answers:
+        yield message
 
 
 def status_code(error: CitadelError) -> grpc.StatusCode:

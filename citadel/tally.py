@@ -1,67 +1,170 @@
-"""Counts since the start: what was issued, and what was refused by reason (invariant 10)."""
+"""Counts since the start: what was issued, and what was refused by reason; and telling refusals without drowning.
+
+The first of a kind is told at once, to the log and to a sink. Whatever repeats it is summed and told with its number
+after 5 s, 10 s, 20 s and so on up to an hour, so that a caller in a loop cannot fill the disk, however slow the loop
+(invariant 10).
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 import structlog
 
+from citadel.actor import Actor, ActorKind
 from citadel.clock import Clock, SystemClock
 from citadel.errors import CitadelError, Reason
 
-_SECONDS_PER_SUM: Final = 5.0
+_FIRST_WINDOW: Final = 5.0  # seconds
+_LONGEST_WINDOW: Final = 3600.0
+_QUIET: Final = 600.0  # after so long without one, the next is the first of its kind again
+# Of one caller so many different refusals are told apart at a time, and of all callers together.
+_MOST_OF_ONE: Final = 20
+_MOST: Final = 2000
 
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """One refusal, or `count` of a kind of which `message` is the last. Holds no secret, as `CitadelError` promises."""
+
+    by: Actor | None
+    what: str
+    reason: Reason
+    message: str
+    count: int
+
+
+class RefusalSink(Protocol):
+    """Where refusals go besides the log."""
+
+    def note(self, refusal: Refusal) -> None:
+        """Take it, without waiting."""
+        ...
+
+
+_Kind = tuple[Actor | None, str, Reason, str]
+
+
+@dataclass(slots=True)
+class _Sum:
+    forget_at: float
+    tell_at: float
+    window: float
+    last: Refusal
+    count: int = 0
+
+    def add(self, refusal: Refusal, now: float) -> None:
+        self.last, self.count, self.forget_at = refusal, self.count + 1, now + _QUIET
+
+
 class Tally:
-    """Counts, and logs every refusal with its reason. Messages hold no secrets by the contract of `CitadelError`.
+    """Counts, and tells refusals. `count_refused` needs a running loop, since sums are told in the background."""
 
-    Refusals of callers without an identity are summed, or they could fill the disk: one line for each reason in five
-    seconds, with their number.
-    """
-
-    def __init__(self, *, clock: Clock | None = None) -> None:
+    def __init__(self, *, clock: Clock | None = None, sink: RefusalSink | None = None) -> None:
         self.issued = 0
         self.refused: Counter[Reason] = Counter()
         self._clock = clock or SystemClock()
-        self._unsaid: Counter[Reason] = Counter()
-        self._last: dict[Reason, tuple[str, str]] = {}
-        self._saying: asyncio.Task[None] | None = None
+        self._sink = sink
+        self._sums: dict[_Kind, _Sum] = {}
+        self._of_one: Counter[Actor | None] = Counter()
+        self._untold = 0
+        self._telling: asyncio.Task[None] | None = None
 
     def count_issued(self, number: int = 1) -> None:
         """Certificates that were answered."""
         self.issued += number
 
-    def count_refused(self, what: str, error: CitadelError) -> None:
-        """A refusal, by a call or of one item in a batch."""
+    def count_refused(self, what: str, error: CitadelError, *, by: Actor | None = None) -> None:
+        """A refusal, of a call or of one item in a batch. `by` is who was refused, where that is known."""
         self.refused[error.reason] += 1
-        _log.warning("refused", what=what, reason=error.reason.value, error=error.message)
-
-    def count_anonymous_refused(self, what: str, error: CitadelError) -> None:
-        """A refusal of a caller without an identity. Needs a running loop: the sums are said in the background."""
-        self.refused[error.reason] += 1
-        self._unsaid[error.reason] += 1
-        self._last[error.reason] = (what, error.message)
-        if self._saying is None or self._saying.done():
-            self._saying = asyncio.create_task(self._say_sums_until_quiet(), name="sums of anonymous refusals")
+        refusal = Refusal(by=by, what=what, reason=error.reason, message=error.message, count=1)
+        kind = self._kind_of(refusal)
+        known = self._sums.get(kind)
+        now = self._clock.monotonic()
+        if known is not None:
+            known.add(refusal, now)
+            if known.tell_at <= now:
+                self._tell_sum(known, now)
+        elif len(self._sums) >= _MOST:
+            self._untold += 1
+        else:
+            self._sums[kind] = _Sum(now + _QUIET, now + _FIRST_WINDOW, _FIRST_WINDOW, refusal)
+            self._of_one[kind[0]] += 1
+            self._tell(refusal)
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_until_quiet(), name="sums of refusals")
 
     async def close(self) -> None:
-        """Say what has been summed and not yet said."""
-        if self._saying is not None:
-            self._saying.cancel()
-            await asyncio.gather(self._saying, return_exceptions=True)
-        self._say_sums()
+        """Tell what has been summed and not yet told."""
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
+        for one in self._sums.values():
+            if one.count:
+                self._tell_sum(one, self._clock.monotonic())
+        self._tell_untold()
+        self._sums.clear()
+        self._of_one.clear()
 
-    async def _say_sums_until_quiet(self) -> None:
-        while self._unsaid:
-            self._say_sums()
-            await self._clock.sleep(_SECONDS_PER_SUM)
+    def _kind_of(self, refusal: Refusal) -> _Kind:
+        by = refusal.by
+        if by is not None and by.kind is ActorKind.ANONYMOUS:
+            # Anybody can make up addresses and values: only what is refused and why tells these apart.
+            return Actor(ActorKind.ANONYMOUS), refusal.what, refusal.reason, ""
+        exactly = (by, refusal.what, refusal.reason, refusal.message)
+        if exactly in self._sums or self._of_one[by] < _MOST_OF_ONE:
+            return exactly
+        return by, refusal.what, refusal.reason, ""
 
-    def _say_sums(self) -> None:
-        for reason, count in self._unsaid.items():
-            what, message = self._last[reason]
-            _log.warning("refused without identity", reason=reason.value, count=count, last=what, last_error=message)
-        self._unsaid.clear()
+    async def _tell_until_quiet(self) -> None:
+        while self._sums or self._untold:
+            await self._clock.sleep(_FIRST_WINDOW)
+            self._tell_due()
+
+    def _tell_due(self) -> None:
+        now = self._clock.monotonic()
+        self._tell_untold()
+        for kind, one in list(self._sums.items()):
+            if one.count and one.tell_at <= now:
+                self._tell_sum(one, now)
+            elif not one.count and one.forget_at <= now:
+                del self._sums[kind]
+                self._of_one[kind[0]] -= 1
+                if not self._of_one[kind[0]]:
+                    del self._of_one[kind[0]]
+
+    def _tell_sum(self, one: _Sum, now: float) -> None:
+        self._tell(replace(one.last, count=one.count))
+        one.count = 0
+        one.window = min(one.window * 2, _LONGEST_WINDOW)
+        one.tell_at = now + one.window
+
+    def _tell_untold(self) -> None:
+        if self._untold:
+            count, self._untold = self._untold, 0
+            self._tell(
+                Refusal(
+                    by=None,
+                    what="more refusals than are told apart",
+                    reason=Reason.TOO_MANY_REQUESTS,
+                    message="their reasons are in the counts only",
+                    count=count,
+                )
+            )
+
+    def _tell(self, refusal: Refusal) -> None:
+        _log.warning(
+            "refused",
+            what=refusal.what,
+            by=str(refusal.by) if refusal.by is not None else "",
+            reason=refusal.reason.value,
+            error=refusal.message,
+            count=refusal.count,
+        )
+        if self._sink is not None:
+            self._sink.note(refusal)

@@ -9,7 +9,7 @@ from typing import Final
 
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason
 
-_BACKLOG: Final = 1024
+_BACKLOG: Final = 4096  # a node's proxies start together, and a client that finds it full gives up at once
 _PROBE_SECONDS: Final = 1.0
 
 

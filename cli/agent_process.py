@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable
 from contextlib import ExitStack
@@ -13,24 +12,19 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Final, TypeVar
 
-import structlog
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
-
 from citadel._wire import agent_api_pb2
 from citadel.clock import Clock, SystemClock
-from citadel.config.files import ensure_private_dir, read_secret_file, remove_unfinished
-from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
+from citadel.config.files import ensure_private_dir, remove_unfinished
+from citadel.errors import FailedPrecondition, Reason
 from citadel.folder_lock import folder_lock
-from citadel.join_string import JoinString
 from citadel.probes import Probes
-from citadel.tally import Tally
+from cli.agent_insight import AgentInsight
+from cli.agent_joining import check_can_join, own_identity, returning
 from sds.agent import AgentCondition
 from sds.attest.unix import UnixAttestor
 from sds.holdings import HoldingsFeed
 from sds.keep.keeper import Keeper
-from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
-from sds.link.identity import AgentIdentity, IdentityFile, OwnIdentity
-from sds.link.joining_key import JoiningKey
+from sds.link.identity import IdentityFile, OwnIdentity
 from sds.link.link import Link
 from sds.link.renewal import OwnRenewal
 from sds.link.signing import RemoteSigner
@@ -38,10 +32,8 @@ from sds.serve.registry import StreamRegistry
 from sds.serve.server import WorkloadServer
 from sds.settings import AgentSettings
 
-JOIN_STRING_VARIABLE: Final = "CITADEL_JOIN_STRING"
 _CLOSE_GRACE: Final = 1.0  # seconds for the streams of workloads; Envoy reconnects by itself
 
-_log = structlog.get_logger(__name__)
 _Result = TypeVar("_Result")
 
 
@@ -71,13 +63,14 @@ def _take_over(data_dir: Path, stack: ExitStack) -> None:
 async def _run_alone(settings: AgentSettings, stop: asyncio.Event) -> None:
     clock, random, feed = SystemClock(), SystemRandom(), HoldingsFeed()
     condition = AgentCondition(feed=feed, clock=clock)
-    probes = Probes(settings.probes, condition.readiness)
+    insight = AgentInsight(condition=condition, feed=feed, clock=clock)
+    probes = Probes(settings.probes, condition.readiness, metrics=insight.metrics)
     await probes.start()
     try:
-        identity = await _unless_stopped(_own_identity(settings, clock), stop)
+        identity = await _unless_stopped(own_identity(settings, clock), stop)
         if identity is not None:
             condition.identity = identity
-            await _serve(settings, identity, condition, feed=feed, clock=clock, random=random, stop=stop)
+            await _serve(settings, identity, condition, insight, feed=feed, clock=clock, random=random, stop=stop)
     finally:
         await probes.close()
 
@@ -87,13 +80,14 @@ def validate_agent(settings: AgentSettings) -> None:
     Probes(settings.probes, AgentCondition(feed=HoldingsFeed(), clock=SystemClock()).readiness)
     if settings.data_dir.is_dir() and IdentityFile(settings.data_dir).load(settings.trust_domain) is not None:
         return
-    _invitation(settings)
+    check_can_join(settings)
 
 
 async def _serve(
     settings: AgentSettings,
     identity: OwnIdentity,
     condition: AgentCondition,
+    insight: AgentInsight,
     *,
     feed: HoldingsFeed,
     clock: Clock,
@@ -112,20 +106,24 @@ async def _serve(
         attestor=attestor,
         registry=registry,
         clock=clock,
-        on_refusal=Tally().count_refused,
+        names=settings.sds.names,
+        limits=settings.limits,
+        has_heard=lambda: link.was_up,
+        on_refusal=insight.tally.count_refused,
+        interceptors=insight.interceptors,
     )
     keeper = Keeper(
         trust_domain=settings.trust_domain,
         key_kind=settings.workload_key,
         feed=feed,
-        signer=RemoteSigner(api=lambda: link.api),
+        signer=insight.metered(RemoteSigner(api=lambda: link.api)),
         reconnect=settings.reconnect,
         clock=clock,
         random=random,
     )
     link = Link(
         identity=identity,
-        address=settings.server,
+        servers=settings.servers,
         hello=agent_api_pb2.Hello(agent_version=metadata.version("citadel"), host=socket.gethostname()),
         feed=feed,
         reports=registry,
@@ -133,11 +131,21 @@ async def _serve(
         clock=clock,
         on_up=keeper.server_is_back,
     )
-    renewal = OwnRenewal(identity=identity, link=link, reconnect=settings.reconnect, clock=clock, random=random)
+    renewal = OwnRenewal(
+        identity=identity,
+        link=link,
+        returning=returning(settings, clock),
+        reconnect=settings.reconnect,
+        clock=clock,
+        random=random,
+    )
     condition.link = link
     await workloads.start()  # before the server is reached, so that workloads find their socket while it is away
     try:
-        await _run_until(stop, link.run(), keeper.run(), renewal.run())
+        async with insight.admin_socket(
+            settings.admin_socket, attestor=attestor, keeping=keeper, streams=registry, sds_names=workloads.names_for
+        ):
+            await _run_until(stop, link.run(), keeper.run(), renewal.run())
     finally:
         await workloads.close(grace=_CLOSE_GRACE)
         attestor.close()
@@ -166,68 +174,3 @@ async def _unless_stopped(part: Awaitable[_Result], stop: asyncio.Event) -> _Res
 
 async def _await(part: Awaitable[None]) -> None:
     await part
-
-
-async def _own_identity(settings: AgentSettings, clock: Clock) -> OwnIdentity:
-    """The identity on disk, or a new one by joining."""
-    file, joining_key = IdentityFile(settings.data_dir), JoiningKey(settings.data_dir)
-    identity = await asyncio.to_thread(file.load, settings.trust_domain)
-    if identity is None:
-        identity = await _join(settings, clock, joining_key)
-        await asyncio.to_thread(file.save, identity)
-    elif identity.svid.not_after <= clock.now():
-        _log.warning("the agent's own svid has ended", ended=identity.svid.not_after.isoformat())
-    await asyncio.to_thread(joining_key.discard)
-    _log.info("agent identity", spiffe_id=str(identity.svid.spiffe_id), serial=identity.svid.serial)
-    return OwnIdentity(current=identity, file=file)
-
-
-async def _join(settings: AgentSettings, clock: Clock, joining_key: JoiningKey) -> AgentIdentity:
-    invitation = await asyncio.to_thread(_invitation, settings)
-    key = await asyncio.to_thread(joining_key.take)
-    bootstrap = Bootstrap(trust_domain=settings.trust_domain, reconnect=settings.reconnect, clock=clock)
-    attempts = AsyncRetrying(
-        retry=retry_if_exception_type((Unavailable, ResourceExhausted)),
-        wait=wait_random_exponential(
-            multiplier=settings.reconnect.initial.total_seconds(), max=settings.reconnect.maximum.total_seconds()
-        ),
-        sleep=clock.sleep,
-        before_sleep=_log_first_failure,
-        reraise=True,
-    )
-    return await attempts(bootstrap.join, invitation, key=key)
-
-
-def _log_first_failure(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if state.attempt_number == 1 and isinstance(error, CitadelError):
-        _log.warning("cannot join yet, trying again", reason=error.reason, error=str(error))
-
-
-def _invitation(settings: AgentSettings) -> Invitation:
-    """What the operator gave to join with. Blocks on the disk."""
-    known_bundle = None
-    if (path := settings.join.bundle_file) is not None:
-        try:
-            known_bundle = parse_bundle_file(settings.trust_domain, path.read_bytes())
-        except OSError as error:
-            message = f"join.bundle_file {path} cannot be read: {error.strerror}"
-            raise InvalidArgument(Reason.CONFIG_INVALID, message) from error
-    return Invitation(
-        join_string=JoinString.parse(_join_text(settings)),
-        known_bundle=known_bundle,
-        insecure=settings.join.insecure_bootstrap,
-    )
-
-
-def _join_text(settings: AgentSettings) -> str:
-    if settings.join.string_file is not None:
-        # A byte that is not ASCII is in no join string, and refused as such.
-        return read_secret_file(settings.join.string_file).decode("ascii", errors="replace")
-    if text := os.environ.get(JOIN_STRING_VARIABLE):
-        return text
-    raise FailedPrecondition(
-        Reason.CONFIG_INVALID,
-        f"this agent has no identity in {settings.data_dir} and no join string to get one",
-        fix=f"set join.string_file or {JOIN_STRING_VARIABLE} to what `citadel-cli token create` prints",
-    )

@@ -9,15 +9,23 @@ import click
 from citadel import logs
 from citadel.clock import SystemClock
 from citadel.config.types import LogSettings
+from cli.admin.agent import agent_group
+from cli.admin.audit import audit_group
+from cli.admin.backup import backup_command, restore_command
 from cli.admin.bundle import bundle_group
 from cli.admin.entry import entry_group
+from cli.admin.explain import explain_command
 from cli.admin.invocation import DEFAULT_SOCKET, SOCKET_VARIABLE, AdminGroup, Invocation
+from cli.admin.ledger import ledger_group
+from cli.admin.mint import mint
 from cli.admin.parameters import SocketType
+from cli.admin.proxy import proxy_group
 from cli.admin.status import status_command
 from cli.admin.svid import svid_group
 from cli.admin.token import token_group
 from cli.completion import completion_command
 from cli.output import Form
+from cli.workload.commands import fetch_command, watch_command
 
 
 @click.group(
@@ -53,10 +61,20 @@ def citadel_cli(context: click.Context, socket: Path, form: Form) -> None:
 
 
 citadel_cli.add_command(token_group)
+citadel_cli.add_command(agent_group)
 citadel_cli.add_command(entry_group)
 citadel_cli.add_command(bundle_group)
 citadel_cli.add_command(svid_group)
+citadel_cli.add_command(ledger_group)
+citadel_cli.add_command(audit_group)
+svid_group.add_command(fetch_command)
+svid_group.add_command(watch_command)
 citadel_cli.add_command(status_command)
+citadel_cli.add_command(backup_command)
+citadel_cli.add_command(restore_command)
+citadel_cli.add_command(explain_command)
+citadel_cli.add_command(proxy_group)
+svid_group.add_command(mint)
 citadel_cli.add_command(completion_command(citadel_cli, "citadel-cli"))
 
 

@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ca.agents.joining import Joining
+import structlog
+from prometheus_client import CollectorRegistry
+
 from ca.agents.roster import AgentRoster
 from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
+from ca.authority.ports import KeyManager
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.issuance.issuer import Issuer
 from ca.issuance.lifetime import LifetimePolicy
-from ca.keys.disk import DiskKeyManager
+from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
+from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import Sealer
+from ca.metrics import MeteredLedger
 from ca.settings import ServerSettings
-from ca.store.agents import SqlAgentStore, SqlTokenStore
+from ca.store.agents import SqlAgentStore
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
 from ca.store.ledger import SqlLedger
+from ca.store.restores import LedgerGap, ledger_gaps
+from ca.store.sealed_keys import SqlKeys
 from citadel.clock import Clock
-from citadel.config.files import ensure_private_dir
-from citadel.folder_lock import folder_lock
+from citadel.metrics import new_registry
 from citadel.tally import Tally
+from cli.server_agents import AgentAffairs, agent_affairs
+from cli.server_records import RecordKeeping
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +50,37 @@ class ServerCore:
 
     clock: Clock
     tally: Tally
+    metrics: CollectorRegistry
+    database: Database
     authorities: AuthorityManager
     identity: ServerIdentity
     roster: AgentRoster
     directory: EntryDirectory
     registry: EntryRegistry
     issuer: Issuer
-    joining: Joining
+    agents: AgentAffairs
     sessions: SessionBook
+    ledger_gaps: Sequence[LedgerGap]
+    records: RecordKeeping
     background: tuple[asyncio.Task[None], ...]
 
 
 @asynccontextmanager
-async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[ServerCore]:
-    """The parts, started, with their background work; ended and closed in the reverse order."""
-    ensure_private_dir(settings.data_dir)
-    database = Database.open(settings.store_url or f"sqlite+aiosqlite:///{settings.data_dir / 'citadel.db'}")
+async def server_core(settings: ServerSettings, clock: Clock, database: Database) -> AsyncIterator[ServerCore]:
+    """The parts, started, with their background work; ended and closed in the reverse order.
+
+    `database` is this server's to migrate and to write, and is not closed.
+    """
     async with AsyncExitStack() as stack:
-        stack.enter_context(folder_lock(settings.data_dir))
-        stack.push_async_callback(database.close)
-        tally = Tally(clock=clock)
+        keys = _keys(settings, database)
+        records = RecordKeeping(settings, database=database, keys=keys, clock=clock)
+        stack.push_async_callback(records.close)
+        tally = Tally(clock=clock, sink=records.trail)
         stack.push_async_callback(tally.close)  # says the sums that were not told yet
         await database.migrate()
-        authorities = _authorities(settings, database, clock)
+        authorities = _authorities(settings, database, keys, clock)
         await authorities.start()
+        await records.start()
         roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
         await roster.start()
         directory = EntryDirectory(trust_domain=settings.trust_domain)
@@ -71,11 +88,20 @@ async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[S
             trust_domain=settings.trust_domain, store=SqlEntryStore(database=database), directory=directory, clock=clock
         )
         await registry.start()
-        ledger = SqlLedger(database=database, is_banned=roster.is_banned)
+        for gap in (gaps := await ledger_gaps(database)):
+            _log.warning("ledger has a gap since a restore", begin=gap.begin.isoformat(), end=gap.end.isoformat())
+        metrics = new_registry()
+
+        def committed(rows: int) -> None:
+            records.notary.note_rows(rows)
+            metered.note_commit(rows)
+
+        ledger = SqlLedger(database=database, is_banned=roster.is_shut_out, clock=clock, on_commit=committed)
+        metered = MeteredLedger(ledger, registry=metrics, clock=clock)
         issuer = Issuer(
             entries=directory,
             authorities=authorities,
-            ledger=ledger,
+            ledger=metered,
             clock=clock,
             policy=LifetimePolicy(
                 default=settings.svids.default_lifetime,
@@ -84,40 +110,48 @@ async def server_core(settings: ServerSettings, clock: Clock) -> AsyncIterator[S
             ),
             agent_lifetime=settings.svids.agent_lifetime,
             max_batch=settings.limits.batch,
+            on_signed=metered.note_signed,
         )
-        joining = Joining(
-            trust_domain=settings.trust_domain,
-            tokens=SqlTokenStore(database=database),
-            roster=roster,
-            issuer=issuer,
-            clock=clock,
-            default_lifetime=settings.limits.token_lifetime,
+        stack.callback(issuer.close)
+        sessions = SessionBook(most_silent=settings.limits.silent_streams, hello_timeout=settings.limits.hello_timeout)
+        agents = agent_affairs(
+            settings, database=database, roster=roster, issuer=issuer, sessions=sessions, clock=clock
         )
+        await agents.sightings.start()
+        seeing = await stack.enter_async_context(_running(agents.sightings.run()))
         identity = ServerIdentity(issuer=issuer, authorities=authorities, clock=clock)
         writing = await stack.enter_async_context(_running(ledger.run()))
         await identity.start()
         renewing = [await stack.enter_async_context(_running(work)) for work in (authorities.run(), identity.run())]
+        keeping = await stack.enter_async_context(_running(records.run()))
         yield ServerCore(
             clock=clock,
             tally=tally,
+            metrics=metrics,
+            database=database,
             authorities=authorities,
             identity=identity,
             roster=roster,
             directory=directory,
             registry=registry,
             issuer=issuer,
-            joining=joining,
-            sessions=SessionBook(),
-            background=(writing, *renewing),
+            agents=agents,
+            sessions=sessions,
+            ledger_gaps=gaps,
+            records=records,
+            background=(writing, keeping, seeing, *renewing),
         )
 
 
-def _authorities(settings: ServerSettings, database: Database, clock: Clock) -> AuthorityManager:
-    keys = DiskKeyManager(
-        folder=settings.data_dir / "keys",
+def _keys(settings: ServerSettings, database: Database) -> KeyManager:
+    return SealedKeyManager(
+        keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
         trust_domain=settings.trust_domain,
         sealer=Sealer(read_kek(settings.keys, os.environ)),
     )
+
+
+def _authorities(settings: ServerSettings, database: Database, keys: KeyManager, clock: Clock) -> AuthorityManager:
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     upstream = SelfSignedUpstream(
         trust_domain=settings.trust_domain,

@@ -6,23 +6,43 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from grpc import aio
+
 from ca.agents.limiter import RateLimiter
 from ca.api.admin import AdminService
 from ca.api.agent_api import AgentService
+from ca.api.agents import AgentAdminService
 from ca.api.bootstrap import BootstrapService
 from ca.api.listeners import ActorOf, AdminListener, TlsListener
+from ca.api.records import RecordsService
 from ca.api.sessions import SessionBook
 from ca.api.status import StatusReader
 from ca.settings import ServerSettings
+from citadel._wire import admin_pb2
 from citadel._wire.admin_pb2_grpc import add_AdminServicer_to_server
 from citadel._wire.agent_api_pb2_grpc import add_AgentApiServicer_to_server
+from citadel._wire.agents_pb2_grpc import add_AgentAdminServicer_to_server
+from citadel._wire.backup_pb2_grpc import add_BackupServicer_to_server
 from citadel._wire.bootstrap_pb2_grpc import add_BootstrapServicer_to_server
+from citadel._wire.insight_pb2_grpc import add_InsightServicer_to_server
+from citadel._wire.records_pb2_grpc import add_RecordsServicer_to_server
 from citadel.config.types import HostPort
-from citadel.errors import CitadelError
-from citadel.probes import Probes, Readiness
+from citadel.health import HealthBoard
+from citadel.probes import Probes
+from citadel.wire import to_timestamp
+from cli.server_backup import backup_service
 from cli.server_core import ServerCore
+from cli.server_insight import insight_service, server_condition, server_watch
 
-_GRACE_SECONDS: Final = 3.0
+GRACE_SECONDS: Final = 3.0
+_TLS_SERVICES: Final = ("citadel.v1.AgentApi", "citadel.v1.Bootstrap")
+_ADMIN_SERVICES: Final = (
+    "citadel.v1.Admin",
+    "citadel.v1.AgentAdmin",
+    "citadel.v1.Backup",
+    "citadel.v1.Insight",
+    "citadel.v1.Records",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,61 +53,84 @@ class ServerDoors:
     agents: TlsListener
     admin: AdminListener
     probes: Probes
+    health: HealthBoard
     sessions: SessionBook
 
     @classmethod
     def open(cls, settings: ServerSettings, core: ServerCore) -> ServerDoors:
+        condition = server_condition(core)
+        watch = server_watch(core, condition, services=(*_TLS_SERVICES, *_ADMIN_SERVICES))
         agents = TlsListener(
             address=settings.listen.agents,
             credentials=core.identity.credentials(ask_for_client_certificate=True),
             for_agents=True,
+            limits=settings.connections,
             tally=core.tally,
             register=lambda server: add_AgentApiServicer_to_server(_agent_service(core), server),
+            watch=watch,
         )
         bootstrap = TlsListener(
             address=settings.listen.bootstrap,
             credentials=core.identity.credentials(ask_for_client_certificate=False),
             for_agents=False,
+            limits=settings.connections,
             tally=core.tally,
             register=lambda server: add_BootstrapServicer_to_server(
                 BootstrapService(
                     authorities=core.authorities,
-                    joining=core.joining,
+                    joining=core.agents.joining,
+                    x509pop=core.agents.x509pop,
+                    rejoining=core.agents.rejoining,
                     limiter=RateLimiter(clock=core.clock, per_second=settings.limits.joins_per_second),
                     tally=core.tally,
                     agent_api=settings.advertise.agents or agents.address,
                 ),
                 server,
             ),
+            watch=watch,
         )
         admin = AdminListener(
             path=settings.listen.admin_socket,
+            limits=settings.connections,
             tally=core.tally,
-            services=("citadel.v1.Admin",),
-            register=lambda server, actor_of: add_AdminServicer_to_server(
-                _admin_service(core, settings.advertise.bootstrap or bootstrap.address, actor_of), server
+            services=_ADMIN_SERVICES,
+            register=lambda server, actor_of: _add_admin_services(
+                server, core, settings, actor_of, bootstrap=settings.advertise.bootstrap or bootstrap.address
             ),
+            watch=watch,
         )
         return cls(
             bootstrap=bootstrap,
             agents=agents,
             admin=admin,
-            probes=Probes(settings.listen.probes, lambda: _readiness(core)),
+            probes=Probes(settings.listen.probes, condition.readiness, metrics=core.metrics),
+            health=watch.health,
             sessions=core.sessions,
         )
 
     async def start(self) -> None:
+        await self.health.start()
         await self.bootstrap.start()
         await self.agents.start()
         await self.admin.start()
         await self.probes.start()
 
-    async def close(self) -> None:
+    async def close(self, *, grace: float = GRACE_SECONDS) -> None:
+        await self.health.drain()
         await self.probes.close()
         self.sessions.end_all()
-        await asyncio.gather(
-            self.bootstrap.close(_GRACE_SECONDS), self.agents.close(_GRACE_SECONDS), self.admin.close(_GRACE_SECONDS)
-        )
+        await asyncio.gather(self.bootstrap.close(grace), self.agents.close(grace), self.admin.close(grace))
+
+
+def _add_admin_services(
+    server: aio.Server, core: ServerCore, settings: ServerSettings, actor_of: ActorOf, *, bootstrap: HostPort
+) -> None:
+    backup = backup_service(settings, database=core.database, actor_of=actor_of, clock=core.clock)
+    add_BackupServicer_to_server(backup, server)
+    add_AdminServicer_to_server(_admin_service(core, bootstrap, actor_of), server)
+    add_InsightServicer_to_server(insight_service(core, actor_of), server)
+    add_RecordsServicer_to_server(_records_service(core, actor_of), server)
+    add_AgentAdminServicer_to_server(_agent_admin_service(core, actor_of), server)
 
 
 def _agent_service(core: ServerCore) -> AgentService:
@@ -97,33 +140,54 @@ def _agent_service(core: ServerCore) -> AgentService:
         authorities=core.authorities,
         issuer=core.issuer,
         sessions=core.sessions,
+        sightings=core.agents.sightings,
         tally=core.tally,
         clock=core.clock,
     )
 
 
-def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> AdminService:
-    return AdminService(
-        joining=core.joining,
-        registry=core.registry,
+def _agent_admin_service(core: ServerCore, actor_of: ActorOf) -> AgentAdminService:
+    return AgentAdminService(
+        administration=core.agents.administration,
+        roster=core.roster,
         directory=core.directory,
-        authorities=core.authorities,
-        status=StatusReader(
-            authorities=core.authorities,
-            roster=core.roster,
-            directory=core.directory,
-            sessions=core.sessions,
-            tally=core.tally,
-            started_at=core.clock.now(),
-        ),
-        bootstrap=bootstrap,
+        sessions=core.sessions,
+        sightings=core.agents.sightings,
+        own_svids=core.agents.own_svids,
+        clock=core.clock,
         actor_of=actor_of,
     )
 
 
-def _readiness(core: ServerCore) -> Readiness:
-    try:
-        issuing = core.authorities.issuing().authority
-    except CitadelError as error:
-        return Readiness(ready=False, checks={"issuing authority": str(error)})
-    return Readiness(ready=True, checks={"issuing authority": f"until {issuing.not_after.isoformat()}"})
+def _records_service(core: ServerCore, actor_of: ActorOf) -> RecordsService:
+    return RecordsService(
+        pages=core.records.pages, chains=core.records.chains, notary=core.records.notary, actor_of=actor_of
+    )
+
+
+def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> AdminService:
+    reader = StatusReader(
+        authorities=core.authorities,
+        roster=core.roster,
+        directory=core.directory,
+        sessions=core.sessions,
+        tally=core.tally,
+        started_at=core.clock.now(),
+    )
+    gaps = [admin_pb2.LedgerGap(begin=to_timestamp(gap.begin), end=to_timestamp(gap.end)) for gap in core.ledger_gaps]
+
+    def status() -> admin_pb2.Status:
+        found = reader.read()
+        found.ledger_gaps.extend(gaps)
+        return found
+
+    return AdminService(
+        joining=core.agents.joining,
+        registry=core.registry,
+        directory=core.directory,
+        authorities=core.authorities,
+        status=status,
+        bootstrap=bootstrap,
+        actor_of=actor_of,
+        tally=core.tally,
+    )

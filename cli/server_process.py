@@ -1,31 +1,113 @@
-"""The composition root of `citadel server`: everything is made and wired here, and nowhere else."""
+"""The composition root of `citadel server`: everything is made and wired here, and nowhere else.
+
+One server at a time owns the store and serves; another one on the same store stands by until it can take its place. A
+server that loses the store becomes a standby itself: it closes all that it had made, and later begins anew.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from ca.keys.kek import read_kek
+from ca.lease.claim import Claim
+from ca.lease.identity import holder_of
+from ca.lease.tenure import Tenure
 from ca.settings import ServerSettings
 from ca.store.database import Database
-from citadel.clock import SystemClock
+from ca.store.lease import LeaseFence, SqlLeaseStore
+from citadel.clock import Clock, SystemClock
 from citadel.config.files import ensure_private_dir
+from citadel.errors import Reason, Unavailable
+from citadel.folder_lock import folder_lock
+from citadel.probes import Check, Health, Probes, Readiness
 from cli.server_core import server_core
-from cli.server_doors import ServerDoors
+from cli.server_doors import GRACE_SECONDS, ServerDoors
 
 _log = structlog.get_logger(__name__)
 
+_T = TypeVar("_T")
+# Reasons why a server begins anew by itself. Others need a person.
+_PASSING: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.LEASE_LOST})
+_PAUSE_SECONDS: Final = 1.0
+
 
 async def run_server(settings: ServerSettings, *, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set or a part of the server fails, then close in order: doors, work, store."""
+    """Serve, or wait as standby, until `stop` is set or a part of the server fails beyond what waiting mends."""
+    clock = SystemClock()
+    ensure_private_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
-        core = await stack.enter_async_context(server_core(settings, SystemClock()))
+        stack.enter_context(folder_lock(settings.data_dir))
+        database = Database.open(settings.database_url)
+        stack.push_async_callback(database.close)
+        claim = Claim(
+            store=SqlLeaseStore(database=database),
+            holder=holder_of(settings.data_dir, address=settings.advertise.agents or settings.listen.agents),
+            duration=settings.lease.duration,
+            clock=clock,
+        )
+        while not stop.is_set():
+            tenure = await _win(settings, claim, stop)
+            if tenure is not None:
+                await _serve_as_owner(settings, clock, database, tenure, stop)
+        _log.info("server stopped")
+
+
+async def _win(settings: ServerSettings, claim: Claim, stop: asyncio.Event) -> Tenure | None:
+    """Own the store, at once or after a wait; `None` when told to stop. Only the probes answer meanwhile."""
+    tenure = await _unless(stop, claim.try_once())
+    if tenure is not None or stop.is_set():
+        return tenure
+    probes = Probes(
+        settings.listen.probes, lambda: Readiness.of([Check("lease", Health.DEAD, f"waits for {claim.waits_for}")])
+    )
+    try:
+        await probes.start()
+        return await _unless(stop, claim.win())
+    finally:
+        await probes.close()
+
+
+async def _serve_as_owner(
+    settings: ServerSettings, clock: Clock, database: Database, tenure: Tenure, stop: asyncio.Event
+) -> None:
+    """Serve until told to stop, or until the store is lost; then give it back."""
+    keeping = asyncio.create_task(tenure.keep())
+    fence = LeaseFence(tenure.lease, on_lost=tenure.lost.set)
+    try:
+        await _serve(settings, clock, database.fenced(fence), tenure, stop)
+    except Unavailable as error:
+        if error.reason not in _PASSING:
+            raise
+        _log.warning("not serving", reason=error.reason, error=str(error))
+        await _unless(stop, clock.sleep(_PAUSE_SECONDS))
+    finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
+        await tenure.release()
+
+
+async def _serve(
+    settings: ServerSettings, clock: Clock, database: Database, tenure: Tenure, stop: asyncio.Event
+) -> None:
+    """Everything behind the doors, then the doors; closed in order: doors, work, store."""
+    async with AsyncExitStack() as stack:
+        core = await stack.enter_async_context(server_core(settings, clock, database))
         doors = ServerDoors.open(settings, core)
-        stack.push_async_callback(doors.close)  # before the start: when one cannot open, those that did are closed
+
+        async def close() -> None:
+            # Whose store another one owns says nothing more, not even the end of what it was saying.
+            await doors.close(grace=0 if tenure.lost.is_set() else GRACE_SECONDS)
+
+        stack.push_async_callback(close)  # before the start: when one cannot open, those that did are closed
         await doors.start()
+        gc.freeze()  # what was loaded lives as long as this process: with many entries a full pass would take long
         _log.info(
             "server ready",
             trust_domain=str(settings.trust_domain),
@@ -34,22 +116,36 @@ async def run_server(settings: ServerSettings, *, stop: asyncio.Event) -> None:
             admin=str(settings.listen.admin_socket),
             probes=str(doors.probes.address),
         )
-        stopping = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait({stopping, *core.background}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        for task in done - {stopping}:
+        ends = {asyncio.create_task(stop.wait()), asyncio.create_task(tenure.lost.wait())}
+        done, _ = await asyncio.wait({*ends, *core.background}, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        for task in done - ends:
             task.result()  # a part that ended by itself has failed: say why
         _log.info("server stopping")
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """What `work` comes to, or `None` where `stop` is set first; then `work` is given up."""
+    stopping = asyncio.create_task(stop.wait())
+    working = asyncio.create_task(work)
+    try:
+        await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        stopping.cancel()
+        working.cancel()
+        await asyncio.wait({stopping, working})
 
 
 def validate_server(settings: ServerSettings) -> None:
     """Check what the settings name but the settings alone cannot show, and change nothing. Raises as `run_server`.
 
-    What only the store knows, such as the trust domain of its authorities, is found out when the server starts.
+    What only the store knows, such as the trust domain of its authorities, is found out when the server starts; a
+    store that is away is waited for then.
     """
     read_kek(settings.keys, os.environ)
-    if settings.store_url is not None:
-        Database.open(settings.store_url)  # connects to nothing
+    Database.open(settings.database_url)  # connects to nothing
     for folder in (settings.data_dir, settings.data_dir / "keys"):
         if os.path.lexists(folder):  # otherwise the start makes it
             ensure_private_dir(folder)

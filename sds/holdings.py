@@ -6,9 +6,11 @@ The keeper and the link to the server write it, the serving side reads it. A rea
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Final
 
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
@@ -25,32 +27,55 @@ class HeldSvid:
     private_key: bytes = field(repr=False)
 
 
+_WOKEN_AT_ONCE: Final = 32
+_NOT_TOLD: Final[Mapping[str, Entry]] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holdings:
     """An immutable snapshot. `svids` is keyed by entry id and holds at most the newest SVID of each entry."""
 
-    entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
+    entries: Mapping[str, Entry] = field(default_factory=lambda: _NOT_TOLD)
     svids: Mapping[str, HeldSvid] = field(default_factory=lambda: MappingProxyType({}))
     bundles: Mapping[TrustDomain, TrustBundle] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the server has told its entries since the start; before, none means nothing."""
+        return self.entries is not _NOT_TOLD
+
 
 class HoldingsFeed:
-    """The current holdings, and a wake-up for everybody who watches them. Lives on one event loop."""
+    """The current holdings, and a wake-up for everybody who watches them. Lives on one event loop.
+
+    Thousands are woken some at a time, so that the first have been served before the last are woken: all at once would
+    need the memory of all their answers at once, and leave nobody else a turn meanwhile.
+    """
 
     def __init__(self) -> None:
         self.current = Holdings()
-        self._watchers: set[asyncio.Event] = set()
+        self._watchers: dict[asyncio.Event, None] = {}
+        self._to_wake: deque[asyncio.Event] = deque()
 
     def publish(self, holdings: Holdings) -> None:
         """Make `holdings` current and wake every watcher; a slow watcher sees only the newest."""
         self.current = holdings
-        for event in self._watchers:
-            event.set()
+        is_waking = bool(self._to_wake)
+        # Also who was woken a moment ago: it may have looked already.
+        self._to_wake = deque(self._watchers)
+        if not is_waking:
+            self._wake_some()
 
     def watch(self, event: asyncio.Event) -> None:
-        """Set `event` at every change from now on. The watcher clears it before it reads `current`."""
-        self._watchers.add(event)
+        """Set `event` soon after every change from now on. The watcher clears it before it reads `current`."""
+        self._watchers[event] = None
 
     def unwatch(self, event: asyncio.Event) -> None:
         """Stop setting `event`."""
-        self._watchers.discard(event)
+        self._watchers.pop(event, None)
+
+    def _wake_some(self) -> None:
+        for _ in range(min(_WOKEN_AT_ONCE, len(self._to_wake))):
+            self._to_wake.popleft().set()
+        if self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_some)

@@ -20,18 +20,50 @@ from citadel.config.types import (
 
 # Less would keep a core busy while the server is away.
 _LEAST_WAIT: Final = timedelta(milliseconds=10)
+_LEAST_REQUEST_BYTES: Final = 128 * 1024  # an Envoy's first request has its Node, of about 61 KB
+_LEAST_HANDSHAKE: Final = timedelta(milliseconds=100)
+EVERYTHING: Final = "*"  # the xDS protocol, "How the client specifies what resources to return"
+MAX_NAME_BYTES: Final = 2048  # the longest SPIFFE ID (ID-19), and so the longest name of a secret
+
+
+class X509PopSettings(Settings):
+    """The certificate (PEM, leaf first) and key (PEM, mode 0600) that the machine has from elsewhere."""
+
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("set both certificate_file and key_file, or neither")
+        return self
 
 
 class JoinSettings(Settings):
-    """How the agent first comes to an identity. Not needed once it has one in `data_dir`.
+    """How the agent first comes to an identity, and back to it when it has expired.
 
-    The join string is a secret: it is read from a file or from the environment variable `CITADEL_JOIN_STRING`, never
-    from the command line, where every user of the machine could read it.
+    `servers` are bootstrap listeners, in the place of the one that the join string names. The join string is a secret:
+    it is read from a file or from the environment variable `CITADEL_JOIN_STRING`, never from the command line, where
+    every user of the machine could read it.
     """
 
     string_file: Path | None = None
     bundle_file: Path | None = None
     insecure_bootstrap: bool = False
+    servers: tuple[Address, ...] = ()
+    x509pop: X509PopSettings = X509PopSettings()
+
+    @model_validator(mode="after")
+    def _certificate_is_enough(self) -> Self:
+        if self.x509pop.certificate_file is None:
+            return self
+        if self.string_file is not None:
+            raise ValueError("set one of string_file and x509pop: with a certificate no join string is needed")
+        if not self.servers:
+            raise ValueError("x509pop needs servers: the addresses of the server's bootstrap listener")
+        if self.bundle_file is None and not self.insecure_bootstrap:
+            raise ValueError("x509pop needs bundle_file, to know the server by (`citadel-cli bundle show`)")
+        return self
 
 
 class ReconnectSettings(Settings):
@@ -47,15 +79,56 @@ class ReconnectSettings(Settings):
         return self
 
 
+class SecretNameSettings(Settings):
+    """What the short names of SDS secrets are called: the first identity, its trust bundle, all trust bundles."""
+
+    default: str = "default"
+    root: str = "ROOTCA"
+    all: str = "ALL"
+
+    @model_validator(mode="after")
+    def _can_be_told_apart(self) -> Self:
+        names = (self.default, self.root, self.all)
+        if len(set(names)) < len(names):
+            raise ValueError("default, root and all must be three different names")
+        for name in names:
+            if not name or not name.isprintable() or name == EVERYTHING or len(name.encode()) > MAX_NAME_BYTES:
+                raise ValueError(f"{name[:200]!r} cannot be the name of a secret")
+            if name.lower().startswith("spiffe:"):
+                raise ValueError(f"{name[:200]!r} looks like a SPIFFE ID, which names that identity")
+        return self
+
+
+class SdsSettings(Settings):
+    """How secrets are offered to proxies."""
+
+    names: SecretNameSettings = SecretNameSettings()
+
+
+class LimitSettings(Settings):
+    """What the callers on the agent's socket may take. Limits per uid do not hold for root."""
+
+    max_connections: int = Field(default=8192, ge=1)
+    max_connections_per_uid: int = Field(default=1024, ge=1)
+    max_streams_per_connection: int = Field(default=128, ge=1)
+    max_streams_per_uid: int = Field(default=8192, ge=1)
+    max_names: int = Field(default=128, ge=1)
+    max_request_bytes: int = Field(default=1024 * 1024, ge=_LEAST_REQUEST_BYTES)
+    handshake_timeout: Duration = Field(default=timedelta(seconds=20), ge=_LEAST_HANDSHAKE)
+
+
 class AgentSettings(Settings):
-    """All of `agent.yaml`. `server` overrides the address that was learnt when joining."""
+    """All of `agent.yaml`. `servers` override the address that was learnt when joining."""
 
     trust_domain: TrustDomainName
     data_dir: Path
     socket: Path = Path("/run/citadel/agent.sock")
-    server: Address | None = None
+    admin_socket: Path = Path("/run/citadel/agent-admin.sock")
+    servers: tuple[Address, ...] = ()
     join: JoinSettings = JoinSettings()
     reconnect: ReconnectSettings = ReconnectSettings()
     workload_key: Literal["ec-p256", "ec-p384", "rsa-2048"] = "ec-p256"
     probes: LoopbackAddress = HostPort("127.0.0.1", 8481)
+    sds: SdsSettings = SdsSettings()
+    limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()

@@ -31,6 +31,7 @@ from citadel.join_string import JoinString
 from citadel.reserved import SERVER_DNS_NAME
 from cli.server_process import run_server
 from tests.csrs import csr, new_key
+from tests.postgres import query
 
 _PATIENCE: Final = 20.0
 
@@ -81,11 +82,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger as it lies on the disk."""
+    """The ledger as it lies on the disk, or in PostgreSQL where there is a URL."""
 
     path: Path
+    url: str | None = None
 
     def serials(self) -> list[str]:
+        if self.url is not None:
+            return query(self.url, "SELECT serial FROM ledger ORDER BY number")
         with closing(sqlite3.connect(self.path)) as database:
             return [str(serial) for (serial,) in database.execute("SELECT serial FROM ledger ORDER BY number")]
 
@@ -105,7 +109,7 @@ class Server:
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.settings.data_dir / "citadel.db")
+        return Ledger(self.settings.data_dir / "citadel.db", self.settings.store_url)
 
     def admin(self) -> admin_pb2_grpc.AdminAsyncStub:
         return admin_pb2_grpc.AdminStub(self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}")))

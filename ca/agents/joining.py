@@ -13,8 +13,9 @@ from uuid import uuid4
 
 import structlog
 
-from ca.agents.model import Agent
+from ca.agents.model import Agent, joined
 from ca.agents.roster import AgentRoster
+from ca.audit.model import Act, Actor
 from ca.issuance.csr import public_key_of
 from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
 from citadel.clock import Clock
@@ -51,15 +52,18 @@ class NewToken:
     agent_exists: bool
 
 
+MakeAgent = Callable[[JoinToken], tuple[Agent, Act]]
+
+
 class TokenStore(Protocol):
     """Where tokens are durable."""
 
-    async def add(self, token: JoinToken) -> None:
-        """Record a token; expired ones may be forgotten by the way."""
+    async def add(self, token: JoinToken, act: Act, *, at: datetime) -> None:
+        """Record a token, and note the act with it."""
         ...
 
-    async def redeem(self, digest: str, *, now: datetime, make_agent: Callable[[JoinToken], Agent]) -> Agent:
-        """Use the token up and record the agent that it makes, in one transaction.
+    async def redeem(self, digest: str, *, now: datetime, make_agent: MakeAgent) -> Agent:
+        """Use the token up, record the agent that it makes and note the act, in one transaction.
 
         Until it expires, a used token is still good for the very agent and key that it made: whoever asks has proven
         that key, and the first answer was lost. Raises `Unauthenticated` with `token_unknown`, `token_used` or
@@ -89,7 +93,7 @@ class Joining:
         self._default_lifetime = default_lifetime
 
     async def create_token(
-        self, *, agent_name: str, lifetime: timedelta | None, selectors: frozenset[Selector]
+        self, *, agent_name: str, lifetime: timedelta | None, selectors: frozenset[Selector], by: Actor
     ) -> NewToken:
         """A token for one agent, which is called `agent_name`, or gets a random name where that is empty."""
         name = agent_name or uuid4().hex
@@ -111,20 +115,27 @@ class Joining:
             selectors=selectors | {Selector("node", f"name:{name}")},
             expires_at=self._clock.now() + lifetime,
         )
-        await self._tokens.add(token)
         exists = agent in self._roster.all()
+        replaces = ", replaces the key of an agent that has joined" if exists else ""
+        act = Act(
+            actor=by, what="token.create", target=str(agent), detail=f"until {token.expires_at.isoformat()}{replaces}"
+        )
+        await self._tokens.add(token, act, at=self._clock.now())
         _log.info("join token made", agent=str(agent), expires_at=token.expires_at.isoformat(), replaces_agent=exists)
         return NewToken(secret=secret, token=token, agent_exists=exists)
 
-    async def join(self, secret: str, csr: bytes) -> IssuedSvid:
-        """Redeem a token for an agent's SVID. Raises `Unauthenticated`, `PermissionDenied` or `InvalidArgument`."""
+    async def join(self, secret: str, csr: bytes, *, origin: str = "") -> IssuedSvid:
+        """Redeem a token for an agent's SVID; `origin` is the address that it comes from.
+
+        Raises `Unauthenticated`, `PermissionDenied` or `InvalidArgument`.
+        """
         key = key_digest(public_key_of(csr))
         now = self._clock.now()
 
-        def make_agent(token: JoinToken) -> Agent:
+        def make_agent(token: JoinToken) -> tuple[Agent, Act]:
             if self._roster.is_banned(token.agent):
                 raise PermissionDenied(Reason.AGENT_BANNED, f"{token.agent} is banned", fix="join under another name")
-            return Agent(
+            agent = Agent(
                 spiffe_id=token.agent,
                 key=key,
                 next_key=None,
@@ -132,6 +143,7 @@ class Joining:
                 banned=False,
                 joined_at=now,
             )
+            return agent, joined(agent, origin=origin)
 
         if not secret.isascii() or not secret:
             raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
@@ -144,7 +156,7 @@ class Joining:
 
         agent = await to_its_end(redeem())
         _log.info("agent joined", agent=str(agent.spiffe_id))
-        return await self._issuer.issue_reserved(agent.spiffe_id, csr)
+        return await self._roster.issue_own(agent.spiffe_id, csr, issuer=self._issuer)
 
 
 def _digest(secret: str) -> str:

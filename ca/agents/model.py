@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
+from ca.audit.model import Act, Actor
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId
+
+
+class JoinedBy(StrEnum):
+    """What an agent proved when it joined."""
+
+    TOKEN = "token"  # noqa: S105 - the name of a way to join, not a secret
+    X509POP = "x509pop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,3 +33,23 @@ class Agent:
     selectors: frozenset[Selector]
     banned: bool
     joined_at: datetime
+    joined_by: JoinedBy = JoinedBy.TOKEN
+    ban_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSvid:
+    """An agent's own X.509-SVID, as the ledger has it. `serial` is lowercase hex."""
+
+    serial: str
+    not_after: datetime
+
+
+def joined(agent: Agent, *, origin: str) -> Act:
+    """What the audit log says of a join. `origin` is the address that it came from."""
+    return Act(
+        actor=Actor.identity(agent.spiffe_id),
+        what="agent.join",
+        target=str(agent.spiffe_id),
+        detail=f"by {agent.joined_by.value} from {origin or 'an unknown address'}",
+    )

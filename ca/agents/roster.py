@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.agents.model import Agent
+from ca.audit.model import Act
 from ca.issuance.csr import public_key_of
 from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
 from citadel.clock import Clock
@@ -22,6 +24,7 @@ from citadel.svid import X509Svid
 from citadel.tasks import to_its_end
 
 _REPLACED_KEY_GRACE: Final = timedelta(seconds=30)
+_CERTIFICATES_KEPT: Final = 1024  # some 5 KiB each
 
 
 class AgentStore(Protocol):
@@ -33,6 +36,14 @@ class AgentStore(Protocol):
 
     async def set_keys(self, spiffe_id: SpiffeId, *, key: str, next_key: str | None) -> None:
         """Record the agent's keys."""
+        ...
+
+    async def record(self, agent: Agent, act: Act, *, at: datetime) -> None:
+        """Put the agent in the place of the one with its ID, if there is one, and note the act with it."""
+        ...
+
+    async def remove(self, spiffe_id: SpiffeId, act: Act, *, at: datetime) -> None:
+        """Forget the agent, and note the act with it."""
         ...
 
 
@@ -51,6 +62,10 @@ class AgentRoster:
         # Whoever changes an agent's row reads it under this lock: otherwise a renewal that began before a re-join could
         # put the keys of the machine that was replaced back in force.
         self.one_change_at_a_time = asyncio.Lock()
+        # Every call shows the certificate of its connection, and parsing it says the same each time. What may change,
+        # the agent's row and the time, `check` looks at anew.
+        self._parsed = lru_cache(_CERTIFICATES_KEPT)(self._parse)
+        self._digest_of = lru_cache(_CERTIFICATES_KEPT)(_digest_of)
 
     async def start(self) -> None:
         """Load the agents."""
@@ -64,9 +79,19 @@ class AgentRoster:
         """Take an agent as the store has just taken it, and wake its open streams."""
         self._agents[agent.spiffe_id] = agent
         self._just_replaced.pop(agent.spiffe_id, None)
-        for event, spiffe_id in self._watchers.items():
-            if spiffe_id == agent.spiffe_id:
-                event.set()
+        self._wake(agent.spiffe_id)
+
+    async def record(self, agent: Agent, act: Act) -> None:
+        """Put the agent in the place of the one with its ID. The caller holds `one_change_at_a_time`."""
+        await self._store.record(agent, act, at=self._clock.now())
+        self.put(agent)
+
+    async def remove(self, spiffe_id: SpiffeId, act: Act) -> None:
+        """Forget the agent, and wake its open streams. The caller holds `one_change_at_a_time`."""
+        await self._store.remove(spiffe_id, act, at=self._clock.now())
+        del self._agents[spiffe_id]
+        self._just_replaced.pop(spiffe_id, None)
+        self._wake(spiffe_id)
 
     def watch(self, event: asyncio.Event, spiffe_id: SpiffeId) -> None:
         """Set `event` at every change of this agent's row."""
@@ -77,18 +102,42 @@ class AgentRoster:
         self._watchers.pop(event, None)
 
     def is_banned(self, spiffe_id: SpiffeId) -> bool:
-        """Whether nothing may be signed for this agent; the ledger asks once more before it commits."""
+        """Whether an agent of this ID is banned. One that never joined is not."""
         agent = self._agents.get(spiffe_id)
         return agent is not None and agent.banned
+
+    def is_shut_out(self, spiffe_id: SpiffeId) -> bool:
+        """Whether nothing may be signed on this one's behalf: an agent that is banned, or evicted.
+
+        The ledger asks before it commits, and whoever answers an agent asks once more: the commit may have been under
+        way when the ban came.
+        """
+        return is_agent_id(spiffe_id) and (spiffe_id not in self._agents or self._agents[spiffe_id].banned)
+
+    def refuse_shut_out(self, spiffe_id: SpiffeId) -> None:
+        """Raises `PermissionDenied` (`agent_banned`, `agent_unknown`) where `is_shut_out`."""
+        if not self.is_shut_out(spiffe_id):
+            return
+        if self.is_banned(spiffe_id):
+            raise PermissionDenied(Reason.AGENT_BANNED, f"{spiffe_id} is banned")
+        raise PermissionDenied(
+            Reason.AGENT_UNKNOWN, f"{spiffe_id} is not a joined agent", fix="join it with a new token"
+        )
+
+    async def issue_own(self, spiffe_id: SpiffeId, csr: bytes, *, issuer: Issuer) -> IssuedSvid:
+        """An SVID for an agent whose key is on record, unless it was banned or evicted meanwhile."""
+        svid = await issuer.issue_reserved(spiffe_id, csr)
+        self.refuse_shut_out(spiffe_id)
+        return svid
 
     async def authenticate(self, leaf_pem: bytes) -> tuple[Agent, X509Svid]:
         """The agent whose certificate the TLS layer verified, and that certificate.
 
         A valid chain is not enough, see `check`. Raises `Unauthenticated` or `PermissionDenied` with the reason.
         """
-        svid = self._parse(leaf_pem)
+        svid = self._parsed(leaf_pem)
         agent = self.check(svid)
-        if _digest_of(svid) == agent.next_key:
+        if self._digest_of(svid) == agent.next_key:
             agent = await self._promote(svid)
         return agent, svid
 
@@ -97,13 +146,8 @@ class AgentRoster:
 
         Its row must exist and not be banned, the certificate must not have ended, and its key must be a recorded one.
         """
-        agent = self._agents.get(svid.spiffe_id)
-        if agent is None:
-            raise PermissionDenied(
-                Reason.AGENT_UNKNOWN, f"{svid.spiffe_id} is not a joined agent", fix="join it with a new token"
-            )
-        if agent.banned:
-            raise PermissionDenied(Reason.AGENT_BANNED, f"{svid.spiffe_id} is banned")
+        self.refuse_shut_out(svid.spiffe_id)
+        agent = self._agents[svid.spiffe_id]
         if svid.not_after <= self._clock.now():
             # gRPC checks this at the handshake only; a connection can outlive its certificate.
             raise Unauthenticated(
@@ -111,7 +155,7 @@ class AgentRoster:
                 f"the certificate of {svid.spiffe_id} has expired",
                 fix="connect anew with the renewed certificate",
             )
-        if _digest_of(svid) not in (agent.key, agent.next_key, self._just_replaced_key(agent.spiffe_id)):
+        if self._digest_of(svid) not in (agent.key, agent.next_key, self._just_replaced_key(agent.spiffe_id)):
             raise PermissionDenied(
                 Reason.AGENT_KEY_MISMATCH,
                 f"the certificate of {svid.spiffe_id} is not for its recorded key",
@@ -122,7 +166,7 @@ class AgentRoster:
     async def renew(self, svid: X509Svid, csr: bytes, *, issuer: Issuer) -> IssuedSvid:
         """A new SVID for an authenticated agent. Its new key is recorded before the certificate leaves."""
         await to_its_end(self._expect(svid, key_digest(public_key_of(csr))))
-        return await issuer.issue_reserved(svid.spiffe_id, csr)
+        return await self.issue_own(svid.spiffe_id, csr, issuer=issuer)
 
     async def _expect(self, svid: X509Svid, next_key: str) -> None:
         async with self.one_change_at_a_time:
@@ -136,12 +180,17 @@ class AgentRoster:
     async def _promote_in_turn(self, svid: X509Svid) -> Agent:
         async with self.one_change_at_a_time:
             agent = self.check(svid)
-            if _digest_of(svid) == agent.next_key:
+            if self._digest_of(svid) == agent.next_key:
                 replaced, until = agent.key, self._clock.now() + _REPLACED_KEY_GRACE
                 agent = replace(agent, key=agent.next_key, next_key=None)
                 await self._record(agent)
                 self._just_replaced[agent.spiffe_id] = (replaced, until)
             return agent
+
+    def _wake(self, spiffe_id: SpiffeId) -> None:
+        for event, watched in self._watchers.items():
+            if watched == spiffe_id:
+                event.set()
 
     def _just_replaced_key(self, spiffe_id: SpiffeId) -> str | None:
         key, until = self._just_replaced.get(spiffe_id, (None, self._clock.now()))

@@ -6,27 +6,33 @@ must refuse them.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 
 from ca.agents.joining import Joining
 from ca.api.answers import bundle_message
+from ca.api.entry_answers import plan_messages
 from ca.api.listeners import ActorOf
-from ca.api.status import StatusReader
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
+from ca.entries.ordered import Cursor, cursor_of
 from ca.entries.registry import EntryRegistry
 from citadel._wire import admin_pb2 as pb
 from citadel._wire import admin_pb2_grpc, types_pb2
 from citadel.config.types import HostPort
 from citadel.entry import Entry
-from citadel.errors import InvalidArgument, Reason
+from citadel.errors import InvalidArgument, Reason, ResourceExhausted
 from citadel.join_string import JoinString
 from citadel.selector import Selector
+from citadel.spiffe import SpiffeId
+from citadel.tally import Tally
 from citadel.wire import entry_from_wire, entry_to_wire, from_duration, to_timestamp
 
 _PAGE: Final = 100
 _MOST_PAGE: Final = 1000
+_MOST_APPLIED: Final = 100_000
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
@@ -39,9 +45,10 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         registry: EntryRegistry,
         directory: EntryDirectory,
         authorities: AuthorityManager,
-        status: StatusReader,
+        status: Callable[[], pb.Status],
         bootstrap: HostPort,
         actor_of: ActorOf,
+        tally: Tally,
     ) -> None:
         self._joining = joining
         self._registry = registry
@@ -50,12 +57,14 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._status = status
         self._bootstrap = bootstrap
         self._actor_of = actor_of
+        self._tally = tally
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
         made = await self._joining.create_token(
             agent_name=request.agent_name,
             lifetime=from_duration(request.ttl) if request.HasField("ttl") else None,
             selectors=frozenset(Selector.parse(text) for text in request.node_selectors),
+            by=self._actor_of(context),
         )
         bundle = self._authorities.bundle()
         join = JoinString(
@@ -72,57 +81,72 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         )
 
     async def CreateEntry(self, request: pb.CreateEntryRequest, context: Any) -> types_pb2.Entry:
-        return entry_to_wire(await self._registry.create(entry_from_wire(request.entry)))
+        return entry_to_wire(await self._registry.create(entry_from_wire(request.entry), by=self._actor_of(context)))
 
     async def GetEntry(self, request: pb.GetEntryRequest, context: Any) -> types_pb2.Entry:
         return entry_to_wire(self._directory.get(request.id))
 
     async def ListEntries(self, request: pb.ListEntriesRequest, context: Any) -> pb.ListEntriesResponse:
-        after = _cursor_from_token(request.page_token)
         size = min(request.page_size or _PAGE, _MOST_PAGE)
-        found = sorted(
-            (
-                entry
-                for entry in self._directory.all().values()
-                if _is_wanted(entry, request) and _cursor(entry) > after
-            ),
-            key=_cursor,
+        spiffe_id, parent_id = _id_or_none(request.spiffe_id), _id_or_none(request.parent_id)
+        fitting = (
+            entry
+            for entry in self._directory.listed(after=_cursor_from_token(request.page_token))
+            if spiffe_id in (None, entry.spiffe_id) and parent_id in (None, entry.parent_id)
         )
-        page = found[:size]
-        token = _cursor_to_token(page[-1]) if len(found) > size else ""
-        return pb.ListEntriesResponse(entries=map(entry_to_wire, page), next_page_token=token)
+        page = list(islice(fitting, size + 1))
+        token = _cursor_to_token(page[size - 1]) if len(page) > size else ""
+        return pb.ListEntriesResponse(entries=map(entry_to_wire, page[:size]), next_page_token=token)
+
+    async def UpdateEntry(self, request: pb.UpdateEntryRequest, context: Any) -> types_pb2.Entry:
+        return entry_to_wire(await self._registry.update(entry_from_wire(request.entry), by=self._actor_of(context)))
+
+    async def ApplyEntries(
+        self, request_iterator: AsyncIterator[pb.ApplyEntriesRequest], context: Any
+    ) -> AsyncIterator[pb.ApplyEntriesResponse]:
+        wanted: list[Entry] = []
+        dry_run, prune = False, set[SpiffeId]()
+        async for request in request_iterator:
+            if len(wanted) + len(request.entries) > _MOST_APPLIED:
+                raise ResourceExhausted(Reason.BATCH_TOO_LARGE, f"more than {_MOST_APPLIED} entries in one apply")
+            wanted.extend(map(entry_from_wire, request.entries))
+            prune.update(map(SpiffeId.parse, request.prune_parent_ids))
+            dry_run = dry_run or request.dry_run
+        by = self._actor_of(context)
+        plan = await self._registry.apply(wanted, by=by, prune=prune, dry_run=dry_run)
+        if plan.problems and not dry_run:  # told all together in the answer, so the border does not see a refusal
+            self._tally.count_refused("ApplyEntries", plan.problems[0].error, by=by)
+        for answer in plan_messages(plan):
+            yield answer
 
     async def DeleteEntry(self, request: pb.DeleteEntryRequest, context: Any) -> types_pb2.Entry:
-        return entry_to_wire(await self._registry.delete(request.id))
+        return entry_to_wire(await self._registry.delete(request.id, by=self._actor_of(context)))
 
     async def GetOwnBundle(self, request: pb.GetOwnBundleRequest, context: Any) -> types_pb2.Bundle:
         return bundle_message(self._authorities.bundle())
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.Status:
-        return self._status.read()
+        return self._status()
 
 
-def _is_wanted(entry: Entry, request: pb.ListEntriesRequest) -> bool:
-    if request.spiffe_id and str(entry.spiffe_id) != request.spiffe_id:
-        return False
-    return not request.parent_id or str(entry.parent_id) == request.parent_id
+def _id_or_none(text: str) -> SpiffeId | None:
+    return SpiffeId.parse(text) if text else None
 
 
 # Pages go by time of creation and id, so entries that come or go in between never shift the others.
-def _cursor(entry: Entry) -> tuple[str, str]:
-    return (_time(entry.created_at), entry.id)
-
-
-def _time(moment: datetime | None) -> str:
-    return moment.isoformat(timespec="microseconds") if moment else ""
-
-
 def _cursor_to_token(entry: Entry) -> str:
-    return "|".join(_cursor(entry))
+    moment, entry_id = cursor_of(entry)
+    return f"{moment.isoformat()}|{entry_id}"
 
 
-def _cursor_from_token(token: str) -> tuple[str, str]:
-    time, bar, entry_id = token.partition("|")
-    if token and not bar:
+def _cursor_from_token(token: str) -> Cursor | None:
+    if not token:
+        return None
+    time, _, entry_id = token.partition("|")
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        moment = None
+    if moment is None or moment.utcoffset() is None:
         raise InvalidArgument(Reason.REQUEST_MALFORMED, "the page token is not one of this server")
-    return (time, entry_id)
+    return (moment, entry_id)

@@ -10,13 +10,16 @@ import structlog
 
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
+from ca.agents.sightings import Sightings
 from ca.api.answers import chain_der, svid_result
 from ca.api.sessions import AgentSession, SessionBook
+from ca.api.sync import SyncPush
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
 from ca.issuance.issuer import Issuer, SvidRequest
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
+from citadel.actor import Actor
 from citadel.clock import Clock
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unauthenticated
 from citadel.svid import X509Svid
@@ -36,6 +39,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         authorities: AuthorityManager,
         issuer: Issuer,
         sessions: SessionBook,
+        sightings: Sightings,
         tally: Tally,
         clock: Clock,
     ) -> None:
@@ -44,6 +48,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         self._authorities = authorities
         self._issuer = issuer
         self._sessions = sessions
+        self._sightings = sightings
         self._tally = tally
         self._clock = clock
 
@@ -51,11 +56,11 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         agent, _ = await self._authenticate(context)
         items = [SvidRequest(entry_id=item.entry_id, csr=item.csr) for item in request.requests]
         results = await self._issuer.issue(agent, items)
-        for result in results:
-            if isinstance(result, CitadelError):
-                self._tally.count_refused(f"SignX509Svids for {agent.spiffe_id}", result)
-            else:
-                self._tally.count_issued()
+        self._roster.refuse_shut_out(agent.spiffe_id)  # a ban that came during the commit
+        refusals = [result for result in results if isinstance(result, CitadelError)]
+        for refusal in refusals:
+            self._tally.count_refused("SignX509Svids", refusal, by=Actor.identity(agent.spiffe_id))
+        self._tally.count_issued(len(results) - len(refusals))
         return pb.SignX509SvidsResponse(results=map(svid_result, results))
 
     async def RenewAgent(self, request: pb.RenewAgentRequest, context: Any) -> pb.RenewAgentResponse:
@@ -66,42 +71,49 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
 
     async def Sync(self, request_iterator: AsyncIterator[pb.AgentMessage], context: Any) -> AsyncIterator[pb.Update]:
         agent, svid = await self._authenticate(context)
+        with self._sessions.silent(agent.spiffe_id):
+            hello = await self._hello(request_iterator)
         session = AgentSession(agent=agent, connected_at=self._clock.now())
-        hello = await anext(aiter(request_iterator), None)
-        if hello is None or hello.WhichOneof("kind") != "hello":
-            raise InvalidArgument(Reason.REQUEST_MALFORMED, "the first message of a stream must be hello")
         session.take(hello)
         reader = asyncio.create_task(_read(request_iterator, session))
-        self._directory.watch(session.wake, agent)
+        watch = self._directory.watch(session.wake, agent)
         self._roster.watch(session.wake, agent.spiffe_id)
         self._sessions.open(session)
+        self._sightings.note(agent.spiffe_id)
         _log.info("agent connected", agent=str(agent.spiffe_id), version=session.version)
+        push = SyncPush(
+            session=session,
+            svid=svid,
+            watch=watch,
+            reader=reader,
+            roster=self._roster,
+            directory=self._directory,
+            authorities=self._authorities,
+            clock=self._clock,
+        )
         try:
-            async for update in self._push(session, svid, reader):
-                yield update
+            await push.run(context.write)
         finally:
             reader.cancel()
-            self._directory.unwatch(session.wake)
+            self._directory.unwatch(watch)
             self._roster.unwatch(session.wake)
             self._sessions.close(session)
+            self._sightings.note(agent.spiffe_id)
             _log.info("agent disconnected", agent=str(agent.spiffe_id))
+        # All was said by `push`: a `yield` could not be given up while the agent does not read.
+        none: tuple[pb.Update, ...] = ()
+        for update in none:
+            yield update
 
-    async def _push(
-        self, session: AgentSession, svid: X509Svid, reader: asyncio.Task[None]
-    ) -> AsyncIterator[pb.Update]:
-        while not (reader.done() or session.is_ending):
-            session.wake.clear()
-            agent, now, own = self._roster.check(svid), self._clock.now(), self._authorities.bundle()
-            if agent.selectors != session.agent.selectors:
-                return  # it was joined anew with other facts about its node: begin with a new snapshot
-            for update in session.updates(
-                entries=self._directory.for_agent(agent, now),
-                bundles={own.trust_domain: own},
-                revision=self._directory.revision,
-            ):
-                yield update
-            changes_at = min(svid.not_after, self._directory.next_expiry(agent, now) or svid.not_after)
-            await _woken(session.wake, seconds=(changes_at - now).total_seconds())
+    async def _hello(self, messages: AsyncIterator[pb.AgentMessage]) -> pb.AgentMessage:
+        try:
+            async with asyncio.timeout(self._sessions.hello_timeout.total_seconds()):
+                hello = await anext(aiter(messages), None)
+        except TimeoutError:
+            hello = None
+        if hello is None or hello.WhichOneof("kind") != "hello":
+            raise InvalidArgument(Reason.REQUEST_MALFORMED, "a stream must begin with hello, and soon")
+        return hello
 
     async def _authenticate(self, context: Any) -> tuple[Agent, X509Svid]:
         certificates = context.auth_context().get("x509_pem_cert", ())
@@ -116,12 +128,3 @@ async def _read(messages: AsyncIterator[pb.AgentMessage], session: AgentSession)
             session.take(message)
     finally:
         session.wake.set()  # the stream ended: let the writing side see it
-
-
-async def _woken(wake: asyncio.Event, *, seconds: float) -> None:
-    """Wait for news or for `seconds`, whichever comes first."""
-    try:
-        async with asyncio.timeout(max(0.0, seconds)):
-            await wake.wait()
-    except TimeoutError:
-        return

@@ -32,8 +32,8 @@ def svid_result(result: IssuedSvid | CitadelError) -> agent_api_pb2.X509SvidResu
     return agent_api_pb2.X509SvidResult(
         svid=agent_api_pb2.X509Svid(
             spiffe_id=str(result.spiffe_id),
-            chain=chain_der(result.chain),
-            not_after=to_timestamp(result.chain[0].not_valid_after_utc),
+            chain=result.chain_der,
+            not_after=to_timestamp(result.not_after),
             lifetime_limited_by=result.limited_by.value,
         )
     )

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from ca.agents.joining import Joining
 from ca.agents.limiter import RateLimiter
+from ca.agents.proving import Claim
+from ca.agents.rejoining import Rejoining
+from ca.agents.x509pop import X509PopJoining
 from ca.api.answers import bundle_message, chain_der
 from ca.authority.manager import AuthorityManager
+from ca.issuance.issuer import IssuedSvid
 from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
 from citadel.config.types import HostPort
+from citadel.errors import InvalidArgument, Reason
 from citadel.tally import Tally
 
 _BUNDLES_PER_SECOND: Final = 50.0
+_PATIENCE: Final = 10.0  # seconds for each message of somebody who proves a key
 
 
 class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
-    """Hands out the public bundle, and redeems join tokens. Limited per address, because anybody may ask.
+    """Hands out the public bundle, redeems join tokens, and takes proofs of keys. Limited per address.
 
     `limiter` is for joins. Bundles have another one that is never slower: who joins reads the bundle before.
     """
@@ -27,12 +35,16 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         *,
         authorities: AuthorityManager,
         joining: Joining,
+        x509pop: X509PopJoining,
+        rejoining: Rejoining,
         limiter: RateLimiter,
         tally: Tally,
         agent_api: HostPort,
     ) -> None:
         self._authorities = authorities
         self._joining = joining
+        self._x509pop = x509pop
+        self._rejoining = rejoining
         self._joins = limiter
         self._bundles = limiter.at_least(_BUNDLES_PER_SECOND)
         self._tally = tally
@@ -43,8 +55,34 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         return pb.GetBundleResponse(bundle=bundle_message(self._authorities.bundle()))
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
-        self._joins.admit(_address(context))
-        svid = await self._joining.join(request.token, request.csr)
+        origin = _address(context)
+        self._joins.admit(origin)
+        return self._welcome(await self._joining.join(request.token, request.csr, origin=origin))
+
+    async def Prove(
+        self, request_iterator: AsyncIterator[pb.ProveRequest], context: Any
+    ) -> AsyncIterator[pb.ProveResponse]:
+        origin = _address(context)
+        self._joins.admit(origin)
+        claim = await self._claim(await _next(request_iterator))
+        yield pb.ProveResponse(nonce=claim.challenge.nonce)
+        proof = await _next(request_iterator)
+        if proof.WhichOneof("kind") != "signature":
+            raise _out_of_turn("the second message must be the signature")
+        svid = await claim.proven_by(proof.signature, origin=origin)
+        yield pb.ProveResponse(joined=self._welcome(svid))
+
+    async def _claim(self, message: pb.ProveRequest) -> Claim:
+        match message.WhichOneof("kind"):
+            case "certificate":
+                return await self._x509pop.claim(message.certificate.chain, message.certificate.csr)
+            case "recorded_key":
+                asked = message.recorded_key
+                return self._rejoining.claim(asked.spiffe_id, asked.public_key, asked.csr)
+            case _:
+                raise _out_of_turn("the first message must be a claim")
+
+    def _welcome(self, svid: IssuedSvid) -> pb.JoinResponse:
         self._tally.count_issued()
         return pb.JoinResponse(
             spiffe_id=str(svid.spiffe_id),
@@ -52,6 +90,19 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
             bundle=bundle_message(self._authorities.bundle()),
             agent_api=str(self._agent_api),
         )
+
+
+async def _next(messages: AsyncIterator[pb.ProveRequest]) -> pb.ProveRequest:
+    """The next message. A stranger who says nothing is not waited for."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await anext(messages)
+    except (TimeoutError, StopAsyncIteration):
+        raise _out_of_turn("a message is missing") from None
+
+
+def _out_of_turn(what: str) -> InvalidArgument:
+    return InvalidArgument(Reason.REQUEST_MALFORMED, what)
 
 
 def _address(context: Any) -> str:

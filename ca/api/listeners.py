@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,52 +15,64 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from ca.api.refusals import CallerBorder, address_of, identity_of
 from ca.audit.model import Actor
+from ca.settings import ConnectionSettings
 from citadel.config.types import HostPort
-from citadel.errors import FailedPrecondition, Reason
+from citadel.errors import FailedPrecondition, PermissionDenied, Reason
+from citadel.health import HealthBoard
+from citadel.metrics import CallMeter
 from citadel.peer import PeerCredentials
 from citadel.relay import Relay
-from citadel.rpc import ErrorBorder, OnRefusal
+from citadel.rpc import ErrorBorder
 from citadel.tally import Tally
 
-_MEGABYTE: Final = 1024 * 1024
-# The largest batch (500 requests) is under 1 MiB; a caller without an identity has nothing large to say.
-_AGENT_MESSAGE: Final = 8 * _MEGABYTE
-_ANONYMOUS_MESSAGE: Final = 256 * 1024
 _MOST_ADMINISTRATORS: Final = 64
 _ADMIN_SOCKET_MODE: Final = 0o660
-# Who joins asks twice and is done; a connection that goes on without asking is only held open.
-_ANONYMOUS_IDLE_MILLISECONDS: Final = 30_000
 
 Register = Callable[[aio.Server], None]
 ActorOf = Callable[[Any], Actor]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What watches a listener: the meter of its calls, and what its health answers."""
+
+    meter: CallMeter
+    health: HealthBoard
+
+
 def make_server(
     *,
-    on_refusal: OnRefusal,
-    most_bytes: int,
+    border: ErrorBorder,
+    limits: ConnectionSettings,
     register: Register,
     services: tuple[str, ...] = (),
-    most_idle_ms: int | None = None,
+    is_anonymous: bool = False,
+    watch: Watch | None = None,
 ) -> aio.Server:
     """A gRPC server with the error border, health, and reflection of `services` where there are any.
 
-    A connection without a call for `most_idle_ms` milliseconds is ended.
+    Without `watch` nothing is measured, and health says that it serves.
+
+    Who is anonymous asks twice and is done: a connection that goes on without asking is only held open, and ended.
     """
+    most_bytes = limits.anonymous_message_bytes if is_anonymous else limits.message_bytes
     server = aio.server(
-        interceptors=[ErrorBorder(on_refusal=on_refusal)],
+        interceptors=[*([watch.meter] if watch else []), border],
         options=[
             ("grpc.max_receive_message_length", most_bytes),
             ("grpc.so_reuseport", 0),  # two servers on one port would share its callers at random
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),  # a half-open connection ends within half a minute
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            *([] if most_idle_ms is None else [("grpc.max_connection_idle_ms", most_idle_ms)]),
+            ("grpc.max_concurrent_streams", limits.calls),
+            ("grpc.server_handshake_timeout_ms", _milliseconds(limits.handshake)),
+            *([("grpc.max_connection_idle_ms", _milliseconds(limits.anonymous_idle))] if is_anonymous else []),
         ],
     )
     register(server)
-    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
+    health_pb2_grpc.add_HealthServicer_to_server(watch.health.servicer if watch else HealthServicer(), server)
     if services:
         reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
     return server
@@ -73,15 +87,18 @@ class TlsListener:
         address: HostPort,
         credentials: grpc.ServerCredentials,
         for_agents: bool,
+        limits: ConnectionSettings,
         tally: Tally,
         register: Register,
+        watch: Watch | None = None,
     ) -> None:
         self._tally = tally
         self._server = make_server(
-            on_refusal=tally.count_refused if for_agents else tally.count_anonymous_refused,
-            most_bytes=_AGENT_MESSAGE if for_agents else _ANONYMOUS_MESSAGE,
+            border=CallerBorder(tally=tally, caller_of=identity_of if for_agents else address_of),
+            limits=limits,
             register=register,
-            most_idle_ms=None if for_agents else _ANONYMOUS_IDLE_MILLISECONDS,
+            is_anonymous=not for_agents,
+            watch=watch,
         )
         try:
             port = self._server.add_secure_port(str(address), credentials)
@@ -111,18 +128,20 @@ class AdminListener:
         *,
         path: Path,
         tally: Tally,
+        limits: ConnectionSettings,
         services: tuple[str, ...],
         register: Callable[[aio.Server, ActorOf], None],
+        watch: Watch | None = None,
     ) -> None:
         """`register` adds `services` to the server; it is given what tells which user makes a call."""
-        self._relay = Relay(
-            path, mode=_ADMIN_SOCKET_MODE, admits=_is_administrator, max_connections=_MOST_ADMINISTRATORS
-        )
+        self._tally = tally
+        self._relay = Relay(path, mode=_ADMIN_SOCKET_MODE, admits=self._admits, max_connections=_MOST_ADMINISTRATORS)
         self._server = make_server(
-            on_refusal=tally.count_refused,
-            most_bytes=_AGENT_MESSAGE,
+            border=CallerBorder(tally=tally, caller_of=self._actor_of),
+            limits=limits,
             register=lambda server: register(server, self._actor_of),
             services=services,
+            watch=watch,
         )
         self._server.add_insecure_port(self._relay.private_address)
 
@@ -136,9 +155,16 @@ class AdminListener:
         await self._server.stop(grace)
         await self._relay.close()
 
+    def _admits(self, peer: PeerCredentials) -> bool:
+        if peer.uid in (0, os.geteuid()):
+            return True
+        refusal = PermissionDenied(Reason.CALLER_NOT_ALLOWED, "the admin socket is for root and the server's own user")
+        self._tally.count_refused("admin socket", refusal, by=Actor.local(peer.uid))
+        return False
+
     def _actor_of(self, context: Any) -> Actor:
         return Actor.local(self._relay.caller_of(context.peer()).credentials.uid)
 
 
-def _is_administrator(peer: PeerCredentials) -> bool:
-    return peer.uid in (0, os.geteuid())
+def _milliseconds(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)

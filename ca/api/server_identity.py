@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ca.authority.manager import AuthorityManager
 from ca.issuance.issuer import Issuer
+from citadel.bundle import TrustBundle
 from citadel.clock import Clock, sleep_until
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.reserved import SERVER_DNS_NAME, server_id
@@ -21,6 +23,19 @@ from citadel.reserved import SERVER_DNS_NAME, server_id
 _log = structlog.get_logger(__name__)
 
 _LEAST_PAUSE: Final = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What one listener presents, and whose certificates it takes."""
+
+    pair: tuple[bytes, bytes] = field(repr=False)
+    clients: TrustBundle | None
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """The same as gRPC takes it."""
+        roots = self.clients.to_pem() if self.clients is not None else None
+        return grpc.ssl_server_certificate_configuration([self.pair], root_certificates=roots)
 
 
 class ServerIdentity:
@@ -48,18 +63,30 @@ class ServerIdentity:
                 _log.error("server certificate not renewed", reason=error.reason.value, error=str(error))
 
     def credentials(self, *, ask_for_client_certificate: bool) -> grpc.ServerCredentials:
-        """Credentials that look at every handshake for the newest certificate and bundle (gRPC calls from a thread)."""
+        """Credentials of one listener: gRPC asks for what is new at every handshake, from a thread of its own."""
+        shown = self._to_show(ask_for_client_certificate)
 
-        def current() -> grpc.ServerCertificateConfiguration:
-            if self._pair is None:
-                raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the server has no certificate yet")
-            # Only the own domain's roots: an identity of a federated domain never opens this door.
-            roots = self._authorities.bundle().to_pem() if ask_for_client_certificate else None
-            return grpc.ssl_server_certificate_configuration([self._pair], root_certificates=roots)
+        def news() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal shown
+            now = self._to_show(ask_for_client_certificate)
+            # To answer every handshake anew crashes gRPC (1.85) when two come at once: it frees the state that it
+            # replaces while another thread still reads it.
+            if now == shown:
+                return None
+            shown = now
+            return now.configuration()
 
         return grpc.dynamic_ssl_server_credentials(
-            current(), current, require_client_authentication=ask_for_client_certificate
+            shown.configuration(),
+            news,  # type: ignore[arg-type]  # None means "as before", which the stubs do not know
+            require_client_authentication=ask_for_client_certificate,
         )
+
+    def _to_show(self, ask_for_client_certificate: bool) -> _Shown:
+        if self._pair is None:
+            raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the server has no certificate yet")
+        # Only the own domain's roots: an identity of a federated domain never opens this door.
+        return _Shown(self._pair, self._authorities.bundle() if ask_for_client_certificate else None)
 
     async def _renew(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
 from ca.agents.model import Agent
 from ca.api.answers import bundle_message
+from ca.entries.watch import EntryNews
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
+from citadel.errors import Reason, ResourceExhausted
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.wire import entry_to_wire
 
 _MEGABYTE: Final = 1024 * 1024
 # What agents take in one message is bounded, and an entry can have hundreds of kilobytes.
 _ENTRIES_PER_PART: Final = 500
+_IDS_PER_PART: Final = 10_000
 _BYTES_PER_PART: Final = _MEGABYTE
 # What one agent can make the server remember.
 _MOST_STREAMS: Final = 20_000
@@ -40,6 +45,7 @@ class AgentSession:
         self.is_ending = False
         self.version = ""
         self.acknowledged_revision = 0
+        self.told_revision = 0  # of the newest update that was made for it
         self.streams: dict[str, types_pb2.StreamReport] = {}
         self._stream_bytes = 0
         self._is_over = False
@@ -63,25 +69,28 @@ class AgentSession:
         self.wake.set()
 
     def updates(
-        self, *, entries: Mapping[str, Entry], bundles: Mapping[TrustDomain, TrustBundle], revision: int
-    ) -> list[pb.Update]:
-        """What the agent must be told now to know exactly `entries` and `bundles`; nothing if it does already."""
-        changed = [entry for entry in entries.values() if self._told.get(entry.id) != entry.revision]
-        removed = [entry_id for entry_id in self._told if entry_id not in entries]
+        self, *, news: EntryNews, bundles: Mapping[TrustDomain, TrustBundle], revision: int
+    ) -> Iterator[pb.Update]:
+        """What the agent must be told so that it knows exactly what it may; nothing if it does already.
+
+        Made part by part as they are sent: what a slow agent has not taken yet is not in memory twice.
+        """
+        changed = [entry for entry in news.entries.values() if self._told.get(entry.id) != entry.revision]
+        removed = [entry_id for entry_id in self._gone(news) if self._told.pop(entry_id, None) is not None]
+        self._told.update((entry.id, entry.revision) for entry in changed)
         fresh = [bundle for domain, bundle in bundles.items() if self._told_bundles.get(domain) != bundle]
-        if not (changed or removed or fresh or self._first):
-            return []
-        parts = [
-            pb.Update(revision=revision, snapshot=self._first, entries=chunk, more=True)
-            for chunk in _chunks(map(entry_to_wire, changed))
-        ] or [pb.Update(revision=revision, snapshot=self._first)]
-        parts[0].bundles.extend(map(bundle_message, fresh))
-        parts[-1].removed_entry_ids.extend(() if self._first else removed)
-        parts[-1].more = False
-        self._told = {entry.id: entry.revision for entry in entries.values()}
+        dropped = [domain.name for domain in self._told_bundles if domain not in bundles]
         self._told_bundles = dict(bundles)
-        self._first = False
-        return parts
+        is_first, self._first = self._first, False
+        if changed or removed or fresh or dropped or is_first:
+            self.told_revision = revision
+            first = pb.Update(bundles=map(bundle_message, fresh), removed_bundles=dropped)
+            yield from _parts(first, changed, removed, revision=revision, is_snapshot=is_first)
+
+    def _gone(self, news: EntryNews) -> list[str]:
+        if not news.is_everything:
+            return list(news.others)
+        return [entry_id for entry_id in self._told if entry_id not in news.entries]
 
     def _take_streams(self, streams: pb.Streams) -> None:
         if streams.snapshot:
@@ -111,10 +120,31 @@ class AgentSession:
 
 
 class SessionBook:
-    """The open sessions. An agent has two while it changes over to a renewed identity; the newest counts."""
+    """The open sessions. An agent has two while it changes over to a renewed identity; the newest counts.
 
-    def __init__(self) -> None:
+    An agent may have `most_silent` streams that have not said hello, each for `hello_timeout`.
+    """
+
+    def __init__(self, *, most_silent: int, hello_timeout: timedelta) -> None:
+        self.hello_timeout = hello_timeout
         self._sessions: list[AgentSession] = []
+        self._silent: Counter[SpiffeId] = Counter()
+        self._most_silent = most_silent
+
+    @contextmanager
+    def silent(self, agent: SpiffeId) -> Iterator[None]:
+        """While a stream of this agent has not said hello. Raises `ResourceExhausted` (`too_many_requests`)."""
+        if self._silent[agent] >= self._most_silent:
+            raise ResourceExhausted(
+                Reason.TOO_MANY_REQUESTS, f"{agent} has {self._most_silent} streams that never said hello"
+            )
+        self._silent[agent] += 1
+        try:
+            yield
+        finally:
+            self._silent[agent] -= 1
+            if not self._silent[agent]:
+                del self._silent[agent]
 
     def open(self, session: AgentSession) -> None:
         """Note a new session; the oldest of an agent that has too many are ended."""
@@ -137,15 +167,25 @@ class SessionBook:
             session.end()
 
 
-def _chunks(entries: Iterable[types_pb2.Entry]) -> Iterator[list[types_pb2.Entry]]:
-    chunk: list[types_pb2.Entry] = []
-    size = 0
-    for entry in entries:
-        more = entry.ByteSize()
-        if chunk and (len(chunk) >= _ENTRIES_PER_PART or size + more > _BYTES_PER_PART):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(entry)
+def _parts(
+    first: pb.Update, entries: Iterable[Entry], removed: Sequence[str], *, revision: int, is_snapshot: bool
+) -> Iterator[pb.Update]:
+    """One change in messages of bounded size; `first` says what it is about beside entries."""
+    part, size = first, first.ByteSize()
+    for start in range(0, len(removed), _IDS_PER_PART):
+        if part.removed_entry_ids:
+            part.revision, part.snapshot, part.more = revision, is_snapshot, True
+            yield part
+            part = pb.Update()
+        part.removed_entry_ids.extend(removed[start : start + _IDS_PER_PART])
+        size = part.ByteSize()
+    for message in map(entry_to_wire, entries):
+        more = message.ByteSize()
+        if part.entries and (len(part.entries) >= _ENTRIES_PER_PART or size + more > _BYTES_PER_PART):
+            part.revision, part.snapshot, part.more = revision, is_snapshot, True
+            yield part
+            part, size = pb.Update(), 0
+        part.entries.append(message)
         size += more
-    if chunk:
-        yield chunk
+    part.revision, part.snapshot = revision, is_snapshot
+    yield part

@@ -15,7 +15,7 @@ from ca.keys.sealing import KeyPurpose
 
 
 class KeyManager(Protocol):
-    """Holds the private keys of authorities. `ca.keys.disk` is the default."""
+    """Holds the private keys of authorities. `ca.keys.manager` is the default."""
 
     async def create(self, purpose: KeyPurpose) -> str:
         """Make a key; when this returns, the key survives a crash. Returns its id."""

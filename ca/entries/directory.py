@@ -1,31 +1,40 @@
 """All entries in memory, indexed by parent: no request waits for the database.
 
-The directory is written only after the store has taken a change, and tells those agents that the change concerns.
+The directory is written only after the store has taken a change, and tells those agents that the change concerns. What
+a change costs depends on whom it concerns, not on how many entries or agents there are.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from ca.agents.model import Agent
+from ca.entries.ordered import Cursor, OrderedEntries
 from ca.entries.rules import is_alias
+from ca.entries.sharing import SharedParts
+from ca.entries.watch import EntryNews, EntryWatch, Watches
 from citadel.entry import Entry
 from citadel.errors import NotFound, PermissionDenied, Reason
+from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 
 
 class EntryDirectory:
-    """The entries of one trust domain. Lives on one event loop; reading from a worker thread is safe."""
+    """The entries of one trust domain. Lives on one event loop; `authorized` may be asked from a worker thread."""
 
     def __init__(self, *, trust_domain: TrustDomain) -> None:
         self._trust_domain = trust_domain
         self._by_id: dict[str, Entry] = {}
         self._by_parent: defaultdict[SpiffeId, dict[str, Entry]] = defaultdict(dict)
-        self._aliases: Mapping[str, Entry] = {}  # replaced, never changed: a worker thread may be reading it
-        self._watchers: dict[asyncio.Event, Agent] = {}
+        # Each alias under the least of its selectors, which its nodes must have. Tuples that are replaced and never
+        # changed: a worker thread may be reading one.
+        self._aliases: dict[Selector, tuple[Entry, ...]] = {}
+        self._ordered = OrderedEntries()
+        self._shared = SharedParts()
+        self._watches = Watches()
         self.revision = 0
 
     def __len__(self) -> int:
@@ -34,24 +43,29 @@ class EntryDirectory:
     def load(self, entries: Iterable[Entry], *, revision: int) -> None:
         """Fill the directory at the start."""
         for entry in entries:
-            self._insert(entry)
+            self._insert(self._shared.of(entry))
+        self._ordered.load(self._by_id.values())
         self.revision = revision
 
     def put(self, entry: Entry, *, revision: int) -> None:
         """Take a created or changed entry, and wake the agents that it concerns."""
+        entry = self._shared.of(entry)
         previous = self._by_id.get(entry.id)
-        if previous is not None:
-            self._take_out(previous)
         self._insert(entry)
+        if previous is not None:  # afterwards: a worker thread must never find neither
+            self._take_out(previous)
+        self._ordered.put(entry)
         self.revision = revision
-        self._wake(entry, *([previous] if previous else []))
+        self._tell(*([previous] if previous else []), entry)
 
     def remove(self, entry_id: str, *, revision: int) -> None:
         """Take an entry out, and wake the agents that it concerns."""
         entry = self._by_id[entry_id]
+        del self._by_id[entry_id]
         self._take_out(entry)
+        self._ordered.remove(entry)
         self.revision = revision
-        self._wake(entry)
+        self._tell(entry)
 
     def get(self, entry_id: str) -> Entry:
         """The entry with this id. Raises `NotFound` (`entry_not_found`)."""
@@ -61,8 +75,16 @@ class EntryDirectory:
             raise NotFound(Reason.ENTRY_NOT_FOUND, f"there is no entry {entry_id[:100]!r}") from None
 
     def all(self) -> Mapping[str, Entry]:
-        """Every entry by id, in the order of creation."""
+        """Every entry by id."""
         return self._by_id
+
+    def listed(self, *, after: Cursor | None = None) -> Iterator[Entry]:
+        """The entries in the order of creation, from behind `after`. Not to be held over an `await`."""
+        return self._ordered.after(after)
+
+    def under(self, parent: SpiffeId) -> Mapping[str, Entry]:
+        """The entries with this very parent, by id."""
+        return self._by_parent.get(parent, {})
 
     def authorized(self, agent: Agent, entry_id: str, now: datetime) -> Entry:
         """The entry, if this agent may ask for it now.
@@ -70,7 +92,7 @@ class EntryDirectory:
         An unknown entry is refused like a foreign one, so that agents cannot probe for ids.
         """
         entry = self._by_id.get(entry_id)
-        if entry is None or not self._concerns(entry, agent, now):
+        if entry is None or not self._is_among(entry, self._parents_of(agent, now)):
             raise PermissionDenied(
                 Reason.ENTRY_NOT_AUTHORIZED,
                 f"entry {entry_id[:100]!r} is not one of {agent.spiffe_id}",
@@ -82,59 +104,83 @@ class EntryDirectory:
 
     def for_agent(self, agent: Agent, now: datetime) -> dict[str, Entry]:
         """Every workload entry that this agent may ask for now, by id."""
-        found: dict[str, Entry] = {}
-        for parent in (agent.spiffe_id, *self._aliases_of(agent, now)):
-            for entry in self._by_parent.get(parent, {}).values():
-                if self._is_workload(entry) and not entry.has_expired(now):
-                    found[entry.id] = entry
-        return found
+        return {
+            entry.id: entry
+            for parent in self._parents_of(agent, now)
+            for entry in self.under(parent).values()
+            if self._is_workload(entry) and not entry.has_expired(now)
+        }
 
-    def next_expiry(self, agent: Agent, now: datetime) -> datetime | None:
-        """When time alone will change what this agent may ask for: the next end of an entry or alias of it."""
-        entries = self.for_agent(agent, now).values()
-        aliases = (alias for alias in self._aliases.values() if alias.matches(agent.selectors))
-        moments = (entry.expires_at for entry in (*entries, *aliases) if not entry.has_expired(now))
-        return min((moment for moment in moments if moment is not None), default=None)
+    def watch(self, event: asyncio.Event, agent: Agent) -> EntryWatch:
+        """Set `event` at every change that may concern `agent`, until `unwatch`; `news` tells what changed."""
+        watch = EntryWatch(agent=agent, event=event)
+        self._watches.add(watch, self._parents_of(agent, None))
+        return watch
 
-    def watch(self, event: asyncio.Event, agent: Agent) -> None:
-        """Set `event` at every change that may concern `agent`."""
-        self._watchers[event] = agent
+    def unwatch(self, watch: EntryWatch) -> None:
+        """End a watch."""
+        self._watches.remove(watch)
 
-    def unwatch(self, event: asyncio.Event) -> None:
-        """Stop setting `event`."""
-        self._watchers.pop(event, None)
+    def news(self, watch: EntryWatch, now: datetime) -> EntryNews:
+        """What changed for the agent of `watch` since the last call; everything at the first."""
+        noted, agent = watch.take(now), watch.agent
+        if noted is None:
+            entries = self.for_agent(agent, now)
+            aliases = (alias for alias in self._aliases_of(agent) if not alias.has_expired(now))
+            ends = (entry.expires_at for entry in (*entries.values(), *aliases))
+            watch.expect(min((end for end in ends if end is not None), default=None), instead=True)
+            return EntryNews(is_everything=True, entries=entries)
+        parents = self._parents_of(agent, now)
+        found = (self._by_id[entry_id] for entry_id in noted if entry_id in self._by_id)
+        mine = {e.id: e for e in found if self._is_among(e, parents) and not e.has_expired(now)}
+        for entry in mine.values():
+            watch.expect(entry.expires_at)
+        return EntryNews(is_everything=False, entries=mine, others=frozenset(noted.difference(mine)))
 
-    def _concerns(self, entry: Entry, agent: Agent, now: datetime | None = None) -> bool:
-        if not self._is_workload(entry):
-            return False
-        return entry.parent_id == agent.spiffe_id or entry.parent_id in self._aliases_of(agent, now)
+    def _is_among(self, entry: Entry, parents: frozenset[SpiffeId]) -> bool:
+        return entry.parent_id in parents and self._is_workload(entry)
 
     def _is_workload(self, entry: Entry) -> bool:
         return not is_alias(entry, self._trust_domain)
 
-    def _aliases_of(self, agent: Agent, now: datetime | None) -> set[SpiffeId]:
+    def _parents_of(self, agent: Agent, now: datetime | None) -> frozenset[SpiffeId]:
         # One step and no further: an alias is matched against facts about the node, never against another alias.
-        return {
-            alias.spiffe_id
-            for alias in self._aliases.values()
-            if alias.matches(agent.selectors) and not (now and alias.has_expired(now))
-        }
+        aliases = (alias for alias in self._aliases_of(agent) if not (now and alias.has_expired(now)))
+        return frozenset((agent.spiffe_id, *(alias.spiffe_id for alias in aliases)))
 
-    def _wake(self, *changed: Entry) -> None:
-        for event, agent in self._watchers.items():
-            if any(not self._is_workload(entry) or self._concerns(entry, agent) for entry in changed):
-                event.set()
+    def _aliases_of(self, agent: Agent) -> Iterator[Entry]:
+        for fact in agent.selectors:
+            for alias in self._aliases.get(fact, ()):
+                if alias.matches(agent.selectors):
+                    yield alias
+
+    def _tell(self, *changed: Entry) -> None:
+        for entry in changed:
+            if self._is_workload(entry):
+                for watch in self._watches.under(entry.parent_id):
+                    watch.note(entry.id)
+                continue
+            for watch in self._watches.matched_by(entry):
+                self._watches.add(watch, self._parents_of(watch.agent, None))
+                watch.note_everything()
 
     def _insert(self, entry: Entry) -> None:
         self._by_id[entry.id] = entry
         self._by_parent[entry.parent_id][entry.id] = entry
-        if is_alias(entry, self._trust_domain):
-            self._aliases = {**self._aliases, entry.id: entry}
+        if not self._is_workload(entry):
+            key = min(entry.selectors)
+            self._aliases[key] = (*self._aliases.get(key, ()), entry)
 
     def _take_out(self, entry: Entry) -> None:
-        del self._by_id[entry.id]
-        del self._by_parent[entry.parent_id][entry.id]
-        if entry.id in self._aliases:
-            self._aliases = {other.id: other for other in self._aliases.values() if other.id != entry.id}
-        if not self._by_parent[entry.parent_id]:
+        bucket = self._by_parent[entry.parent_id]
+        if bucket[entry.id] is entry:
+            del bucket[entry.id]
+        if not bucket:
             del self._by_parent[entry.parent_id]
+        if not self._is_workload(entry):
+            key = min(entry.selectors)
+            rest = tuple(other for other in self._aliases[key] if other is not entry)
+            if rest:
+                self._aliases[key] = rest
+            else:
+                del self._aliases[key]

@@ -1,23 +1,34 @@
-"""Changing entries: checked by the rules, made durable, shown to the directory, in that order, one at a time."""
+"""Changing entries: planned by the rules, made durable, shown to the directory, in that order, one at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
 
+from ca.audit.model import Act, Actor
+from ca.entries.changes import ChangeKind, EntryChange, Plan
 from ca.entries.directory import EntryDirectory
-from ca.entries.rules import check_entry
+from ca.entries.planning import Planner
+from ca.entries.wishes import Verb, Wish, that_go_together
 from citadel.clock import Clock
 from citadel.entry import Entry
-from citadel.spiffe import TrustDomain
+from citadel.errors import CitadelError, InvalidArgument, NotFound, Reason
+from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
+
+_VERBS = {
+    ChangeKind.CREATED: "entry.create",
+    ChangeKind.UPDATED: "entry.update",
+    ChangeKind.DELETED: "entry.delete",
+}
 
 
 class EntryStore(Protocol):
@@ -27,21 +38,17 @@ class EntryStore(Protocol):
         """Every entry in the order of creation, and the revision that they stand at."""
         ...
 
-    async def create(self, entry: Entry) -> int:
-        """Insert; returns the new revision.
-
-        Raises `AlreadyExists` (`entry_duplicate`), naming the id of the entry with the same identity, parent and
-        selectors.
-        """
+    async def same_as(self, wanted: Sequence[Entry]) -> Sequence[str | None]:
+        """For each, the id of the entry with its SPIFFE ID, parent and selectors, of which there is one at most."""
         ...
 
-    async def delete(self, entry: Entry) -> int:
-        """Delete; returns the new revision."""
+    async def commit(self, changes: Sequence[EntryChange], *, acts: Sequence[Act], at: datetime) -> int:
+        """Make all changes and note the acts in one transaction; returns the new revision."""
         ...
 
 
 class EntryRegistry:
-    """The only writer of entries."""
+    """The only writer of entries. Every change is in the audit log, in the transaction that makes it."""
 
     def __init__(
         self, *, trust_domain: TrustDomain, store: EntryStore, directory: EntryDirectory, clock: Clock
@@ -50,6 +57,7 @@ class EntryRegistry:
         self._store = store
         self._directory = directory
         self._clock = clock
+        self._waiting: list[Wish] = []
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
@@ -57,28 +65,112 @@ class EntryRegistry:
         entries, revision = await self._store.load()
         self._directory.load(entries, revision=revision)
 
-    async def create(self, wanted: Entry) -> Entry:
-        """Add an entry; its id, revision and time of creation are set here."""
-        return await to_its_end(self._create(wanted))
+    async def create(self, wanted: Entry, *, by: Actor) -> Entry:
+        """Add an entry; its id, revision and time of creation are set here.
 
-    async def delete(self, entry_id: str) -> Entry:
+        Raises `InvalidArgument` with the rule that it breaks, or `AlreadyExists` (`entry_duplicate`), naming the id.
+        """
+        return await self._granted(Verb.CREATE, replace(wanted, id="", revision=0), by)
+
+    async def update(self, wanted: Entry, *, by: Actor) -> Entry:
+        """Give the entry with this id these terms.
+
+        `wanted.revision` is the revision that whoever asks has seen. Raises as `create`, or `NotFound`
+        (`entry_not_found`), or `FailedPrecondition` (`entry_changed`) where the entry is at another revision.
+        """
+        if not wanted.id:
+            raise NotFound(Reason.ENTRY_NOT_FOUND, "an update names its entry by id")
+        if not wanted.revision:
+            raise InvalidArgument(Reason.ENTRY_CHANGED, "an update says which revision of its entry it means")
+        return await self._granted(Verb.UPDATE, wanted, by)
+
+    async def delete(self, entry_id: str, *, by: Actor) -> Entry:
         """Remove an entry; nothing new is issued or served for it from here on."""
-        return await to_its_end(self._delete(entry_id))
+        return await self._granted(Verb.DELETE, self._directory.get(entry_id), by)
 
-    async def _create(self, wanted: Entry) -> Entry:
-        now = self._clock.now()
-        check_entry(wanted, trust_domain=self._trust_domain, now=now)
-        async with self._one_at_a_time:
-            entry = replace(wanted, id=str(uuid4()), revision=1, created_at=now)
-            revision = await self._store.create(entry)
-            self._directory.put(entry, revision=revision)
-        _log.info("entry created", entry=entry.id, spiffe_id=str(entry.spiffe_id), parent=str(entry.parent_id))
-        return entry
+    async def apply(
+        self, wanted: Sequence[Entry], *, by: Actor, prune: Collection[SpiffeId] = (), dry_run: bool = False
+    ) -> Plan:
+        """Bring about that the wanted entries are as they say: all, or none where the plan has problems.
 
-    async def _delete(self, entry_id: str) -> Entry:
+        Entries under the parents `prune` that are not among the wanted are deleted. With `dry_run` nothing is done.
+        """
+        return await to_its_end(self._apply(wanted, by, prune, dry_run=dry_run))
+
+    async def _granted(self, verb: Verb, wanted: Entry, by: Actor) -> Entry:
+        wish = Wish(verb=verb, wanted=wanted, by=by, done=asyncio.get_running_loop().create_future())
+        self._waiting.append(wish)
+        return await to_its_end(self._grant(wish))
+
+    async def _grant(self, wish: Wish) -> Entry:
         async with self._one_at_a_time:
-            entry = self._directory.get(entry_id)
-            revision = await self._store.delete(entry)
-            self._directory.remove(entry_id, revision=revision)
-        _log.info("entry deleted", entry=entry.id, spiffe_id=str(entry.spiffe_id))
-        return entry
+            while not wish.done.done():  # whoever had the turn before may have taken it along
+                together, self._waiting = that_go_together(self._waiting)
+                await self._grant_all(together)
+        return wish.done.result()
+
+    async def _grant_all(self, wishes: Sequence[Wish]) -> None:
+        granted: list[tuple[Wish, EntryChange]] = []
+        try:
+            same = await self._store.same_as([wish.wanted for wish in wishes])
+            planner = self._planner()
+            for wish, same_id in zip(wishes, same, strict=True):
+                try:
+                    granted.append((wish, wish.change(planner, self._directory, same_id)))
+                except CitadelError as refusal:
+                    wish.settle(refusal)
+            await self._commit([change for _, change in granted], [wish.by for wish, _ in granted])
+        except CitadelError as error:
+            for wish in wishes:
+                wish.settle(error)
+        for wish, change in granted:
+            wish.settle(change.entry)
+
+    async def _apply(self, wanted: Sequence[Entry], by: Actor, prune: Collection[SpiffeId], *, dry_run: bool) -> Plan:
+        async with self._one_at_a_time:
+            plan = await self._plan(wanted, prune)
+            if not (plan.problems or dry_run):
+                await self._commit(plan.changes, [by] * len(plan.changes))
+        return plan
+
+    async def _plan(self, wanted: Sequence[Entry], prune: Collection[SpiffeId]) -> Plan:
+        same = await self._store.same_as(wanted)
+        pruned = [entry for parent in prune for entry in self._directory.under(parent).values()]
+        # Nobody else writes the directory meanwhile: that takes the lock.
+        return await asyncio.to_thread(self._planner().plan, wanted, same, pruned=pruned)
+
+    def _planner(self) -> Planner:
+        return Planner(
+            trust_domain=self._trust_domain,
+            existing=self._directory.all(),
+            now=self._clock.now(),
+            new_id=lambda: str(uuid4()),
+        )
+
+    async def _commit(self, changes: Sequence[EntryChange], by: Sequence[Actor]) -> None:
+        """Make changes durable, each on behalf of its actor, and then seen."""
+        real = [(change, actor) for change, actor in zip(changes, by, strict=True) if change.is_real]
+        if not real:
+            return
+        acts = [_act(change, actor) for change, actor in real]
+        revision = await self._store.commit([change for change, _ in real], acts=acts, at=self._clock.now())
+        for change, _ in real:
+            if change.after is not None:
+                self._directory.put(change.after, revision=revision)
+            else:
+                self._directory.remove(change.entry.id, revision=revision)
+        _say([change for change, _ in real], revision)
+
+
+def _say(changes: Sequence[EntryChange], revision: int) -> None:
+    if len(changes) > 1:  # each is in the audit log
+        _log.info("entries changed", number=len(changes), revision=revision)
+        return
+    entry = changes[0].entry
+    _log.info(f"entry {changes[0].kind}", entry=entry.id, spiffe_id=str(entry.spiffe_id), parent=str(entry.parent_id))
+
+
+def _act(change: EntryChange, by: Actor) -> Act:
+    terms = f"; {', '.join(change.changed_terms())}" if change.kind is ChangeKind.UPDATED else ""
+    detail = f"{change.entry.spiffe_id} under {change.entry.parent_id}{terms}"
+    return Act(actor=by, what=_VERBS[change.kind], target=change.entry.id, detail=detail)

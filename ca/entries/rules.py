@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,22 +25,28 @@ _MAX_SHOWN: Final = 200  # characters of a value that are repeated in a refusal
 
 def check_entry(entry: Entry, *, trust_domain: TrustDomain, now: datetime) -> None:
     """Refuse, with `InvalidArgument`, an entry that must not exist in `trust_domain`."""
-    _check_identity(entry.spiffe_id, trust_domain)
-    _check_parent(entry, trust_domain)
-    _check_selectors(entry, trust_domain)
-    if len(entry.dns_names) > MAX_DNS_NAMES:
-        raise InvalidArgument(Reason.ENTRY_BAD_DNS_NAME, f"more than {MAX_DNS_NAMES} DNS names")
-    for name in entry.dns_names:
-        _check_dns_name(name)
-    for ttl in (entry.x509_svid_ttl, entry.jwt_svid_ttl):
-        if ttl is not None and ttl < _LEAST_TTL:
-            raise InvalidArgument(Reason.ENTRY_BAD_LIFETIME, f"lifetime {ttl} is shorter than one second")
-    if trust_domain in entry.federates_with:
-        raise InvalidArgument(Reason.ENTRY_MALFORMED, f"an entry cannot federate with its own domain {trust_domain}")
-    if len(entry.hint.encode()) > MAX_HINT_BYTES:
-        raise InvalidArgument(Reason.ENTRY_MALFORMED, f"the hint is longer than {MAX_HINT_BYTES} bytes")
-    if entry.has_expired(now):
-        raise InvalidArgument(Reason.ENTRY_EXPIRED, f"the entry would have expired at {entry.expires_at}")
+    for _, problem in entry_problems(entry, trust_domain=trust_domain, now=now):
+        raise problem
+
+
+def entry_problems(entry: Entry, *, trust_domain: TrustDomain, now: datetime) -> Iterator[tuple[str, InvalidArgument]]:
+    """Every field that breaks a rule, with the first rule that it breaks."""
+    checks: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("spiffe_id", lambda: _check_identity(entry.spiffe_id, trust_domain)),
+        ("parent_id", lambda: _check_parent(entry, trust_domain)),
+        ("selectors", lambda: _check_selectors(entry, trust_domain)),
+        ("dns_names", lambda: _check_dns_names(entry)),
+        ("x509_svid_ttl", lambda: _check_lifetime(entry.x509_svid_ttl)),
+        ("jwt_svid_ttl", lambda: _check_lifetime(entry.jwt_svid_ttl)),
+        ("federates_with", lambda: _check_federation(entry, trust_domain)),
+        ("hint", lambda: _check_hint(entry.hint)),
+        ("expires_at", lambda: _check_end(entry, now)),
+    )
+    for field, check in checks:
+        try:
+            check()
+        except InvalidArgument as problem:
+            yield field, problem
 
 
 def is_alias(entry: Entry, trust_domain: TrustDomain) -> bool:
@@ -97,6 +104,13 @@ def _check_selectors(entry: Entry, trust_domain: TrustDomain) -> None:
         check_workload_selectors(entry.selectors)
 
 
+def _check_dns_names(entry: Entry) -> None:
+    if len(entry.dns_names) > MAX_DNS_NAMES:
+        raise InvalidArgument(Reason.ENTRY_BAD_DNS_NAME, f"more than {MAX_DNS_NAMES} DNS names")
+    for name in entry.dns_names:
+        _check_dns_name(name)
+
+
 def _check_dns_name(name: str) -> None:
     if is_reserved_dns_name(name):
         raise InvalidArgument(
@@ -110,6 +124,28 @@ def _check_dns_name(name: str) -> None:
         raise InvalidArgument(
             Reason.ENTRY_BAD_DNS_NAME, f"{_shown(name)!r} is not a DNS name", fix="write it like web.example.org"
         )
+
+
+def _check_lifetime(ttl: timedelta | None) -> None:
+    if ttl is not None and ttl < _LEAST_TTL:
+        raise InvalidArgument(Reason.ENTRY_BAD_LIFETIME, f"lifetime {ttl} is shorter than one second")
+
+
+def _check_federation(entry: Entry, trust_domain: TrustDomain) -> None:
+    if trust_domain in entry.federates_with:
+        raise InvalidArgument(Reason.ENTRY_MALFORMED, f"an entry cannot federate with its own domain {trust_domain}")
+
+
+def _check_hint(hint: str) -> None:
+    if len(hint.encode()) > MAX_HINT_BYTES:
+        raise InvalidArgument(Reason.ENTRY_MALFORMED, f"the hint is longer than {MAX_HINT_BYTES} bytes")
+    if "\0" in hint:
+        raise InvalidArgument(Reason.ENTRY_MALFORMED, "the hint holds a NUL, which PostgreSQL cannot keep")
+
+
+def _check_end(entry: Entry, now: datetime) -> None:
+    if entry.has_expired(now):
+        raise InvalidArgument(Reason.ENTRY_EXPIRED, f"the entry would have expired at {entry.expires_at}")
 
 
 def _shown(value: object) -> str:

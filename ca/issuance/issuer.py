@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ca.agents.model import Agent
 from ca.authority.manager import IssuingAuthority
 from ca.issuance.csr import WorkloadPublicKey, public_key_of
+from ca.issuance.fast_leaf import leaf_signer
 from ca.issuance.leaf import LeafSigner
 from ca.issuance.ledger import Ledger, LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy, settle
@@ -27,6 +29,8 @@ from citadel.spiffe import SpiffeId
 # Below this the work is done before a thread could take it over; above it would hold up every other call.
 _INLINE_BATCH: Final = 8
 
+OnSigned = Callable[[int, float], None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SvidRequest:
@@ -38,11 +42,17 @@ class SvidRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedSvid:
-    """A certificate that may be handed out: its ledger row is durable. `chain` is leaf first, without the root."""
+    """A certificate that may be handed out: its ledger row is durable. `chain_der` is leaf first, without the root."""
 
     spiffe_id: SpiffeId
-    chain: tuple[x509.Certificate, ...]
+    chain_der: tuple[bytes, ...]
+    not_after: datetime
     limited_by: LimitedBy
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """The same chain, parsed."""
+        return tuple(map(x509.load_der_x509_certificate, self.chain_der))
 
 
 class Entries(Protocol):
@@ -73,6 +83,21 @@ class _Subject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Press:
+    """An issuing authority, and what all leaves under it share."""
+
+    issuing: IssuingAuthority
+    certificate_der: bytes
+    signer: LeafSigner
+
+    @classmethod
+    def of(cls, issuing: IssuingAuthority) -> _Press:
+        certificate = issuing.authority.certificate
+        signer = leaf_signer(issuer=certificate, key=issuing.key)
+        return cls(issuing=issuing, certificate_der=certificate.public_bytes(Encoding.DER), signer=signer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Signed:
     svid: IssuedSvid
     row: LedgerRow
@@ -91,7 +116,9 @@ class Issuer:
         policy: LifetimePolicy,
         agent_lifetime: timedelta,
         max_batch: int,
+        on_signed: OnSigned = lambda _number, _seconds: None,
     ) -> None:
+        """`on_signed` is told how many requests of a batch were worked on, and for how many seconds."""
         self._entries = entries
         self._authorities = authorities
         self._ledger = ledger
@@ -99,6 +126,15 @@ class Issuer:
         self._policy = policy
         self._agent_lifetime = agent_lifetime
         self._max_batch = max_batch
+        self._on_signed = on_signed
+        self._latest_press: _Press | None = None
+        # One thread and no more: half of the work holds the interpreter's lock, so a second one would take turns with
+        # it and keep the loop waiting.
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="issuing")
+
+    def close(self) -> None:
+        """End the worker thread; whatever large batch has not begun is cancelled."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
     async def issue(self, agent: Agent, requests: Sequence[SvidRequest]) -> list[IssuedSvid | CitadelError]:
         """Sign a batch for `agent`; results stand in the order of requests, and a refusal takes nothing from others.
@@ -112,7 +148,7 @@ class Issuer:
             raise InvalidArgument(
                 Reason.BATCH_TOO_LARGE, f"{len(requests)} requests in one call; {self._max_batch} are allowed"
             )
-        authority = self._authorities.issuing()
+        press = self._press()
         now = self._clock.now()
 
         def prepare(request: SvidRequest) -> _Signed | CitadelError:
@@ -123,7 +159,7 @@ class Issuer:
                 public_key = public_key_of(request.csr)
                 # 4. and 5. Settle the lifetime and sign.
                 return self._sign(
-                    authority,
+                    press,
                     _subject_of(entry),
                     public_key,
                     requested_by=agent.spiffe_id,
@@ -133,7 +169,9 @@ class Issuer:
             except CitadelError as refusal:
                 return refusal
 
-        signed = await _map_off_the_loop(prepare, requests)
+        begun = self._clock.monotonic()
+        signed = await self._map(prepare, requests)
+        self._on_signed(len(signed), self._clock.monotonic() - begun)
         # 6. Make the rows durable; a ban that came meanwhile refuses them here.
         await self._ledger.append([item.row for item in signed if isinstance(item, _Signed)])
         # 7. Answer.
@@ -142,7 +180,7 @@ class Issuer:
     async def issue_reserved(self, spiffe_id: SpiffeId, csr: bytes, *, dns_names: tuple[str, ...] = ()) -> IssuedSvid:
         """Sign for one of Citadel's own identities (an agent, the server), whose right to it the caller has checked."""
         signed = self._sign(
-            self._authorities.issuing(),
+            self._press(),
             _Subject(spiffe_id=spiffe_id, entry_id="", dns_names=dns_names),
             public_key_of(csr),
             requested_by=spiffe_id,
@@ -152,9 +190,36 @@ class Issuer:
         await self._ledger.append([signed.row])
         return signed.svid
 
+    async def issue_minted(self, terms: Entry, csr: bytes, *, requested_by: SpiffeId) -> IssuedSvid:
+        """Sign what an administrator asks for, by `terms` that `ca.insight.minting` has checked like an entry's."""
+        signed = self._sign(
+            self._press(),
+            _subject_of(terms),
+            public_key_of(csr),
+            requested_by=requested_by,
+            policy=self._policy,
+            now=self._clock.now(),
+        )
+        await self._ledger.append([signed.row])
+        return signed.svid
+
+    def _press(self) -> _Press:
+        issuing = self._authorities.issuing()
+        if self._latest_press is None or self._latest_press.issuing is not issuing:
+            self._latest_press = _Press.of(issuing)
+        return self._latest_press
+
+    async def _map(
+        self, function: Callable[[SvidRequest], _Signed | CitadelError], items: Sequence[SvidRequest]
+    ) -> list[_Signed | CitadelError]:
+        if len(items) <= _INLINE_BATCH:
+            return [function(item) for item in items]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, lambda: [function(item) for item in items])
+
     def _sign(
         self,
-        issuing: IssuingAuthority,
+        press: _Press,
         subject: _Subject,
         public_key: WorkloadPublicKey,
         *,
@@ -162,7 +227,7 @@ class Issuer:
         policy: LifetimePolicy,
         now: datetime,
     ) -> _Signed:
-        authority = issuing.authority
+        authority = press.issuing.authority
         validity = settle(
             now=now,
             policy=policy,
@@ -171,11 +236,11 @@ class Issuer:
             issuer_not_before=authority.not_before,
             issuer_not_after=authority.not_after,
         )
-        serial = new_serial()
-        leaf = LeafSigner(issuer=authority.certificate, key=issuing.key).sign(
+        serial, key_info = new_serial(), public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        leaf = press.signer.sign(
             spiffe_id=subject.spiffe_id,
             dns_names=subject.dns_names,
-            public_key=public_key,
+            public_key=key_info,
             validity=validity,
             serial=serial,
         )
@@ -185,16 +250,19 @@ class Issuer:
             entry_id=subject.entry_id,
             requested_by=requested_by,
             issuer_id=authority.id,
-            public_key=key_digest(public_key),
+            public_key=hashlib.sha256(key_info).hexdigest(),
             not_before=validity.not_before,
             not_after=validity.not_after,
             issued_at=now,
             limited_by=validity.limited_by.value,
         )
-        chain = (leaf, authority.certificate)
-        return _Signed(
-            svid=IssuedSvid(spiffe_id=subject.spiffe_id, chain=chain, limited_by=validity.limited_by), row=row
+        svid = IssuedSvid(
+            spiffe_id=subject.spiffe_id,
+            chain_der=(leaf, press.certificate_der),
+            not_after=validity.not_after,
+            limited_by=validity.limited_by,
         )
+        return _Signed(svid=svid, row=row)
 
 
 def key_digest(public_key: WorkloadPublicKey) -> str:
@@ -210,11 +278,3 @@ def _subject_of(entry: Entry) -> _Subject:
         ttl=entry.x509_svid_ttl,
         expires_at=entry.expires_at,
     )
-
-
-async def _map_off_the_loop(
-    function: Callable[[SvidRequest], _Signed | CitadelError], items: Sequence[SvidRequest]
-) -> list[_Signed | CitadelError]:
-    if len(items) <= _INLINE_BATCH:
-        return [function(item) for item in items]
-    return await asyncio.to_thread(lambda: [function(item) for item in items])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, Protocol, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.authority.certificates import authority_key_identifier
-from ca.issuance.csr import WorkloadPublicKey
 from ca.issuance.lifetime import Validity
 from citadel.spiffe import SpiffeId
 
@@ -28,48 +27,76 @@ _KEY_USAGE: Final = x509.KeyUsage(
 )
 _EXTENDED_KEY_USAGE: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 _NO_CA: Final = x509.BasicConstraints(ca=False, path_length=None)
-_EMPTY: Final = x509.Name([])
+EMPTY_SUBJECT: Final = x509.Name([])
+
+Extension: TypeAlias = x509.Extension[x509.ExtensionType]
 
 
-class LeafSigner:
-    """Builds and signs leaves under one issuing authority; what every leaf shares is made once."""
-
-    def __init__(self, *, issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-        self._issuer_name = issuer.subject
-        self._key = key
-        self._authority_key_identifier = authority_key_identifier(issuer)
+class LeafSigner(Protocol):
+    """Signs leaves under one issuing authority."""
 
     def sign(
         self,
         *,
         spiffe_id: SpiffeId,
-        dns_names: Sequence[str],
-        public_key: WorkloadPublicKey,
+        dns_names: tuple[str, ...],
+        public_key: bytes,
         validity: Validity,
         serial: int,
-    ) -> x509.Certificate:
-        """A leaf for `spiffe_id`. The subject is empty, so the names are critical (X509-11)."""
-        names = x509.SubjectAlternativeName(
-            [x509.UniformResourceIdentifier(str(spiffe_id)), *(x509.DNSName(name) for name in dns_names)]
-        )
+    ) -> bytes:
+        """A leaf for `spiffe_id` and the key of this SubjectPublicKeyInfo, both in DER."""
+        ...
+
+
+class PlainLeafSigner:
+    """A `LeafSigner` that takes cryptography's builder, which decides what a leaf is, byte for byte."""
+
+    def __init__(self, *, issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self._issuer_name = issuer.subject
+        self._key = key
+        self._shared = shared_extensions(issuer)
+
+    def sign(
+        self,
+        *,
+        spiffe_id: SpiffeId,
+        dns_names: tuple[str, ...],
+        public_key: bytes,
+        validity: Validity,
+        serial: int,
+    ) -> bytes:
+        key: Any = load_der_public_key(public_key)  # of one of the kinds that `csr.public_key_of` lets through
         builder = x509.CertificateBuilder(
             issuer_name=self._issuer_name,
-            subject_name=_EMPTY,
-            public_key=public_key,
+            subject_name=EMPTY_SUBJECT,
+            public_key=key,
             serial_number=serial,
             not_valid_before=validity.not_before,
             not_valid_after=validity.not_after,
             extensions=[
-                x509.Extension(x509.KeyUsage.oid, critical=True, value=_KEY_USAGE),
-                x509.Extension(x509.ExtendedKeyUsage.oid, critical=False, value=_EXTENDED_KEY_USAGE),
-                x509.Extension(x509.BasicConstraints.oid, critical=True, value=_NO_CA),
-                x509.Extension(
-                    x509.SubjectKeyIdentifier.oid,
-                    critical=False,
-                    value=x509.SubjectKeyIdentifier.from_public_key(public_key),
-                ),
-                x509.Extension(x509.AuthorityKeyIdentifier.oid, critical=False, value=self._authority_key_identifier),
-                x509.Extension(x509.SubjectAlternativeName.oid, critical=True, value=names),
+                *self._shared,
+                _extension(x509.SubjectKeyIdentifier.from_public_key(key)),
+                names(spiffe_id, dns_names),
             ],
         )
-        return builder.sign(self._key, hashes.SHA256())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def shared_extensions(issuer: x509.Certificate) -> tuple[Extension, ...]:
+    """What all leaves under one issuer have in common. After these come the key identifier and `names`, no more."""
+    return (
+        _extension(_KEY_USAGE, critical=True),
+        _extension(_EXTENDED_KEY_USAGE),
+        _extension(_NO_CA, critical=True),
+        _extension(authority_key_identifier(issuer)),
+    )
+
+
+def names(spiffe_id: SpiffeId, dns_names: tuple[str, ...]) -> Extension:
+    """The extension with the identity. The subject is empty, so it is critical (X509-11)."""
+    uri = x509.UniformResourceIdentifier(str(spiffe_id))
+    return _extension(x509.SubjectAlternativeName([uri, *(x509.DNSName(name) for name in dns_names)]), critical=True)
+
+
+def _extension(value: x509.ExtensionType, *, critical: bool = False) -> Extension:
+    return x509.Extension(value.oid, critical, value)

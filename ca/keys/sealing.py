@@ -30,6 +30,8 @@ class KeyPurpose(StrEnum):
 
     ROOT = "x509-root"
     ISSUER = "x509-issuer"
+    RECORDS = "records"
+    BACKUP = "backup"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

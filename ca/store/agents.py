@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.agents.joining import JoinToken
-from ca.agents.model import Agent
+from ca.agents.joining import JoinToken, MakeAgent
+from ca.agents.model import Agent, JoinedBy
+from ca.audit.model import Act
+from ca.store.audit import record_act
 from ca.store.database import Database
 from ca.store.entries import selectors_from_text, selectors_to_text
 from ca.store.schema import agents, tokens
@@ -22,7 +24,7 @@ _KEEP_ENDED: Final = timedelta(days=7)
 
 
 class SqlAgentStore:
-    """Fulfils `ca.agents.roster.AgentStore`."""
+    """Fulfils the ports of `ca.agents` for agents: the roster's, and those of whatever changes a row."""
 
     def __init__(self, *, database: Database) -> None:
         self._database = database
@@ -37,6 +39,34 @@ class SqlAgentStore:
                 update(agents).where(agents.c.spiffe_id == str(spiffe_id)).values(key=key, next_key=next_key)
             )
 
+    async def record(self, agent: Agent, act: Act, *, at: datetime) -> None:
+        async with self._database.transaction() as connection:
+            await _put_agent(connection, agent)
+            await record_act(connection, act, at=at)
+
+    async def remove(self, spiffe_id: SpiffeId, act: Act, *, at: datetime) -> None:
+        async with self._database.transaction() as connection:
+            await connection.execute(delete(agents).where(agents.c.spiffe_id == str(spiffe_id)))
+            await record_act(connection, act, at=at)
+
+
+class SqlSightings:
+    """Fulfils `ca.agents.sightings.SightingStore`."""
+
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
+
+    async def last_seen(self) -> Mapping[SpiffeId, datetime]:
+        known = select(agents.c.spiffe_id, agents.c.last_seen).where(agents.c.last_seen.is_not(None))
+        async with self._database.transaction() as connection:
+            return {SpiffeId.parse(row.spiffe_id): row.last_seen for row in await connection.execute(known)}
+
+    async def note_seen(self, seen: Mapping[SpiffeId, datetime]) -> None:
+        statement = update(agents).where(agents.c.spiffe_id == bindparam("agent")).values(last_seen=bindparam("at"))
+        rows = [{"agent": str(spiffe_id), "at": at} for spiffe_id, at in seen.items()]
+        async with self._database.transaction() as connection:
+            await connection.execute(statement, rows)
+
 
 class SqlTokenStore:
     """Fulfils `ca.agents.joining.TokenStore`."""
@@ -44,7 +74,7 @@ class SqlTokenStore:
     def __init__(self, *, database: Database) -> None:
         self._database = database
 
-    async def add(self, token: JoinToken) -> None:
+    async def add(self, token: JoinToken, act: Act, *, at: datetime) -> None:
         async with self._database.transaction() as connection:
             await connection.execute(
                 insert(tokens).values(
@@ -54,8 +84,9 @@ class SqlTokenStore:
                     expires_at=token.expires_at,
                 )
             )
+            await record_act(connection, act, at=at)
 
-    async def redeem(self, digest: str, *, now: datetime, make_agent: Callable[[JoinToken], Agent]) -> Agent:
+    async def redeem(self, digest: str, *, now: datetime, make_agent: MakeAgent) -> Agent:
         async with self._database.transaction() as connection:
             await connection.execute(delete(tokens).where(tokens.c.expires_at < now - _KEEP_ENDED))
             # The update is the lock: of two callers with one token only the first finds it unused.
@@ -67,7 +98,7 @@ class SqlTokenStore:
             row = (await connection.execute(select(tokens).where(tokens.c.digest == digest))).one_or_none()
             if row is None:
                 raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
-            agent = make_agent(
+            agent, act = make_agent(
                 JoinToken(
                     digest=digest,
                     agent=SpiffeId.parse(row.agent_id),
@@ -80,7 +111,8 @@ class SqlTokenStore:
                     raise _ended(used_before=row.used_at is not None)
                 if not await _has_agent(connection, agent.spiffe_id, key=agent.key):
                     raise _ended(used_before=True)
-            await _replace_agent(connection, agent)
+            await _put_agent(connection, agent)
+            await record_act(connection, act, at=now)
         return agent
 
 
@@ -96,18 +128,20 @@ async def _has_agent(connection: AsyncConnection, spiffe_id: SpiffeId, *, key: s
     return (await connection.execute(same)).one_or_none() is not None
 
 
-async def _replace_agent(connection: AsyncConnection, agent: Agent) -> None:
-    await connection.execute(delete(agents).where(agents.c.spiffe_id == str(agent.spiffe_id)))
-    await connection.execute(
-        insert(agents).values(
-            spiffe_id=str(agent.spiffe_id),
-            key=agent.key,
-            next_key=agent.next_key,
-            selectors=selectors_to_text(agent.selectors),
-            banned=agent.banned,
-            joined_at=agent.joined_at,
-        )
-    )
+async def _put_agent(connection: AsyncConnection, agent: Agent) -> None:
+    values = {
+        "key": agent.key,
+        "next_key": agent.next_key,
+        "selectors": selectors_to_text(agent.selectors),
+        "banned": agent.banned,
+        "joined_at": agent.joined_at,
+        "joined_by": agent.joined_by.value,
+        "ban_reason": agent.ban_reason,
+    }
+    spiffe_id = str(agent.spiffe_id)
+    changed = await connection.execute(update(agents).where(agents.c.spiffe_id == spiffe_id).values(values))
+    if changed.rowcount == 0:
+        await connection.execute(insert(agents).values(spiffe_id=spiffe_id, **values))
 
 
 def _from_row(row: Row[tuple[object, ...]]) -> Agent:
@@ -118,4 +152,6 @@ def _from_row(row: Row[tuple[object, ...]]) -> Agent:
         selectors=selectors_from_text(row.selectors),
         banned=row.banned,
         joined_at=row.joined_at,
+        joined_by=JoinedBy(row.joined_by),
+        ban_reason=row.ban_reason,
     )

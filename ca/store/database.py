@@ -1,22 +1,30 @@
-"""Opening the database, and bringing its schema up to date."""
+"""Opening the database, and transactions that end within a bounded time, one way or the other."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import alembic.command
 import alembic.config
-from sqlalchemy import Connection, event
-from sqlalchemy.exc import ArgumentError, InvalidRequestError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+import alembic.util
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import ArgumentError, IntegrityError, InvalidRequestError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from citadel.errors import InvalidArgument, Reason, Unavailable
+from ca.store.engines import make_engine
+from ca.store.health import StoreHealth
+from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, Unavailable
 
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
-_BUSY_MILLISECONDS: Final = 5000
+# Longer than a driver waits for its database by itself, so that its own, better explained error comes first.
+_LONGEST_SECONDS: Final = 15.0
+# Any number will do, if it is always the same and nobody else's: PostgreSQL's advisory locks have no names.
+_MIGRATION_LOCK: Final = 0x0C17ADE1
 
 
 class Fence(Protocol):
@@ -30,91 +38,135 @@ class Fence(Protocol):
 class Database:
     """One SQL database. `fence` is asked in every transaction, so that a server that lost its lease writes nothing."""
 
-    def __init__(self, engine: AsyncEngine, *, fence: Fence | None = None) -> None:
+    def __init__(self, engine: AsyncEngine, *, health: StoreHealth | None = None, fence: Fence | None = None) -> None:
         self.engine = engine
+        self.health = health or StoreHealth()
         self._fence = fence
 
     @classmethod
     def open(cls, url: str) -> Database:
-        """A database at `sqlite+aiosqlite:///…` or a PostgreSQL URL. Nothing is connected yet.
+        """A database at `sqlite+aiosqlite:///…` or `postgresql://…` (driver asyncpg). Nothing is connected yet.
 
         Raises `InvalidArgument` (`config_invalid`) for a URL that is none or whose driver is not there. The URL, which
         can hold a password, is not repeated.
         """
         try:
-            engine = create_async_engine(url)
+            return cls(make_engine(url))
         except (NoSuchModuleError, InvalidRequestError, ImportError):
             raise _bad_url("names a driver that is not installed, or one that is not made for asyncio") from None
         except (ArgumentError, ValueError):
             raise _bad_url("is not a database URL that SQLAlchemy can read") from None
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-            event.listen(engine.sync_engine, "begin", _begin_sqlite)
-        return cls(engine)
 
     def fenced(self, fence: Fence) -> Database:
         """The same database, with `fence` asked in every transaction."""
-        return Database(self.engine, fence=fence)
+        return Database(self.engine, health=self.health, fence=fence)
 
     async def migrate(self, *, revision: str = "head") -> None:
-        """Bring the schema to `revision`."""
-        async with self.transaction() as connection:
+        """Bring the schema to `revision`, or leave it where it is past that.
+
+        Raises `FailedPrecondition` (`data_dir_foreign`) for a schema that this version does not know.
+        """
+        # Making tables and filling new columns can take longer than anything that somebody waits for.
+        async with self.transaction(seconds=None) as connection:
+            if self.engine.dialect.name == "postgresql":
+                # Two servers that start on one empty database; SQLite's transactions exclude each other anyway.
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
             await connection.run_sync(_migrate, revision)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction, durable when the block ends.
+    async def transaction(self, *, seconds: float | None = _LONGEST_SECONDS) -> AsyncIterator[AsyncConnection]:
+        """One transaction, durable when the block ends; given up after `seconds`, with nothing written.
 
         Raises `Unavailable`: `store_unavailable` where the database fails, `lease_lost` where the fence says so.
         """
         try:
-            async with self.engine.begin() as connection:
+            async with asyncio.timeout(seconds), self._connected() as connection, connection.begin():
                 if self._fence is not None:
                     await self._fence.check(connection)
                 yield connection
         except (SQLAlchemyError, OSError) as error:
-            raise Unavailable(
-                Reason.STORE_UNAVAILABLE,
-                f"the store does not take this now: {_root_cause(error)}",
-                fix="look at the disk and the database of the server",
-            ) from error
+            refusal = _unavailable(error)
+            if not isinstance(error, IntegrityError):  # that is what was asked, not the store
+                self.health.note(refusal.message)
+            raise refusal from error
+        except CitadelError as error:
+            if error.reason is Reason.STORE_UNAVAILABLE:
+                self.health.note(error.message)
+            raise
+        self.health.note(None)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads, without the fence; it also works where the store cannot be written."""
+        try:
+            async with asyncio.timeout(_LONGEST_SECONDS), self._connected() as connection:
+                await connection.execution_options(only_reads=True)
+                async with connection.begin():
+                    yield connection
+        except (SQLAlchemyError, OSError) as error:
+            raise _unavailable(error) from error
 
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        connection = self.engine.connect()
+        try:
+            await connection.start()
+        except Exception as error:
+            # Each driver has errors of its own here, and SQLAlchemy passes some of them on as they are.
+            if isinstance(_cause(error), TypeError | ValueError):
+                raise _bad_url("has a parameter that the driver does not take") from None
+            raise _unavailable(error) from error
+        async with AsyncExitStack() as stack:
+            stack.push_async_exit(connection)
+            yield connection
 
 
 def _migrate(connection: Connection, revision: str) -> None:
     config = alembic.config.Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     config.attributes["connection"] = connection
-    alembic.command.upgrade(config, revision)
+    try:
+        alembic.command.upgrade(config, revision)
+    except alembic.util.CommandError as error:
+        raise FailedPrecondition(
+            Reason.DATA_DIR_FOREIGN,
+            f"the store has a schema that this version does not know: {error}",
+            fix="run the version of Citadel that made it, or a newer one",
+        ) from error
 
 
 def _bad_url(problem: str) -> InvalidArgument:
     return InvalidArgument(
         Reason.CONFIG_INVALID,
         f"store_url {problem}",
-        fix="write sqlite+aiosqlite:///file or postgresql+asyncpg://user@host/database, and install that driver",
+        fix="write sqlite+aiosqlite:///file or postgresql://user@host/database, and install the driver (asyncpg)",
     )
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver's own transactions leave DDL and reads outside: a crash during a migration would keep half of it.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    # WAL lets readers go on during a commit; FULL makes a commit survive a power cut, which invariant 2 rests on.
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # IMMEDIATE, because a transaction that reads before it writes fails at once when another one wrote in between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _unavailable(error: Exception) -> Unavailable:
+    return Unavailable(
+        Reason.STORE_UNAVAILABLE,
+        f"the store does not take this now: {_root_cause(error)}",
+        fix="look at the disk and the database of the server",
+    )
 
 
 def _root_cause(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or type(error).__name__)
+    """One line of the database's own words; SQLAlchemy's would repeat the statement with all its values."""
+    cause = _cause(error)
+    if isinstance(cause, TimeoutError | PoolTimeout):
+        return "it did not answer in time"
+    if isinstance(cause, SQLAlchemyError):
+        return type(cause).__name__
+    lines = str(cause).splitlines()
+    return lines[0] if lines else type(cause).__name__
+
+
+def _cause(error: Exception) -> BaseException:
+    """The driver's own error, which SQLAlchemy wraps once or, for asyncpg, twice."""
+    wrapped = getattr(error, "orig", None)
+    return error if wrapped is None else wrapped.__cause__ or wrapped

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import Row, delete, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
+from ca.audit.model import Act
+from ca.entries.changes import ChangeKind, EntryChange
+from ca.store.audit import record_acts
 from ca.store.database import Database
 from ca.store.schema import entries, events
 from citadel.entry import Entry
-from citadel.errors import AlreadyExists, Reason
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
+
+_MOST_IN_QUERY: Final = 500
 
 
 class SqlEntryStore:
@@ -31,29 +36,49 @@ class SqlEntryStore:
             revision = await connection.scalar(select(func.max(events.c.revision)))
         return found, int(revision or 0)
 
-    async def create(self, entry: Entry) -> int:
-        values = _to_row(entry)
+    async def same_as(self, wanted: Sequence[Entry]) -> Sequence[str | None]:
+        identities = await asyncio.to_thread(lambda: [_identity(entry) for entry in wanted])
+        found: dict[str, str] = {}
         async with self._database.transaction() as connection:
-            same = select(entries.c.id).where(entries.c.identity == values["identity"])
-            existing = await connection.scalar(same)
-            if existing is not None:
-                raise AlreadyExists(
-                    Reason.ENTRY_DUPLICATE,
-                    f"entry {existing} has the same SPIFFE ID, parent and selectors",
-                    fix=f"look at it with `citadel-cli entry show {existing}`",
+            for start in range(0, len(identities), _MOST_IN_QUERY):
+                some = identities[start : start + _MOST_IN_QUERY]
+                rows = await connection.execute(
+                    select(entries.c.identity, entries.c.id).where(entries.c.identity.in_(some))
                 )
-            await connection.execute(insert(entries).values(**values))
-            return await _add_event(connection, "entry-created", entry.id)
+                found.update((row.identity, row.id) for row in rows)
+        return [found.get(identity) for identity in identities]
 
-    async def delete(self, entry: Entry) -> int:
+    async def commit(self, changes: Sequence[EntryChange], *, acts: Sequence[Act], at: datetime) -> int:
+        made, changed, gone = await asyncio.to_thread(_rows, changes)
         async with self._database.transaction() as connection:
-            await connection.execute(delete(entries).where(entries.c.id == entry.id))
-            return await _add_event(connection, "entry-deleted", entry.id)
+            if gone:
+                await connection.execute(delete(entries).where(entries.c.id == bindparam("key")), gone)
+            if len(changed) > 1:
+                # Two entries may exchange what can exist once: nobody has it while they do.
+                parked = [{"key": row["key"], "identity": row["key"]} for row in changed]
+                await connection.execute(update(entries).where(entries.c.id == bindparam("key")), parked)
+            if changed:
+                await connection.execute(update(entries).where(entries.c.id == bindparam("key")), changed)
+            if made:
+                await connection.execute(insert(entries), made)
+            await connection.execute(
+                insert(events),
+                [{"kind": f"entry-{change.kind}", "subject": change.entry.id} for change in changes],
+            )
+            await record_acts(connection, acts, at=at)
+            return int(await connection.scalar(select(func.max(events.c.revision))) or 0)
 
 
-async def _add_event(connection: AsyncConnection, kind: str, subject: str) -> int:
-    result = await connection.execute(insert(events).values(kind=kind, subject=subject).returning(events.c.revision))
-    return int(result.scalar_one())
+def _rows(changes: Sequence[EntryChange]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """What to insert, to update and to delete; `key` is the id in the condition."""
+    made = [_to_row(change.entry) for change in changes if change.kind is ChangeKind.CREATED]
+    gone = [{"key": change.entry.id} for change in changes if change.kind is ChangeKind.DELETED]
+    changed = []
+    for change in changes:
+        if change.kind is ChangeKind.UPDATED:
+            row = _to_row(change.entry)
+            changed.append({"key": row.pop("id"), **row})
+    return made, changed, gone
 
 
 def _identity(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""The ledger in SQL: one writer, one commit in flight, rows of concurrent requests grouped into it.
+"""The ledger in SQL: one writer, one commit in flight, rows of concurrent requests grouped into it and chained.
 
 A commit costs the same for 32 rows as for one, so whoever waits for a commit takes all that came meanwhile along.
 """
@@ -9,13 +9,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import uuid4
 
 import structlog
 from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.issuance.ledger import LedgerRow
+from ca.ledger.chain import Head, Log, link, microseconds, record
+from ca.store.chain import LEDGER_FIELDS, begin_segment, head_of, newest_segment
 from ca.store.database import Database
 from ca.store.schema import ledger
+from citadel.clock import Clock, SystemClock
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unavailable
 from citadel.spiffe import SpiffeId
 
@@ -24,6 +29,11 @@ _log = structlog.get_logger(__name__)
 _LINGER_SECONDS: Final = 0.002
 _ENOUGH_ROWS: Final = 64
 _MOST_WAITING: Final = 10_000
+_MOST_INLINE: Final = 100  # rows that are hashed before a thread could take them over
+
+_COLUMNS: Final = (*LEDGER_FIELDS, "writer", "position", "hash")
+
+OnCommit = Callable[[int], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -35,19 +45,41 @@ class _Append:  # compared by identity
 class SqlLedger:
     """Fulfils `ca.issuance.ledger.Ledger`; `run` writes, for as long as the server lives."""
 
-    def __init__(self, *, database: Database, is_banned: Callable[[SpiffeId], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        is_banned: Callable[[SpiffeId], bool],
+        clock: Clock | None = None,
+        on_commit: OnCommit = lambda _: None,
+    ) -> None:
+        """`on_commit` is told the number of rows of each commit."""
         self._database = database
         self._is_banned = is_banned
+        self._clock = clock or SystemClock()
+        self._on_commit = on_commit
+        self._statement = _insert_statement(database)
+        # Known only while nobody else can have written: not at the start, and not after a commit that failed, of which
+        # nobody knows whether it came through.
+        self._head: Head | None = None
+        self._writer = uuid4().hex
         self._waiting: list[_Append] = []
+        self._waiting_rows = 0
         self._arrived = asyncio.Event()
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait for a commit."""
+        return self._waiting_rows
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
         if not rows:
             return
-        if sum(len(append.rows) for append in self._waiting) + len(rows) > _MOST_WAITING:
+        if self._waiting_rows + len(rows) > _MOST_WAITING:
             raise Unavailable(Reason.STORE_UNAVAILABLE, "the ledger is behind; try again later")
         append = _Append(rows, asyncio.get_running_loop().create_future())
         self._waiting.append(append)
+        self._waiting_rows += len(rows)
         self._arrived.set()
         await append.done
 
@@ -56,9 +88,9 @@ class SqlLedger:
         try:
             while True:
                 await self._arrived.wait()
-                if sum(len(append.rows) for append in self._waiting) < _ENOUGH_ROWS:
+                if self._waiting_rows < _ENOUGH_ROWS:
                     await asyncio.sleep(_LINGER_SECONDS)
-                batch, self._waiting = self._waiting, []
+                batch, self._waiting, self._waiting_rows = self._waiting, [], 0
                 self._arrived.clear()
                 await self._commit(batch)
         finally:
@@ -73,8 +105,7 @@ class SqlLedger:
         if not batch:
             return
         try:
-            async with self._database.transaction() as connection:
-                await connection.execute(insert(ledger), [_to_row(row) for append in batch for row in append.rows])
+            await self._write([row for append in batch for row in append.rows])
         except CitadelError as error:
             _log.error("ledger not written", reason=error.reason, error=str(error), rows=len(batch))
             self._settle(batch, error)
@@ -83,6 +114,27 @@ class SqlLedger:
             raise
         else:
             self._settle(batch, None)
+
+    async def _write(self, rows: Sequence[LedgerRow]) -> None:
+        known, self._head = self._head, None
+        async with self._database.transaction() as connection:
+            head = known or await self._take_up(connection)
+            if len(rows) > _MOST_INLINE:
+                values, head = await asyncio.to_thread(_chain, rows, head)
+            else:
+                values, head = _chain(rows, head)
+            await connection.exec_driver_sql(self._statement, values)
+        self._head = head
+        self._on_commit(len(rows))
+
+    async def _take_up(self, connection: AsyncConnection) -> Head:
+        newest = await newest_segment(connection, Log.LEDGER)
+        if newest is not None and newest.writer == self._writer:
+            return await head_of(connection, newest)
+        if newest is not None:
+            self._writer = uuid4().hex  # another server wrote after this one: its chain goes on, in a new segment
+        segment = await begin_segment(connection, Log.LEDGER, writer=self._writer, at=self._clock.now())
+        return segment.genesis()
 
     @staticmethod
     def _settle(batch: Sequence[_Append], error: CitadelError | None) -> None:
@@ -95,16 +147,32 @@ class SqlLedger:
                 append.done.set_exception(error)
 
 
-def _to_row(row: LedgerRow) -> dict[str, Any]:
-    return {
-        "serial": row.serial,
-        "spiffe_id": str(row.spiffe_id),
-        "entry_id": row.entry_id,
-        "requested_by": str(row.requested_by),
-        "issuer_id": row.issuer_id,
-        "public_key": row.public_key,
-        "not_before": row.not_before,
-        "not_after": row.not_after,
-        "issued_at": row.issued_at,
-        "limited_by": row.limited_by,
-    }
+def _insert_statement(database: Database) -> str:
+    """The driver's own INSERT: for so many rows SQLAlchemy would spend more time than the database."""
+    return str(insert(ledger).inline().compile(dialect=database.engine.dialect, column_keys=_COLUMNS))
+
+
+def _chain(rows: Sequence[LedgerRow], head: Head) -> tuple[list[tuple[Any, ...]], Head]:
+    """The rows as the driver takes them, with their hashes, and the head after them."""
+    before, values = head.hash, []
+    for position, row in enumerate(rows, start=head.position + 1):
+        fields = _fields(row)
+        before = link(before, record(Log.LEDGER, head.writer, position, fields))
+        values.append((*fields, head.writer, position, before))
+    return values, Head(head.writer, head.position + len(rows), before)
+
+
+def _fields(row: LedgerRow) -> tuple[str | int, ...]:
+    """What is hashed, in the order of `LEDGER_FIELDS`."""
+    return (
+        row.serial,
+        str(row.spiffe_id),
+        row.entry_id,
+        str(row.requested_by),
+        row.issuer_id,
+        row.public_key,
+        microseconds(row.not_before),
+        microseconds(row.not_after),
+        microseconds(row.issued_at),
+        row.limited_by,
+    )

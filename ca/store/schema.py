@@ -20,6 +20,7 @@ metadata: Final = MetaData(
 
 _ID: Final = String(MAX_ID_BYTES)
 _DIGEST: Final = String(64)
+_WRITER: Final = String(32)
 
 authorities: Final = Table(
     "authority",
@@ -81,6 +82,9 @@ agents: Final = Table(
     Column("selectors", Text, nullable=False),
     Column("banned", Boolean, nullable=False),
     Column("joined_at", Moment, nullable=False),
+    Column("joined_by", String(16), nullable=False, server_default="token"),
+    Column("ban_reason", Text, nullable=False, server_default=""),
+    Column("last_seen", Moment),
 )
 
 tokens: Final = Table(
@@ -107,10 +111,18 @@ ledger: Final = Table(
     Column("not_after", Moment, nullable=False),
     Column("issued_at", Moment, nullable=False),
     Column("limited_by", String(16), nullable=False),
+    # Not set in rows from before there was a chain.
+    Column("writer", _WRITER),
+    Column("position", BigInteger),
+    Column("hash", LargeBinary),
     sqlite_autoincrement=True,
 )
 
-Index("ix_ledger_spiffe_id", ledger.c.spiffe_id, ledger.c.number)
+# Each index costs every certificate. What is not listed here, such as the entry, is looked for along the time.
+Index("ix_ledger_spiffe_id", ledger.c.spiffe_id, ledger.c.issued_at)
+Index("ix_ledger_requested_by", ledger.c.requested_by, ledger.c.issued_at)
+Index("ix_ledger_issued_at", ledger.c.issued_at)
+Index("ix_ledger_writer", ledger.c.writer, ledger.c.position, unique=True)
 
 audit: Final = Table(
     "audit",
@@ -125,5 +137,86 @@ audit: Final = Table(
     Column("why", Text, nullable=False),
     Column("reason", String(64), nullable=False),
     Column("count", BigInteger, nullable=False),
+    Column("writer", _WRITER, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+Index("ix_audit_at", audit.c.at)
+Index("ix_audit_actor", audit.c.actor, audit.c.at)
+Index("ix_audit_what", audit.c.what, audit.c.at)
+Index("ix_audit_target", audit.c.target, audit.c.at)
+Index("ix_audit_writer", audit.c.writer, audit.c.position, unique=True)
+
+# The segments of the two chains, see `ca.ledger.chain`.
+segments: Final = Table(
+    "segment",
+    metadata,
+    Column("number", RowNumber, primary_key=True, autoincrement=True),
+    Column("log", String(16), nullable=False),
+    Column("writer", _WRITER, nullable=False),
+    Column("begun_at", Moment, nullable=False),
+    Column("after_writer", _WRITER, nullable=False),
+    Column("after_position", BigInteger, nullable=False),
+    Column("after_hash", LargeBinary, nullable=False),
+    Column("unchained", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+Index("ix_segment_log", segments.c.log, segments.c.writer, unique=True)
+
+# What was signed of the chains: checkpoints, and the anchors that pruning leaves.
+checkpoints: Final = Table(
+    "checkpoint",
+    metadata,
+    Column("number", RowNumber, primary_key=True, autoincrement=True),
+    Column("log", String(16), nullable=False),
+    Column("writer", _WRITER, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("jws", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+Index("ix_checkpoint_log", checkpoints.c.log, checkpoints.c.writer, checkpoints.c.position)
+
+record_keys: Final = Table(
+    "record_key",
+    metadata,
+    Column("fingerprint", _DIGEST, primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("created_at", Moment, nullable=False),
+)
+
+# At most one row: which server owns the store.
+lease: Final = Table(
+    "lease",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("holder_id", String(32), nullable=False),
+    Column("holder_name", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("duration", Span, nullable=False),
+)
+
+# Private keys of authorities, sealed before they come here.
+sealed_keys: Final = Table(
+    "sealed_key",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
+# Each return to a backup: between these two moments the ledger has a gap.
+restores: Final = Table(
+    "restore",
+    metadata,
+    Column("number", RowNumber, primary_key=True, autoincrement=True),
+    Column("made_at", Moment, nullable=False),
+    Column("restored_at", Moment, nullable=False),
+    Column("digest", _DIGEST, nullable=False),
     sqlite_autoincrement=True,
 )

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import BigInteger, Dialect, Integer
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,3 +41,21 @@ class Span(TypeDecorator[timedelta]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> timedelta | None:  # noqa: ARG002 - the port's form
         return None if value is None else value * _MICROSECOND
+
+
+class database_now(FunctionElement[datetime]):  # noqa: N801 - a function of SQL
+    """The database's own clock, as a `Moment`: the one clock that all its servers have in common."""
+
+    type = Moment()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _now_of_sqlite(*_: object, **__: object) -> str:
+    # Days since noon of 24 November 4714 BC; 1970 began 2440587.5 of them later.
+    return "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
+
+@compiles(database_now, "postgresql")
+def _now_of_postgresql(*_: object, **__: object) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63itadel/_wire/admin.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"h\n\x12\x43reateTokenRequest\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x16\n\x0enode_selectors\x18\x03 \x03(\t\"\x82\x01\n\x13\x43reateTokenResponse\x12\x13\n\x0bjoin_string\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x61gent_exists\x18\x04 \x01(\x08\"6\n\x12\x43reateEntryRequest\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.citadel.v1.Entry\"\x1d\n\x0fGetEntryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"a\n\x12ListEntriesRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"R\n\x13ListEntriesResponse\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x12\x44\x65leteEntryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13GetOwnBundleRequest\"\x12\n\x10GetStatusRequest\"\xe8\x02\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x17\n\x0f\x62undle_sequence\x18\x05 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x06 \x01(\x04\x12\x30\n\x0b\x61uthorities\x18\x07 \x03(\x0b\x32\x1b.citadel.v1.AuthorityStatus\x12\'\n\x06\x61gents\x18\x08 \x03(\x0b\x32\x17.citadel.v1.AgentStatus\x12\x0e\n\x06issued\x18\t \x01(\x04\x12\x30\n\x07refused\x18\n \x03(\x0b\x32\x1f.citadel.v1.Status.RefusedEntry\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xa9\x01\n\x0f\x41uthorityStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12.\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc9\x01\n\x0b\x41gentStatus\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0e\n\x06\x62\x61nned\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15\x61\x63knowledged_revision\x18\x06 \x01(\x04\x12)\n\x07streams\x18\x07 \x03(\x0b\x32\x18.citadel.v1.StreamReport2\xeb\x03\n\x05\x41\x64min\x12N\n\x0b\x43reateToken\x12\x1e.citadel.v1.CreateTokenRequest\x1a\x1f.citadel.v1.CreateTokenResponse\x12@\n\x0b\x43reateEntry\x12\x1e.citadel.v1.CreateEntryRequest\x1a\x11.citadel.v1.Entry\x12:\n\x08GetEntry\x12\x1b.citadel.v1.GetEntryRequest\x1a\x11.citadel.v1.Entry\x12N\n\x0bListEntries\x12\x1e.citadel.v1.ListEntriesRequest\x1a\x1f.citadel.v1.ListEntriesResponse\x12@\n\x0b\x44\x65leteEntry\x12\x1e.citadel.v1.DeleteEntryRequest\x1a\x11.citadel.v1.Entry\x12\x43\n\x0cGetOwnBundle\x12\x1f.citadel.v1.GetOwnBundleRequest\x1a\x12.citadel.v1.Bundle\x12=\n\tGetStatus\x12\x1c.citadel.v1.GetStatusRequest\x1a\x12.citadel.v1.Statusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63itadel/_wire/admin.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"h\n\x12\x43reateTokenRequest\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x16\n\x0enode_selectors\x18\x03 \x03(\t\"\x82\x01\n\x13\x43reateTokenResponse\x12\x13\n\x0bjoin_string\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x61gent_exists\x18\x04 \x01(\x08\"6\n\x12\x43reateEntryRequest\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.citadel.v1.Entry\"6\n\x12UpdateEntryRequest\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.citadel.v1.Entry\"d\n\x13\x41pplyEntriesRequest\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x18\n\x10prune_parent_ids\x18\x03 \x03(\t\"l\n\x14\x41pplyEntriesResponse\x12*\n\x08problems\x18\x01 \x03(\x0b\x32\x18.citadel.v1.EntryProblem\x12(\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x17.citadel.v1.EntryChange\"Z\n\x0c\x45ntryProblem\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0b\n\x03\x66ix\x18\x05 \x01(\t\"\xea\x01\n\x0b\x45ntryChange\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.citadel.v1.EntryChange.Kind\x12!\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x11.citadel.v1.Entry\x12 \n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x11.citadel.v1.Entry\x12\x16\n\x0e\x63hanged_fields\x18\x04 \x03(\t\"R\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\x0b\n\x07UPDATED\x10\x02\x12\r\n\tUNCHANGED\x10\x03\x12\x0b\n\x07\x44\x45LETED\x10\x04\"\x1d\n\x0fGetEntryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"a\n\x12ListEntriesRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"R\n\x13ListEntriesResponse\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x12\x44\x65leteEntryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13GetOwnBundleRequest\"\x12\n\x10GetStatusRequest\"\x94\x03\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x17\n\x0f\x62undle_sequence\x18\x05 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x06 \x01(\x04\x12\x30\n\x0b\x61uthorities\x18\x07 \x03(\x0b\x32\x1b.citadel.v1.AuthorityStatus\x12\'\n\x06\x61gents\x18\x08 \x03(\x0b\x32\x17.citadel.v1.AgentStatus\x12\x0e\n\x06issued\x18\t \x01(\x04\x12\x30\n\x07refused\x18\n \x03(\x0b\x32\x1f.citadel.v1.Status.RefusedEntry\x12*\n\x0bledger_gaps\x18\x0b \x03(\x0b\x32\x15.citadel.v1.LedgerGap\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"_\n\tLedgerGap\x12)\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa9\x01\n\x0f\x41uthorityStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12.\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc9\x01\n\x0b\x41gentStatus\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0e\n\x06\x62\x61nned\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15\x61\x63knowledged_revision\x18\x06 \x01(\x04\x12)\n\x07streams\x18\x07 \x03(\x0b\x32\x18.citadel.v1.StreamReport2\x84\x05\n\x05\x41\x64min\x12N\n\x0b\x43reateToken\x12\x1e.citadel.v1.CreateTokenRequest\x1a\x1f.citadel.v1.CreateTokenResponse\x12@\n\x0b\x43reateEntry\x12\x1e.citadel.v1.CreateEntryRequest\x1a\x11.citadel.v1.Entry\x12:\n\x08GetEntry\x12\x1b.citadel.v1.GetEntryRequest\x1a\x11.citadel.v1.Entry\x12N\n\x0bListEntries\x12\x1e.citadel.v1.ListEntriesRequest\x1a\x1f.citadel.v1.ListEntriesResponse\x12@\n\x0bUpdateEntry\x12\x1e.citadel.v1.UpdateEntryRequest\x1a\x11.citadel.v1.Entry\x12@\n\x0b\x44\x65leteEntry\x12\x1e.citadel.v1.DeleteEntryRequest\x1a\x11.citadel.v1.Entry\x12U\n\x0c\x41pplyEntries\x12\x1f.citadel.v1.ApplyEntriesRequest\x1a .citadel.v1.ApplyEntriesResponse(\x01\x30\x01\x12\x43\n\x0cGetOwnBundle\x12\x1f.citadel.v1.GetOwnBundleRequest\x1a\x12.citadel.v1.Bundle\x12=\n\tGetStatus\x12\x1c.citadel.v1.GetStatusRequest\x1a\x12.citadel.v1.Statusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,26 +42,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETOKENRESPONSE']._serialized_end=370
   _globals['_CREATEENTRYREQUEST']._serialized_start=372
   _globals['_CREATEENTRYREQUEST']._serialized_end=426
-  _globals['_GETENTRYREQUEST']._serialized_start=428
-  _globals['_GETENTRYREQUEST']._serialized_end=457
-  _globals['_LISTENTRIESREQUEST']._serialized_start=459
-  _globals['_LISTENTRIESREQUEST']._serialized_end=556
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=558
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=640
-  _globals['_DELETEENTRYREQUEST']._serialized_start=642
-  _globals['_DELETEENTRYREQUEST']._serialized_end=674
-  _globals['_GETOWNBUNDLEREQUEST']._serialized_start=676
-  _globals['_GETOWNBUNDLEREQUEST']._serialized_end=697
-  _globals['_GETSTATUSREQUEST']._serialized_start=699
-  _globals['_GETSTATUSREQUEST']._serialized_end=717
-  _globals['_STATUS']._serialized_start=720
-  _globals['_STATUS']._serialized_end=1080
-  _globals['_STATUS_REFUSEDENTRY']._serialized_start=1034
-  _globals['_STATUS_REFUSEDENTRY']._serialized_end=1080
-  _globals['_AUTHORITYSTATUS']._serialized_start=1083
-  _globals['_AUTHORITYSTATUS']._serialized_end=1252
-  _globals['_AGENTSTATUS']._serialized_start=1255
-  _globals['_AGENTSTATUS']._serialized_end=1456
-  _globals['_ADMIN']._serialized_start=1459
-  _globals['_ADMIN']._serialized_end=1950
+  _globals['_UPDATEENTRYREQUEST']._serialized_start=428
+  _globals['_UPDATEENTRYREQUEST']._serialized_end=482
+  _globals['_APPLYENTRIESREQUEST']._serialized_start=484
+  _globals['_APPLYENTRIESREQUEST']._serialized_end=584
+  _globals['_APPLYENTRIESRESPONSE']._serialized_start=586
+  _globals['_APPLYENTRIESRESPONSE']._serialized_end=694
+  _globals['_ENTRYPROBLEM']._serialized_start=696
+  _globals['_ENTRYPROBLEM']._serialized_end=786
+  _globals['_ENTRYCHANGE']._serialized_start=789
+  _globals['_ENTRYCHANGE']._serialized_end=1023
+  _globals['_ENTRYCHANGE_KIND']._serialized_start=941
+  _globals['_ENTRYCHANGE_KIND']._serialized_end=1023
+  _globals['_GETENTRYREQUEST']._serialized_start=1025
+  _globals['_GETENTRYREQUEST']._serialized_end=1054
+  _globals['_LISTENTRIESREQUEST']._serialized_start=1056
+  _globals['_LISTENTRIESREQUEST']._serialized_end=1153
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=1155
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=1237
+  _globals['_DELETEENTRYREQUEST']._serialized_start=1239
+  _globals['_DELETEENTRYREQUEST']._serialized_end=1271
+  _globals['_GETOWNBUNDLEREQUEST']._serialized_start=1273
+  _globals['_GETOWNBUNDLEREQUEST']._serialized_end=1294
+  _globals['_GETSTATUSREQUEST']._serialized_start=1296
+  _globals['_GETSTATUSREQUEST']._serialized_end=1314
+  _globals['_STATUS']._serialized_start=1317
+  _globals['_STATUS']._serialized_end=1721
+  _globals['_STATUS_REFUSEDENTRY']._serialized_start=1675
+  _globals['_STATUS_REFUSEDENTRY']._serialized_end=1721
+  _globals['_LEDGERGAP']._serialized_start=1723
+  _globals['_LEDGERGAP']._serialized_end=1818
+  _globals['_AUTHORITYSTATUS']._serialized_start=1821
+  _globals['_AUTHORITYSTATUS']._serialized_end=1990
+  _globals['_AGENTSTATUS']._serialized_start=1993
+  _globals['_AGENTSTATUS']._serialized_end=2194
+  _globals['_ADMIN']._serialized_start=2197
+  _globals['_ADMIN']._serialized_end=2841
 # @@protoc_insertion_point(module_scope)

@@ -55,10 +55,20 @@ class AdminStub:
                 request_serializer=citadel_dot___wire_dot_admin__pb2.ListEntriesRequest.SerializeToString,
                 response_deserializer=citadel_dot___wire_dot_admin__pb2.ListEntriesResponse.FromString,
                 _registered_method=True)
+        self.UpdateEntry = channel.unary_unary(
+                '/citadel.v1.Admin/UpdateEntry',
+                request_serializer=citadel_dot___wire_dot_admin__pb2.UpdateEntryRequest.SerializeToString,
+                response_deserializer=citadel_dot___wire_dot_types__pb2.Entry.FromString,
+                _registered_method=True)
         self.DeleteEntry = channel.unary_unary(
                 '/citadel.v1.Admin/DeleteEntry',
                 request_serializer=citadel_dot___wire_dot_admin__pb2.DeleteEntryRequest.SerializeToString,
                 response_deserializer=citadel_dot___wire_dot_types__pb2.Entry.FromString,
+                _registered_method=True)
+        self.ApplyEntries = channel.stream_stream(
+                '/citadel.v1.Admin/ApplyEntries',
+                request_serializer=citadel_dot___wire_dot_admin__pb2.ApplyEntriesRequest.SerializeToString,
+                response_deserializer=citadel_dot___wire_dot_admin__pb2.ApplyEntriesResponse.FromString,
                 _registered_method=True)
         self.GetOwnBundle = channel.unary_unary(
                 '/citadel.v1.Admin/GetOwnBundle',
@@ -99,8 +109,22 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateEntry(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteEntry(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyEntries(self, request_iterator, context):
+        """Many at once, all or none: the wanted entries come in as many messages as they need, and are settled when the
+        caller has said the last.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -140,10 +164,20 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=citadel_dot___wire_dot_admin__pb2.ListEntriesRequest.FromString,
                     response_serializer=citadel_dot___wire_dot_admin__pb2.ListEntriesResponse.SerializeToString,
             ),
+            'UpdateEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateEntry,
+                    request_deserializer=citadel_dot___wire_dot_admin__pb2.UpdateEntryRequest.FromString,
+                    response_serializer=citadel_dot___wire_dot_types__pb2.Entry.SerializeToString,
+            ),
             'DeleteEntry': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteEntry,
                     request_deserializer=citadel_dot___wire_dot_admin__pb2.DeleteEntryRequest.FromString,
                     response_serializer=citadel_dot___wire_dot_types__pb2.Entry.SerializeToString,
+            ),
+            'ApplyEntries': grpc.stream_stream_rpc_method_handler(
+                    servicer.ApplyEntries,
+                    request_deserializer=citadel_dot___wire_dot_admin__pb2.ApplyEntriesRequest.FromString,
+                    response_serializer=citadel_dot___wire_dot_admin__pb2.ApplyEntriesResponse.SerializeToString,
             ),
             'GetOwnBundle': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOwnBundle,
@@ -275,6 +309,33 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def UpdateEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/citadel.v1.Admin/UpdateEntry',
+            citadel_dot___wire_dot_admin__pb2.UpdateEntryRequest.SerializeToString,
+            citadel_dot___wire_dot_types__pb2.Entry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteEntry(request,
             target,
             options=(),
@@ -291,6 +352,33 @@ class Admin:
             '/citadel.v1.Admin/DeleteEntry',
             citadel_dot___wire_dot_admin__pb2.DeleteEntryRequest.SerializeToString,
             citadel_dot___wire_dot_types__pb2.Entry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyEntries(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/citadel.v1.Admin/ApplyEntries',
+            citadel_dot___wire_dot_admin__pb2.ApplyEntriesRequest.SerializeToString,
+            citadel_dot___wire_dot_admin__pb2.ApplyEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,12 @@ class AdminStub:
     CreateEntry: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateEntryRequest, _types_pb2.Entry]
     GetEntry: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetEntryRequest, _types_pb2.Entry]
     ListEntries: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListEntriesRequest, _admin_pb2.ListEntriesResponse]
+    UpdateEntry: _grpc.UnaryUnaryMultiCallable[_admin_pb2.UpdateEntryRequest, _types_pb2.Entry]
     DeleteEntry: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteEntryRequest, _types_pb2.Entry]
+    ApplyEntries: _grpc.StreamStreamMultiCallable[_admin_pb2.ApplyEntriesRequest, _admin_pb2.ApplyEntriesResponse]
+    """Many at once, all or none: the wanted entries come in as many messages as they need, and are settled when the
+    caller has said the last.
+    """
     GetOwnBundle: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetOwnBundleRequest, _types_pb2.Bundle]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.Status]
 
@@ -47,7 +52,12 @@ class AdminAsyncStub(AdminStub):
     CreateEntry: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateEntryRequest, _types_pb2.Entry]  # type: ignore[assignment]
     GetEntry: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetEntryRequest, _types_pb2.Entry]  # type: ignore[assignment]
     ListEntries: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListEntriesRequest, _admin_pb2.ListEntriesResponse]  # type: ignore[assignment]
+    UpdateEntry: _aio.UnaryUnaryMultiCallable[_admin_pb2.UpdateEntryRequest, _types_pb2.Entry]  # type: ignore[assignment]
     DeleteEntry: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteEntryRequest, _types_pb2.Entry]  # type: ignore[assignment]
+    ApplyEntries: _aio.StreamStreamMultiCallable[_admin_pb2.ApplyEntriesRequest, _admin_pb2.ApplyEntriesResponse]  # type: ignore[assignment]
+    """Many at once, all or none: the wanted entries come in as many messages as they need, and are settled when the
+    caller has said the last.
+    """
     GetOwnBundle: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetOwnBundleRequest, _types_pb2.Bundle]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.Status]  # type: ignore[assignment]
 
@@ -81,11 +91,28 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.ListEntriesResponse, _abc.Awaitable[_admin_pb2.ListEntriesResponse]]: ...
 
     @_abc_1.abstractmethod
+    def UpdateEntry(
+        self,
+        request: _admin_pb2.UpdateEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.Entry, _abc.Awaitable[_types_pb2.Entry]]: ...
+
+    @_abc_1.abstractmethod
     def DeleteEntry(
         self,
         request: _admin_pb2.DeleteEntryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_types_pb2.Entry, _abc.Awaitable[_types_pb2.Entry]]: ...
+
+    @_abc_1.abstractmethod
+    def ApplyEntries(
+        self,
+        request_iterator: _MaybeAsyncIterator[_admin_pb2.ApplyEntriesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.ApplyEntriesResponse], _abc.AsyncIterator[_admin_pb2.ApplyEntriesResponse]]:
+        """Many at once, all or none: the wanted entries come in as many messages as they need, and are settled when the
+        caller has said the last.
+        """
 
     @_abc_1.abstractmethod
     def GetOwnBundle(

@@ -131,9 +131,10 @@ class Update(_message.Message):
     REMOVED_ENTRY_IDS_FIELD_NUMBER: _builtins.int
     BUNDLES_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    REMOVED_BUNDLES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     snapshot: _builtins.bool
-    """entries replace all that the agent knew"""
+    """entries and bundles replace all that the agent knew"""
     more: _builtins.bool
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Entry]: ...
@@ -141,6 +142,10 @@ class Update(_message.Message):
     def removed_entry_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def bundles(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Bundle]: ...
+    @_builtins.property
+    def removed_bundles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of foreign trust domains that are trusted no longer"""
+
     def __init__(
         self,
         *,
@@ -150,10 +155,11 @@ class Update(_message.Message):
         removed_entry_ids: _abc.Iterable[_builtins.str] | None = ...,
         bundles: _abc.Iterable[_types_pb2.Bundle] | None = ...,
         more: _builtins.bool = ...,
+        removed_bundles: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "entries", b"entries", "more", b"more", "removed_entry_ids", b"removed_entry_ids", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "entries", b"entries", "more", b"more", "removed_bundles", b"removed_bundles", "removed_entry_ids", b"removed_entry_ids", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -44,6 +44,11 @@ class BootstrapStub:
                 request_serializer=citadel_dot___wire_dot_bootstrap__pb2.JoinRequest.SerializeToString,
                 response_deserializer=citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.FromString,
                 _registered_method=True)
+        self.Prove = channel.stream_stream(
+                '/citadel.v1.Bootstrap/Prove',
+                request_serializer=citadel_dot___wire_dot_bootstrap__pb2.ProveRequest.SerializeToString,
+                response_deserializer=citadel_dot___wire_dot_bootstrap__pb2.ProveResponse.FromString,
+                _registered_method=True)
 
 
 class BootstrapServicer:
@@ -63,6 +68,14 @@ class BootstrapServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prove(self, request_iterator, context):
+        """Join, or come back, by proving a key: first a claim goes up, then the signature of the nonce that comes down. The nonce
+        is good for this one stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BootstrapServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +88,11 @@ def add_BootstrapServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=citadel_dot___wire_dot_bootstrap__pb2.JoinRequest.FromString,
                     response_serializer=citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.SerializeToString,
+            ),
+            'Prove': grpc.stream_stream_rpc_method_handler(
+                    servicer.Prove,
+                    request_deserializer=citadel_dot___wire_dot_bootstrap__pb2.ProveRequest.FromString,
+                    response_serializer=citadel_dot___wire_dot_bootstrap__pb2.ProveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +149,33 @@ class Bootstrap:
             '/citadel.v1.Bootstrap/Join',
             citadel_dot___wire_dot_bootstrap__pb2.JoinRequest.SerializeToString,
             citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prove(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/citadel.v1.Bootstrap/Prove',
+            citadel_dot___wire_dot_bootstrap__pb2.ProveRequest.SerializeToString,
+            citadel_dot___wire_dot_bootstrap__pb2.ProveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class BootstrapStub:
     """The server's own trust bundle. Public; the caller compares its digest with the join string before it trusts it."""
     Join: _grpc.UnaryUnaryMultiCallable[_bootstrap_pb2.JoinRequest, _bootstrap_pb2.JoinResponse]
     """Exchange a join token and a certificate request for an agent's X509-SVID."""
+    Prove: _grpc.StreamStreamMultiCallable[_bootstrap_pb2.ProveRequest, _bootstrap_pb2.ProveResponse]
+    """Join, or come back, by proving a key: first a claim goes up, then the signature of the nonce that comes down. The nonce
+    is good for this one stream.
+    """
 
 @_typing.type_check_only
 class BootstrapAsyncStub(BootstrapStub):
@@ -43,6 +47,10 @@ class BootstrapAsyncStub(BootstrapStub):
     """The server's own trust bundle. Public; the caller compares its digest with the join string before it trusts it."""
     Join: _aio.UnaryUnaryMultiCallable[_bootstrap_pb2.JoinRequest, _bootstrap_pb2.JoinResponse]  # type: ignore[assignment]
     """Exchange a join token and a certificate request for an agent's X509-SVID."""
+    Prove: _aio.StreamStreamMultiCallable[_bootstrap_pb2.ProveRequest, _bootstrap_pb2.ProveResponse]  # type: ignore[assignment]
+    """Join, or come back, by proving a key: first a claim goes up, then the signature of the nonce that comes down. The nonce
+    is good for this one stream.
+    """
 
 class BootstrapServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -60,5 +68,15 @@ class BootstrapServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bootstrap_pb2.JoinResponse, _abc.Awaitable[_bootstrap_pb2.JoinResponse]]:
         """Exchange a join token and a certificate request for an agent's X509-SVID."""
+
+    @_abc_1.abstractmethod
+    def Prove(
+        self,
+        request_iterator: _MaybeAsyncIterator[_bootstrap_pb2.ProveRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_bootstrap_pb2.ProveResponse], _abc.AsyncIterator[_bootstrap_pb2.ProveResponse]]:
+        """Join, or come back, by proving a key: first a claim goes up, then the signature of the nonce that comes down. The nonce
+        is good for this one stream.
+        """
 
 def add_BootstrapServicer_to_server(servicer: BootstrapServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -131,10 +131,11 @@ class StreamReport(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    CONNECTED_AT_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """unique within the agent's run"""
     protocol: _builtins.str
-    """"sds" """
+    """"sds", "sds-delta" """
     pid: _builtins.int
     uid: _builtins.int
     gid: _builtins.int
@@ -144,6 +145,10 @@ class StreamReport(_message.Message):
     closed: _builtins.bool
     @_builtins.property
     def resources(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResourceReport]: ...
+    @_builtins.property
+    def connected_at(self) -> _timestamp_pb2.Timestamp:
+        """when the stream was opened"""
+
     def __init__(
         self,
         *,
@@ -156,10 +161,11 @@ class StreamReport(_message.Message):
         node_id: _builtins.str = ...,
         resources: _abc.Iterable[Global___ResourceReport] | None = ...,
         closed: _builtins.bool = ...,
+        connected_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connected_at", b"connected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "executable", b"executable", "gid", b"gid", "node_id", b"node_id", "pid", b"pid", "protocol", b"protocol", "resources", b"resources", "stream_id", b"stream_id", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "connected_at", b"connected_at", "executable", b"executable", "gid", b"gid", "node_id", b"node_id", "pid", b"pid", "protocol", b"protocol", "resources", b"resources", "stream_id", b"stream_id", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,6 +213,10 @@ class ResourceReport(_message.Message):
     NOT_AFTER_FIELD_NUMBER: _builtins.int
     TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
     BUNDLE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    HELD_VERSION_FIELD_NUMBER: _builtins.int
+    HELD_SERIAL_FIELD_NUMBER: _builtins.int
+    HELD_NOT_AFTER_FIELD_NUMBER: _builtins.int
+    HELD_BUNDLE_SEQUENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: Global___ResourceReport.State.ValueType
     version: _builtins.str
@@ -217,8 +227,18 @@ class ResourceReport(_message.Message):
     """lowercase hex"""
     trust_domain: _builtins.str
     bundle_sequence: _builtins.int
+    held_version: _builtins.str
+    """What the proxy acknowledged last and so still holds, also while something newer is under way or was refused. A
+    version alone, without what it stands for: the proxy brought it from an earlier stream, and it is not what it would
+    be sent now.
+    """
+    held_serial: _builtins.str
+    """lowercase hex"""
+    held_bundle_sequence: _builtins.int
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def held_not_after(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -231,10 +251,14 @@ class ResourceReport(_message.Message):
         not_after: _timestamp_pb2.Timestamp | None = ...,
         trust_domain: _builtins.str = ...,
         bundle_sequence: _builtins.int = ...,
+        held_version: _builtins.str = ...,
+        held_serial: _builtins.str = ...,
+        held_not_after: _timestamp_pb2.Timestamp | None = ...,
+        held_bundle_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_not_after", b"held_not_after", "not_after", b"not_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "name", b"name", "not_after", b"not_after", "refusal", b"refusal", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "held_bundle_sequence", b"held_bundle_sequence", "held_not_after", b"held_not_after", "held_serial", b"held_serial", "held_version", b"held_version", "name", b"name", "not_after", b"not_after", "refusal", b"refusal", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from citadel._wire import admin_pb2, types_pb2
-from citadel.config.types import format_duration
 from citadel.entry import Entry
 from citadel.reserved import server_id
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.wire import entry_from_wire, entry_to_wire
+from cli.admin.entry_apply import apply_command
+from cli.admin.entry_end import end_of
+from cli.admin.entry_show import flags_text, show_entry, ttl_text
+from cli.admin.entry_update import update_command
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.parameters import DurationType, MomentType, SelectorType, SpiffeIdType, TextType, TrustDomainType
 from cli.admin.plain import to_plain
-from cli.admin.tables import moment, moment_and_distance, print_fields, print_table
+from cli.admin.tables import print_table
 from cli.output import Form, echo, print_json
 
 if TYPE_CHECKING:
@@ -84,8 +87,6 @@ def create(  # noqa: PLR0913 - one parameter for each option
     downstream: bool,
 ) -> None:
     """Create an entry and show it as the server keeps it."""
-    if expires_at is not None and expires_in is not None:
-        raise click.UsageError("--expires-at and --expires-in say the same thing: use one of them")
     wanted = Entry(
         id="",
         spiffe_id=spiffe_id,
@@ -96,19 +97,12 @@ def create(  # noqa: PLR0913 - one parameter for each option
         dns_names=dns_names,
         federates_with=frozenset(federates_with),
         hint=hint or "",
-        expires_at=_from_now(invocation, expires_in) if expires_in is not None else expires_at,
+        expires_at=end_of(invocation, expires_at, expires_in),
         admin=admin,
         downstream=downstream,
     )
     request = admin_pb2.CreateEntryRequest(entry=entry_to_wire(wanted))
-    _show(invocation, invocation.ask(lambda server: server.CreateEntry(request, timeout=CALL_SECONDS)))
-
-
-def _from_now(invocation: Invocation, span: timedelta) -> datetime:
-    try:
-        return invocation.clock.now() + span
-    except OverflowError:
-        raise click.UsageError("--expires-in is later than any date can be") from None
+    show_entry(invocation, invocation.ask(lambda server: server.CreateEntry(request, timeout=CALL_SECONDS)))
 
 
 @admin_command("show", group=entry_group, example="citadel-cli entry show 0b9f6c1e-52d7-4c0e-9a43-7d1f2e8a6b35")
@@ -116,7 +110,7 @@ def _from_now(invocation: Invocation, span: timedelta) -> datetime:
 def show(invocation: Invocation, entry_id: str) -> None:
     """Show one entry."""
     request = admin_pb2.GetEntryRequest(id=entry_id)
-    _show(invocation, invocation.ask(lambda server: server.GetEntry(request, timeout=CALL_SECONDS)))
+    show_entry(invocation, invocation.ask(lambda server: server.GetEntry(request, timeout=CALL_SECONDS)))
 
 
 @admin_command("list", group=entry_group, example="citadel-cli -o json entry list --spiffe-id spiffe://example.org/web")
@@ -140,8 +134,8 @@ def list_(invocation: Invocation, spiffe_id: SpiffeId | None, parent_id: SpiffeI
                 entry.spiffe_id,
                 entry.parent_id,
                 sorted(entry.selectors),
-                _ttl(entry.x509_svid_ttl),
-                _flags(entry),
+                ttl_text(entry.x509_svid_ttl),
+                flags_text(entry),
             )
             for entry in entries
         ),
@@ -179,33 +173,5 @@ def _parent(spiffe_id: SpiffeId, parent_id: SpiffeId | None, *, node: bool) -> S
     raise click.UsageError("say either --parent-id, or --node for an alias of nodes")
 
 
-def _show(invocation: Invocation, message: types_pb2.Entry) -> None:
-    if invocation.form is Form.JSON:
-        print_json(to_plain(message))
-        return
-    entry = entry_from_wire(message)
-    print_fields(
-        (
-            ("id", entry.id),
-            ("SPIFFE ID", entry.spiffe_id),
-            ("parent", entry.parent_id),
-            ("selectors", sorted(entry.selectors)),
-            ("X.509-SVID lifetime", _ttl(entry.x509_svid_ttl)),
-            ("JWT-SVID lifetime", _ttl(entry.jwt_svid_ttl)),
-            ("DNS names", entry.dns_names),
-            ("federates with", sorted(entry.federates_with)),
-            ("hint", entry.hint),
-            ("expires", moment_and_distance(entry.expires_at, invocation.clock.now())),
-            ("flags", _flags(entry)),
-            ("revision", entry.revision),
-            ("created", moment(entry.created_at)),
-        )
-    )
-
-
-def _ttl(value: timedelta | None) -> str:
-    return format_duration(value) if value is not None else "default"
-
-
-def _flags(entry: Entry) -> list[str]:
-    return [name for name, is_set in (("admin", entry.admin), ("downstream", entry.downstream)) if is_set]
+entry_group.add_command(update_command)
+entry_group.add_command(apply_command)

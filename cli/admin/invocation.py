@@ -44,14 +44,18 @@ class Invocation:
 
     def ask(self, question: Callable[[AdminAsyncStub], Awaitable[T]]) -> T:
         """Put a question to the server. Raises the server's own refusal, or `Unavailable` that says what to do."""
+        return self.ask_service(lambda channel: question(AdminStub(channel)))
+
+    def ask_service(self, question: Callable[[aio.Channel], Awaitable[T]]) -> T:
+        """As `ask`, of whichever service the question makes its stub for."""
         return asyncio.run(self._ask(question))
 
-    async def _ask(self, question: Callable[[AdminAsyncStub], Awaitable[T]]) -> T:
+    async def _ask(self, question: Callable[[aio.Channel], Awaitable[T]]) -> T:
         # The status of a large mesh is larger than gRPC's default limit, and this server is trusted.
         options = (("grpc.max_receive_message_length", -1),)
         async with aio.insecure_channel(f"unix:{self.socket}", options=options) as channel:
             try:
-                return await question(AdminStub(channel))
+                return await question(channel)
             except grpc.RpcError as error:
                 refusal = from_rpc_error(error)
                 if isinstance(error, aio.AioRpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED:

@@ -131,6 +131,7 @@ class Mesh:
             "trust_domain": TRUST_DOMAIN.name,
             "data_dir": str(folder / "data"),
             "socket": str(plan.agent_socket),
+            "admin_socket": str(plan.agent_admin_socket),
             "join": {"string_file": str(folder / "join")},
             "probes": f"127.0.0.1:{plan.agent_probes_port}",
         }

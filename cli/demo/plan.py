@@ -92,6 +92,11 @@ class Plan:
         return self.folder / "run" / "agent.sock"
 
     @property
+    def agent_admin_socket(self) -> Path:
+        """The agent's own admin socket."""
+        return self.folder / "agent" / "admin.sock"
+
+    @property
     def agent_id(self) -> SpiffeId:
         """The agent's identity."""
         return agent_id(TRUST_DOMAIN, AGENT_NAME)

@@ -57,7 +57,7 @@ class _Facts:
     """`to_hash` is the file that is being run, None where its digest would vouch for nothing."""
 
     selectors: frozenset[Selector]
-    has_names: bool
+    is_complete: bool
     executable: str = ""
     to_hash: _FileVersion | None = None
     is_unreadable: bool = False
@@ -69,7 +69,8 @@ class UnixAttestor:
     `path` and `sha256` are left out for a program whose file was deleted or replaced since it began, or whose `/proc`
     entry this process may not read. `path` is also left out where the name means another file here than to the caller:
     in a mount namespace of its own anybody can have anything at any path. `sha256` is left out for files of more than
-    512 MiB. A number without a name, and a file that changes while it is hashed, leave the attestation incomplete.
+    512 MiB. A number without a name, a file that changes while it is hashed, and another program that begins meanwhile
+    leave the attestation incomplete.
     """
 
     def __init__(self) -> None:
@@ -88,7 +89,7 @@ class UnixAttestor:
     async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
         """See `WorkloadAttestor.attest`. Everything that can block happens in a worker thread."""
         facts = await _in(self._looking, lambda: _read_facts(caller.credentials))
-        selectors, is_complete = facts.selectors, facts.has_names
+        selectors, is_complete = facts.selectors, facts.is_complete
         if want_sha256 and facts.to_hash is not None and facts.to_hash.size <= _MAX_HASHED_BYTES:
             digest = await self._digest(caller.credentials.pid, facts.to_hash)
             selectors |= _selectors([f"sha256:{digest}"] if digest else [])
@@ -148,19 +149,27 @@ def _hash(pid: int, version: _FileVersion) -> str:
 def _read_facts(credentials: PeerCredentials) -> _Facts:
     names = list(_names(credentials))
     of_user = _selectors([f"uid:{credentials.uid}", f"gid:{credentials.gid}", *names])
-    of_caller = _Facts(selectors=of_user, has_names=len(names) == _NAMES)
-    link = _exe(credentials.pid)
+    of_caller = _Facts(selectors=of_user, is_complete=len(names) == _NAMES)
     try:
-        path = str(link.readlink())
-        running = link.stat()  # follows the link to the very file, also where its path names another
+        path, running = _what_runs(credentials.pid)
+        if path.endswith(_DELETED):
+            return replace(of_caller, executable=path)
+        of_path = _selectors([f"path:{path}"]) if _names_the_same_file(path, running) else frozenset()
+        path_now, running_now = _what_runs(credentials.pid)
     except PermissionError:
         return replace(of_caller, is_unreadable=True)
     except OSError:  # the process has gone, as its pidfd will say, or is none that runs a file
         return of_caller
-    if path.endswith(_DELETED):
-        return replace(of_caller, executable=path)
-    of_path = _selectors([f"path:{path}"]) if _names_the_same_file(path, running) else frozenset()
-    return replace(of_caller, selectors=of_user | of_path, executable=path, to_hash=_FileVersion.of(running))
+    version = _FileVersion.of(running)
+    if (path_now, _FileVersion.of(running_now)) != (path, version):  # it began another program meanwhile
+        return replace(of_caller, is_complete=False)
+    return replace(of_caller, selectors=of_user | of_path, executable=path, to_hash=version)
+
+
+def _what_runs(pid: int) -> tuple[str, os.stat_result]:
+    """The path of the file that is being run, and the very file, also where its path names another by now."""
+    link = _exe(pid)
+    return str(link.readlink()), link.stat()
 
 
 def _names(credentials: PeerCredentials) -> Iterator[str]:

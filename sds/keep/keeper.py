@@ -17,7 +17,7 @@ from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.batch import Draft, draft, judge
 from sds.keep.keys import KeyKind
-from sds.keep.schedule import Schedule, call_timeout, retry_delay
+from sds.keep.schedule import Outlook, Schedule, call_timeout, retry_delay
 from sds.keep.signer import Signed, Signer
 from sds.keep.waiting import news_or_time
 from sds.settings import ReconnectSettings
@@ -56,12 +56,22 @@ class Keeper:
         self._news = asyncio.Event()
         self._batch = _LARGEST_BATCH[key_kind]
         self._failures = 0
+        self._trouble = ""
         self._paused_until = 0.0  # by the clock that never jumps
 
     def server_is_back(self) -> None:
         """Ask at once for what is due, without waiting for the end of a pause."""
         self._paused_until = 0.0
         self._news.set()
+
+    @property
+    def trouble(self) -> str:
+        """Why no certificate can be had for any entry now, in words; empty where one can."""
+        return self._trouble
+
+    def outlook(self, entry_id: str) -> Outlook | None:
+        """What comes next for this entry, or None for one that is not known."""
+        return self._schedule.outlook(entry_id, self._clock.now())
 
     async def run(self) -> None:
         """Keep going until cancelled."""
@@ -113,7 +123,7 @@ class Keeper:
             return
         if self._failures:
             _log.info("signing works again", failures=self._failures)
-        self._failures = 0
+        self._failures, self._trouble = 0, ""
         self._batch = min(2 * self._batch, _LARGEST_BATCH[self._key_kind])
         # The bundle as it is now: the answers may stand under a root that was published while they were made.
         bundle, now = self._feed.current.bundles[self._trust_domain], self._clock.now()
@@ -132,6 +142,7 @@ class Keeper:
 
     def _pause(self, error: CitadelError) -> None:
         self._failures += 1
+        self._trouble = f"{error} ({error.reason.value})"
         delay = retry_delay(
             self._failures,
             initial=self._reconnect.initial,
@@ -163,7 +174,7 @@ class Keeper:
             self._feed.publish(replace(current, svids={**current.svids, **fresh}))
 
     def _refuse(self, draft: Draft, error: CitadelError) -> None:
-        if self._schedule.refused(draft.entry, error.reason, self._clock.now()):
+        if self._schedule.refused(draft.entry, error.reason, self._clock.now(), words=str(error)):
             _log.warning(
                 "no svid for an entry, trying again",
                 entry_id=draft.entry.id,

@@ -71,6 +71,7 @@ class _Slot:
     not_after: datetime | None = None
     failures: int = 0
     last_refusal: Reason | None = None
+    last_words: str = ""
     refused_at: datetime | None = None
     pause: timedelta = timedelta(0)
 
@@ -82,7 +83,16 @@ class _Slot:
         return moment
 
     def forget_refusals(self) -> None:
-        self.failures, self.last_refusal, self.refused_at = 0, None, None
+        self.failures, self.last_refusal, self.last_words, self.refused_at = 0, None, "", None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What comes next for one entry. `refusal` is None where it was not refused since its last SVID."""
+
+    next_try: datetime
+    refusal: Reason | None
+    words: str
 
 
 class Schedule:
@@ -122,6 +132,13 @@ class Schedule:
         slots = self._slots.values()
         return min((slot.next_try(now) for slot in slots if not slot.entry.has_expired(now)), default=None)
 
+    def outlook(self, entry_id: str, now: datetime) -> Outlook | None:
+        """What comes next for this entry, or None for one that is not known."""
+        slot = self._slots.get(entry_id)
+        if slot is None:
+            return None
+        return Outlook(next_try=slot.next_try(now), refusal=slot.last_refusal, words=slot.last_words)
+
     def issued(self, entry: Entry, *, received: datetime, not_after: datetime) -> bool:
         """Note a new SVID for `entry`. False when the entry was removed or changed its terms since it was asked for."""
         slot = self._slots.get(entry.id)
@@ -132,14 +149,14 @@ class Schedule:
         slot.due = half_life(received=received, not_after=not_after, random=self._random)
         return True
 
-    def refused(self, entry: Entry, reason: Reason, now: datetime) -> bool:
+    def refused(self, entry: Entry, reason: Reason, now: datetime, *, words: str = "") -> bool:
         """Note that `entry` alone was refused, and wait before the next try. True when this reason is news."""
         slot = self._slots.get(entry.id)
         if slot is None or slot.entry != entry:
             return False
         slot.failures += 1
         is_news, slot.last_refusal = slot.last_refusal is not reason, reason
-        slot.refused_at = now
+        slot.refused_at, slot.last_words = now, words
         slot.pause = retry_delay(
             slot.failures,
             initial=self._initial,

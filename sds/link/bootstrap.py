@@ -1,7 +1,7 @@
-"""Joining: how a machine without an identity comes to know its server, and only then gives its token away.
+"""Joining: how a machine without a valid identity comes to know its server, and only then shows what lets it in.
 
 Whoever answers is asked for its bundle over a channel that proves nothing. Once the bundle is the expected one, a new
-channel is opened on which the server must prove itself by it, and only there the token is sent.
+channel is opened on which the server must prove itself by it, and only there the credential is shown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import hmac
 import ssl
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Self
 
 import structlog
 from cryptography import x509
@@ -28,25 +28,47 @@ from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, request_for
 from sds.link.call import answer_of
 from sds.link.channel import anonymous_channel
+from sds.link.credentials import TIMEOUT, Credential, Token
 from sds.link.identity import AgentIdentity
 from sds.settings import ReconnectSettings
-
-_TIMEOUT: Final = 10.0  # seconds, for each step
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """What the operator gave: the join string, and how the server is to be known by it.
+    """Where to be let in and by what, and how the server is to be known.
 
-    With `known_bundle` the server must prove itself by that bundle, otherwise by one with the join string's digest.
-    `insecure` believes whatever bundle the first answer shows.
+    `servers` are bootstrap listeners, of which one is enough; the first is tried first. With `known_bundle` the server
+    must prove itself by that bundle, otherwise by one with the digest `bundle_sha256` (hex). `insecure` believes
+    whatever bundle the first answer shows. One of the three must be set.
     """
 
-    join_string: JoinString
+    trust_domain: TrustDomain
+    servers: tuple[HostPort, ...]
+    credential: Credential
     known_bundle: TrustBundle | None = None
+    bundle_sha256: str = ""
     insecure: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        join_string: JoinString,
+        *,
+        servers: tuple[HostPort, ...] = (),
+        known_bundle: TrustBundle | None = None,
+        insecure: bool = False,
+    ) -> Self:
+        """What a join string invites to; `servers` stand in for the address that it names."""
+        return cls(
+            trust_domain=join_string.trust_domain,
+            servers=servers or (join_string.address,),
+            credential=Token(join_string.token),
+            known_bundle=known_bundle,
+            bundle_sha256=join_string.bundle_sha256,
+            insecure=insecure,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,22 +80,29 @@ class Bootstrap:
     clock: Clock = field(repr=False)
 
     async def join(self, invitation: Invitation, *, key: PrivateKey) -> AgentIdentity:
-        """Exchange the token for an identity with `key`, which must outlive a lost answer: see `sds.link.joining_key`.
+        """Exchange the credential for an identity with `key`, which must outlive a lost answer.
 
-        Raises `Unauthenticated` (`bundle_mismatch`) before the token was sent when the server is not the expected one,
-        `Unavailable` where trying again with the same key can help, and otherwise what the server refused or answered
-        wrongly.
+        Raises `Unauthenticated` (`bundle_mismatch`) before the credential was shown when the server is not the expected
+        one, `Unavailable` where trying again with the same key can help, and otherwise what the server refused or
+        answered wrongly.
         """
-        join_string = invitation.join_string
-        if join_string.trust_domain != self.trust_domain:
+        if invitation.trust_domain != self.trust_domain:
             raise InvalidArgument(
                 Reason.CONFIG_INVALID,
-                f"the join string is for {join_string.trust_domain}, and this agent for {self.trust_domain}",
+                f"the join string is for {invitation.trust_domain}, and this agent for {self.trust_domain}",
                 fix="set `trust_domain` to that of the server, or make a join string there",
             )
-        fetched = await self._fetch_bundle(join_string.address)
-        trusted = self._expected(fetched, invitation)
-        answer = await self._join(join_string, trusted, request_for(key))
+        for server in invitation.servers[:-1]:
+            try:
+                return await self._join_at(server, invitation, key)
+            except Unavailable as error:
+                _log.info("server away, trying the next", server=str(server), reason=error.reason, error=str(error))
+        return await self._join_at(invitation.servers[-1], invitation, key)
+
+    async def _join_at(self, server: HostPort, invitation: Invitation, key: PrivateKey) -> AgentIdentity:
+        fetched = await self._fetch_bundle(server)
+        trusted = self._expected(fetched, invitation, server)
+        answer = await self._present(invitation.credential, server, trusted, request_for(key))
         bundle = self._own_bundle(answer.bundle)
         spiffe_id = SpiffeId.parse(answer.spiffe_id)
         if not spiffe_id.is_member_of(self.trust_domain) or not is_agent_id(spiffe_id):
@@ -87,49 +116,49 @@ class Bootstrap:
             bundle=bundle,
             now=self.clock.now(),
         )
-        _log.info("joined", spiffe_id=str(spiffe_id), server=str(join_string.address))
-        return AgentIdentity(
-            svid=svid, key=key, bundle=bundle, agent_api=_address(answer.agent_api), bootstrap=join_string.address
-        )
+        _log.info("joined", spiffe_id=str(spiffe_id), server=str(server))
+        return AgentIdentity(svid=svid, key=key, bundle=bundle, agent_api=_address(answer.agent_api), bootstrap=server)
 
     async def _fetch_bundle(self, address: HostPort) -> TrustBundle:
         """The bundle of whoever listens there. Nothing is proven by it yet, so nothing secret is sent."""
         # gRPC has no unverified TLS, so the channel is pinned to just the certificate that is presented right now.
         try:
             presented = await asyncio.to_thread(
-                ssl.get_server_certificate, (address.host, address.port), timeout=_TIMEOUT
+                ssl.get_server_certificate, (address.host, address.port), timeout=TIMEOUT
             )
         except OSError as error:
             raise Unavailable(Reason.SERVER_UNREACHABLE, f"cannot reach a server at {address}: {error}") from error
         async with anonymous_channel(address, roots_pem=presented.encode("ascii"), reconnect=self.reconnect) as channel:
             stub: bootstrap_pb2_grpc.BootstrapAsyncStub = bootstrap_pb2_grpc.BootstrapStub(channel)
-            answer = await answer_of(stub.GetBundle(pb.GetBundleRequest(), timeout=_TIMEOUT))
+            answer = await answer_of(stub.GetBundle(pb.GetBundleRequest(), timeout=TIMEOUT))
         return self._own_bundle(answer.bundle)
 
-    async def _join(self, join_string: JoinString, trusted: TrustBundle, csr: bytes) -> pb.JoinResponse:
-        """Send the token, on a channel where the server had to prove itself by `trusted` in the handshake."""
+    async def _present(
+        self, credential: Credential, server: HostPort, trusted: TrustBundle, csr: bytes
+    ) -> pb.JoinResponse:
+        """Show the credential, on a channel where the server had to prove itself by `trusted` in the handshake."""
         roots = trusted.to_pem()
-        async with anonymous_channel(join_string.address, roots_pem=roots, reconnect=self.reconnect) as channel:
+        async with anonymous_channel(server, roots_pem=roots, reconnect=self.reconnect) as channel:
             stub: bootstrap_pb2_grpc.BootstrapAsyncStub = bootstrap_pb2_grpc.BootstrapStub(channel)
-            return await answer_of(stub.Join(pb.JoinRequest(token=join_string.token, csr=csr), timeout=_TIMEOUT))
+            return await credential.present(stub, csr, trust_domain=self.trust_domain)
 
-    def _expected(self, fetched: TrustBundle, invitation: Invitation) -> TrustBundle:
+    def _expected(self, fetched: TrustBundle, invitation: Invitation, server: HostPort) -> TrustBundle:
         """The bundle to believe the server by, once the fetched one is what was promised."""
         if invitation.insecure:
             _log.warning(
-                "INSECURE BOOTSTRAP: the server is believed without proof, and gets the join token",
-                server=str(invitation.join_string.address),
+                "INSECURE BOOTSTRAP: the server is believed without proof, and is shown what lets this agent in",
+                server=str(server),
                 bundle_sha256=fetched.x509_digest(),
             )
             return fetched
         known = invitation.known_bundle
         if known is None:
-            if hmac.compare_digest(fetched.x509_digest(), invitation.join_string.bundle_sha256):
+            if hmac.compare_digest(fetched.x509_digest(), invitation.bundle_sha256):
                 return fetched
             raise _mismatch("does not have the digest that the join string names")
-        # One root may have been added or dropped since the file was written. The handshake decides on what is common.
+        # One root may have been added or dropped since it was known. The handshake decides on what is common.
         if set(known.x509_authorities).isdisjoint(fetched.x509_authorities):
-            raise _mismatch("has no authority in common with the bundle file")
+            raise _mismatch("has no authority in common with the one that this agent knows the server by")
         return known
 
     def _own_bundle(self, message: types_pb2.Bundle) -> TrustBundle:
@@ -160,6 +189,6 @@ def _address(text: str) -> HostPort:
 def _mismatch(problem: str) -> Unauthenticated:
     return Unauthenticated(
         Reason.BUNDLE_MISMATCH,
-        f"the server's trust bundle {problem}; the join token was not sent",
-        fix="check the address, or make a new join string on the server that you mean",
+        f"the server's trust bundle {problem}; nothing was shown to it that lets anybody in",
+        fix="check the address; where all roots of the right server are new, join again with a new join string",
     )

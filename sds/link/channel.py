@@ -17,6 +17,8 @@ from sds.settings import ReconnectSettings
 
 _LARGEST_MESSAGE: Final = 16 * 1024 * 1024
 _LONGEST_PAUSE: Final = timedelta(seconds=1)
+# A machine that is gone answers nothing at all; with several servers the next one waits for this.
+_CONNECTING: Final = timedelta(seconds=4)
 _KEEPALIVE: Final = timedelta(seconds=20)  # the server allows pings every 5 s
 _KEEPALIVE_ANSWER: Final = timedelta(seconds=10)
 
@@ -53,6 +55,7 @@ def _channel(address: HostPort, credentials: grpc.ChannelCredentials, reconnect:
         ("grpc.ssl_target_name_override", SERVER_DNS_NAME),
         ("grpc.initial_reconnect_backoff_ms", initial_ms),
         ("grpc.max_reconnect_backoff_ms", longest_ms),
+        ("grpc.min_reconnect_backoff_ms", _CONNECTING // timedelta(milliseconds=1)),  # how long connecting may take
         ("grpc.keepalive_time_ms", _KEEPALIVE // timedelta(milliseconds=1)),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER // timedelta(milliseconds=1)),
         ("grpc.http2.max_pings_without_data", 0),

@@ -1,9 +1,12 @@
-"""One line to the server: a channel with fixed credentials, and a Sync stream on it that is opened again for ever."""
+"""One line to the server: channels with fixed credentials, and a Sync stream that is opened again for ever.
+
+There can be several servers, of which one is active and the others wait in its place with closed doors.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -18,6 +21,8 @@ from sds.link.sync import SyncStream
 from sds.settings import ReconnectSettings
 
 _GRACE: Final = 15.0  # seconds for calls in flight when a line is left
+# With several servers another one may open at any moment, and it is found by asking. A closed door costs it nothing.
+_LONGEST_ROUND: Final = 1.0  # seconds between rounds
 # A stream that ends sooner counts as a failed try: what ended it may end the next one just as soon.
 _STEADY: Final = 5.0  # seconds
 
@@ -29,41 +34,47 @@ NewStream = Callable[[Callable[[], None]], SyncStream]
 class Line:
     """Reconnects with exponential backoff and full jitter; slowly where the server refuses this agent.
 
-    `synced` is set once and for all when the first snapshot was taken on this line.
+    Each try goes round `channels`, which has one or more, beginning with the server that was heard last. `synced` is
+    set once and for all when the first snapshot was taken on this line.
     """
 
     def __init__(
         self,
         *,
-        address: HostPort,
-        channel: aio.Channel,
+        channels: Mapping[HostPort, aio.Channel],
         new_stream: NewStream,
         reconnect: ReconnectSettings,
         clock: Clock,
     ) -> None:
-        self._address = address
-        self._channel = channel
+        self._channels = channels
+        self._servers = [(address, _stub(channel)) for address, channel in channels.items()]
         self._new_stream = new_stream
         self._reconnect = reconnect
         self._clock = clock
-        self._trouble: Reason | None = None
+        self._troubles: dict[HostPort, Reason] = {}
         self._up_since: float | None = None
+        longest = reconnect.maximum.total_seconds()
         self._jittered = wait_random_exponential(
-            multiplier=reconnect.initial.total_seconds(), max=reconnect.maximum.total_seconds()
+            multiplier=reconnect.initial.total_seconds(),
+            max=longest if len(channels) == 1 else min(longest, _LONGEST_ROUND),
         )
-        self.api: agent_api_pb2_grpc.AgentApiAsyncStub = agent_api_pb2_grpc.AgentApiStub(channel)
         self.is_up = False
         self.synced = asyncio.Event()
 
+    @property
+    def api(self) -> agent_api_pb2_grpc.AgentApiAsyncStub:
+        """The server that was heard last, or the one that is being tried."""
+        return self._servers[0][1]
+
     async def run(self) -> None:
-        """Keep the stream up until cancelled; then close the channel, when the calls in flight have ended."""
+        """Keep the stream up until cancelled; then close the channels, when the calls in flight have ended."""
         try:
             while True:
                 # Ends when a stream that was steady has ended; the next one starts with the shortest wait again.
                 await self._until_it_was_steady()
         finally:
             self.is_up = False
-            await self._channel.close(_GRACE)
+            await asyncio.gather(*(channel.close(_GRACE) for channel in self._channels.values()))
 
     async def _until_it_was_steady(self) -> None:
         attempts = AsyncRetrying(
@@ -71,42 +82,65 @@ class Line:
         )
         async for attempt in attempts:
             with attempt:
-                await self._one_stream()
+                await self._one_round()
         # Also after a steady stream: without it, all agents of a restarted server would be back in one instant.
         shortest = wait_random(max=self._reconnect.initial.total_seconds())
         await self._clock.sleep(shortest(attempt.retry_state))
 
-    async def _one_stream(self) -> None:
+    async def _one_round(self) -> None:
+        """Try each server until one was heard. Raises what says most of why none was, or was for long enough."""
+        errors: list[CitadelError] = []
+        while len(errors) < len(self._servers):
+            error = await self._one_stream()
+            if self._up_since is not None:
+                if self._clock.monotonic() - self._up_since < _STEADY:
+                    raise error
+                return
+            errors.append(error)
+            self._servers.append(self._servers.pop(0))
+        raise next((error for error in errors if _is_refusal(error)), errors[-1])
+
+    async def _one_stream(self) -> CitadelError:
+        """Run a stream to its end, and say why it ended."""
         self._up_since = None
         stream = self._new_stream(self._came_up)
         try:
             await stream.run(self.api)
         except CitadelError as error:
             self._went_down(error)
-            if self._up_since is None or self._clock.monotonic() - self._up_since < _STEADY:
-                raise
+            return error
+        raise AssertionError("a stream ends with the reason")
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, Unauthenticated | PermissionDenied):
+        if _is_refusal(error):
             return self._reconnect.maximum.total_seconds()
         return self._jittered(state)
 
     def _came_up(self) -> None:
-        _log.info("connected to the server", server=str(self._address))
-        self._trouble = None
+        _log.info("connected to the server", server=str(self._servers[0][0]))
+        self._troubles.clear()
         self._up_since = self._clock.monotonic()
         self.is_up = True
         self.synced.set()
 
     def _went_down(self, error: CitadelError) -> None:
-        """Told once for each kind of trouble, not for each try."""
+        """Told once for each server and kind of trouble, not for each try."""
         self.is_up = False
-        if self._trouble is not error.reason:
+        server = self._servers[0][0]
+        if self._troubles.get(server) is not error.reason:
             _log.warning(
                 "no connection to the server, trying again; what is held is served on",
-                server=str(self._address),
+                server=str(server),
                 reason=error.reason,
                 error=str(error),
             )
-        self._trouble = error.reason
+        self._troubles[server] = error.reason
+
+
+def _stub(channel: aio.Channel) -> agent_api_pb2_grpc.AgentApiAsyncStub:
+    return agent_api_pb2_grpc.AgentApiStub(channel)
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    return isinstance(error, Unauthenticated | PermissionDenied)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
@@ -22,14 +22,14 @@ from sds.settings import ReconnectSettings
 class Link:
     """Fills `feed` with what the server tells, for as long as `run` runs. `on_up` is told whenever the server is back.
 
-    `address` is where to find the server; None for what was learnt when joining.
+    `servers` are where to find it, the first choice first; none of them means the one that was told when joining.
     """
 
     def __init__(
         self,
         *,
         identity: OwnIdentity,
-        address: HostPort | None,
+        servers: Sequence[HostPort],
         hello: pb.Hello,
         feed: HoldingsFeed,
         reports: StreamReports,
@@ -38,7 +38,7 @@ class Link:
         on_up: Callable[[], None],
     ) -> None:
         self._identity = identity
-        self._address = address
+        self._servers = servers
         self._hello = hello
         self._feed = feed
         self._reports = reports
@@ -79,10 +79,11 @@ class Link:
 
     def _new_line(self) -> Line:
         identity = self._identity.current
-        address = self._address or identity.agent_api
         return Line(
-            address=address,
-            channel=agent_channel(address, identity=identity, reconnect=self._reconnect),
+            channels={
+                server: agent_channel(server, identity=identity, reconnect=self._reconnect)
+                for server in self._servers or (identity.agent_api,)
+            },
             new_stream=self._new_stream,
             reconnect=self._reconnect,
             clock=self._clock,

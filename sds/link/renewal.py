@@ -1,4 +1,4 @@
-"""Renewal of the agent's own SVID, at half of its life, with a new key each time."""
+"""Renewal of the agent's own SVID, at half of its life, with a new key each time; and its return after the end."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel.clock import Clock, sleep_until
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
 from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, new_key, request_for
 from sds.keep.schedule import half_life, retry_delay
 from sds.link.call import answer_of
 from sds.link.identity import OwnIdentity
 from sds.link.link import Link
+from sds.link.returning import Returning
 from sds.settings import ReconnectSettings
 
 _TIMEOUT: Final = 15.0  # seconds
@@ -27,13 +28,25 @@ _log = structlog.get_logger(__name__)
 
 
 class OwnRenewal:
-    """Keeps the agent's identity fresh and moves `link` over to it, for as long as `run` runs."""
+    """Keeps the agent's identity fresh and moves `link` over to it, for as long as `run` runs.
+
+    Renewing goes over `link`. Once the SVID has ended nobody lets it in there, and `returning` asks in its place.
+    """
 
     def __init__(
-        self, *, identity: OwnIdentity, link: Link, reconnect: ReconnectSettings, clock: Clock, random: Random
+        self,
+        *,
+        identity: OwnIdentity,
+        link: Link,
+        returning: Returning,
+        reconnect: ReconnectSettings,
+        clock: Clock,
+        random: Random,
     ) -> None:
         self._identity = identity
         self._link = link
+        self._returning = returning
+        self._told: set[Reason] = set()  # kinds of trouble, since it last went well
         self._reconnect = reconnect
         self._clock = clock
         self._random = random
@@ -47,11 +60,31 @@ class OwnRenewal:
             attempts = AsyncRetrying(
                 retry=retry_if_exception_type(CitadelError), wait=self._wait, sleep=self._clock.sleep, reraise=True
             )
-            await attempts(self._renew)
+            await attempts(self._renew_or_return)
+            self._told.clear()
             received = self._clock.now()
 
-    async def _renew(self) -> None:
-        key = await self._next_key()
+    async def _renew_or_return(self) -> None:
+        key = await self._next_key()  # the server may know it already, whichever way it was sent
+        if self._identity.current.svid.not_after > self._clock.now():
+            await self._renew(key)
+        else:
+            await self._return(key)
+        self._link.move()
+
+    async def _return(self, key: PrivateKey) -> None:
+        back = await self._returning.identity(self._identity.current, key=key)
+        await self._identity.change(
+            svid=back.svid,
+            key=back.key,
+            next_key=None,
+            bundle=back.bundle,
+            agent_api=back.agent_api,
+            bootstrap=back.bootstrap,
+        )
+        _log.info("back with a new svid", serial=back.svid.serial, not_after=back.svid.not_after.isoformat())
+
+    async def _renew(self, key: PrivateKey) -> None:
         request = pb.RenewAgentRequest(csr=request_for(key))
         answer = await answer_of(self._link.api.RenewAgent(request, timeout=_TIMEOUT))
         identity = self._identity.current
@@ -64,7 +97,6 @@ class OwnRenewal:
             now=self._clock.now(),
         )
         await self._identity.change(svid=svid, key=key, next_key=None)
-        self._link.move()
         _log.info("own svid renewed", serial=svid.serial, not_after=svid.not_after.isoformat())
 
     async def _next_key(self) -> PrivateKey:
@@ -78,13 +110,16 @@ class OwnRenewal:
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         left = self._identity.current.svid.not_after - self._clock.now()
-        if state.attempt_number == 1 and isinstance(error, CitadelError):
+        if isinstance(error, CitadelError) and error.reason not in self._told:
+            self._told.add(error.reason)
             _log.warning(
-                "cannot renew the agent's own svid, trying again",
+                "cannot renew the agent's own svid, trying again; what is held is served on",
                 reason=error.reason,
                 error=str(error),
                 ends_in=str(left),
             )
+        if left <= timedelta(0) and isinstance(error, Unauthenticated | PermissionDenied):
+            return self._reconnect.maximum.total_seconds()  # only a person can help
         return retry_delay(
             state.attempt_number,
             initial=self._reconnect.initial,

@@ -25,13 +25,18 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """All parts of one revision. With `is_snapshot` its entries replace all that was known."""
+    """All parts of one revision. With `is_snapshot` its entries and bundles replace all that was known.
+
+    `named_bundles` are the domains of all bundles that were sent, also of one that could not be read.
+    """
 
     revision: int
     is_snapshot: bool
     entries: tuple[Entry, ...]
     removed_entry_ids: frozenset[str]
     bundles: tuple[TrustBundle, ...]
+    named_bundles: frozenset[str]
+    removed_bundles: frozenset[str]
 
 
 class Assembly:
@@ -52,6 +57,8 @@ class Assembly:
             entries=tuple(_readable(entry_from_wire, (entry for each in parts for entry in each.entries))),
             removed_entry_ids=frozenset(entry_id for each in parts for entry_id in each.removed_entry_ids),
             bundles=tuple(_readable(_bundle_from_wire, (bundle for each in parts for bundle in each.bundles))),
+            named_bundles=frozenset(bundle.trust_domain for each in parts for bundle in each.bundles),
+            removed_bundles=frozenset(name for each in parts for name in each.removed_bundles),
         )
 
 
@@ -69,8 +76,18 @@ def after(change: Change, holdings: Holdings) -> Holdings:
         holdings,
         entries=entries,
         svids={key: held for key, held in holdings.svids.items() if _is_of(held, entries.get(key))},
-        bundles={**holdings.bundles, **{bundle.trust_domain: bundle for bundle in change.bundles}},
+        bundles={
+            **{domain: bundle for domain, bundle in holdings.bundles.items() if _stays(domain, change)},
+            **{bundle.trust_domain: bundle for bundle in change.bundles},
+        },
     )
+
+
+def _stays(domain: TrustDomain, change: Change) -> bool:
+    # The server names its own domain in every snapshot, so a snapshot without any bundle says nothing about them.
+    if change.is_snapshot and change.named_bundles:
+        return domain.name in change.named_bundles
+    return domain.name not in change.removed_bundles
 
 
 def _is_of(held: HeldSvid, entry: Entry | None) -> bool:

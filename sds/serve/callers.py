@@ -12,6 +12,7 @@ from citadel.peer import Caller
 from citadel.selector import Selector
 
 LOOK_AGAIN: Final = 10.0  # seconds until something that could not be seen may be there
+_MOST_SHARED: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class Callers:
         self._attestor = attestor
         self._clock = clock
         self._looks: WeakKeyDictionary[Caller, _Look] = WeakKeyDictionary()
+        self._same: dict[Attestation, Attestation] = {}
 
     def caller_of(self, context_peer: str) -> Caller:
         """The process behind a handler's `context.peer()`. Raises `PermissionDenied` (`caller_unknown`)."""
@@ -86,8 +88,15 @@ class Callers:
         known = self._looks.get(caller)
         if known is not None and not seen.is_complete and known.seen.selectors > seen.selectors:
             seen = known.seen  # what cannot be seen now takes nothing away
+        seen = self._one_of_its_kind(seen)
         look = self._looks[caller] = _Look(seen=seen, with_sha256=with_sha256, at=self._clock.monotonic())
         return look
+
+    def _one_of_its_kind(self, seen: Attestation) -> Attestation:
+        """An equal attestation that is in use already: a thousand connections of one program share one."""
+        if len(self._same) >= _MOST_SHARED:
+            self._same.clear()
+        return self._same.setdefault(seen, seen)
 
     def _is_worth_another(self, look: _Look) -> bool:
         return not look.seen.is_complete and self._clock.monotonic() - look.at >= LOOK_AGAIN

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import count
 from typing import Final
 
 from citadel._wire import types_pb2
 from citadel.wire import to_timestamp
 from sds.serve.resource import BundleFacts, Resource, SvidFacts
-from sds.serve.stream import Standing, State
+from sds.serve.standing import Held, Standing, State
 
 # While nobody takes the changes, ended streams pile up. The oldest may go: whoever comes back begins with a snapshot.
 MAX_ENDED: Final = 10_000
@@ -28,11 +29,14 @@ _STATES: Final = {
 
 
 class StreamRegistry:
-    """The newest report of each live stream. Lives on one event loop; a taken report is never changed afterwards."""
+    """How each live stream stands. Lives on one event loop; a report that was given out is never changed afterwards.
+
+    A report is made when somebody asks for it, so that a stream that changes often costs no more than a quiet one.
+    """
 
     def __init__(self) -> None:
         self._ids = count(1)
-        self._live: dict[str, types_pb2.StreamReport] = {}
+        self._live: dict[str, Callable[[], types_pb2.StreamReport]] = {}
         self._changed: dict[str, None] = {}
         self._ended: dict[str, types_pb2.StreamReport] = {}
         self._watchers: set[asyncio.Event] = set()
@@ -41,22 +45,21 @@ class StreamRegistry:
         """A stream id, unique within this run."""
         return str(next(self._ids))
 
-    def report(self, report: types_pb2.StreamReport) -> None:
-        """Take in the newest state of a live stream; the same state again is no change."""
-        if self._live.get(report.stream_id) == report:
-            return
-        self._live[report.stream_id] = report
-        self._changed[report.stream_id] = None
-        self._wake()
+    def change(self, stream_id: str, make_report: Callable[[], types_pb2.StreamReport]) -> None:
+        """The stream is live and stands otherwise than before; `make_report` says how, whenever it is called."""
+        self._live[stream_id] = make_report
+        if stream_id not in self._changed:
+            self._changed[stream_id] = None
+            self._wake()
 
     def end(self, stream_id: str) -> None:
         """The stream has ended; unknown ones are ignored."""
-        last = self._live.pop(stream_id, None)
-        if last is None:
+        make_report = self._live.pop(stream_id, None)
+        if make_report is None:
             return
         self._changed.pop(stream_id, None)
         ended = types_pb2.StreamReport()
-        ended.CopyFrom(last)
+        ended.CopyFrom(make_report())
         ended.closed = True
         self._ended[stream_id] = ended
         if len(self._ended) > MAX_ENDED:
@@ -65,11 +68,11 @@ class StreamRegistry:
 
     def snapshot(self) -> list[types_pb2.StreamReport]:
         """All live streams."""
-        return list(self._live.values())
+        return [make_report() for make_report in self._live.values()]
 
     def take_changed(self) -> list[types_pb2.StreamReport]:
         """The streams that changed since the last call, and those that ended, marked `closed`."""
-        taken = [*(self._live[stream_id] for stream_id in self._changed), *self._ended.values()]
+        taken = [*(self._live[stream_id]() for stream_id in self._changed), *self._ended.values()]
         self._changed, self._ended = {}, {}
         return taken
 
@@ -91,9 +94,9 @@ def resource_reports(standings: Iterable[Standing]) -> list[types_pb2.ResourceRe
     reports, waiting = [], 0
     for standing in standings:
         if standing.resource is not None:
-            reports.append(_sent_report(standing, standing.resource))
+            reports.append(_report(standing))
         elif (waiting := waiting + 1) <= MAX_WAITING:
-            reports.append(types_pb2.ResourceReport(name=_shortened(standing.name), state=_STATES[standing.state]))
+            reports.append(_report(replace(standing, name=_shortened(standing.name))))
     return reports
 
 
@@ -102,8 +105,16 @@ def _shortened(name: str) -> str:
     return name if len(name) <= MAX_WAITING_CHARACTERS else f"{name[: MAX_WAITING_CHARACTERS - 1]}…"
 
 
-def _sent_report(standing: Standing, resource: Resource) -> types_pb2.ResourceReport:
+def _report(standing: Standing) -> types_pb2.ResourceReport:
     report = types_pb2.ResourceReport(name=standing.name, state=_STATES[standing.state], refusal=standing.refusal)
+    if standing.resource is not None:
+        _tell_sent(standing.resource, report)
+    if standing.held is not None:
+        _tell_held(standing.held, report)
+    return report
+
+
+def _tell_sent(resource: Resource, report: types_pb2.ResourceReport) -> None:
     report.version = resource.version
     match resource.facts:
         case SvidFacts(spiffe_id, serial, not_after):
@@ -111,4 +122,13 @@ def _sent_report(standing: Standing, resource: Resource) -> types_pb2.ResourceRe
             report.not_after.CopyFrom(to_timestamp(not_after))
         case BundleFacts(trust_domain, sequence):
             report.trust_domain, report.bundle_sequence = trust_domain, sequence
-    return report
+
+
+def _tell_held(held: Held, report: types_pb2.ResourceReport) -> None:
+    report.held_version = held.version
+    match held.facts:
+        case SvidFacts(_, serial, not_after):
+            report.held_serial = serial
+            report.held_not_after.CopyFrom(to_timestamp(not_after))
+        case BundleFacts(_, sequence):
+            report.held_bundle_sequence = sequence

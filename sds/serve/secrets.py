@@ -1,13 +1,13 @@
 """Which secrets a caller may have, under which names.
 
 `default` is the caller's first identity, `ROOTCA` the bundle of its own trust domain, `ALL` that and the bundles of the
-domains that its entries federate with; further each exact SPIFFE ID and each `spiffe://<trust domain>`.
+domains that its entries federate with, or whatever the settings call these; further each exact SPIFFE ID and each
+`spiffe://<trust domain>`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from operator import is_
@@ -18,6 +18,7 @@ from citadel.entry import Entry
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 from sds.holdings import HeldSvid, Holdings
+from sds.serve.available import Available
 from sds.serve.matching import EntryIndex
 from sds.serve.placeholder import discarded_root
 from sds.serve.resource import (
@@ -27,36 +28,29 @@ from sds.serve.resource import (
     plain_context_resource,
     spiffe_context_resource,
 )
+from sds.settings import SecretNameSettings
 
-DEFAULT_NAME: Final = "default"
-OWN_BUNDLE_NAME: Final = "ROOTCA"
-ALL_BUNDLES_NAME: Final = "ALL"
-
-
-@dataclass(frozen=True, slots=True)
-class Available:
-    """What one caller may have, by name. The passing of time alone changes nothing before `until` (None: never)."""
-
-    resources: Mapping[str, Resource]
-    until: datetime | None = None
-
-    def holds_at(self, now: datetime) -> bool:
-        """Whether this is still true, as far as time goes."""
-        return self.until is None or now < self.until
+_DEFAULT_NAMES: Final = SecretNameSettings()
 
 
 class SecretShelf:
     """Builds each secret once, however many streams send it, and only again when what it is made of was replaced."""
 
     def __init__(
-        self, *, trust_domain: TrustDomain, make_placeholder: Callable[[TrustDomain], bytes] = discarded_root
+        self,
+        *,
+        trust_domain: TrustDomain,
+        names: SecretNameSettings = _DEFAULT_NAMES,
+        make_placeholder: Callable[[TrustDomain], bytes] = discarded_root,
     ) -> None:
         self._own = trust_domain
+        self._names = names
         self._make_placeholder = make_placeholder
         self._placeholders: dict[TrustDomain, bytes] = {}
         self._holdings = Holdings()
         self._index = EntryIndex(())
         self._by_selectors: dict[frozenset[Selector], Available] = {}
+        self._before: dict[frozenset[Selector], Available] = {}
         self._built = _Memo()
 
     def wants_sha256(self, holdings: Holdings, selectors: frozenset[Selector]) -> bool:
@@ -65,11 +59,15 @@ class SecretShelf:
         return self._index.wants_sha256(selectors)
 
     def available(self, holdings: Holdings, selectors: frozenset[Selector], now: datetime) -> Available:
-        """The secrets of a caller with these selectors. One that no entry matches gets nothing, not even a bundle."""
+        """The secrets of a caller with these selectors. One that no entry matches gets nothing, not even a bundle.
+
+        The very same object for as long as nothing in it changes, so that a thousand streams need not compare.
+        """
         self._turn_to(holdings)
         known = self._by_selectors.get(selectors)
         if known is None or not known.holds_at(now):
-            known = self._by_selectors[selectors] = self._gather(selectors, now)
+            before, known = self._before.get(selectors), self._gather(selectors, now)
+            self._by_selectors[selectors] = known = before if before == known else known
         return known
 
     def _turn_to(self, holdings: Holdings) -> None:
@@ -78,18 +76,22 @@ class SecretShelf:
         if holdings.entries is not self._holdings.entries:
             self._index = EntryIndex(holdings.entries.values())
         self._holdings = holdings
-        self._by_selectors = {}
+        self._by_selectors, self._before = {}, self._by_selectors
         self._built.turn()
 
     def _gather(self, selectors: frozenset[Selector], now: datetime) -> Available:
         entries = self._index.matching(selectors, now)
         if not entries:
-            return Available({})
+            return Available({}, is_known=self._holdings.is_told)
         identities = self._identities(entries, now)
-        resources = [*self._certificates(entries[0].spiffe_id, identities), *self._contexts(entries)]
+        foreign = frozenset(domain for entry in entries for domain in entry.federates_with) - {self._own}
+        resources = [*self._certificates(entries[0].spiffe_id, identities), *self._contexts(foreign)]
         ends = [entry.expires_at for entry in entries if entry.expires_at is not None]
         ends += [held.svid.not_after for held in identities.values()]
-        return Available({resource.name: resource for resource in resources}, min(ends, default=None))
+        there = {resource.name: resource for resource in resources}
+        ids = [*(entry.spiffe_id for entry in entries), *(domain.id for domain in (self._own, *foreign))]
+        may_have = frozenset((self._names.default, self._names.root, self._names.all, *map(str, ids)))
+        return Available(there, until=min(ends, default=None), awaited=may_have - there.keys())
 
     def _identities(self, entries: Iterable[Entry], now: datetime) -> Mapping[SpiffeId, HeldSvid]:
         found: dict[SpiffeId, HeldSvid] = {}
@@ -105,19 +107,18 @@ class SecretShelf:
         # `default` waits for the first identity rather than be another until that one's certificate has come: a
         # workload that changes identity is refused by every peer that pins it.
         if first in identities:
-            named[DEFAULT_NAME] = identities[first]
+            named[self._names.default] = identities[first]
         for name, held in named.items():
             yield self._built.get((name, held.entry_id), (held,), partial(certificate_resource, name, held))
 
-    def _contexts(self, entries: Iterable[Entry]) -> Iterator[Resource]:
-        foreign = frozenset(domain for entry in entries for domain in entry.federates_with) - {self._own}
+    def _contexts(self, foreign: Collection[TrustDomain]) -> Iterator[Resource]:
         bundles = [self._holdings.bundles.get(domain) for domain in (self._own, *sorted(foreign))]
         held = [bundle for bundle in bundles if bundle is not None]
         for bundle in held:
             yield self._context(str(bundle.trust_domain.id), [bundle], is_plain=not foreign)
         if held and held[0].trust_domain == self._own:
-            yield self._context(OWN_BUNDLE_NAME, held[:1], is_plain=not foreign)
-            yield self._context(ALL_BUNDLES_NAME, held, is_plain=not foreign)
+            yield self._context(self._names.root, held[:1], is_plain=not foreign)
+            yield self._context(self._names.all, held, is_plain=not foreign)
 
     def _context(self, name: str, bundles: Sequence[TrustBundle], *, is_plain: bool) -> Resource:
         build = partial(self._build_context, name, bundles, is_plain=is_plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,23 +13,29 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from citadel._wire.workload_pb2_grpc import add_SpiffeWorkloadAPIServicer_to_server
 from citadel.clock import Clock
+from citadel.drain import StreamDrain
 from citadel.relay import Relay
 from citadel.rpc import ErrorBorder, OnRefusal
+from citadel.selector import Selector
 from citadel.spiffe import TrustDomain
 from sds.holdings import HoldingsFeed
+from sds.serve.admission import StreamLimit
 from sds.serve.callers import Callers, WorkloadAttestor
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry
 from sds.serve.secrets import SecretShelf
 from sds.serve.service import SecretDiscovery
+from sds.settings import LimitSettings, SecretNameSettings
+from sds.workload import header
+from sds.workload.service import WorkloadApi
+from sds.workload.snapshot import SnapshotShelf
 
 # Everybody may connect: what a caller gets is decided by who the kernel says it is.
 _SOCKET_MODE: Final = 0o666
-_MAX_CONNECTIONS: Final = 8192
-_MAX_CONNECTIONS_OF_A_USER: Final = 1024
-_MAX_STREAMS_OF_A_CONNECTION: Final = 128  # one for each secret; Envoy makes another connection where it needs more
-_MAX_REQUEST_BYTES: Final = 1024 * 1024  # Envoy's Node, which comes with a request, is about 61 KB
+_DEFAULT_NAMES: Final = SecretNameSettings()
+_DEFAULT_LIMITS: Final = LimitSettings()
 
 _SDS: Final = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full_name
 
@@ -36,10 +43,11 @@ _SDS: Final = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full
 class WorkloadServer:
     """Serves the holdings in `feed` to the workloads and proxies that connect to `socket`.
 
-    `on_refusal` is told the method and the error of every refusal.
+    `on_refusal` is told the method and the error of every refusal; `has_heard` says whether the server has told its
+    entries since this agent began.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where the serving side is wired: each part is given, none is made in secret
         self,
         *,
         socket: Path,
@@ -48,43 +56,70 @@ class WorkloadServer:
         attestor: WorkloadAttestor,
         registry: StreamRegistry,
         clock: Clock,
+        has_heard: Callable[[], bool] = lambda: True,
+        names: SecretNameSettings = _DEFAULT_NAMES,
+        limits: LimitSettings = _DEFAULT_LIMITS,
         on_refusal: OnRefusal | None = None,
+        interceptors: Sequence[aio.ServerInterceptor] = (),
     ) -> None:
+        self._limits = limits
         self._relay = Relay(
             socket,
             mode=_SOCKET_MODE,
-            max_connections=_MAX_CONNECTIONS,
-            max_connections_per_uid=_MAX_CONNECTIONS_OF_A_USER,
+            max_connections=limits.max_connections,
+            max_connections_per_uid=limits.max_connections_per_uid,
         )
         self._expiries = Expiries(clock=clock)
+        callers = Callers(source=self._relay, attestor=attestor, clock=clock)
+        streams = StreamLimit(most_per_uid=limits.max_streams_per_uid)
+        self._shelf = SecretShelf(trust_domain=trust_domain, names=names)
+        self._feed = feed
+        self._clock = clock
         self._service = SecretDiscovery(
-            callers=Callers(source=self._relay, attestor=attestor, clock=clock),
+            callers=callers,
             feed=feed,
-            shelf=SecretShelf(trust_domain=trust_domain),
+            shelf=self._shelf,
             registry=registry,
             expiries=self._expiries,
             clock=clock,
+            streams=streams,
+            max_names=limits.max_names,
+        )
+        self._workload_api = WorkloadApi(
+            callers=callers,
+            feed=feed,
+            shelf=SnapshotShelf(trust_domain=trust_domain),
+            registry=registry,
+            expiries=self._expiries,
+            has_heard=has_heard,
+            clock=clock,
+            streams=streams,
         )
         self._health = HealthServicer()
         self._on_refusal = on_refusal
+        self._interceptors = interceptors
+        self._drain = StreamDrain()
         self._server: aio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to serve. Raises what `Relay.start` raises, with nothing left behind."""
         self._server = aio.server(
-            interceptors=(ErrorBorder(on_refusal=self._on_refusal),),
-            options=(
-                ("grpc.max_concurrent_streams", _MAX_STREAMS_OF_A_CONNECTION),
-                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+            interceptors=(
+                *self._interceptors,
+                self._drain,
+                ErrorBorder(on_refusal=self._on_refusal),
+                header.SecurityHeader(),
             ),
+            options=_options(self._limits),
         )
         sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(self._service, self._server)
+        add_SpiffeWorkloadAPIServicer_to_server(self._workload_api, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
-            (_SDS, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), self._server
+            (_SDS, header.SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), self._server
         )
-        for name in ("", _SDS):
+        for name in ("", _SDS, header.SERVICE_NAME):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server.add_insecure_port(self._relay.private_address)
         self._watching = asyncio.create_task(self._expiries.run(), name="expiries")
@@ -95,12 +130,27 @@ class WorkloadServer:
             await self.close(grace=0)
             raise
 
+    def names_for(self, selectors: frozenset[Selector]) -> Sequence[str]:
+        """The SDS names that a caller with these selectors would be served now."""
+        return sorted(self._shelf.available(self._feed.current, selectors, self._clock.now()).resources)
+
     async def close(self, *, grace: float) -> None:
-        """Stop serving; streams, which never end by themselves, are cut after `grace` seconds."""
+        """Stop serving: streams, which never end by themselves, are ended; the rest is cut after `grace` seconds."""
         await self._health.enter_graceful_shutdown()
+        self._drain.end_all()
         if self._server is not None:
             await self._server.stop(grace)
         await self._relay.close()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+
+
+def _options(limits: LimitSettings) -> Sequence[tuple[str, int]]:
+    return (
+        ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
+        ("grpc.max_receive_message_length", limits.max_request_bytes),
+        ("grpc.server_handshake_timeout_ms", int(limits.handshake_timeout.total_seconds() * 1000)),
+        # Pings that measure the line to a peer on the same machine would double what goes through the relay.
+        ("grpc.http2.bdp_probe", 0),
+    )

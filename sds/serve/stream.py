@@ -8,56 +8,19 @@ change, what there is to send; it never asks for anything itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from collections.abc import Iterable
 from typing import Final
 
 from envoy.service.discovery.v3 import discovery_pb2
 
+from sds.serve.available import Available
 from sds.serve.resource import SECRET_TYPE_URL, Resource
+from sds.serve.standing import MAX_NODE_CHARACTERS, Heard, Held, Standing, State, held_of, printable
+from sds.serve.subscription import DEFAULT_MAX_NAMES, Subscription
+from sds.settings import EVERYTHING
 
-MAX_NAMES: Final = 128  # a proxy asks for one name on each stream
-MAX_NAME_BYTES: Final = 2048  # the longest SPIFFE ID (ID-19)
-MAX_REFUSAL_CHARACTERS: Final = 500
-MAX_NODE_CHARACTERS: Final = 256
 _VERSION_DIGITS: Final = 16
-
-
-class Heard(Enum):
-    """What a request turned out to be."""
-
-    SUBSCRIBED = auto()
-    ACKNOWLEDGED = auto()
-    REFUSED = auto()
-    STALE_NONCE = auto()
-    WRONG_TYPE = auto()
-
-
-class State(Enum):
-    """How far one secret has come on this stream."""
-
-    WAITING = auto()
-    SENT = auto()
-    ACKNOWLEDGED = auto()
-    REFUSED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """One name that the stream asked for: what was sent last, and what the proxy said to it.
-
-    WAITING has no resource. `refusal` holds the proxy's own words.
-    """
-
-    name: str
-    state: State
-    resource: Resource | None = None
-    refusal: str = ""
-
-    def is_about(self, resource: Resource) -> bool:
-        """Whether this very content was sent already, so that sending it again would tell the proxy nothing."""
-        return self.resource is not None and self.resource.version == resource.version
+_MAX_OVERTAKEN: Final = 16  # responses whose late answers are still told apart
 
 
 class SecretStream:
@@ -68,70 +31,92 @@ class SecretStream:
     refused, until it changes. A refusal is of a whole response: once the proxy accepts something new under a name that
     it refused, that one may have been at fault, and the others are offered again.
 
-    An empty list of names asks for everything that the caller may have, under every name: each SPIFFE ID, each bundle,
-    and the short names.
+    An empty list of names, and the name `*`, ask for everything that the caller may have, under every name: each SPIFFE
+    ID, each bundle, and the short names.
 
-    Names beyond `MAX_NAMES` and names longer than `MAX_NAME_BYTES` are ignored and counted in `ignored_names`.
+    `is_owed` says whether there may be something to send although what is available has not changed.
     """
 
-    def __init__(self) -> None:
+    protocol: Final = "sds"
+
+    def __init__(self, *, max_names: int = DEFAULT_MAX_NAMES) -> None:
         self.node_id = ""
-        self.ignored_names = 0
-        self._has_asked = False
-        self._wants_all = False
-        self._names: tuple[str, ...] = ()
+        self.is_owed = False
+        self._max_names = max_names
+        self._subscription: Subscription | None = None  # until something was asked for
+        self._ignored_before = 0
         self._standings: dict[str, Standing] = {}
         self._refused_once: set[str] = set()  # and not accepted since
         self._claimed_version = ""
+        self._brought: dict[str, Held] = {}
         self._responses = 0
         self._last = discovery_pb2.DiscoveryResponse()
-        self._last_names: frozenset[str] = frozenset()
+        self._unanswered: dict[str, tuple[str, tuple[Resource, ...]]] = {}  # version and contents, by nonce
+
+    @property
+    def ignored_names(self) -> int:
+        """How many names were beyond the limits."""
+        return self._ignored_before + (self._subscription.ignored if self._subscription else 0)
 
     def on_request(self, request: discovery_pb2.DiscoveryRequest) -> Heard:
         """Take in a request: the first one, a change of names, an ACK or a NACK."""
         if request.type_url not in ("", SECRET_TYPE_URL):
             return Heard.WRONG_TYPE
         if self._responses and request.response_nonce not in ("", self._last.nonce):
+            self._hear_late_answer(request)
             return Heard.STALE_NONCE  # overtaken: the proxy has yet to answer what was sent since
-        if not self._has_asked:
-            # A reconnect: the proxy says what it still has. Its nonce is of another stream and means nothing here.
-            self._claimed_version = request.version_info
         if request.node.id:
-            self.node_id = _printable(request.node.id, MAX_NODE_CHARACTERS)
+            self.node_id = printable(request.node.id, MAX_NODE_CHARACTERS)
+        is_first = self._subscription is None
         heard = self._hear_answer(request)
         self._subscribe(request.resource_names)
+        if is_first and request.version_info:
+            # A reconnect: the proxy says what it still has. Its nonce is of another stream and means nothing here.
+            self._take_claim(request)
         return heard
 
-    def offer(self, available: Mapping[str, Resource]) -> discovery_pb2.DiscoveryResponse | None:
+    def offer(self, available: Available) -> discovery_pb2.DiscoveryResponse | None:
         """What to send now that the caller may have `available`; None when that is nothing new."""
-        names = sorted(available) if self._wants_all else self._names
-        resources = [available[name] for name in names if name in available]
+        self.is_owed = False
+        if self._subscription is None:
+            return None
+        there = available.resources
+        resources = [there[name] for name in self._subscription.wanted(there) if name in there]
         resources = [resource for resource in resources if not self._has_refused(resource)]
-        version = _version_of(resources)
-        if resources and version == self._claimed_version:
-            self._standings |= {each.name: Standing(each.name, State.ACKNOWLEDGED, each) for each in resources}
+        if resources and self._claimed_version and _version_of(resources) == self._claimed_version:
+            for each in resources:
+                self._standings[each.name] = Standing(each.name, State.ACKNOWLEDGED, each, held=held_of(each))
             self._claimed_version = ""
         if all(self._has_been_sent(resource) for resource in resources):
-            # The same content can have new facts: a bundle's sequence also rises with its JWT keys.
             for each in resources:
-                self._standings[each.name] = replace(self._standings[each.name], resource=each)
+                if (known := self._standings[each.name]).resource is not each:
+                    self._standings[each.name] = known.restated(each)
             return None
-        return self._respond(resources, version)
+        return self._respond(resources)
 
     def standings(self) -> list[Standing]:
         """Every name that was asked for, also those that wait, in the order of the names.
 
         What was sent stands here until the proxy unsubscribes, also when it is no longer available: the proxy keeps it.
         """
-        waiting = {name: Standing(name, State.WAITING) for name in self._names}
-        return [standing for _, standing in sorted((waiting | self._standings).items())]
+        names = self._subscription.names if self._subscription else ()
+        unsent = (name for name in names if name not in self._standings)
+        waiting = [Standing(name, State.WAITING, held=self._brought.get(name)) for name in unsent]
+        return sorted((*waiting, *self._standings.values()), key=lambda standing: standing.name)
+
+    def _take_claim(self, request: discovery_pb2.DiscoveryRequest) -> None:
+        assert self._subscription is not None  # noqa: S101 - for the type checker: a request was taken
+        self._claimed_version = request.version_info
+        held = Held(printable(request.version_info, _VERSION_DIGITS))
+        self._brought = dict.fromkeys(self._subscription.names, held)
+        if self._subscription.wants_all:
+            self._brought[EVERYTHING] = held
 
     def _hear_answer(self, request: discovery_pb2.DiscoveryRequest) -> Heard:
         if not self._responses or request.response_nonce != self._last.nonce:
             return Heard.SUBSCRIBED
         if request.HasField("error_detail"):
-            refusal = _printable(request.error_detail.message, MAX_REFUSAL_CHARACTERS)
-            self._answer(State.REFUSED, refusal)
+            self._answer(State.REFUSED, request.error_detail.message)
             return Heard.REFUSED
         # A change of names after a NACK bears the same nonce and the version that was accepted before: not an ACK.
         if request.version_info != self._last.version_info:
@@ -139,35 +124,61 @@ class SecretStream:
         self._answer(State.ACKNOWLEDGED)
         return Heard.ACKNOWLEDGED
 
-    def _answer(self, state: State, refusal: str = "") -> None:
-        sent = [standing for name in self._last_names if (standing := self._standings.get(name)) is not None]
-        answered = {each.name: each for each in sent if each.state is State.SENT}  # a response is answered once
-        self._standings |= {each.name: replace(each, state=state, refusal=refusal) for each in answered.values()}
-        if state is State.REFUSED:
-            self._refused_once |= answered.keys()
-        elif self._refused_once & answered.keys():
-            self._refused_once -= answered.keys()
-            self._standings = {each.name: each for each in self._standings.values() if each.state is not State.REFUSED}
-
-    def _subscribe(self, names: Iterable[str]) -> None:
-        asked = tuple(dict.fromkeys(names))
-        sound = tuple(name for name in asked if len(name.encode()) <= MAX_NAME_BYTES)[:MAX_NAMES]
-        self.ignored_names += len(asked) - len(sound)
-        self._has_asked, self._wants_all, self._names = True, not asked, sound
-        if not self._wants_all:  # what is asked for again later must be sent again
-            self._standings = {name: self._standings[name] for name in sound if name in self._standings}
-
-    def _respond(self, resources: list[Resource], version: str) -> discovery_pb2.DiscoveryResponse:
+    def _hear_late_answer(self, request: discovery_pb2.DiscoveryRequest) -> None:
+        """An ACK of something that was overtaken still says what the proxy holds meanwhile."""
+        version, resources = self._unanswered.pop(request.response_nonce, ("", ()))
+        if request.version_info != version or request.HasField("error_detail"):
+            return
         for each in resources:
             known = self._standings.get(each.name)
-            is_in_hand = known is not None and known.state is State.ACKNOWLEDGED and known.is_about(each)
-            self._standings[each.name] = Standing(each.name, State.ACKNOWLEDGED if is_in_hand else State.SENT, each)
+            if known is not None and known.state is State.SENT:
+                self._standings[each.name] = known.holding(each)
+
+    def _answer(self, state: State, refusal: str = "") -> None:
+        _, resources = self._unanswered.get(self._last.nonce, ("", ()))
+        self._unanswered.clear()  # a response is answered once, and the proxy answers in order
+        sent = [standing for each in resources if (standing := self._standings.get(each.name)) is not None]
+        answered = [standing for standing in sent if standing.state is State.SENT]
+        names = {each.name for each in answered}
+        for each in answered:
+            is_refused = state is State.REFUSED
+            self._standings[each.name] = each.refused(refusal) if is_refused else each.acknowledged()
+        if state is State.REFUSED:
+            self._refused_once |= names
+        elif self._refused_once & names:
+            self._refused_once -= names
+            self._standings = {each.name: each for each in self._standings.values() if each.state is not State.REFUSED}
+            self.is_owed = True
+
+    def _subscribe(self, names: Iterable[str]) -> None:
+        asked = Subscription(max_names=self._max_names)
+        asked.add(names or (EVERYTHING,))
+        before, self._subscription = self._subscription, asked
+        if before is not None:
+            self._ignored_before += before.ignored
+            if before.wants_all == asked.wants_all and list(before.names) == list(asked.names):
+                return
+        self.is_owed = True
+        if not asked.wants_all:  # what is asked for again later must be sent again
+            kept = frozenset(asked.names)
+            self._standings = {name: each for name, each in self._standings.items() if name in kept}
+            self._brought = {name: each for name, each in self._brought.items() if name in kept}
+
+    def _respond(self, resources: list[Resource]) -> discovery_pb2.DiscoveryResponse:
+        for each in resources:
+            known = self._standings.get(each.name)
+            if known is None or known.state is not State.ACKNOWLEDGED or not known.is_about(each):
+                held = known.held if known else self._brought.get(each.name, self._brought.get(EVERYTHING))
+                self._standings[each.name] = Standing(each.name, State.SENT, each, held=held)
+            elif known.resource is not each:
+                self._standings[each.name] = known.restated(each)
         self._responses += 1
         self._claimed_version = ""
-        self._last_names = frozenset(each.name for each in resources)
-        self._last = discovery_pb2.DiscoveryResponse(
-            version_info=version, type_url=SECRET_TYPE_URL, nonce=str(self._responses)
-        )
+        version, nonce = _version_of(resources), str(self._responses)
+        self._unanswered[nonce] = (version, tuple(resources))
+        if len(self._unanswered) > _MAX_OVERTAKEN:
+            del self._unanswered[next(iter(self._unanswered))]
+        self._last = discovery_pb2.DiscoveryResponse(version_info=version, type_url=SECRET_TYPE_URL, nonce=nonce)
         response = discovery_pb2.DiscoveryResponse(resources=[each.body for each in resources])
         response.MergeFrom(self._last)
         return response
@@ -181,12 +192,21 @@ class SecretStream:
         return standing is not None and standing.state is State.REFUSED and standing.is_about(resource)
 
 
+def fetched(
+    request: discovery_pb2.DiscoveryRequest, available: Available, *, max_names: int
+) -> discovery_pb2.DiscoveryResponse:
+    """The answer to a single request: what is there now of the names, or of everything; the rest is left out."""
+    asked = Subscription(max_names=max_names)
+    asked.add(request.resource_names or (EVERYTHING,))
+    there = available.resources
+    resources = [there[name] for name in asked.wanted(there) if name in there]
+    return discovery_pb2.DiscoveryResponse(
+        version_info=_version_of(resources), type_url=SECRET_TYPE_URL, resources=[each.body for each in resources]
+    )
+
+
 def _version_of(resources: Iterable[Resource]) -> str:
     digest = hashlib.sha256()
     for each in sorted(resources, key=lambda resource: resource.name):
         digest.update(f"{each.name}\0{each.version}\0".encode())  # a name in a response is one of ours: it has no NUL
     return digest.hexdigest()[:_VERSION_DIGITS]
-
-
-def _printable(text: str, limit: int) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text[:limit])

@@ -11,11 +11,13 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.keys.disk import DiskKeyManager
+from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
+from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KeyPurpose, Sealer
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
+from ca.store.sealed_keys import SqlKeys
 from citadel._wire import admin_pb2, bootstrap_pb2
 from citadel._wire import agent_api_pb2 as pb
 from citadel.config.types import HostPort
@@ -118,16 +120,17 @@ async def test_a_client_that_trusts_another_root_does_not_talk_to_this_server(se
 async def signing_key(server: Server) -> certificates.Signed:
     """The issuing authority with its key, as only the server has it: what an attacker with its disk could use."""
     settings = server.settings
-    database = Database.open(f"sqlite+aiosqlite:///{settings.data_dir / 'citadel.db'}")
+    database = Database.open(settings.database_url)
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     issuer = (await store.load())[-1]
-    await database.close()
-    keys = DiskKeyManager(
-        folder=settings.data_dir / "keys",
+    keys = SealedKeyManager(
+        keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
         trust_domain=settings.trust_domain,
         sealer=Sealer(read_kek(settings.keys, {})),
     )
-    return certificates.Signed(issuer.certificate, await keys.signer(issuer.key_id, KeyPurpose.ISSUER))
+    key = await keys.signer(issuer.key_id, KeyPurpose.ISSUER)
+    await database.close()
+    return certificates.Signed(issuer.certificate, key)
 
 
 def forged(issuer: certificates.Signed, spiffe_id: str) -> Member:

@@ -1,4 +1,4 @@
-"""A store on a real disk, and time that stands still."""
+"""A real store, on SQLite and on PostgreSQL, and time that stands still."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from ca.store.database import Database
 from tests.clock import FakeClock
+from tests.postgres import Postgres
 
 
 @pytest.fixture
@@ -16,10 +17,19 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database that holds nothing."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.create_database()
+
+
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """SQLite in a folder of its own, with the schema of today."""
-    made = Database.open(f"sqlite+aiosqlite:///{tmp_path / 'store.db'}")
+async def database(store_url: str) -> AsyncIterator[Database]:
+    """A database of its own, with the schema of today."""
+    made = Database.open(store_url)
     await made.migrate()
     yield made
     await made.close()

@@ -19,7 +19,8 @@ from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager
 from ca.authority.self_signed import SelfSignedUpstream
-from ca.keys.disk import DiskKeyManager
+from ca.keys.disk import DiskKeys
+from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KeyPurpose, Sealer
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
@@ -92,8 +93,8 @@ class Machine:
         return SqlAuthorityStore(database=self.database, trust_domain=A_TEST)
 
     @property
-    def keys(self) -> DiskKeyManager:
-        return DiskKeyManager(folder=self.folder, trust_domain=A_TEST, sealer=Sealer(bytes(32)))
+    def keys(self) -> SealedKeyManager:
+        return SealedKeyManager(keys=DiskKeys(self.folder), trust_domain=A_TEST, sealer=Sealer(bytes(32)))
 
     def key_ids(self) -> set[str]:
         return {file.stem for file in self.folder.iterdir()}
@@ -320,7 +321,7 @@ async def test_before_the_start_there_is_nothing_to_sign_with_or_to_trust(machin
 @pytest.mark.invariant(12)
 async def test_another_key_encryption_key_stops_the_start_and_changes_nothing(machine: Machine) -> None:
     first = await machine.started()
-    other = DiskKeyManager(folder=machine.folder, trust_domain=A_TEST, sealer=Sealer(b"\1" * 32))
+    other = SealedKeyManager(keys=DiskKeys(machine.folder), trust_domain=A_TEST, sealer=Sealer(b"\1" * 32))
     with pytest.raises(FailedPrecondition) as refused:
         await machine.manager(keys=other).start()
     assert refused.value.reason is Reason.KEY_UNSEALABLE

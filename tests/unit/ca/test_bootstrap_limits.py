@@ -9,6 +9,8 @@ import pytest
 
 from ca.agents.joining import Joining
 from ca.agents.limiter import RateLimiter
+from ca.agents.rejoining import Rejoining
+from ca.agents.x509pop import X509PopJoining
 from ca.api.bootstrap import BootstrapService
 from ca.authority.manager import AuthorityManager
 from citadel._wire import bootstrap_pb2 as pb
@@ -21,7 +23,7 @@ from tests.unit.ca.values import A_TEST
 
 
 class KnowsNoToken:
-    async def join(self, *_: object) -> None:
+    async def join(self, *_: object, **__: object) -> None:
         raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
 
 
@@ -29,6 +31,8 @@ def service(clock: FakeClock, *, joins_per_second: float) -> BootstrapService:
     return BootstrapService(
         authorities=cast("AuthorityManager", SimpleNamespace(bundle=lambda: TrustBundle(trust_domain=A_TEST))),
         joining=cast("Joining", KnowsNoToken()),
+        x509pop=cast("X509PopJoining", KnowsNoToken()),
+        rejoining=cast("Rejoining", KnowsNoToken()),
         limiter=RateLimiter(clock=clock, per_second=joins_per_second),
         tally=Tally(clock=clock),
         agent_api=HostPort("127.0.0.1", 1),

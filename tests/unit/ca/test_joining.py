@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import select
 
-from ca.agents.joining import Joining
-from ca.agents.model import Agent
-from ca.agents.roster import AgentRoster
-from ca.authority.manager import IssuingAuthority
-from ca.authority.model import Authority, AuthorityKind, AuthorityState
-from ca.entries.directory import EntryDirectory
-from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
-from ca.issuance.ledger import LedgerRow
-from ca.issuance.lifetime import LifetimePolicy
-from ca.store.agents import SqlAgentStore, SqlTokenStore
+from ca.issuance.issuer import IssuedSvid, key_digest
 from ca.store.database import Database
 from ca.store.schema import tokens
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unauthenticated, Unavailable
@@ -27,85 +16,13 @@ from citadel.spiffe import SpiffeId
 from tests import certificates
 from tests.clock import FakeClock
 from tests.csrs import csr, new_key
-from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, selectors
-
-MINUTE = timedelta(minutes=1)
-TOP = certificates.root()
-ISSUING = certificates.intermediate(TOP, lifetime=timedelta(days=30))
-
-
-class OpenLedger:
-    """A ledger that takes every row, or none."""
-
-    def __init__(self) -> None:
-        self.rows: list[LedgerRow] = []
-        self.fails = False
-
-    async def append(self, rows: Sequence[LedgerRow]) -> None:
-        if self.fails:
-            raise Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full")
-        self.rows.extend(rows)
-
-
-class OneAuthority:
-    """Signs with one issuing authority, for ever."""
-
-    def issuing(self) -> IssuingAuthority:
-        authority = Authority(
-            id="i" * 32,
-            kind=AuthorityKind.ISSUER,
-            state=AuthorityState.ACTIVE,
-            key_id="k",
-            certificate=ISSUING.certificate,
-            parent_id="r",
-            created_at=NOW,
-        )
-        return IssuingAuthority(authority=authority, key=ISSUING.key)  # type: ignore[arg-type] # an EC key
-
-
-class Joiner:
-    """A server's joining part on a real store, and what a restart makes of it."""
-
-    def __init__(self, database: Database, clock: FakeClock) -> None:
-        self.database = database
-        self.ledger = OpenLedger()
-        self.roster = AgentRoster(trust_domain=A_TEST, store=SqlAgentStore(database=database), clock=clock)
-        self.issuer = Issuer(
-            entries=EntryDirectory(trust_domain=A_TEST),
-            authorities=OneAuthority(),
-            ledger=self.ledger,
-            clock=clock,
-            policy=LifetimePolicy(default=MINUTE, cap=60 * MINUTE, backdate=timedelta()),
-            agent_lifetime=30 * MINUTE,
-            max_batch=10,
-        )
-        self.joining = Joining(
-            trust_domain=A_TEST,
-            tokens=SqlTokenStore(database=database),
-            roster=self.roster,
-            issuer=self.issuer,
-            clock=clock,
-            default_lifetime=10 * MINUTE,
-        )
-
-    async def token(self, name: str = "node-1", *facts: str, lifetime: timedelta | None = None) -> str:
-        made = await self.joining.create_token(agent_name=name, lifetime=lifetime, selectors=selectors(*facts))
-        return made.secret
-
-    async def recorded(self) -> dict[SpiffeId, Agent]:
-        """The agents as a restarted server finds them; they must be those of this one."""
-        found = {one.spiffe_id: one for one in await SqlAgentStore(database=self.database).load()}
-        assert found == dict(self.roster.all())
-        return found
+from tests.unit.ca.joiner import ISSUING, MINUTE, Joiner, pem
+from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, NODE_2, agent, selectors
 
 
 @pytest.fixture
 def server(database: Database, clock: FakeClock) -> Joiner:
     return Joiner(database, clock)
-
-
-def pem(svid: IssuedSvid) -> bytes:
-    return svid.chain[0].public_bytes(Encoding.PEM)
 
 
 async def test_a_token_makes_an_agent_with_a_recorded_key(server: Joiner, clock: FakeClock) -> None:
@@ -234,7 +151,7 @@ async def test_a_banned_agent_does_not_come_back_by_a_token_and_the_token_stays_
 
 @pytest.mark.invariant(10)
 async def test_the_store_knows_only_the_digest_of_a_token(server: Joiner) -> None:
-    made = await server.joining.create_token(agent_name="", lifetime=None, selectors=frozenset())
+    made = await server.joining.create_token(agent_name="", lifetime=None, selectors=frozenset(), by=ADMINISTRATOR)
     async with server.database.transaction() as connection:
         row = (await connection.execute(select(tokens))).one()
     assert made.secret not in repr(tuple(row))
@@ -257,7 +174,7 @@ async def test_the_store_knows_only_the_digest_of_a_token(server: Joiner) -> Non
 async def test_a_token_that_must_not_be_is_not_made(server: Joiner, changes: dict[str, object], reason: Reason) -> None:
     wanted: dict[str, object] = {"agent_name": "node-1", "lifetime": None, "selectors": frozenset()}
     with pytest.raises(InvalidArgument) as refused:
-        await server.joining.create_token(**(wanted | changes))  # type: ignore[arg-type] # a table of changes
+        await server.joining.create_token(**(wanted | changes), by=ADMINISTRATOR)  # type: ignore[arg-type] # a table
     assert refused.value.reason is reason
 
 

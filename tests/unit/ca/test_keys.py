@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.keys.disk import DiskKeyManager
+from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
+from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KeyLabel, KeyPurpose, Sealer, decode_kek
 from ca.settings import KeySettings
 from citadel.config.files import write_private
@@ -24,8 +25,8 @@ LABEL = KeyLabel(key_id="k1", purpose=KeyPurpose.ROOT, trust_domain=A_TEST)
 PLAIN = b"a private key"
 
 
-def manager(folder: Path, *, kek: bytes = KEK, trust_domain: TrustDomain = A_TEST) -> DiskKeyManager:
-    return DiskKeyManager(folder=folder, trust_domain=trust_domain, sealer=Sealer(kek))
+def manager(folder: Path, *, kek: bytes = KEK, trust_domain: TrustDomain = A_TEST) -> SealedKeyManager:
+    return SealedKeyManager(keys=DiskKeys(folder), trust_domain=trust_domain, sealer=Sealer(kek))
 
 
 def test_what_was_sealed_is_opened_under_the_same_label() -> None:

@@ -5,49 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import event, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ca.issuance.ledger import LedgerRow
 from ca.store.database import Database
 from ca.store.ledger import SqlLedger
 from ca.store.schema import ledger as table
 from citadel.errors import PermissionDenied, Reason, Unavailable
-from citadel.serial import new_serial, serial_hex
 from citadel.spiffe import SpiffeId
-from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW
+from tests.unit.ca.records import problems, row, write, writing
+from tests.unit.ca.values import NODE_1, NODE_2
 
 pytestmark = pytest.mark.invariant(2)
-
-
-def row(requested_by: SpiffeId = NODE_1, **changes: object) -> LedgerRow:
-    profile: dict[str, object] = {
-        "serial": serial_hex(new_serial()),
-        "spiffe_id": SpiffeId(A_TEST, "/web"),
-        "entry_id": "entry-1",
-        "requested_by": requested_by,
-        "issuer_id": "i" * 32,
-        "public_key": "k" * 64,
-        "not_before": NOW,
-        "not_after": NOW + timedelta(hours=1),
-        "issued_at": NOW,
-        "limited_by": "default",
-    }
-    return LedgerRow(**(profile | changes))  # type: ignore[arg-type] # a table of changes
-
-
-@asynccontextmanager
-async def writing(database: Database, *, banned: set[SpiffeId] | None = None) -> AsyncIterator[SqlLedger]:
-    ledger = SqlLedger(database=database, is_banned=(set() if banned is None else banned).__contains__)
-    task = asyncio.create_task(ledger.run())
-    try:
-        yield ledger
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def serials(database: Database) -> list[str]:
@@ -55,16 +26,17 @@ async def serials(database: Database) -> list[str]:
         return [found.serial for found in await connection.execute(select(table.c.serial).order_by(table.c.number))]
 
 
-async def test_a_row_is_in_the_file_when_append_returns(database: Database, tmp_path: Path) -> None:
+async def test_a_row_is_in_the_database_when_append_returns(database: Database, store_url: str) -> None:
     wanted = row()
     async with writing(database) as ledger:
         await ledger.append([wanted])
-        other = Database.open(f"sqlite+aiosqlite:///{tmp_path / 'store.db'}")  # nothing of the writer's memory
+        other = Database.open(store_url)  # nothing of the writer's memory
         async with other.transaction() as connection:
             (found,) = (await connection.execute(select(table))).mappings()
         await other.close()
     columns = dict(found)
     assert columns.pop("number") == 1
+    assert (len(columns.pop("writer")), columns.pop("position"), len(columns.pop("hash"))) == (32, 1, 32)
     expected = {name: getattr(wanted, name) for name in columns}
     assert columns == expected | {"spiffe_id": str(wanted.spiffe_id), "requested_by": str(wanted.requested_by)}
 
@@ -150,3 +122,81 @@ async def test_a_ledger_that_falls_behind_says_so(database: Database) -> None:
         await ledger.append([row()])
     assert refused.value.reason is Reason.STORE_UNAVAILABLE
     waiting.cancel()
+
+
+async def positions(database: Database) -> list[tuple[str, int]]:
+    async with database.transaction() as connection:
+        found = await connection.execute(select(table.c.writer, table.c.position).order_by(table.c.number))
+        return [(row.writer, row.position) for row in found]
+
+
+async def test_rows_are_chained_in_the_order_of_their_commits_small_and_large(database: Database) -> None:
+    async with writing(database) as ledger:
+        await asyncio.gather(*(ledger.append([row() for _ in range(size)]) for size in (1, 3, 250, 2)))
+        await ledger.append([row()])
+    found = await positions(database)
+    assert [position for _, position in found] == list(range(1, 258))
+    assert len({writer for writer, _ in found}) == 1
+    assert await problems(database) == []
+
+
+async def test_each_run_goes_on_where_the_last_one_ended_as_a_writer_of_its_own(database: Database) -> None:
+    for _ in range(3):
+        await write(database, row(), row())
+    found = await positions(database)
+    assert [position for _, position in found] == [1, 2] * 3
+    assert len({writer for writer, _ in found}) == 3
+    assert await problems(database) == []
+
+
+async def test_a_commit_that_failed_leaves_no_hole_in_the_chain(database: Database) -> None:
+    async with writing(database) as ledger:
+        await ledger.append([row(serial="aa")])
+        with pytest.raises(Unavailable):
+            await ledger.append([row(), row(serial="aa")])
+        await ledger.append([row()])
+    assert [position for _, position in await positions(database)] == [1, 2]
+    assert await problems(database) == []
+
+
+async def test_a_commit_that_came_through_although_it_seemed_to_fail_is_taken_into_account(database: Database) -> None:
+    class LosesAnswers(Database):
+        lose = False
+
+        @asynccontextmanager
+        async def transaction(self, **more: object) -> AsyncIterator[AsyncConnection]:
+            async with super().transaction(**more) as connection:  # type: ignore[arg-type]
+                yield connection
+            if self.lose:
+                self.lose = False
+                raise Unavailable(Reason.STORE_UNAVAILABLE, "the connection was cut after the commit")
+
+    flaky = LosesAnswers(database.engine)
+    async with writing(flaky) as ledger:
+        await ledger.append([row()])
+        flaky.lose = True
+        with pytest.raises(Unavailable):
+            await ledger.append([row()])
+        await ledger.append([row()])
+    assert [position for _, position in await positions(database)] == [1, 2, 3]
+    assert await problems(database) == []
+
+
+async def test_after_another_server_wrote_a_writer_begins_anew(database: Database) -> None:
+    async with writing(database) as ledger:
+        await ledger.append([row(serial="aa")])
+        await write(database, row(), row())  # it had the lease meanwhile
+        with pytest.raises(Unavailable):  # the fence said no
+            await ledger.append([row(serial="aa")])
+        await ledger.append([row()])
+    assert [position for _, position in await positions(database)] == [1, 1, 2, 1]
+    assert await problems(database) == []
+
+
+async def test_who_waits_is_counted(database: Database) -> None:
+    ledger = SqlLedger(database=database, is_banned=lambda _: False)
+    waiting = [asyncio.create_task(ledger.append([row()] * size)) for size in (2, 3)]
+    await asyncio.sleep(0)
+    assert ledger.waiting_rows == 5
+    for one in waiting:
+        one.cancel()

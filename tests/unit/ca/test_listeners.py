@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from grpc import aio
 from structlog.testing import capture_logs
 
 from ca.api.listeners import TlsListener, make_server
+from ca.settings import ConnectionSettings
 from citadel.config.types import HostPort
 from citadel.errors import Reason, Unauthenticated
+from citadel.rpc import ErrorBorder
 from citadel.tally import Tally
 from tests.clock import FakeClock
 
@@ -33,7 +36,12 @@ async def ask(channel: aio.Channel) -> None:
 
 
 async def test_a_connection_that_asks_for_nothing_is_ended(tmp_path: Path) -> None:
-    server = make_server(on_refusal=lambda *_: None, most_bytes=1, register=register, most_idle_ms=50)
+    server = make_server(
+        border=ErrorBorder(),
+        limits=ConnectionSettings(anonymous_idle=timedelta(milliseconds=50)),
+        register=register,
+        is_anonymous=True,
+    )
     server.add_insecure_port(f"unix:{tmp_path}/s")
     await server.start()
     try:
@@ -46,17 +54,14 @@ async def test_a_connection_that_asks_for_nothing_is_ended(tmp_path: Path) -> No
 
 
 @pytest.mark.invariant(10)
-@pytest.mark.parametrize(
-    ("for_agents", "counts"), [pytest.param(True, [None] * 3, id="agents"), pytest.param(False, [1, 2], id="anybody")]
-)
-async def test_refusals_are_summed_for_those_without_an_identity_only(
-    for_agents: bool, counts: list[int | None]
-) -> None:
+@pytest.mark.parametrize("for_agents", [True, False])
+async def test_refusals_that_repeat_are_summed_with_the_address_of_who_has_no_identity(for_agents: bool) -> None:
     tally = Tally(clock=FakeClock())
     listener = TlsListener(
         address=HostPort("127.0.0.1", 0),
         credentials=grpc.local_server_credentials(),
         for_agents=for_agents,
+        limits=ConnectionSettings(),
         tally=tally,
         register=register,
     )
@@ -66,5 +71,8 @@ async def test_refusals_are_summed_for_those_without_an_identity_only(
             for _ in range(3):
                 await ask(channel)
         await listener.close(0)  # tells what is left
-    assert [line.get("count") for line in lines] == counts
+    assert [(line["by"], line["count"]) for line in lines] == [
+        ("anonymous:ipv4:127.0.0.1", 1),
+        ("anonymous:ipv4:127.0.0.1", 2),
+    ]
     assert tally.refused == {Reason.TOKEN_UNKNOWN: 3}

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from ca.audit.model import Act, Actor
+from ca.entries.changes import EntryChange
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
+from ca.store.schema import audit
 from citadel.entry import Entry
-from citadel.errors import AlreadyExists, InvalidArgument, NotFound, Reason, Unavailable
+from citadel.errors import AlreadyExists, CitadelError, InvalidArgument, NotFound, Reason, Unavailable
 from citadel.spiffe import TrustDomain
 from tests.clock import FakeClock
 from tests.unit.ca.values import A_TEST, NODE_2, SERVER, entry
 
+ROOT = Actor.local(0)
 FULL = entry(
     "/web",
     NODE_2,
@@ -47,7 +51,7 @@ async def started(database: Database, clock: FakeClock) -> tuple[EntryRegistry, 
 
 async def test_id_revision_and_time_of_creation_are_the_server_s_to_set(database: Database, clock: FakeClock) -> None:
     registry, _ = await started(database, clock)
-    made = await registry.create(replace(FULL, id="chosen", revision=99, created_at=None))
+    made = await registry.create(replace(FULL, id="chosen", revision=99, created_at=None), by=ROOT)
     assert made.id != "chosen"
     assert (made.revision, made.created_at) == (1, clock.now())
 
@@ -65,7 +69,7 @@ async def test_id_revision_and_time_of_creation_are_the_server_s_to_set(database
 )
 async def test_an_entry_comes_back_whole_after_a_restart(database: Database, clock: FakeClock, wanted: Entry) -> None:
     registry, directory = await started(database, clock)
-    made = await registry.create(wanted)
+    made = await registry.create(wanted, by=ROOT)
     assert replace(made, id=wanted.id, created_at=wanted.created_at) == wanted
     _, again = await started(database, clock)
     assert again.all() == directory.all() == {made.id: made}
@@ -74,9 +78,9 @@ async def test_an_entry_comes_back_whole_after_a_restart(database: Database, clo
 
 async def test_a_duplicate_is_refused_with_the_id_of_the_first(database: Database, clock: FakeClock) -> None:
     registry, directory = await started(database, clock)
-    first = await registry.create(FULL)
+    first = await registry.create(FULL, by=ROOT)
     with pytest.raises(AlreadyExists) as refused:
-        await registry.create(replace(FULL, hint="another", dns_names=()))
+        await registry.create(replace(FULL, hint="another", dns_names=()), by=ROOT)
     assert refused.value.reason is Reason.ENTRY_DUPLICATE
     assert first.id in refused.value.message
     assert len(directory) == 1
@@ -94,36 +98,38 @@ async def test_another_identity_parent_or_set_of_selectors_is_another_entry(
     database: Database, clock: FakeClock, other: Entry
 ) -> None:
     registry, directory = await started(database, clock)
-    await registry.create(FULL)
-    await registry.create(other)
+    await registry.create(FULL, by=ROOT)
+    await registry.create(other, by=ROOT)
     assert len(directory) == 2
 
 
 async def test_of_two_at_once_one_wins(database: Database, clock: FakeClock) -> None:
     registry, directory = await started(database, clock)
-    results = await asyncio.gather(registry.create(FULL), registry.create(FULL), return_exceptions=True)
+    results = await asyncio.gather(
+        registry.create(FULL, by=ROOT), registry.create(FULL, by=ROOT), return_exceptions=True
+    )
     assert sorted(type(result).__name__ for result in results) == ["AlreadyExists", "Entry"]
     assert len(directory) == 1
 
 
 async def test_a_deleted_entry_is_gone_for_good_and_revisions_only_rise(database: Database, clock: FakeClock) -> None:
     registry, directory = await started(database, clock)
-    made = await registry.create(FULL)
-    assert await registry.delete(made.id) == made
+    made = await registry.create(FULL, by=ROOT)
+    assert await registry.delete(made.id, by=ROOT) == made
     assert directory.revision == 2
     with pytest.raises(NotFound) as refused:
-        await registry.delete(made.id)
+        await registry.delete(made.id, by=ROOT)
     assert refused.value.reason is Reason.ENTRY_NOT_FOUND
     _, again = await started(database, clock)
     assert (len(again), again.revision) == (0, 2)
-    await registry.create(FULL)
+    await registry.create(FULL, by=ROOT)
     assert directory.revision == 3
 
 
 async def test_a_refused_entry_leaves_no_trace(database: Database, clock: FakeClock) -> None:
     registry, directory = await started(database, clock)
     with pytest.raises(InvalidArgument):
-        await registry.create(replace(FULL, selectors=frozenset()))
+        await registry.create(replace(FULL, selectors=frozenset()), by=ROOT)
     _, again = await started(database, clock)
     assert len(directory) == len(again) == directory.revision == 0
 
@@ -131,13 +137,13 @@ async def test_a_refused_entry_leaves_no_trace(database: Database, clock: FakeCl
 @pytest.mark.invariant(12)
 async def test_nobody_sees_an_entry_that_the_store_did_not_take(database: Database, clock: FakeClock) -> None:
     registry, directory = await started(database, clock)
-    made = await registry.create(FULL)
+    made = await registry.create(FULL, by=ROOT)
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE event RENAME TO away"))
     with pytest.raises(Unavailable):
-        await registry.create(entry("/new"))
+        await registry.create(entry("/new"), by=ROOT)
     with pytest.raises(Unavailable):
-        await registry.delete(made.id)
+        await registry.delete(made.id, by=ROOT)
     assert directory.all() == {made.id: made}
     async with database.transaction() as connection:
         await connection.execute(text("ALTER TABLE away RENAME TO event"))
@@ -152,13 +158,8 @@ class WaitingStore(SqlEntryStore):
         super().__init__(database=database)
         self.committed, self.may_answer = asyncio.Event(), asyncio.Event()
 
-    async def create(self, entry: Entry) -> int:
-        return await self._hold(await super().create(entry))
-
-    async def delete(self, entry: Entry) -> int:
-        return await self._hold(await super().delete(entry))
-
-    async def _hold(self, revision: int) -> int:
+    async def commit(self, changes: Sequence[EntryChange], *, acts: Sequence[Act], at: datetime) -> int:
+        revision = await super().commit(changes, acts=acts, at=at)
         self.committed.set()
         await self.may_answer.wait()
         return revision
@@ -181,7 +182,93 @@ async def test_a_caller_that_goes_away_leaves_store_and_memory_the_same(database
         while [entry.id for entry in (await store.load())[0]] != list(directory.all()):
             await asyncio.sleep(0)
 
-    await abandon(registry.create(FULL))
+    await abandon(registry.create(FULL, by=ROOT))
     [entry_id] = directory.all()
-    await abandon(registry.delete(entry_id))
+    await abandon(registry.delete(entry_id, by=ROOT))
     assert not directory.all()
+
+
+async def test_one_refusal_among_many_at_once_takes_nothing_from_the_others(
+    database: Database, clock: FakeClock
+) -> None:
+    registry, directory = await started(database, clock)
+    first = await registry.create(entry("/first"), by=ROOT)
+    results = await asyncio.gather(
+        *(registry.create(entry(f"/w{number}"), by=ROOT) for number in range(5)),
+        registry.create(entry("/citadel/x"), by=ROOT),
+        registry.create(entry("/first"), by=ROOT),
+        registry.update(replace(first, hint="x", revision=7), by=ROOT),
+        return_exceptions=True,
+    )
+    reasons = [result.reason for result in results if isinstance(result, CitadelError)]
+    assert reasons == [Reason.ENTRY_RESERVED_ID, Reason.ENTRY_DUPLICATE, Reason.ENTRY_CHANGED]
+    assert len(directory) == 6
+    _, again = await started(database, clock)
+    assert again.all() == directory.all()
+
+
+async def test_changes_of_one_entry_at_once_are_made_one_after_the_other(database: Database, clock: FakeClock) -> None:
+    registry, directory = await started(database, clock)
+    made = await registry.create(FULL, by=ROOT)
+    results = await asyncio.gather(
+        registry.update(replace(made, hint="a"), by=ROOT),
+        registry.update(replace(made, hint="b"), by=ROOT),
+        registry.delete(made.id, by=ROOT),
+        registry.delete(made.id, by=ROOT),
+        registry.create(FULL, by=ROOT),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], Entry)
+    assert [result.reason for result in results if isinstance(result, CitadelError)] == [
+        Reason.ENTRY_CHANGED,
+        Reason.ENTRY_NOT_FOUND,
+    ]
+    assert isinstance(results[4], Entry), "what was deleted before may be made anew"
+    assert set(directory.all()) == {results[4].id}
+
+
+async def test_every_change_is_in_the_audit_log_with_its_actor(database: Database, clock: FakeClock) -> None:
+    registry, _ = await started(database, clock)
+    made = await registry.create(FULL, by=Actor.local(1))
+    await registry.update(replace(made, hint="x"), by=Actor.local(2))
+    await registry.update(replace(made, hint="x"), by=Actor.local(3))  # it is so already
+    plan = await registry.apply([entry("/new", id="", revision=0)], by=Actor.local(4))
+    await registry.delete(made.id, by=Actor.local(5))
+    with pytest.raises(CitadelError):
+        await registry.create(replace(FULL, selectors=frozenset()), by=Actor.local(6))
+    async with database.reading() as connection:
+        rows = await connection.execute(select(audit).order_by(audit.c.number))
+        found = [(row.actor, row.what, row.target) for row in rows]
+    assert found == [
+        ("uid:1", "entry.create", made.id),
+        ("uid:2", "entry.update", made.id),
+        ("uid:4", "entry.create", plan.changes[0].entry.id),
+        ("uid:5", "entry.delete", made.id),
+    ]
+
+
+async def test_an_apply_is_one_transaction(database: Database, clock: FakeClock) -> None:
+    registry, directory = await started(database, clock)
+    one = await registry.create(entry("/one"), by=ROOT)
+    two = await registry.create(entry("/two"), by=ROOT)
+    exchanged = [
+        replace(one, spiffe_id=two.spiffe_id, revision=0),
+        replace(two, spiffe_id=one.spiffe_id, revision=0),
+        entry("/three", id="", revision=0),
+    ]
+    async with database.transaction() as connection:
+        await connection.execute(text("ALTER TABLE event RENAME TO away"))
+    before = dict(directory.all())
+    with pytest.raises(Unavailable):
+        await registry.apply(exchanged, by=ROOT)
+    assert directory.all() == before
+    async with database.transaction() as connection:
+        await connection.execute(text("ALTER TABLE away RENAME TO event"))
+    plan = await registry.apply(exchanged, by=ROOT)
+    assert not plan.problems
+    _, again = await started(database, clock)
+    assert again.all() == directory.all()
+    assert {found.id: found.spiffe_id for found in again.all().values() if found.id in before} == {
+        one.id: two.spiffe_id,
+        two.id: one.spiffe_id,
+    }

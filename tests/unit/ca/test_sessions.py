@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from structlog.testing import capture_logs
 
 from ca.api import sessions
 from ca.api.sessions import AgentSession, SessionBook
+from ca.entries.watch import EntryNews
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
+from citadel.spiffe import TrustDomain
 from citadel.wire import entry_from_wire
 from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, entry
 
@@ -27,7 +30,9 @@ def session() -> AgentSession:
 
 
 def told(session: AgentSession, *entries: Entry, bundle: TrustBundle = BUNDLE, revision: int = 1) -> list[pb.Update]:
-    return session.updates(entries={e.id: e for e in entries}, bundles={bundle.trust_domain: bundle}, revision=revision)
+    """What is said when these are all the entries."""
+    news = EntryNews(is_everything=True, entries={e.id: e for e in entries})
+    return list(session.updates(news=news, bundles={bundle.trust_domain: bundle}, revision=revision))
 
 
 def known(updates: list[pb.Update], before: dict[str, Entry] | None = None) -> dict[str, Entry]:
@@ -80,6 +85,33 @@ def test_a_changed_bundle_alone_is_said(session: AgentSession) -> None:
     (update,) = told(session, bundle=newer)
     assert [bundle.json for bundle in update.bundles] == [newer.to_json()]
     assert not update.entries
+
+
+def test_a_domain_that_is_trusted_no_longer_is_said_once(session: AgentSession) -> None:
+    foreign, news = TrustDomain("b.test"), EntryNews(is_everything=True, entries={})
+    both = {A_TEST: BUNDLE, foreign: TrustBundle(trust_domain=foreign, sequence=1)}
+    list(session.updates(news=news, bundles=both, revision=1))
+    for expected in (["b.test"], []):
+        updates = list(session.updates(news=news, bundles={A_TEST: BUNDLE}, revision=2))
+        assert [name for update in updates for name in update.removed_bundles] == expected
+
+
+def test_a_few_changes_are_said_without_looking_at_the_rest(session: AgentSession) -> None:
+    web, shop = entry("/web"), entry("/shop")
+    before = known(told(session, web, shop))
+    changed = replace(web, revision=2)
+    news = EntryNews(is_everything=False, entries={web.id: changed}, others=frozenset({"never-theirs", shop.id}))
+    updates = list(session.updates(news=news, bundles={A_TEST: BUNDLE}, revision=2))
+    assert [list(update.removed_entry_ids) for update in updates] == [[shop.id]]
+    assert known(updates, before) == {web.id: changed}
+
+
+def test_very_many_removals_come_in_parts(session: AgentSession) -> None:
+    entries = [entry(f"/w{number}") for number in range(20_001)]
+    before = known(told(session, *entries))
+    updates = told(session, fresh := entry("/fresh"), revision=2)
+    assert [len(update.removed_entry_ids) for update in updates] == [10_000, 10_000, 1]
+    assert known(updates, before) == {fresh.id: fresh}
 
 
 def test_many_entries_come_in_parts_that_belong_together(session: AgentSession) -> None:
@@ -138,7 +170,7 @@ def test_acknowledgement_and_version_are_kept(session: AgentSession) -> None:
 
 
 async def test_of_two_sessions_of_one_agent_the_newest_counts_until_it_ends() -> None:
-    book = SessionBook()
+    book = SessionBook(most_silent=2, hello_timeout=timedelta(seconds=10))
     old, new, other = (AgentSession(agent=agent(who), connected_at=NOW) for who in (NODE_1, NODE_1, NODE_2))
     for session in (old, other, new):
         book.open(session)
@@ -193,7 +225,7 @@ def test_a_report_does_not_keep_its_message_in_memory(session: AgentSession) -> 
 
 
 def test_of_many_sessions_of_one_agent_the_oldest_are_ended() -> None:
-    book = SessionBook()
+    book = SessionBook(most_silent=2, hello_timeout=timedelta(seconds=10))
     own = [AgentSession(agent=agent(NODE_1), connected_at=NOW) for _ in range(5)]
     other = AgentSession(agent=agent(NODE_2), connected_at=NOW)
     for session in (other, *own):

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any, Final
 
 from ca.agents.model import Agent
+from ca.audit.model import Actor
 from citadel.entry import Entry
 from citadel.reserved import agent_id, server_id
 from citadel.selector import Selector
@@ -14,6 +15,7 @@ from citadel.spiffe import SpiffeId, TrustDomain
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 A_TEST: Final = TrustDomain("a.test")
+ADMINISTRATOR: Final = Actor.local(1000)
 SERVER: Final = server_id(A_TEST)
 NODE_1: Final = agent_id(A_TEST, "node-1")
 NODE_2: Final = agent_id(A_TEST, "node-2")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Gauge
 
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
@@ -64,6 +65,24 @@ async def test_ready_follows_the_part(probes: Probes, part: Part, readiness: Rea
 async def test_ready_says_how_each_part_is(probes: Probes, part: Part) -> None:
     part.readiness = Readiness(ready=True, degraded=True, checks={"server": "away for 12s", "store": "ok"})
     assert (await get(probes, "/ready")).json()["checks"] == {"server": "away for 12s", "store": "ok"}
+
+
+async def test_ready_is_text_for_who_wants_text(probes: Probes, part: Part) -> None:
+    part.readiness = Readiness(ready=False, checks={"server": "away", "store": "ok"})
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"http://{probes.address}/ready", headers={"accept": "text/plain"})
+    assert (answer.status_code, answer.text) == (503, "not_ready\nserver: away\nstore: ok\n")
+
+
+async def test_metrics_are_told_where_there_are_any(part: Part) -> None:
+    registry = CollectorRegistry()
+    Gauge("citadel_test", "A number.", registry=registry).set(7)
+    told = Probes(ANY_PORT, lambda: part.readiness, metrics=registry)
+    await told.start()
+    answer = await get(told, "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert "citadel_test 7.0" in answer.text
+    await told.close()
 
 
 @pytest.mark.parametrize("path", ["/", "/ready/", "/metrics"])

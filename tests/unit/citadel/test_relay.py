@@ -166,32 +166,63 @@ async def test_a_client_that_has_said_all_still_gets_its_answer(path: Path) -> N
 
 
 @pytest.mark.parametrize("hangs_up", [False, True])
-async def test_a_server_that_speaks_first_is_heard(
-    path: Path, monkeypatch: pytest.MonkeyPatch, *, hangs_up: bool
-) -> None:
-    """Even if it does so before the caller's end is in place, which takes a turn of the loop."""
-    loop, ends = asyncio.get_running_loop(), []
-    place = loop.connect_accepted_socket
+async def test_a_server_that_speaks_first_is_heard(path: Path, *, hangs_up: bool) -> None:
     relay, inner = await relay_to_a_raw_server(path)
-
-    async def place_late(*args: object) -> object:
-        end = (await asyncio.to_thread(inner.accept))[0]
-        ends.append(end)
-        end.sendall(b"greeting")
-        if hangs_up:
-            end.shutdown(socket.SHUT_WR)
-        await asyncio.sleep(0.05)
-        return await place(*args)
-
-    monkeypatch.setattr(loop, "connect_accepted_socket", place_late)
     client = raw_client(path)
+    end = (await asyncio.to_thread(inner.accept))[0]
+    end.sendall(b"greeting")
+    if hangs_up:
+        end.shutdown(socket.SHUT_WR)
     assert await asyncio.to_thread(client.recv, 100) == b"greeting"
     if hangs_up:
         assert await asyncio.to_thread(client.recv, 100) == b""
     client.sendall(b"answer")
-    assert await asyncio.to_thread(ends[0].recv, 100) == b"answer"
-    for each in (client, ends[0]):
+    assert await asyncio.to_thread(end.recv, 100) == b"answer"
+    for each in (client, end):
         each.close()
+    await relay.close()
+    inner.close()
+
+
+@pytest.mark.parametrize("first", ["the client", "the server"])
+async def test_what_was_said_before_an_end_closed_still_arrives(path: Path, first: str) -> None:
+    """More than fits into the sockets' buffers, to somebody who reads late."""
+    relay, inner = await relay_to_a_raw_server(path)
+    client = raw_client(path)
+    server = (await asyncio.to_thread(inner.accept))[0]
+    server.settimeout(5)
+    message = os.urandom(4 * MEGABYTE)
+    speaker, listener = (client, server) if first == "the client" else (server, client)
+
+    def say_all() -> None:
+        speaker.sendall(message)
+        speaker.close()
+
+    saying = asyncio.create_task(asyncio.to_thread(say_all))
+    await asyncio.sleep(0.05)
+    got = bytearray()
+    while data := await asyncio.to_thread(listener.recv, MEGABYTE):
+        got += data
+    await saying
+    assert bytes(got) == message
+    listener.close()
+    await eventually(lambda: not relay._splices)
+    await relay.close()
+    inner.close()
+
+
+async def test_an_end_that_takes_no_more_ends_the_connection_once_its_own_words_are_carried(path: Path) -> None:
+    relay, inner = await relay_to_a_raw_server(path)
+    client = raw_client(path)
+    server = (await asyncio.to_thread(inner.accept))[0]
+    server.sendall(b"last words")
+    server.close()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        for _ in range(10):
+            client.sendall(b"unheard")
+    assert await asyncio.to_thread(client.recv, 100) == b"last words"
+    client.close()
+    await eventually(lambda: not relay._splices)
     await relay.close()
     inner.close()
 

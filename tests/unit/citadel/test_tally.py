@@ -1,4 +1,4 @@
-"""Refusals are counted one by one; those of callers without an identity are told in sums."""
+"""Refusals are counted one by one; the first of a kind is told at once, and what repeats it in sums."""
 
 from __future__ import annotations
 
@@ -7,12 +7,30 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
+from citadel.actor import Actor, ActorKind
 from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated
-from citadel.tally import Tally
+from citadel.tally import Refusal, Tally
 from tests.clock import FakeClock
+
+pytestmark = pytest.mark.invariant(10)
 
 UNKNOWN = Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
 TOO_MANY = ResourceExhausted(Reason.TOO_MANY_REQUESTS, "too many")
+BANNED = PermissionDenied(Reason.AGENT_BANNED, "it is banned")
+NODE_1 = Actor(ActorKind.SPIFFE, "spiffe://a.test/citadel/agent/node-1")
+NODE_2 = Actor(ActorKind.SPIFFE, "spiffe://a.test/citadel/agent/node-2")
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.noted: list[Refusal] = []
+
+    def note(self, refusal: Refusal) -> None:
+        self.noted.append(refusal)
+
+    @property
+    def counts(self) -> list[int]:
+        return [refusal.count for refusal in self.noted]
 
 
 @pytest.fixture
@@ -21,63 +39,128 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def tally(clock: FakeClock) -> AsyncIterator[Tally]:
-    made = Tally(clock=clock)
+def sink() -> Sink:
+    return Sink()
+
+
+@pytest.fixture
+async def tally(clock: FakeClock, sink: Sink) -> AsyncIterator[Tally]:
+    made = Tally(clock=clock, sink=sink)
     yield made
     await made.close()
 
 
-def refuse(tally: Tally, error: CitadelError, times: int) -> None:
+def refuse(tally: Tally, error: CitadelError, times: int = 1, *, by: Actor | None = NODE_1, what: str = "Sync") -> None:
     for _ in range(times):
-        tally.count_anonymous_refused("/citadel.v1.Bootstrap/Join", error)
+        tally.count_refused(what, error, by=by)
 
 
-@pytest.mark.invariant(10)
-async def test_authenticated_refusals_are_told_one_by_one(tally: Tally) -> None:
+async def test_a_refusal_is_told_at_once_with_who_what_and_why(tally: Tally, sink: Sink) -> None:
     with capture_logs() as lines:
-        for number in range(3):
-            tally.count_refused("Sync", PermissionDenied(Reason.AGENT_BANNED, f"agent {number} is banned"))
-    assert [line["error"] for line in lines] == [f"agent {number} is banned" for number in range(3)]
-    assert tally.refused == {Reason.AGENT_BANNED: 3}
+        refuse(tally, BANNED)
+    (line,) = lines
+    assert line | {"event": "refused", "log_level": "warning"} == {
+        "event": "refused",
+        "log_level": "warning",
+        "what": "Sync",
+        "by": "spiffe:spiffe://a.test/citadel/agent/node-1",
+        "reason": "agent_banned",
+        "error": "it is banned",
+        "count": 1,
+    }
+    assert sink.noted == [Refusal(by=NODE_1, what="Sync", reason=Reason.AGENT_BANNED, message="it is banned", count=1)]
 
 
-@pytest.mark.invariant(10)
-async def test_a_flood_of_anonymous_refusals_is_one_line_for_each_reason_in_five_seconds(
-    tally: Tally, clock: FakeClock
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"by": NODE_2},
+        {"what": "SignX509Svids"},
+        {"error": PermissionDenied(Reason.AGENT_UNKNOWN, "it is banned")},
+        {"error": PermissionDenied(Reason.AGENT_BANNED, "for another reason")},
+    ],
+)
+async def test_refusals_that_differ_are_told_one_by_one(tally: Tally, sink: Sink, other: dict[str, object]) -> None:
+    refuse(tally, BANNED)
+    refuse(tally, **({"error": BANNED} | other))  # type: ignore[arg-type] # a table of changes
+    assert sink.counts == [1, 1]
+
+
+@pytest.mark.parametrize(("pause", "told"), [(5, 11), (60, 17)])
+async def test_a_caller_in_a_loop_is_told_ever_more_rarely_however_slow_the_loop(
+    tally: Tally, clock: FakeClock, sink: Sink, pause: int, told: int
 ) -> None:
-    with capture_logs() as lines:
-        refuse(tally, UNKNOWN, 1000)
-        refuse(tally, TOO_MANY, 10)
-        await clock.advance(4.9)
-        refuse(tally, UNKNOWN, 500)
-        await clock.advance(0)
-        assert [(line["reason"], line["count"]) for line in lines] == [
-            ("token_unknown", 1000),
-            ("too_many_requests", 10),
-        ]
-        await clock.advance(0.2)
-        assert [(line["reason"], line["count"]) for line in lines[2:]] == [("token_unknown", 500)]
-    assert lines[0]["last"] == "/citadel.v1.Bootstrap/Join"
-    assert lines[0]["last_error"] == "there is no such join token"
-    assert tally.refused == {Reason.TOKEN_UNKNOWN: 1500, Reason.TOO_MANY_REQUESTS: 10}
+    for _ in range(500):
+        refuse(tally, BANNED)
+        await clock.advance(pause)
+    assert len(sink.noted) <= told  # each sum after twice the time, and at last once an hour
+    await tally.close()
+    assert sum(sink.counts) == tally.refused[Reason.AGENT_BANNED] == 500
 
 
-@pytest.mark.invariant(10)
-async def test_one_alone_is_told_at_once_also_after_a_quiet_time(tally: Tally, clock: FakeClock) -> None:
-    with capture_logs() as lines:
-        for seen in (1, 2):
-            refuse(tally, UNKNOWN, 1)
-            await clock.advance(0)
-            assert len(lines) == seen
-            await clock.advance(60)
+async def test_what_repeats_is_told_after_five_seconds_then_ten_then_twenty(
+    tally: Tally, clock: FakeClock, sink: Sink
+) -> None:
+    told_at = []
+    for second in range(80):
+        refuse(tally, BANNED)
+        if len(sink.noted) > len(told_at):
+            told_at.append(second)
+        await clock.advance(1)
+        if len(sink.noted) > len(told_at):
+            told_at.append(second + 1)
+    assert told_at == [0, 5, 15, 35, 75]
+    assert sink.counts == [1, 4, 10, 20, 40]
 
 
-@pytest.mark.invariant(10)
-async def test_what_was_summed_is_told_at_the_end(tally: Tally, clock: FakeClock) -> None:
-    with capture_logs() as lines:
-        refuse(tally, UNKNOWN, 1)
-        await clock.advance(0)
-        refuse(tally, UNKNOWN, 7)
-        await tally.close()
-        await tally.close()
-    assert [line["count"] for line in lines] == [1, 7]
+async def test_after_a_quiet_time_one_is_told_at_once_again(tally: Tally, clock: FakeClock, sink: Sink) -> None:
+    for seen in (1, 2, 3, 4):
+        refuse(tally, BANNED)
+        assert len(sink.noted) == seen
+        await clock.advance(606)
+        assert not tally._sums  # and nothing is kept of it
+
+
+async def test_a_caller_whose_every_refusal_differs_is_summed_too(tally: Tally, clock: FakeClock, sink: Sink) -> None:
+    for number in range(1000):
+        refuse(tally, PermissionDenied(Reason.ENTRY_NOT_AUTHORIZED, f"entry {number} is not yours"))
+    refuse(tally, BANNED, by=NODE_2)
+    assert [refusal.by for refusal in sink.noted].count(NODE_1) == 21
+    assert sink.noted[-1].by == NODE_2  # who is not in a loop is told at once
+    await clock.advance(5)
+    (last,) = sink.noted[22:]
+    assert (last.count, last.message) == (979, "entry 999 is not yours")
+
+
+async def test_a_flood_of_anonymous_refusals_is_one_line_for_each_reason_and_method(
+    tally: Tally, clock: FakeClock, sink: Sink
+) -> None:
+    for number in range(1000):
+        address = Actor(ActorKind.ANONYMOUS, f"ipv4:10.0.{number // 250}.{number % 250}")
+        refuse(tally, Unauthenticated(Reason.TOKEN_UNKNOWN, f"there is no token {number}"), by=address, what="Join")
+        refuse(tally, TOO_MANY, by=address, what="Join")
+    assert sink.counts == [1, 1]
+    await clock.advance(5)
+    assert [(refusal.reason, refusal.count) for refusal in sink.noted[2:]] == [
+        (Reason.TOKEN_UNKNOWN, 999),
+        (Reason.TOO_MANY_REQUESTS, 999),
+    ]
+    assert sink.noted[2].by == Actor(ActorKind.ANONYMOUS, "ipv4:10.0.3.249")  # the last
+    assert tally.refused == {Reason.TOKEN_UNKNOWN: 1000, Reason.TOO_MANY_REQUESTS: 1000}
+
+
+async def test_more_callers_than_are_told_apart_are_at_least_counted(
+    tally: Tally, clock: FakeClock, sink: Sink
+) -> None:
+    for number in range(2500):
+        refuse(tally, BANNED, by=Actor(ActorKind.SPIFFE, f"spiffe://a.test/w{number}"))
+    assert len(sink.noted) == 2000
+    await clock.advance(5)
+    assert (sink.noted[-1].count, sink.noted[-1].by) == (500, None)
+
+
+async def test_what_was_summed_is_told_at_the_end(tally: Tally, sink: Sink) -> None:
+    refuse(tally, UNKNOWN, 8, by=Actor(ActorKind.ANONYMOUS, "ipv4:10.0.0.1"))
+    await tally.close()
+    await tally.close()
+    assert sink.counts == [1, 7]

@@ -39,12 +39,12 @@ async def scene() -> AsyncIterator[Scene]:
         address=address, trust_domain=A_TEST, bundle_sha256=authority.bundle.x509_digest(), token=TOKEN
     )
     bootstrap = Bootstrap(trust_domain=A_TEST, reconnect=QUICK, clock=SystemClock())
-    yield Scene(authority, service, bootstrap, Invitation(join_string=join_string))
+    yield Scene(authority, service, bootstrap, Invitation.of(join_string))
     await server.stop(None)
 
 
 def with_digest_of(invitation: Invitation, other: FakeAuthority) -> Invitation:
-    return replace(invitation, join_string=replace(invitation.join_string, bundle_sha256=other.bundle.x509_digest()))
+    return replace(invitation, bundle_sha256=other.bundle.x509_digest())
 
 
 @pytest.mark.invariant(1)
@@ -55,7 +55,7 @@ async def test_joining_gives_an_identity_for_the_key(scene: Scene) -> None:
     assert identity.svid.leaf.public_key() == identity.key.public_key() == KEY.public_key()
     assert identity.bundle == scene.authority.bundle
     assert identity.agent_api == HostPort("127.0.0.1", 8444)
-    assert identity.bootstrap == scene.invitation.join_string.address
+    assert identity.bootstrap == scene.invitation.servers[0]
 
 
 @pytest.mark.parametrize("as_file", ["json", "pem"])
@@ -99,9 +99,7 @@ async def test_a_liar_that_shows_the_right_bundle_and_lacks_its_keys_never_sees_
     join_string = JoinString(address=address, trust_domain=A_TEST, bundle_sha256=real.bundle.x509_digest(), token=TOKEN)
     bootstrap = Bootstrap(trust_domain=A_TEST, reconnect=QUICK, clock=SystemClock())
     with pytest.raises(CitadelError) as refused:
-        await bootstrap.join(
-            Invitation(join_string=join_string, known_bundle=real.bundle if by_file else None), key=KEY
-        )
+        await bootstrap.join(Invitation.of(join_string, known_bundle=real.bundle if by_file else None), key=KEY)
     assert refused.value.kind is Kind.UNAVAILABLE
     assert service.tokens == []
     await server.stop(None)
@@ -125,9 +123,8 @@ async def test_a_bundle_of_another_trust_domain_is_refused_before_the_token_is_s
 
 
 async def test_a_join_string_of_another_trust_domain_is_refused_before_anything_is_sent(scene: Scene) -> None:
-    join_string = replace(scene.invitation.join_string, trust_domain=TrustDomain("b.test"))
     with pytest.raises(InvalidArgument) as refused:
-        await scene.bootstrap.join(replace(scene.invitation, join_string=join_string), key=KEY)
+        await scene.bootstrap.join(replace(scene.invitation, trust_domain=TrustDomain("b.test")), key=KEY)
     assert refused.value.reason is Reason.CONFIG_INVALID
 
 
@@ -161,7 +158,7 @@ async def test_nobody_listening_is_worth_another_try() -> None:
     join_string = JoinString(address=HostPort("127.0.0.1", 1), trust_domain=A_TEST, bundle_sha256="0" * 64, token=TOKEN)
     bootstrap = Bootstrap(trust_domain=A_TEST, reconnect=QUICK, clock=SystemClock())
     with pytest.raises(CitadelError) as refused:
-        await bootstrap.join(Invitation(join_string=join_string), key=KEY)
+        await bootstrap.join(Invitation.of(join_string), key=KEY)
     assert refused.value.kind is Kind.UNAVAILABLE
 
 

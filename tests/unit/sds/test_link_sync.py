@@ -16,12 +16,15 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.clock import SystemClock
 from citadel.errors import PermissionDenied, Reason, Unauthenticated
+from citadel.spiffe import TrustDomain
 from citadel.svid import X509Svid
 from citadel.wire import entry_to_wire
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.keys import new_key
+from sds.link.bootstrap import Bootstrap
 from sds.link.link import Link
 from sds.link.renewal import OwnRenewal
+from sds.link.returning import Returning
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
 from tests.unit.sds.fake_server import (
     AGENT,
@@ -57,7 +60,7 @@ class Bench:
         self.feed.publish(replace(self.feed.current, bundles={A_TEST: self.authority.bundle}))
         self.link = Link(
             identity=self.own,
-            address=None,
+            servers=(),
             hello=pb.Hello(agent_version="1.2.3", host="n1"),
             feed=self.feed,
             reports=self.reports,
@@ -72,7 +75,14 @@ class Bench:
     @asynccontextmanager
     async def running(self, *, renewing: bool = False) -> AsyncIterator[None]:
         renewal = OwnRenewal(
-            identity=self.own, link=self.link, reconnect=QUICK, clock=SystemClock(), random=SystemRandom()
+            identity=self.own,
+            link=self.link,
+            returning=Returning(
+                bootstrap=Bootstrap(trust_domain=A_TEST, reconnect=QUICK, clock=SystemClock()), servers=()
+            ),
+            reconnect=QUICK,
+            clock=SystemClock(),
+            random=SystemRandom(),
         )
         tasks = [asyncio.create_task(self.link.run())]
         if renewing:
@@ -149,6 +159,34 @@ async def test_changes_are_taken_and_a_snapshot_replaces_the_entries(bench: Benc
         sync.updates.put_nowait(pb.Update(revision=6, snapshot=True, entries=[entry_to_wire(entry("new"))]))
         await bench.until(lambda: 6 in sync.acknowledged())
         assert set(bench.feed.current.entries) == {"new"}
+        assert bench.feed.current.bundles == {A_TEST: bench.authority.bundle}
+
+
+@pytest.mark.invariant(7)
+async def test_a_foreign_domain_is_trusted_until_the_server_says_otherwise(bench: Bench) -> None:
+    own = bundle_message(bench.authority.bundle)
+    foreign = {
+        TrustDomain(name): replace(bench.authority.bundle, trust_domain=TrustDomain(name))
+        for name in ("b.test", "c.test")
+    }
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        sync = bench.api.syncs[0]
+        sync.updates.put_nowait(pb.Update(revision=2, bundles=map(bundle_message, foreign.values())))
+        await bench.until(lambda: 2 in sync.acknowledged())
+        assert set(bench.feed.current.bundles) == {A_TEST, *foreign}
+        sync.updates.put_nowait(pb.Update(revision=3, removed_bundles=["b.test", "unknown"]))
+        await bench.until(lambda: 3 in sync.acknowledged())
+        assert set(bench.feed.current.bundles) == {A_TEST, TrustDomain("c.test")}
+        sync.updates.put_nowait(pb.Update(revision=4, snapshot=True))
+        await bench.until(lambda: 4 in sync.acknowledged())
+        assert set(bench.feed.current.bundles) == {A_TEST, TrustDomain("c.test")}, "nothing was said of bundles"
+        unreadable = types_pb2.Bundle(trust_domain="a.test", json=b"{}")
+        sync.updates.put_nowait(pb.Update(revision=5, snapshot=True, bundles=[unreadable]))
+        await bench.until(lambda: 5 in sync.acknowledged())
+        assert bench.feed.current.bundles == {A_TEST: bench.authority.bundle}, "named, though not readable"
+        sync.updates.put_nowait(pb.Update(revision=6, snapshot=True, bundles=[own]))
+        await bench.until(lambda: 6 in sync.acknowledged())
         assert bench.feed.current.bundles == {A_TEST: bench.authority.bundle}
 
 

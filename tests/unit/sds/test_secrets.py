@@ -13,9 +13,11 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_spiffe_val
 from citadel.selector import Selector
 from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, Holdings
+from sds.serve.available import Available
 from sds.serve.placeholder import discarded_root
 from sds.serve.resource import BundleFacts, Resource, SvidFacts
-from sds.serve.secrets import Available, SecretShelf
+from sds.serve.secrets import SecretShelf
+from sds.settings import SecretNameSettings
 from tests import certificates
 from tests.certificates import A_TEST, B_TEST, NOW
 from tests.unit.sds.holding import ROOT, UID_1, empty_bundle, entry, held, holdings, own_bundle
@@ -307,3 +309,39 @@ def test_two_entries_of_one_identity_serve_it_once_from_whichever_has_a_certific
 def test_unknown_domains_are_never_made_up() -> None:
     resources = available(holdings([entry("web", federates_with=frozenset({TrustDomain("c.test")}))])).resources
     assert "spiffe://c.test" not in resources
+
+
+def test_the_short_names_are_settings() -> None:
+    web = entry("web")
+    names = SecretNameSettings(default="me", root="own-roots", all="all-roots")
+    shelf = SecretShelf(trust_domain=A_TEST, names=names)
+    found = shelf.available(holdings([web], [held(web)]), frozenset({UID_1}), NOW).resources
+    assert found.keys() == {"me", "own-roots", "all-roots", "spiffe://a.test/web", "spiffe://a.test"}
+
+
+@pytest.mark.invariant(5)
+def test_what_a_caller_may_have_and_is_not_there_is_awaited_and_only_the_rest_ruled_out() -> None:
+    web = entry("web", federates_with=frozenset({B_TEST}))
+    now = available(holdings([web]))
+    for name in ("default", "spiffe://a.test/web", "spiffe://b.test"):
+        assert name not in now.resources
+        assert not now.rules_out(name)
+    for name in ("spiffe://a.test/other", "spiffe://c.test", "made up"):
+        assert now.rules_out(name)
+    assert not now.rules_out("ROOTCA"), "it is there"
+    stranger = available(holdings([web]), UID_2)
+    assert stranger.rules_out("default")
+    before = available(Holdings(bundles=holdings([]).bundles))
+    assert not before.rules_out("default"), "the server has not told its entries yet"
+
+
+def test_a_caller_has_the_very_same_until_something_of_its_own_changes() -> None:
+    """So that a thousand streams see at once that there is nothing to do for them."""
+    web, job = entry("web"), entry("job", UID_2)
+    first = holdings([web, job], [held(web), held(job)])
+    shelf, mine = SecretShelf(trust_domain=A_TEST), frozenset({UID_1})
+    before = shelf.available(first, mine, NOW)
+    others = replace(first, entries=dict(first.entries), svids={**first.svids, "job": held(job)})
+    assert shelf.available(others, mine, NOW) is before
+    renewed = replace(others, svids={**others.svids, "web": held(web)})
+    assert shelf.available(renewed, mine, NOW) is not before

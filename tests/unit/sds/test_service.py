@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import pytest
 import structlog
-from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.secret.v3 import sds_pb2_grpc
 from grpc import aio
@@ -20,120 +19,19 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from citadel._wire import types_pb2
 from citadel.errors import CitadelError, PermissionDenied, Reason
-from citadel.peer import Caller
 from citadel.rpc import from_rpc_error
 from citadel.selector import Selector
 from sds.attest.unix import UnixAttestor
-from sds.holdings import HoldingsFeed
-from sds.serve.callers import LOOK_AGAIN, Attestation
-from sds.serve.registry import StreamRegistry
+from sds.serve.callers import LOOK_AGAIN
 from sds.serve.resource import SECRET_TYPE_URL
-from sds.serve.server import WorkloadServer
-from tests.certificates import A_TEST, NOW
-from tests.clock import FakeClock
+from tests.certificates import NOW
 from tests.unit.sds.holding import UID_1, entry, held, holdings, own_bundle
+from tests.unit.sds.node import DIGEST, DeltaProxy, FakeAttestor, Node, Proxy, chain, eventually, unpacked
 
 MYSELF = Selector("unix", f"uid:{os.geteuid()}")
-DIGEST = Selector("unix", "sha256:ab")
 REPORT = types_pb2.ResourceReport
 SDS = "envoy.service.secret.v3.SecretDiscoveryService"
 SECOND = timedelta(seconds=1)
-
-
-class FakeAttestor:
-    """Sees these selectors in every caller, the digest only when it is wanted."""
-
-    def __init__(self) -> None:
-        self.seen = {UID_1}
-        self.asked: list[bool] = []
-        self.error: CitadelError | None = None
-        self.is_complete = True
-
-    async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
-        del caller
-        if self.error is not None:
-            raise self.error
-        self.asked.append(want_sha256)
-        return Attestation(
-            selectors=frozenset(self.seen | ({DIGEST} if want_sha256 else set())),
-            executable="/bin/envoy",
-            is_complete=self.is_complete,
-        )
-
-
-class Node:
-    """The serving side of an agent on a real socket, its holdings filled by hand."""
-
-    def __init__(self, path: Path, attestor: Any) -> None:
-        self.address = f"unix:{path}"
-        self.feed = HoldingsFeed()
-        self.registry = StreamRegistry()
-        self.clock = FakeClock(NOW)
-        self.refusals: list[tuple[str, CitadelError]] = []
-        self.attestor = attestor
-        self.server = WorkloadServer(
-            socket=path,
-            trust_domain=A_TEST,
-            feed=self.feed,
-            attestor=attestor,
-            registry=self.registry,
-            clock=self.clock,
-            on_refusal=lambda method, error: self.refusals.append((method, error)),
-        )
-
-    def states(self) -> list[dict[str, int]]:
-        return [{each.name: each.state for each in report.resources} for report in self.registry.snapshot()]
-
-
-class Proxy:
-    """One stream of a proxy, which reads only when it is told to."""
-
-    def __init__(self, channel: aio.Channel, *names: str) -> None:
-        self.call = sds_pb2_grpc.SecretDiscoveryServiceStub(channel).StreamSecrets()
-        self.names = names
-        self.last = discovery_pb2.DiscoveryResponse()
-
-    async def ask(self, **changes: Any) -> None:
-        fields = {
-            "type_url": SECRET_TYPE_URL,
-            "resource_names": self.names,
-            "version_info": self.last.version_info,
-            "response_nonce": self.last.nonce,
-        }
-        await self.call.write(discovery_pb2.DiscoveryRequest(**(fields | changes)))
-
-    async def receive(self) -> dict[str, Any]:
-        self.last = await asyncio.wait_for(self.call.read(), 10)
-        return {secret.name: secret for secret in map(unpacked, self.last.resources)}
-
-    async def take(self) -> dict[str, Any]:
-        secrets = await self.receive()
-        await self.ask()
-        return secrets
-
-    async def hears_nothing(self) -> bool:
-        await asyncio.sleep(0.1)
-        reading = asyncio.ensure_future(self.call.read())
-        done, _ = await asyncio.wait([reading], timeout=0.1)
-        if not done:
-            reading.cancel()  # ends the call: this is the last look
-        return not done
-
-
-def unpacked(resource: Any) -> Any:
-    secret = secret_pb2.Secret()
-    assert resource.Unpack(secret)
-    return secret
-
-
-def chain(secret: Any) -> bytes:
-    return bytes(secret.tls_certificate.certificate_chain.inline_bytes)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -428,13 +326,122 @@ async def test_who_comes_past_the_relay_is_refused(node: Node) -> None:
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_delta_and_fetch_are_not_offered_yet(channel: aio.Channel) -> None:
-    stub = sds_pb2_grpc.SecretDiscoveryServiceStub(channel)
-    with pytest.raises(aio.AioRpcError) as fetch:
-        await stub.FetchSecrets(discovery_pb2.DiscoveryRequest())
-    with pytest.raises(aio.AioRpcError) as delta:
-        await stub.DeltaSecrets().read()
-    assert {fetch.value.code(), delta.value.code()} == {grpc.StatusCode.UNIMPLEMENTED}
+class TestDelta:
+    async def test_only_what_changed_is_pushed_and_reported_as_far_as_it_came(
+        self, node: Node, channel: aio.Channel
+    ) -> None:
+        web = entry("web")
+        first = held(web)
+        node.feed.publish(holdings([web], [first]))
+        proxy = DeltaProxy(channel)
+        await proxy.ask("default", "ROOTCA", node={"id": "sidecar"})
+        secrets = await proxy.take()
+        assert chain(secrets["default"]) == first.svid.chain_pem
+        await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED, "ROOTCA": REPORT.ACKNOWLEDGED}])
+        renewed = held(web)
+        node.feed.publish(replace(node.feed.current, svids={"web": renewed}))
+        assert (await proxy.receive()).keys() == {"default"}
+        (report,) = node.registry.snapshot()
+        assert (report.protocol, report.node_id) == ("sds-delta", "sidecar")
+        assert report.connected_at.ToDatetime(tzinfo=NOW.tzinfo) == NOW
+        svid = {each.name: each for each in report.resources}["default"]
+        assert (svid.state, svid.serial, svid.held_serial) == (REPORT.SENT, renewed.svid.serial, first.svid.serial)
+        await proxy.ask(response_nonce=proxy.last.nonce, error_detail={"code": 13, "message": "KEY_VALUES_MISMATCH"})
+        await eventually(lambda: node.states()[0]["default"] == REPORT.REFUSED)
+        svid = {each.name: each for each in node.registry.snapshot()[0].resources}["default"]
+        assert (svid.refusal, svid.held_serial) == ("KEY_VALUES_MISMATCH", first.svid.serial)
+
+    async def test_a_deleted_entry_is_told_and_disturbs_no_other_name(self, node: Node, channel: aio.Channel) -> None:
+        web, job, bundle = entry("web"), entry("job"), own_bundle()
+        of_web, of_job = held(web), held(job)
+        node.feed.publish(holdings([web, job], [of_web, of_job], bundle))
+        proxy = DeltaProxy(channel)
+        await proxy.ask("spiffe://a.test/web", "spiffe://a.test/job")
+        await proxy.take()
+        node.feed.publish(holdings([job], [of_job], bundle))
+        assert await proxy.take() == {}
+        assert list(proxy.last.removed_resources) == ["spiffe://a.test/web"]
+
+    async def test_nothing_is_told_as_removed_before_the_server_has_told_its_entries(
+        self, node: Node, channel: aio.Channel
+    ) -> None:
+        """As after a restart of the agent, where a proxy that asks on demand would give up what it has."""
+        node.feed.publish(replace(node.feed.current, bundles=holdings([]).bundles))
+        proxy = DeltaProxy(channel)
+        await proxy.ask("default")
+        await eventually(lambda: node.states() == [{"default": REPORT.WAITING}])
+        web = entry("web")
+        node.feed.publish(holdings([web]))  # its certificate is on the way
+        await asyncio.sleep(0.05)
+        node.feed.publish(holdings([web], [held(web)]))
+        assert (await proxy.take()).keys() == {"default"}
+        assert proxy.last.nonce == "1"
+
+    async def test_nothing_is_told_as_removed_while_the_caller_could_not_be_seen_whole(
+        self, node: Node, channel: aio.Channel
+    ) -> None:
+        web = entry("web", Selector("unix", "user:web"))
+        node.feed.publish(holdings([web], [held(web)]))
+        node.attestor.is_complete = False
+        proxy = DeltaProxy(channel)
+        await proxy.ask("default")
+        await eventually(lambda: node.states() == [{"default": REPORT.WAITING}])
+        node.attestor.seen, node.attestor.is_complete = {Selector("unix", "user:web")}, True
+        await node.clock.advance(LOOK_AGAIN)
+        assert (await proxy.take()).keys() == {"default"}
+        assert proxy.last.nonce == "1"
+
+    async def test_a_proxy_that_comes_back_gets_only_what_is_new_to_it(self, node: Node, channel: aio.Channel) -> None:
+        web = entry("web")
+        node.feed.publish(holdings([web], [held(web)]))
+        before = DeltaProxy(channel)
+        await before.ask("default", "ROOTCA")
+        await before.take()
+        versions = {each.name: each.version for each in before.last.resources}
+        before.call.cancel()
+        await eventually(lambda: not node.registry.snapshot())
+        same = DeltaProxy(channel)
+        await same.ask("default", "ROOTCA", initial_resource_versions=versions)
+        await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED, "ROOTCA": REPORT.ACKNOWLEDGED}])
+        node.feed.publish(replace(node.feed.current, svids={"web": held(web)}))
+        assert (await same.take()).keys() == {"default"}
+        other = DeltaProxy(channel)
+        await other.ask("default", "ROOTCA", initial_resource_versions=versions | {"ROOTCA": "old"})
+        assert (await other.take()).keys() == {"default", "ROOTCA"}
+
+
+class TestFetch:
+    async def test_answers_with_what_is_there_now(self, node: Node, channel: aio.Channel) -> None:
+        web = entry("web")
+        node.feed.publish(holdings([web], [held(web)]))
+        stub = sds_pb2_grpc.SecretDiscoveryServiceStub(channel)
+
+        async def fetch(*names: str) -> tuple[set[str], str]:
+            answer = await stub.FetchSecrets(discovery_pb2.DiscoveryRequest(resource_names=names))
+            assert answer.type_url == SECRET_TYPE_URL
+            return {unpacked(each).name for each in answer.resources}, answer.version_info
+
+        names, version = await fetch("default", "unknown", "ROOTCA")
+        assert names == {"default", "ROOTCA"}
+        assert await fetch("ROOTCA", "default") == (names, version)
+        everything = {"default", "spiffe://a.test/web", "ROOTCA", "ALL", "spiffe://a.test"}
+        assert (await fetch())[0] == (await fetch("*"))[0] == everything
+        assert (await fetch("unknown"))[0] == set()
+        node.feed.publish(replace(node.feed.current, svids={"web": held(web)}))
+        assert (await fetch("default", "ROOTCA"))[1] != version
+        assert not node.registry.snapshot()
+
+    async def test_a_caller_without_an_entry_gets_nothing(self, node: Node, channel: aio.Channel) -> None:
+        other = entry("other", Selector("unix", "uid:2"))
+        node.feed.publish(holdings([other], [held(other)]))
+        stub = sds_pb2_grpc.SecretDiscoveryServiceStub(channel)
+        assert not (await stub.FetchSecrets(discovery_pb2.DiscoveryRequest())).resources
+
+    async def test_another_type_is_refused(self, channel: aio.Channel) -> None:
+        stub = sds_pb2_grpc.SecretDiscoveryServiceStub(channel)
+        with pytest.raises(aio.AioRpcError) as refused:
+            await stub.FetchSecrets(discovery_pb2.DiscoveryRequest(type_url="x"))
+        assert from_rpc_error(refused.value).reason is Reason.REQUEST_MALFORMED
 
 
 async def test_a_request_that_is_no_message_ends_only_its_own_stream(
@@ -472,8 +479,7 @@ async def test_closing_ends_streams_and_removes_the_socket(tmp_path: Path) -> No
         await proxy.ask()
         await eventually(lambda: len(node.registry.snapshot()) == 1)
         await asyncio.wait_for(node.server.close(grace=0), 10)
-        with pytest.raises(aio.AioRpcError):
-            await proxy.receive()
+        assert await proxy.call.read() is aio.EOF
     assert not path.exists()
     await eventually(lambda: not node.feed._watchers and not node.registry.snapshot())
 

@@ -10,8 +10,8 @@ from citadel._wire import types_pb2
 from sds.serve import registry as module
 from sds.serve.expiries import Expiries
 from sds.serve.registry import MAX_WAITING, MAX_WAITING_CHARACTERS, StreamRegistry, resource_reports
-from sds.serve.resource import BundleFacts, Resource
-from sds.serve.stream import Standing, State
+from sds.serve.resource import BundleFacts, Resource, SvidFacts
+from sds.serve.standing import Held, Standing, State
 from tests.certificates import NOW
 from tests.clock import FakeClock
 
@@ -22,6 +22,10 @@ def report(stream_id: str, *names: str) -> types_pb2.StreamReport:
     )
 
 
+def change(registry: StreamRegistry, stream_id: str, *names: str) -> None:
+    registry.change(stream_id, lambda: report(stream_id, *names))
+
+
 def test_ids_are_unique() -> None:
     registry = StreamRegistry()
     assert len({registry.new_id() for _ in range(100)}) == 100
@@ -30,28 +34,42 @@ def test_ids_are_unique() -> None:
 def test_changes_are_taken_once_and_only_the_newest_of_each_stream() -> None:
     registry = StreamRegistry()
     for names in ((), ("a",), ("a", "b")):
-        registry.report(report("1", *names))
-    registry.report(report("2"))
+        change(registry, "1", *names)
+    change(registry, "2")
     assert registry.take_changed() == [report("1", "a", "b"), report("2")]
     assert registry.take_changed() == []
     assert registry.snapshot() == [report("1", "a", "b"), report("2")]
 
 
-def test_the_same_state_again_is_no_change() -> None:
-    registry, event = StreamRegistry(), asyncio.Event()
-    registry.report(report("1", "a"))
+def test_a_report_is_made_only_for_who_asks_however_often_a_stream_changes() -> None:
+    registry, made = StreamRegistry(), []
+
+    def make() -> types_pb2.StreamReport:
+        made.append(1)
+        return report("1")
+
+    for _ in range(100):
+        registry.change("1", make)
+    assert not made
     registry.take_changed()
+    registry.take_changed()
+    assert len(made) == 1
+
+
+def test_a_change_wakes_who_watches() -> None:
+    registry, event = StreamRegistry(), asyncio.Event()
     registry.watch(event)
-    registry.report(report("1", "a"))
-    assert not event.is_set()
-    assert registry.take_changed() == []
-    registry.report(report("1", "b"))
+    change(registry, "1")
+    assert event.is_set()
+    event.clear()
+    registry.take_changed()
+    change(registry, "1")
     assert event.is_set()
 
 
 def test_an_ended_stream_is_reported_once_as_closed_and_is_in_no_snapshot() -> None:
     registry, event = StreamRegistry(), asyncio.Event()
-    registry.report(report("1", "a"))
+    change(registry, "1", "a")
     registry.watch(event)
     registry.end("1")
     assert event.is_set()
@@ -64,8 +82,8 @@ def test_an_ended_stream_is_reported_once_as_closed_and_is_in_no_snapshot() -> N
 
 
 def test_a_taken_report_is_not_changed_by_its_streams_end() -> None:
-    registry = StreamRegistry()
-    registry.report(report("1"))
+    registry, own = StreamRegistry(), report("1")
+    registry.change("1", lambda: own)
     (taken,) = registry.take_changed()
     registry.end("1")
     assert not taken.closed
@@ -75,7 +93,7 @@ def test_ended_streams_that_nobody_takes_are_bounded_and_the_newest_kept(monkeyp
     monkeypatch.setattr(module, "MAX_ENDED", 3)
     registry = StreamRegistry()
     for number in range(10):
-        registry.report(report(str(number)))
+        change(registry, str(number))
         registry.end(str(number))
     assert [each.stream_id for each in registry.take_changed()] == ["7", "8", "9"]
 
@@ -84,8 +102,29 @@ def test_who_stops_watching_is_left_alone() -> None:
     registry, event = StreamRegistry(), asyncio.Event()
     registry.watch(event)
     registry.unwatch(event)
-    registry.report(report("1"))
+    change(registry, "1")
     assert not event.is_set()
+
+
+UNTIL = NOW + timedelta(hours=1)
+SVID = Resource("default", "v2", SvidFacts("spiffe://a.test/web", "b2", UNTIL), PackedMessage())
+BUNDLE = Resource("ROOTCA", "v2", BundleFacts("a.test", 2), PackedMessage())
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize("state", [State.SENT, State.REFUSED])
+def test_what_a_proxy_still_holds_stands_beside_what_it_was_sent(state: State) -> None:
+    old = Held("v1", SvidFacts("spiffe://a.test/web", "a1", NOW))
+    (svid,) = resource_reports([Standing("default", state, SVID, held=old)])
+    assert (svid.version, svid.serial, svid.not_after.ToDatetime(NOW.tzinfo)) == ("v2", "b2", UNTIL)
+    assert (svid.held_version, svid.held_serial, svid.held_not_after.ToDatetime(NOW.tzinfo)) == ("v1", "a1", NOW)
+    (bundle,) = resource_reports([Standing("ROOTCA", state, BUNDLE, held=Held("v1", BundleFacts("a.test", 1)))])
+    assert (bundle.bundle_sequence, bundle.held_version, bundle.held_bundle_sequence) == (2, "v1", 1)
+
+
+def test_of_what_a_proxy_brought_only_its_version_is_known() -> None:
+    (report,) = resource_reports([Standing("default", State.WAITING, held=Held("v0"))])
+    assert (report.held_version, report.held_serial, report.HasField("held_not_after")) == ("v0", "", False)
 
 
 def test_of_made_up_names_a_report_holds_a_few_shortened_ones_and_all_that_were_sent() -> None:

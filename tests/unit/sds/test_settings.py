@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from citadel.config.loader import load
+from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument
-from sds.settings import AgentSettings
+from sds.settings import AgentSettings, JoinSettings
+
+CERTIFICATE = {"certificate_file": "c", "key_file": "k"}
 
 
 def load_agent(tmp_path: Path, line: str) -> AgentSettings:
@@ -36,3 +40,59 @@ def test_a_setting_that_cannot_work_is_refused(tmp_path: Path, line: str, proble
 @pytest.mark.parametrize("line", ["probes: '[::1]:0'", "reconnect: {initial: 10ms, maximum: 10ms}"])
 def test_settings_up_to_the_bounds_are_taken(tmp_path: Path, line: str) -> None:
     load_agent(tmp_path, line)
+
+
+@pytest.mark.parametrize(
+    ("join", "problem"),
+    [
+        ({"x509pop": {"certificate_file": "c"}}, "both certificate_file and key_file"),
+        ({"x509pop": {"key_file": "k"}}, "both certificate_file and key_file"),
+        ({"x509pop": CERTIFICATE, "servers": ["h:1"], "bundle_file": "b", "string_file": "s"}, "set one of"),
+        ({"x509pop": CERTIFICATE, "bundle_file": "b"}, "x509pop needs servers"),
+        ({"x509pop": CERTIFICATE, "servers": ["h:1"]}, "x509pop needs bundle_file"),
+        ({"servers": ["h"]}, "is not an address"),
+    ],
+)
+def test_ways_to_join_that_do_not_fit_together_are_refused(join: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        JoinSettings.model_validate(join)
+
+
+def test_a_certificate_needs_no_join_string() -> None:
+    settings = JoinSettings.model_validate({"x509pop": CERTIFICATE, "servers": ["h:1", "h:2"], "bundle_file": "b"})
+    assert settings.servers == (HostPort("h", 1), HostPort("h", 2))
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        ("{default: ROOTCA}", "three different names"),
+        ("{default: x, root: y, all: y}", "three different names"),
+        ("{default: ''}", "cannot be the name of a secret"),
+        ("{root: '*'}", "cannot be the name of a secret"),
+        ('{root: "a\\nb"}', "cannot be the name of a secret"),
+        (f"{{all: {'x' * 2049}}}", "cannot be the name of a secret"),
+        ("{default: spiffe://a.test/web}", "looks like a SPIFFE ID"),
+        ("{root: SPIFFE://a.test}", "looks like a SPIFFE ID"),
+    ],
+)
+def test_names_of_secrets_that_cannot_be_told_apart_are_refused(tmp_path: Path, names: str, problem: str) -> None:
+    with pytest.raises(InvalidArgument, match=problem):
+        load_agent(tmp_path, f"sds: {{names: {names}}}")
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "max_connections: 0",
+        "max_connections_per_uid: 0",
+        "max_streams_per_connection: 0",
+        "max_streams_per_uid: 0",
+        "max_names: 0",
+        "max_request_bytes: 131071",
+        "handshake_timeout: 99ms",
+    ],
+)
+def test_a_limit_that_would_shut_everybody_out_is_refused(tmp_path: Path, limit: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"limits.{limit.partition(':')[0]}"):
+        load_agent(tmp_path, f"limits: {{{limit}}}")

@@ -1,26 +1,18 @@
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
-from google.protobuf.any_pb2 import Any as PackedMessage
 
-from sds.serve.resource import SECRET_TYPE_URL, BundleFacts, Resource, SvidFacts
-from sds.serve.stream import MAX_NAME_BYTES, MAX_NAMES, MAX_REFUSAL_CHARACTERS, Heard, SecretStream, State
-from tests.certificates import NOW
-
-CODE_INTERNAL = 13
-
-
-def resource(name: str, version: str = "1") -> Resource:
-    facts = SvidFacts(f"spiffe://a.test/{name}", version, NOW + timedelta(hours=1))
-    return Resource(name, version, facts, PackedMessage(type_url=SECRET_TYPE_URL, value=f"{name}={version}".encode()))
-
-
-def offered(**versions: str) -> dict[str, Resource]:
-    return {name: resource(name, version) for name, version in versions.items()}
+from sds.serve.available import Available
+from sds.serve.resource import SECRET_TYPE_URL, BundleFacts, Resource
+from sds.serve.standing import MAX_REFUSAL_CHARACTERS, Heard, Held, State
+from sds.serve.stream import SecretStream
+from sds.serve.subscription import DEFAULT_MAX_NAMES as MAX_NAMES
+from sds.serve.subscription import MAX_BYTES
+from sds.settings import MAX_NAME_BYTES
+from tests.unit.sds.resources import CODE_INTERNAL, offered, resource
 
 
 class Proxy:
@@ -45,7 +37,7 @@ class Proxy:
 
     def receive(self, available: dict[str, Resource]) -> bool:
         """Take what the stream sends, without an answer yet; False when it sends nothing."""
-        response = self.stream.offer(available)
+        response = self.stream.offer(Available(available))
         if response is None:
             return False
         assert response.type_url == SECRET_TYPE_URL
@@ -73,6 +65,9 @@ class Proxy:
 
     def states(self) -> dict[str, State]:
         return {standing.name: standing.state for standing in self.stream.standings()}
+
+    def held(self) -> dict[str, str]:
+        return {each.name: each.held.version for each in self.stream.standings() if each.held is not None}
 
 
 def subscribed(*names: str, **options: str) -> Proxy:
@@ -169,6 +164,12 @@ class TestEmptyList:
         assert proxy.take(offered(default="1", ROOTCA="1"))
         assert proxy.secrets == {"default": "1", "ROOTCA": "1"}
 
+    def test_is_also_said_with_a_star_beside_names(self) -> None:
+        proxy = subscribed("x", "*")
+        assert proxy.take(offered(default="1", ROOTCA="1"))
+        assert proxy.secrets == {"default": "1", "ROOTCA": "1"}
+        assert proxy.states()["x"] is State.WAITING
+
     def test_is_not_what_a_list_of_unusable_names_means(self) -> None:
         proxy = subscribed("x" * (MAX_NAME_BYTES + 1))
         assert not proxy.receive(offered(default="1"))
@@ -220,6 +221,7 @@ class TestAnswers:
         assert not proxy.receive(offered(default="bad", ROOTCA="1", ALL="1"))
         assert proxy.take(offered(default="2", ROOTCA="1", ALL="1"))
         assert proxy.sent == {"default": "2"}, "alone, since the others may be the bad ones"
+        assert proxy.stream.is_owed
         assert proxy.take(offered(default="2", ROOTCA="1", ALL="1"))
         assert proxy.secrets == {"default": "2", "ROOTCA": "1", "ALL": "1"}
         assert not proxy.receive(offered(default="2", ROOTCA="1", ALL="1"))
@@ -348,7 +350,7 @@ class TestReconnect:
     def test_with_a_nonce_of_the_stream_before_is_heard(self, nonce: str) -> None:
         proxy = Proxy("default", version="old", nonce=nonce)
         assert proxy.ask() is Heard.SUBSCRIBED
-        response = proxy.stream.offer(offered(default="1"))
+        response = proxy.stream.offer(Available(offered(default="1")))
         assert response is not None
 
     def test_with_something_older_is_answered(self) -> None:
@@ -385,6 +387,87 @@ class TestReconnect:
         assert subscribed("default").take(offered(default="1"))
 
 
+class TestWhatTheProxyHolds:
+    """A root may not go while a proxy holds something under it."""
+
+    def test_is_what_it_acknowledged_last(self) -> None:
+        proxy = subscribed("default")
+        proxy.receive(offered(default="1"))
+        assert proxy.held() == {}
+        proxy.ack()
+        assert proxy.held() == {"default": "1"}
+        proxy.receive(offered(default="2"))
+        assert (proxy.states(), proxy.held()) == ({"default": State.SENT}, {"default": "1"})
+        proxy.nack()
+        assert (proxy.states(), proxy.held()) == ({"default": State.REFUSED}, {"default": "1"})
+        proxy.take(offered(default="3"))
+        assert proxy.held() == {"default": "3"}
+
+    def test_stays_when_the_name_is_taken_away(self) -> None:
+        proxy = subscribed("default")
+        proxy.take(offered(default="1"))
+        proxy.receive({})
+        assert proxy.held() == {"default": "1"}
+
+    def test_follows_late_answers_though_the_newest_is_still_awaited(self) -> None:
+        """A proxy that was stopped acknowledges each version in order when it goes on."""
+        proxy = subscribed("default")
+        proxy.take(offered(default="1"))
+        proxy.receive(offered(default="2"))
+        late = {"response_nonce": proxy.nonce, "version_info": proxy.sent_version}
+        proxy.receive(offered(default="3"))
+        assert proxy.ask(**late) is Heard.STALE_NONCE
+        assert (proxy.states(), proxy.held()) == ({"default": State.SENT}, {"default": "2"})
+        proxy.nack()
+        assert (proxy.states(), proxy.held()) == ({"default": State.REFUSED}, {"default": "2"})
+        assert proxy.ask(**late) is Heard.STALE_NONCE
+        assert proxy.held() == {"default": "2"}
+
+    def test_does_not_follow_a_late_refusal(self) -> None:
+        proxy = subscribed("default")
+        proxy.take(offered(default="1"))
+        proxy.receive(offered(default="2"))
+        late = proxy.nonce
+        proxy.receive(offered(default="3"))
+        assert proxy.nack(response_nonce=late) is Heard.STALE_NONCE
+        assert proxy.held() == {"default": "1"}
+
+    def test_of_what_nobody_answers_only_the_newest_is_remembered(self) -> None:
+        proxy = subscribed("default")
+        for version in range(1000):
+            proxy.receive(offered(default=str(version)))
+        assert len(proxy.stream._unanswered) < 100
+        proxy.ack()
+        assert proxy.held() == {"default": "999"}
+
+    def test_of_before_is_known_by_its_version_alone(self) -> None:
+        before = subscribed("default")
+        before.take(offered(default="1"))
+        after = subscribed("default", "other", version=before.version)
+        assert after.held() == {"default": before.version, "other": before.version}
+        after.receive(offered(default="2"))
+        assert (after.states()["default"], after.held()["default"]) == (State.SENT, before.version)
+        after.nack()
+        assert after.held()["default"] == before.version
+        after.ask(resource_names=["other"])
+        after.ask(resource_names=["default"])
+        after.receive(offered(default="3"))
+        assert after.held() == {}, "what it gave up it does not hold any more"
+
+    def test_of_before_counts_for_everything_that_was_asked_for(self) -> None:
+        after = subscribed(version="old")
+        after.receive(offered(default="2"))
+        assert after.held() == {"default": "old"}
+
+    def test_is_known_in_full_when_it_is_what_would_be_sent(self) -> None:
+        before = subscribed("default")
+        before.take(offered(default="1"))
+        after = subscribed("default", version=before.version)
+        after.receive(offered(default="1"))
+        (standing,) = after.stream.standings()
+        assert standing.held == Held("1", resource("default", "1").facts)
+
+
 class TestChangedNames:
     def test_a_name_added_with_an_ack_is_sent_at_once(self) -> None:
         proxy = subscribed("default")
@@ -416,6 +499,25 @@ def test_names_beyond_the_limit_are_ignored_and_counted() -> None:
     assert proxy.stream.ignored_names == 6
     assert proxy.take({f"n{number}": resource(f"n{number}") for number in range(MAX_NAMES + 5)})
     assert len(proxy.secrets) == MAX_NAMES
+
+
+def test_all_names_together_are_bounded_too() -> None:
+    long = [f"{number:03}" + "x" * (MAX_NAME_BYTES - 3) for number in range(MAX_NAMES)]
+    proxy = subscribed(*long)
+    assert len(proxy.stream.standings()) == MAX_BYTES // MAX_NAME_BYTES
+    assert proxy.stream.ignored_names == MAX_NAMES - MAX_BYTES // MAX_NAME_BYTES
+
+
+def test_it_says_when_another_look_at_the_same_things_could_give_something() -> None:
+    """Only then the service looks: an ACK of each of a thousand streams must not cost a look each."""
+    proxy = subscribed("default", "ROOTCA")
+    assert proxy.stream.is_owed
+    proxy.receive(offered(default="1", ROOTCA="1"))
+    assert not proxy.stream.is_owed
+    proxy.ack()
+    assert not proxy.stream.is_owed
+    proxy.ask(resource_names=["default"])
+    assert proxy.stream.is_owed
 
 
 def test_the_version_stands_for_names_and_contents_together() -> None:

@@ -1,0 +1,98 @@
+"""The writing side of one Sync stream, which never waits for an agent that does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from ca.agents.roster import AgentRoster
+from ca.api.sessions import AgentSession
+from ca.authority.manager import AuthorityManager
+from ca.entries.directory import EntryDirectory
+from ca.entries.watch import EntryWatch
+from citadel._wire import agent_api_pb2 as pb
+from citadel.clock import Clock
+from citadel.svid import X509Svid
+
+Write = Callable[[pb.Update], Awaitable[None]]
+
+
+class SyncPush:
+    """Tells one agent what it may know, for as long as it may hear it."""
+
+    def __init__(
+        self,
+        *,
+        session: AgentSession,
+        svid: X509Svid,
+        watch: EntryWatch,
+        reader: asyncio.Task[None],
+        roster: AgentRoster,
+        directory: EntryDirectory,
+        authorities: AuthorityManager,
+        clock: Clock,
+    ) -> None:
+        self._session = session
+        self._svid = svid
+        self._watch = watch
+        self._reader = reader
+        self._roster = roster
+        self._directory = directory
+        self._authorities = authorities
+        self._clock = clock
+
+    async def run(self, write: Write) -> None:
+        """Push until the stream is over. Raises as `AgentRoster.check` once the agent may not go on."""
+        wake = self._session.wake
+        while self._may_go_on():
+            wake.clear()
+            now, own = self._clock.now(), self._authorities.bundle()
+            for update in self._session.updates(
+                news=self._directory.news(self._watch, now),
+                bundles={own.trust_domain: own},
+                revision=self._directory.revision,
+            ):
+                if not await self._written(write(update)):
+                    return
+            waking = asyncio.ensure_future(wake.wait())
+            await self._first_of(
+                waking, until=min(self._svid.not_after, self._watch.changes_at or self._svid.not_after)
+            )
+            waking.cancel()
+
+    def _may_go_on(self) -> bool:
+        if self._reader.done() or self._session.is_ending:
+            return False
+        agent = self._roster.check(self._svid)
+        # Joined anew with other facts about its node, it begins with a new snapshot.
+        return agent.selectors == self._session.agent.selectors
+
+    async def _written(self, write: Awaitable[None]) -> bool:
+        """Whether the stream goes on after this write. It can last until the agent reads; a ban does not."""
+        writing, wake, had_news = asyncio.ensure_future(write), self._session.wake, False
+        try:
+            while not writing.done():
+                waking = asyncio.ensure_future(wake.wait())
+                await self._first_of(writing, waking, until=self._svid.not_after)
+                waking.cancel()
+                if not writing.done():
+                    pass
+                    had_news = had_news or wake.is_set()
+                    wake.clear()
+            writing.result()
+        finally:
+            writing.cancel()
+        if had_news:
+            wake.set()
+        return True
+
+    async def _first_of(self, *events: asyncio.Future[Any], until: datetime) -> None:
+        seconds = (until - self._clock.now()).total_seconds()
+        try:
+            await asyncio.wait(events, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            for event in events:
+                event.cancel()
+            raise

@@ -1,0 +1,68 @@
+"""Engines: how each kind of database is spoken to, and how long it is waited for."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+# How long a caller waits for the lock of a SQLite file, for a free connection, for a new one, and for one statement.
+# Together they bound a call; none is so short that a busy disk would look like a broken one.
+_WAIT_SECONDS: Final = 5
+# A session that was cut off, or whose process was stopped in the middle of a transaction, keeps its locks until
+# PostgreSQL ends it. Longer than any pause between two statements, and short, because a standby may wait for it.
+_IDLE_SECONDS: Final = 3
+
+
+def make_engine(url: str) -> AsyncEngine:
+    """An engine for `url`. Nothing is connected yet. Raises SQLAlchemy's errors, and `ValueError`, for a bad URL."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_async_engine(_for_asyncpg(parsed), connect_args=_postgresql_options(), pool_timeout=_WAIT_SECONDS)
+    engine = create_async_engine(parsed, pool_timeout=_WAIT_SECONDS)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _for_asyncpg(url: URL) -> URL:
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+asyncpg")
+    if "sslmode" in url.query:  # libpq's name, which is what people copy; asyncpg calls it `ssl`
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": url.query["sslmode"]})
+    return url
+
+
+def _postgresql_options() -> dict[str, Any]:
+    milliseconds = str(_WAIT_SECONDS * 1000)
+    return {
+        "timeout": _WAIT_SECONDS,
+        "command_timeout": _WAIT_SECONDS,
+        "server_settings": {
+            "application_name": "citadel",
+            # The server's own bound, for a statement whose client is not there any more to give it up.
+            "lock_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": str(_IDLE_SECONDS * 1000),
+        },
+    }
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own transactions leave DDL and reads outside: a crash during a migration would keep half of it.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    # First of all, because the change to WAL needs the lock itself.
+    cursor.execute(f"PRAGMA busy_timeout={_WAIT_SECONDS * 1000}")
+    # WAL lets readers go on during a commit; FULL makes a commit survive a power cut, which invariant 2 rests on.
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE, because a transaction that reads before it writes fails at once when another one wrote in between.
+    reads = connection.get_execution_options().get("only_reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,156 @@
+"""How `citadel agent` comes to its identity: from disk, by joining, or back with its recorded key."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from citadel.bundle import TrustBundle
+from citadel.clock import Clock
+from citadel.config.files import read_secret_file
+from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
+from citadel.join_string import JoinString
+from sds.keep.keys import load_pem
+from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
+from sds.link.credentials import NodeCertificate
+from sds.link.identity import AgentIdentity, IdentityFile, OwnIdentity
+from sds.link.joining_key import JoiningKey
+from sds.link.returning import Returning
+from sds.settings import AgentSettings
+
+JOIN_STRING_VARIABLE: Final = "CITADEL_JOIN_STRING"
+
+_log = structlog.get_logger(__name__)
+
+
+async def own_identity(settings: AgentSettings, clock: Clock) -> OwnIdentity:
+    """The identity on disk, or a new one by joining."""
+    file, joining_key = IdentityFile(settings.data_dir), JoiningKey(settings.data_dir)
+    identity = await asyncio.to_thread(file.load, settings.trust_domain)
+    if identity is None:
+        identity = await _join(settings, clock, joining_key)
+        await asyncio.to_thread(file.save, identity)
+    elif identity.svid.not_after <= clock.now():
+        _log.warning(
+            "the agent's own svid has ended, coming back with its recorded key",
+            ended=identity.svid.not_after.isoformat(),
+        )
+    await asyncio.to_thread(joining_key.discard)
+    _log.info("agent identity", spiffe_id=str(identity.svid.spiffe_id), serial=identity.svid.serial)
+    return OwnIdentity(current=identity, file=file)
+
+
+def returning(settings: AgentSettings, clock: Clock) -> Returning:
+    """The way back once the identity has expired."""
+    has_certificate = settings.join.x509pop.certificate_file is not None
+    return Returning(
+        bootstrap=_bootstrap(settings, clock),
+        servers=settings.join.servers,
+        node_certificate=partial(_node_certificate, settings) if has_certificate else None,
+    )
+
+
+def check_can_join(settings: AgentSettings) -> None:
+    """Raises what keeps an agent without an identity from joining. Blocks on the disk; sends nothing."""
+    _invitation(settings)
+
+
+async def _join(settings: AgentSettings, clock: Clock, joining_key: JoiningKey) -> AgentIdentity:
+    invitation = await asyncio.to_thread(_invitation, settings)
+    key = await asyncio.to_thread(joining_key.take)
+    attempts = AsyncRetrying(
+        retry=retry_if_exception_type((Unavailable, ResourceExhausted)),
+        wait=wait_random_exponential(
+            multiplier=settings.reconnect.initial.total_seconds(), max=settings.reconnect.maximum.total_seconds()
+        ),
+        sleep=clock.sleep,
+        before_sleep=_log_first_failure,
+        reraise=True,
+    )
+    return await attempts(_bootstrap(settings, clock).join, invitation, key=key)
+
+
+def _bootstrap(settings: AgentSettings, clock: Clock) -> Bootstrap:
+    return Bootstrap(trust_domain=settings.trust_domain, reconnect=settings.reconnect, clock=clock)
+
+
+def _log_first_failure(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if state.attempt_number == 1 and isinstance(error, CitadelError):
+        _log.warning("cannot join yet, trying again", reason=error.reason, error=str(error))
+
+
+def _invitation(settings: AgentSettings) -> Invitation:
+    """What the operator gave to join with. Blocks on the disk."""
+    known_bundle, insecure = _known_bundle(settings), settings.join.insecure_bootstrap
+    if settings.join.x509pop.certificate_file is not None:
+        return Invitation(
+            trust_domain=settings.trust_domain,
+            servers=settings.join.servers,
+            credential=_node_certificate(settings),
+            known_bundle=known_bundle,
+            insecure=insecure,
+        )
+    invitation = Invitation.of(JoinString.parse(_join_text(settings)), known_bundle=known_bundle, insecure=insecure)
+    return replace(invitation, servers=settings.join.servers or invitation.servers)
+
+
+def _known_bundle(settings: AgentSettings) -> TrustBundle | None:
+    path = settings.join.bundle_file
+    return parse_bundle_file(settings.trust_domain, _read(path, "join.bundle_file")) if path is not None else None
+
+
+def _node_certificate(settings: AgentSettings) -> NodeCertificate:
+    """The machine's certificate and its key. Read anew for each use, since such certificates are renewed in place."""
+    chain_file, key_file = settings.join.x509pop.certificate_file, settings.join.x509pop.key_file
+    if chain_file is None or key_file is None:
+        raise InvalidArgument(Reason.CONFIG_INVALID, "join.x509pop names no certificate")
+    try:
+        chain = x509.load_pem_x509_certificates(_read(chain_file, "join.x509pop.certificate_file"))
+        own_key = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidArgument(
+            Reason.CONFIG_INVALID, f"join.x509pop.certificate_file {chain_file} does not hold PEM certificates"
+        ) from error
+    try:
+        key = load_pem(read_secret_file(key_file))
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        # Without the cause: its message could show a part of the key.
+        raise InvalidArgument(
+            Reason.CONFIG_INVALID, f"join.x509pop.key_file {key_file} does not hold an EC or RSA private key in PEM"
+        ) from None
+    if key.public_key() != own_key:
+        raise InvalidArgument(
+            Reason.CONFIG_INVALID,
+            f"join.x509pop.key_file {key_file} is not the key of the first certificate in {chain_file}",
+        )
+    return NodeCertificate(chain=chain, key=key)
+
+
+def _read(path: Path, setting: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(Reason.CONFIG_INVALID, f"{setting} {path} cannot be read: {error.strerror}") from error
+
+
+def _join_text(settings: AgentSettings) -> str:
+    if settings.join.string_file is not None:
+        # A byte that is not ASCII is in no join string, and refused as such.
+        return read_secret_file(settings.join.string_file).decode("ascii", errors="replace")
+    if text := os.environ.get(JOIN_STRING_VARIABLE):
+        return text
+    raise FailedPrecondition(
+        Reason.CONFIG_INVALID,
+        f"this agent has no identity in {settings.data_dir} and no join string to get one",
+        fix=f"set join.string_file or {JOIN_STRING_VARIABLE} to what `citadel-cli token create` prints",
+    )

@@ -1,0 +1,63 @@
+"""What watches and explains the server, wired onto its core."""
+
+from __future__ import annotations
+
+from ca.api.insight import InsightService
+from ca.api.listeners import ActorOf, Watch
+from ca.insight.condition import ServerCondition
+from ca.insight.gather import IdentityGatherer
+from ca.insight.minting import Minter
+from ca.metrics import ServerCollector
+from ca.store.audit import SqlAuditLog
+from ca.store.insight import SqlIdentityRecords
+from citadel.health import HealthBoard
+from citadel.metrics import CallMeter, RefusalCollector
+from cli.server_core import ServerCore
+
+
+def server_condition(core: ServerCore) -> ServerCondition:
+    """What `/ready` and health say."""
+    return ServerCondition(
+        authorities=core.authorities,
+        roster=core.roster,
+        sessions=core.sessions,
+        clock=core.clock,
+        further=(core.database.health.check,),
+    )
+
+
+def server_watch(core: ServerCore, condition: ServerCondition, *, services: tuple[str, ...]) -> Watch:
+    """The meter and the health of every listener; what is read at each scrape is registered too. Call it once."""
+    core.metrics.register(
+        ServerCollector(
+            authorities=core.authorities, roster=core.roster, directory=core.directory, sessions=core.sessions
+        )
+    )
+    core.metrics.register(RefusalCollector(core.tally))
+    return Watch(
+        meter=CallMeter(core.metrics, clock=core.clock),
+        health=HealthBoard(condition.readiness, services=services, clock=core.clock),
+    )
+
+
+def insight_service(core: ServerCore, actor_of: ActorOf) -> InsightService:
+    """`citadel.v1.Insight`."""
+    trust_domain = core.authorities.bundle().trust_domain
+    gatherer = IdentityGatherer(
+        trust_domain=trust_domain,
+        directory=core.directory,
+        roster=core.roster,
+        sessions=core.sessions,
+        records=SqlIdentityRecords(database=core.database),
+        clock=core.clock,
+    )
+    minter = Minter(
+        trust_domain=trust_domain, issuer=core.issuer, acts=SqlAuditLog(database=core.database), clock=core.clock
+    )
+    return InsightService(
+        sessions=core.sessions,
+        gatherer=gatherer,
+        minter=minter,
+        authorities=core.authorities,
+        actor_of=actor_of,
+    )

@@ -1,0 +1,1 @@
+"""A client of the SPIFFE Workload API, and the commands that are built on it."""

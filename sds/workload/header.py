@@ -1,0 +1,56 @@
+"""The security header: what keeps a browser or a proxy that is led astray from asking for identities."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import grpc
+from grpc import aio
+
+from citadel._wire import workload_pb2
+from citadel.errors import InvalidArgument, Reason
+
+SERVICE_NAME: Final = workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"].full_name
+HEADER: Final = ("workload.spiffe.io", "true")
+
+_METHODS: Final = f"/{SERVICE_NAME}/"
+
+
+class SecurityHeader(aio.ServerInterceptor):
+    """Refuses calls of the Workload API without the header exactly once with exactly its value (WEP-06, WEP-07).
+
+    Also calls of methods that the service does not have, so that a later one cannot be forgotten. What else is served
+    on the same socket is not the Workload API and needs no header.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        is_concerned = str(handler_call_details.method).startswith(_METHODS)
+        if is_concerned and not has_header(handler_call_details.invocation_metadata or ()):
+            return _REFUSAL
+        return await continuation(handler_call_details)
+
+
+def has_header(metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+    """Whether the header stands in `metadata` once, with its value; the value is case-sensitive."""
+    name, value = HEADER
+    return [found for key, found in metadata if key == name] == [value]
+
+
+async def _refuse(request: Any, context: Any) -> AsyncIterator[bytes]:
+    del request, context
+    name, value = HEADER
+    raise InvalidArgument(
+        Reason.SECURITY_HEADER_MISSING,
+        f"the call must carry the metadata `{name}: {value}` exactly once",
+        fix="use a SPIFFE library, or send this metadata",
+    )
+    yield b""  # makes this the generator that gRPC expects
+
+
+# On the wire every kind of call is a stream of requests and one of responses.
+_REFUSAL: Final[grpc.RpcMethodHandler[Any, Any]] = grpc.stream_stream_rpc_method_handler(_refuse)

@@ -1,0 +1,197 @@
+"""What one caller is told over the Workload API, as whole messages (WAPI-07): rules without IO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Generic, TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from citadel._wire import types_pb2
+from citadel._wire import workload_pb2 as pb
+from citadel.bundle import TrustBundle
+from citadel.entry import Entry
+from citadel.selector import Selector
+from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.wire import to_timestamp
+from sds.holdings import HeldSvid, Holdings
+from sds.serve.matching import EntryIndex
+from sds.serve.placeholder import discarded_root
+
+_Message = TypeVar("_Message")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[_Message]):
+    """One message, with what is reported of it: names and facts, nothing of a key."""
+
+    message: _Message = field(repr=False)
+    about: Sequence[types_pb2.ResourceReport]
+
+    def says_the_same_as(self, other: Answer[_Message] | None) -> bool:
+        """Whether sending this after `other` would tell the caller nothing."""
+        return other is self or (other is not None and other.message == self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a caller may have. The passing of time alone changes nothing before `until` (None: never).
+
+    `svids` is None while the caller's first identity has no certificate: the first of a response is the default
+    identity (WAPI-43), and a workload must not be another until its own certificate has come. `bundles` is None where
+    not even a bundle is known.
+    """
+
+    is_entitled: bool
+    svids: Answer[pb.X509SVIDResponse] | None = None
+    bundles: Answer[pb.X509BundlesResponse] | None = None
+    until: datetime | None = None
+
+    def holds_at(self, now: datetime) -> bool:
+        """Whether this is still true, as far as time goes."""
+        return self.until is None or now < self.until
+
+
+NOTHING: Final = Snapshot(is_entitled=False)
+
+
+class SnapshotShelf:
+    """Makes each snapshot once for all callers that look alike, and only again when the holdings changed."""
+
+    def __init__(
+        self, *, trust_domain: TrustDomain, make_placeholder: Callable[[TrustDomain], bytes] = discarded_root
+    ) -> None:
+        self._own = trust_domain
+        self._make_placeholder = make_placeholder
+        self._nobody = b""
+        self._holdings = Holdings()
+        self._index = EntryIndex(())
+        self._by_selectors: dict[frozenset[Selector], Snapshot] = {}
+        self._encoded: dict[TrustDomain, tuple[TrustBundle, bytes]] = {}
+
+    def wants_sha256(self, holdings: Holdings, selectors: frozenset[Selector]) -> bool:
+        """Whether the digest of its executable could give anything more to a caller with these selectors."""
+        self._turn_to(holdings)
+        return self._index.wants_sha256(selectors)
+
+    def snapshot(self, holdings: Holdings, selectors: frozenset[Selector], now: datetime) -> Snapshot:
+        """What a caller with these selectors may have; `NOTHING` where no entry matches."""
+        self._turn_to(holdings)
+        known = self._by_selectors.get(selectors)
+        if known is None or not known.holds_at(now):
+            entries = self._index.matching(selectors, now)
+            if not entries:  # not kept: anybody can come with selectors that nobody had before
+                self._by_selectors.pop(selectors, None)
+                return NOTHING
+            known = self._by_selectors[selectors] = self._gather(entries, now)
+        return known
+
+    def _turn_to(self, holdings: Holdings) -> None:
+        if holdings is self._holdings:
+            return
+        if holdings.entries is not self._holdings.entries:
+            self._index = EntryIndex(holdings.entries.values())
+        self._holdings = holdings
+        self._by_selectors = {}
+
+    def _gather(self, entries: Sequence[Entry], now: datetime) -> Snapshot:
+        identities = self._identities(entries, now)
+        bundles = self._bundles(entries)
+        ends = [entry.expires_at for entry in entries if entry.expires_at is not None]
+        ends += [held.svid.not_after for held, _ in identities.values()]
+        return Snapshot(
+            is_entitled=True,
+            svids=self._svids(identities.values(), bundles) if bundles and entries[0].spiffe_id in identities else None,
+            bundles=_bundles_answer(bundles) if bundles else None,
+            until=min(ends, default=None),
+        )
+
+    def _identities(self, entries: Iterable[Entry], now: datetime) -> Mapping[SpiffeId, tuple[HeldSvid, Entry]]:
+        """One certificate for each identity, the caller's first identity first: `entries` come oldest first."""
+        found: dict[SpiffeId, tuple[HeldSvid, Entry]] = {}
+        for entry in entries:
+            held = self._holdings.svids.get(entry.id)
+            if held is not None and held.svid.not_after > now:
+                found.setdefault(entry.spiffe_id, (held, entry))
+        return found
+
+    def _bundles(self, entries: Iterable[Entry]) -> Mapping[TrustDomain, tuple[TrustBundle, bytes]]:
+        """The bundles that the caller may trust, its own first; none at all while its own is unknown (WAPI-29).
+
+        A foreign bundle without authorities is left out: for a peer, no bundle is no trust (WAPI-15).
+        """
+        foreign = frozenset(domain for entry in entries for domain in entry.federates_with) - {self._own}
+        known = (self._holdings.bundles.get(domain) for domain in (self._own, *sorted(foreign)))
+        found = {bundle.trust_domain: (bundle, self._encode(bundle)) for bundle in known if bundle is not None}
+        if self._own not in found:
+            return {}
+        return {domain: pair for domain, pair in found.items() if pair[1]}
+
+    def _encode(self, bundle: TrustBundle) -> bytes:
+        """The authorities as concatenated DER. Of our own domain never empty, which would be no bundle (WAPI-17)."""
+        known = self._encoded.get(bundle.trust_domain)
+        if known is None or known[0] is not bundle:
+            der = b"".join(authority.public_bytes(Encoding.DER) for authority in bundle.x509_authorities)
+            if not der and bundle.trust_domain == self._own:
+                der = self._trust_nobody()
+            known = self._encoded[bundle.trust_domain] = (bundle, der)
+        return known[1]
+
+    def _trust_nobody(self) -> bytes:
+        if not self._nobody:  # kept, so that the same nothing is pushed only once
+            root = x509.load_pem_x509_certificate(self._make_placeholder(self._own))
+            self._nobody = root.public_bytes(Encoding.DER)
+        return self._nobody
+
+    def _svids(
+        self,
+        identities: Iterable[tuple[HeldSvid, Entry]],
+        bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]],
+    ) -> Answer[pb.X509SVIDResponse]:
+        message, about = pb.X509SVIDResponse(), []
+        hints = {""}
+        for held, entry in identities:
+            message.svids.add(
+                spiffe_id=str(held.svid.spiffe_id),
+                x509_svid=b"".join(held.svid.chain_der),
+                x509_svid_key=held.private_key,
+                bundle=bundles[self._own][1],
+                hint="" if entry.hint in hints else entry.hint,  # unique in a response: the first keeps it (WAPI-23)
+            )
+            hints.add(entry.hint)
+            about.append(_about_svid(held))
+        for domain, (_, der) in bundles.items():
+            if domain != self._own:
+                message.federated_bundles[str(domain.id)] = der
+        return Answer(message, (*about, *_about_bundles(bundles)))
+
+
+def _bundles_answer(bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]]) -> Answer[pb.X509BundlesResponse]:
+    message = pb.X509BundlesResponse(bundles={str(domain.id): der for domain, (_, der) in bundles.items()})
+    return Answer(message, _about_bundles(bundles))
+
+
+def _about_svid(held: HeldSvid) -> types_pb2.ResourceReport:
+    spiffe_id = str(held.svid.spiffe_id)
+    report = types_pb2.ResourceReport(
+        name=spiffe_id, spiffe_id=spiffe_id, serial=held.svid.serial, version=held.svid.serial
+    )
+    report.not_after.CopyFrom(to_timestamp(held.svid.not_after))
+    return report
+
+
+def _about_bundles(
+    bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]],
+) -> Sequence[types_pb2.ResourceReport]:
+    return tuple(
+        types_pb2.ResourceReport(
+            name=str(domain.id),
+            version=bundle.x509_digest()[:16],
+            trust_domain=domain.name,
+            bundle_sequence=bundle.sequence or 0,
+        )
+        for domain, (bundle, _) in bundles.items()
+    )

@@ -1,0 +1,115 @@
+"""A Citadel agent in this process, joined to a server in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from envoy.service.discovery.v3 import discovery_pb2
+from envoy.service.secret.v3 import sds_pb2_grpc
+from grpc import aio
+
+from citadel._wire import admin_pb2
+from citadel.config.files import write_private
+from citadel.reserved import agent_id
+from citadel.spiffe import SpiffeId
+from cli.agent_process import run_agent
+from sds.serve.resource import SECRET_TYPE_URL
+from sds.settings import AgentSettings
+from tests.servers import Server, free_port, http_status
+
+_PATIENCE: Final = 20.0
+
+
+@dataclass(frozen=True)
+class RunningAgent:
+    """An agent that runs with `settings`."""
+
+    settings: AgentSettings
+    spiffe_id: SpiffeId
+    process: asyncio.Task[None]
+    stop: asyncio.Event
+
+    @property
+    def name(self) -> str:
+        return self.spiffe_id.path.rpartition("/")[2]
+
+
+@asynccontextmanager
+async def running_agent(
+    server: Server, folder: Path, *, name: str = "node-1", admin_socket: Path | None = None
+) -> AsyncIterator[RunningAgent]:
+    """Run an agent until the block ends. It is ready when the block begins."""
+    made = await server.admin().CreateToken(admin_pb2.CreateTokenRequest(agent_name=name))
+    folder.mkdir(mode=0o700)
+    write_private(folder / "join", made.join_string.encode())
+    settings = AgentSettings.model_validate(
+        {
+            "trust_domain": server.settings.trust_domain.name,
+            "data_dir": folder / "data",
+            "socket": folder / "agent.sock",
+            "admin_socket": admin_socket or folder / "agent-admin.sock",
+            "join": {"string_file": folder / "join"},
+            "probes": f"127.0.0.1:{free_port()}",
+        }
+    )
+    stop = asyncio.Event()
+    process = asyncio.create_task(run_agent(settings, stop=stop))
+    agent = RunningAgent(settings, agent_id(server.settings.trust_domain, name), process, stop)
+    try:
+        await _ready(agent)
+        yield agent
+    finally:
+        stop.set()
+        await process
+
+
+async def _ready(agent: RunningAgent) -> None:
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            if agent.process.done():
+                await agent.process
+                raise AssertionError("the agent ended before it was ready")
+            try:
+                if (await http_status(agent.settings.probes, "/ready"))[0] == 200:
+                    return
+            except OSError:
+                pass
+            await asyncio.sleep(0.02)
+
+
+@dataclass
+class SdsStream:
+    """One StreamSecrets stream of this very process."""
+
+    call: Any
+    name: str
+
+    async def next(self) -> discovery_pb2.DiscoveryResponse:
+        response = await asyncio.wait_for(self.call.read(), 10)
+        assert response is not aio.EOF
+        return response
+
+    async def answer(self, response: discovery_pb2.DiscoveryResponse, *, refusal: str = "") -> None:
+        request = discovery_pb2.DiscoveryRequest(
+            type_url=SECRET_TYPE_URL, resource_names=[self.name], response_nonce=response.nonce
+        )
+        if refusal:
+            request.error_detail.message = refusal
+        else:
+            request.version_info = response.version_info
+        await self.call.write(request)
+
+
+@asynccontextmanager
+async def sds_stream(agent: RunningAgent, name: str) -> AsyncIterator[SdsStream]:
+    """An SDS stream that asks for `name`."""
+    async with aio.insecure_channel(f"unix:{agent.settings.socket}") as channel:
+        call = sds_pb2_grpc.SecretDiscoveryServiceStub(channel).StreamSecrets()
+        await call.write(discovery_pb2.DiscoveryRequest(type_url=SECRET_TYPE_URL, resource_names=[name]))
+        yield SdsStream(call, name)
+        call.cancel()

@@ -1,0 +1,21 @@
+"""How long is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """Rounds of so many seconds for rates; how many entries, streams and pushes for the rest."""
+
+    rounds: int
+    seconds: float
+    pushes: int
+    entries: int
+    streams: tuple[int, ...]
+
+
+QUICK: Final = Effort(rounds=2, seconds=1.5, pushes=30, entries=3_000, streams=(1_000,))
+FULL: Final = Effort(rounds=7, seconds=4.0, pushes=200, entries=20_000, streams=(1_000, 5_000))

@@ -1,0 +1,64 @@
+"""Real processes under measurement: `citadel server`, `citadel agent`, each on the server's core."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from ca.settings import ServerSettings
+from tests.bench.machine import Cores
+from tests.servers import Server, connected, server_settings
+
+_CITADEL: Final = ("-m", "cli.entry")
+
+
+@asynccontextmanager
+async def spawned(command: Sequence[str | Path], *, core: int, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process on `core` that writes to `log`, until the block ends."""
+    with log.open("ab") as output:
+        child = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=subprocess.STDOUT)
+    os.sched_setaffinity(child.pid, {core})  # threads that it starts from here on stay there
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.terminate()
+        await child.wait()
+
+
+@asynccontextmanager
+async def server_process(
+    folder: Path, cores: Cores, *, module: Sequence[str] = _CITADEL
+) -> AsyncIterator[tuple[Server, int]]:
+    """A server as its own process, and its pid. `module` is what stands for `citadel`."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = server_settings(folder, log={"level": "warning"})
+    config = folder / "server.yaml"
+    config.write_text(yaml.safe_dump(_as_written(settings)))
+    command = [sys.executable, *module, "server", "run", "--config", str(config)]
+    async with spawned(command, core=cores.server, log=folder / "server.log") as child:
+        server = await connected(settings, asyncio.create_task(child.wait()))
+        try:
+            yield server, child.pid
+        finally:
+            await server.close()
+
+
+def _as_written(settings: ServerSettings) -> dict[str, object]:
+    listen = settings.listen
+    return {
+        "trust_domain": str(settings.trust_domain),
+        "data_dir": str(settings.data_dir),
+        "keys": {"kek_file": str(settings.keys.kek_file)},
+        "listen": {name: str(getattr(listen, name)) for name in ("bootstrap", "agents", "probes", "admin_socket")},
+        "limits": {"joins_per_second": settings.limits.joins_per_second},
+        "log": {"level": "warning"},
+    }

@@ -1,0 +1,95 @@
+"""What strangers and members can cost the server: bounded by settings, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import aio
+
+from citadel._wire import admin_pb2, bootstrap_pb2
+from citadel._wire import agent_api_pb2 as pb
+from citadel.config.types import HostPort
+from tests.csrs import csr
+from tests.servers import Server, running_server, server_settings, sign, synced
+
+pytestmark = pytest.mark.integration
+
+_HUNDRED_MEGABYTES = b"x" * 100_000_000
+_BUNDLE = bootstrap_pb2.GetBundleRequest()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with running_server(server_settings(tmp_path, connections={"handshake": "1s", "calls": 10})) as running:
+        yield running
+
+
+async def _is_too_large(call: aio.UnaryUnaryCall) -> None:
+    with pytest.raises(aio.AioRpcError) as refused:
+        await call
+    # RESOURCE_EXHAUSTED where the server could say so before the connection was given up
+    assert refused.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+
+
+async def test_a_hundred_megabytes_are_refused_at_every_door_and_members_go_on(server: Server) -> None:
+    agent = await server.join("node-1")
+    entry = await server.entry("/app", agent)
+    mine = server.agents(agent)
+
+    async def work() -> int:
+        done = 0
+        while not stop.is_set():
+            (result,) = await sign(mine, (entry.id, csr()))
+            assert result.HasField("svid")
+            done += 1
+        return done
+
+    stop = asyncio.Event()
+    working = asyncio.create_task(work())
+    await _is_too_large(server.bootstrap().Join(bootstrap_pb2.JoinRequest(token="t", csr=_HUNDRED_MEGABYTES)))
+    large = pb.SignX509SvidsRequest(requests=[pb.X509SvidRequest(entry_id=entry.id, csr=_HUNDRED_MEGABYTES)])
+    await _is_too_large(server.agents(agent).SignX509Svids(large))
+    await _is_too_large(server.admin().GetEntry(admin_pb2.GetEntryRequest(id="x" * 100_000_000)))
+    stop.set()
+    assert await working > 0
+
+
+async def test_connections_that_never_shake_hands_are_dropped(server: Server) -> None:
+    halves = [await _half_open(address) for address in _both(server) for _ in range(100)]
+    started = time.monotonic()
+    assert (await server.bootstrap().GetBundle(_BUNDLE)).bundle.json == server.published
+    assert time.monotonic() - started < 1, "others are served while the halves are open"
+    async with asyncio.timeout(10):
+        for reader, writer in halves:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+
+
+async def test_what_never_reads_and_never_says_hello_harms_nobody(server: Server) -> None:
+    silent, busy = await server.join("silent"), await server.join("busy")
+    unheard = [server.agents(silent).Sync() for _ in range(10)]  # as many as one connection may have
+    async with synced(server, busy) as stream:
+        await stream.next()
+        made = await server.entry("/app", busy)
+        while made.id not in stream.entries:
+            await stream.next()
+    assert (await server.status()).entries == 1
+    for call in unheard:
+        call.cancel()
+
+
+def _both(server: Server) -> tuple[HostPort, HostPort]:
+    return server.settings.listen.bootstrap, server.settings.listen.agents
+
+
+async def _half_open(address: HostPort) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(b"\x16\x03\x01")  # a handshake that begins and goes no further
+    return reader, writer
