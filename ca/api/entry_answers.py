@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Final
 
 from ca.entries.changes import ChangeKind, EntryChange, EntryProblem, Plan
@@ -11,6 +10,7 @@ from citadel._wire import admin_pb2 as pb
 from citadel.wire import entry_to_wire
 
 _PER_MESSAGE: Final = 500
+_BYTES_PER_MESSAGE: Final = 1024 * 1024
 _KINDS: Final = {
     ChangeKind.CREATED: pb.EntryChange.CREATED,
     ChangeKind.UPDATED: pb.EntryChange.UPDATED,
@@ -21,14 +21,20 @@ _KINDS: Final = {
 
 def plan_messages(plan: Plan) -> Iterator[pb.ApplyEntriesResponse]:
     """The problems of a plan, or its changes where it has none, in messages of bounded size."""
-    if plan.problems:
-        problems = map(_problem, plan.problems)
-        while some := list(islice(problems, _PER_MESSAGE)):
-            yield pb.ApplyEntriesResponse(problems=some)
-        return
-    changes = map(_change, plan.changes)
-    while found := list(islice(changes, _PER_MESSAGE)):
-        yield pb.ApplyEntriesResponse(changes=found)
+    answer, size = pb.ApplyEntriesResponse(), 0
+    parts = map(_problem, plan.problems) if plan.problems else map(_change, plan.changes)
+    for part in parts:
+        more = part.ByteSize()
+        number = len(answer.problems) + len(answer.changes)
+        if number and (number >= _PER_MESSAGE or size + more > _BYTES_PER_MESSAGE):
+            yield answer
+            answer, size = pb.ApplyEntriesResponse(), 0
+        if isinstance(part, pb.EntryProblem):
+            answer.problems.append(part)
+        else:
+            answer.changes.append(part)
+        size += more
+    yield answer
 
 
 def _problem(problem: EntryProblem) -> pb.EntryProblem:

@@ -78,7 +78,8 @@ class SyncPush:
                 await self._first_of(writing, waking, until=self._svid.not_after)
                 waking.cancel()
                 if not writing.done():
-                    pass
+                    if not self._may_go_on():
+                        return False
                     had_news = had_news or wake.is_set()
                     wake.clear()
             writing.result()

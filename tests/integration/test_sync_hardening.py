@@ -10,21 +10,33 @@ import grpc
 import pytest
 from grpc import aio
 
-from citadel._wire import agents_pb2, agents_pb2_grpc
+from citadel._wire import admin_pb2, agents_pb2, agents_pb2_grpc, types_pb2
 from tests.integration.test_server_sync import eventually
 from tests.servers import HELLO, Member, Server, refusal, running_server, server_settings, synced
 
 pytestmark = pytest.mark.integration
 
 Code = grpc.StatusCode
-LARGE = [f"unix:path:/{'p' * 4000}"]
+MANY = 400  # of 25 KB each
 
 
 async def stalled(server: Server, member: Member) -> Any:
     """A Sync stream that was opened and is never read, with more to say to it than gRPC holds for it."""
-    for number in range(20):
-        fields = {"dns_names": [f"{n}.{'d' * 60}.{'d' * 60}.{'d' * 60}" for n in range(90)]}
-        await server.entry(f"/w{number}", member, *LARGE, **fields)
+    name = ".".join(["d" * 60] * 4)
+    entries = [
+        types_pb2.Entry(
+            spiffe_id=f"spiffe://a.test/w{number}",
+            parent_id=member.spiffe_id,
+            selectors=["unix:uid:1000"],
+            dns_names=[f"{n}.{name}" for n in range(100)],
+        )
+        for number in range(MANY)
+    ]
+    portions = (
+        admin_pb2.ApplyEntriesRequest(entries=entries[start : start + 50]) for start in range(0, len(entries), 50)
+    )
+    async for answer in server.admin().ApplyEntries(portions):
+        assert not answer.problems
     call = server.agents(member).Sync()
     await call.write(HELLO)
 
@@ -32,7 +44,7 @@ async def stalled(server: Server, member: Member) -> Any:
         return (await server.status_of(member)).connected
 
     await eventually(is_connected)
-    await asyncio.sleep(0.3)  # until the server's write is stuck
+    await asyncio.sleep(0.5)  # until the server's write is stuck
     return call
 
 
@@ -79,7 +91,7 @@ async def test_news_that_came_while_the_agent_did_not_read_is_not_lost(server: S
             update = await call.read()
             known.update(entry.id for entry in update.entries)
     call.cancel()
-    assert len(known) == 21
+    assert len(known) == MANY + 1
 
 
 async def test_streams_that_never_say_hello_are_bounded_in_number_and_time(tmp_path: Path) -> None:

@@ -98,8 +98,9 @@ def test_booleans(tmp_path: Path, written: str, meant: bool) -> None:
         (
             "zzz: {a: 1}\n",
             (
-                "server.yaml:5: unknown key 'zzz'; known here: trust_domain, data_dir, store_url, listen, advertise, "
-                "keys, authorities, svids, limits, log"
+                "server.yaml:5: unknown key 'zzz'; known here: trust_domain, data_dir, store_url, lease, "
+                "listen, advertise, "
+                "keys, authorities, svids, limits, joining, connections, ledger, audit, log"
             ),
         ),
         (

@@ -367,14 +367,15 @@ class TestStreamsOfAUser:
         node.feed.publish(holdings([web], [held(web)]))
         await node.server.start()
         async with aio.insecure_channel(node.address, options=OWN_CONNECTION) as channel:
-            first, second = kind(channel), kind(channel)
+            first = kind(channel)
             await first.ask()
             await first.take()
+            second = kind(channel)
             with pytest.raises(aio.AioRpcError) as refused:
                 await second.receive()
             assert from_rpc_error(refused.value).reason is Reason.TOO_MANY_REQUESTS
             first.call.cancel()
-            await eventually(lambda: not node.registry.snapshot())
+            await eventually(lambda: not node.server._service._streams._open)
             third = kind(channel)
             await third.ask()
             assert await third.take()
