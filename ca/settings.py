@@ -120,7 +120,7 @@ class ConnectionSettings(Settings):
 
     message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024, le=64 * 1024 * 1024)
     anonymous_message_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=1024 * 1024)
-    calls: int = Field(default=100, ge=10, le=10_000)
+    calls: int = Field(default=1000, ge=10, le=10_000)
     handshake: Duration = Field(default=timedelta(seconds=10), ge=_LEAST_LIFETIME)
     anonymous_idle: Duration = Field(default=timedelta(seconds=30), ge=timedelta(milliseconds=10))
 

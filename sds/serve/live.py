@@ -89,6 +89,7 @@ class LiveStream:
             # What needs no new answer wakes nobody: a flood of it costs its sender more than us.
             if self.machine.is_owed:
                 self.wake.set()
+            del request  # an Envoy's first one describes it in 61 KB, and the next may come in hours
 
     def next_response(self, available: Available) -> Any | None:
         """What to send next now that the caller may have `available`; None when it has been told all of it."""

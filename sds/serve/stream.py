@@ -50,7 +50,8 @@ class SecretStream:
         self._claimed_version = ""
         self._brought: dict[str, Held] = {}
         self._responses = 0
-        self._last = discovery_pb2.DiscoveryResponse()
+        self._last_nonce = ""
+        self._last_version = ""
         self._unanswered: dict[str, tuple[str, tuple[Resource, ...]]] = {}  # version and contents, by nonce
 
     @property
@@ -62,7 +63,7 @@ class SecretStream:
         """Take in a request: the first one, a change of names, an ACK or a NACK."""
         if request.type_url not in ("", SECRET_TYPE_URL):
             return Heard.WRONG_TYPE
-        if self._responses and request.response_nonce not in ("", self._last.nonce):
+        if self._responses and request.response_nonce not in ("", self._last_nonce):
             self._hear_late_answer(request)
             return Heard.STALE_NONCE  # overtaken: the proxy has yet to answer what was sent since
         if request.node.id:
@@ -113,13 +114,13 @@ class SecretStream:
             self._brought[EVERYTHING] = held
 
     def _hear_answer(self, request: discovery_pb2.DiscoveryRequest) -> Heard:
-        if not self._responses or request.response_nonce != self._last.nonce:
+        if not self._responses or request.response_nonce != self._last_nonce:
             return Heard.SUBSCRIBED
         if request.HasField("error_detail"):
             self._answer(State.REFUSED, request.error_detail.message)
             return Heard.REFUSED
         # A change of names after a NACK bears the same nonce and the version that was accepted before: not an ACK.
-        if request.version_info != self._last.version_info:
+        if request.version_info != self._last_version:
             return Heard.SUBSCRIBED
         self._answer(State.ACKNOWLEDGED)
         return Heard.ACKNOWLEDGED
@@ -135,7 +136,7 @@ class SecretStream:
                 self._standings[each.name] = known.holding(each)
 
     def _answer(self, state: State, refusal: str = "") -> None:
-        _, resources = self._unanswered.get(self._last.nonce, ("", ()))
+        _, resources = self._unanswered.get(self._last_nonce, ("", ()))
         self._unanswered.clear()  # a response is answered once, and the proxy answers in order
         sent = [standing for each in resources if (standing := self._standings.get(each.name)) is not None]
         answered = [standing for standing in sent if standing.state is State.SENT]
@@ -178,10 +179,13 @@ class SecretStream:
         self._unanswered[nonce] = (version, tuple(resources))
         if len(self._unanswered) > _MAX_OVERTAKEN:
             del self._unanswered[next(iter(self._unanswered))]
-        self._last = discovery_pb2.DiscoveryResponse(version_info=version, type_url=SECRET_TYPE_URL, nonce=nonce)
-        response = discovery_pb2.DiscoveryResponse(resources=[each.body for each in resources])
-        response.MergeFrom(self._last)
-        return response
+        self._last_nonce, self._last_version = nonce, version
+        return discovery_pb2.DiscoveryResponse(
+            version_info=version,
+            type_url=SECRET_TYPE_URL,
+            nonce=nonce,
+            resources=[each.body for each in resources],
+        )
 
     def _has_been_sent(self, resource: Resource) -> bool:
         standing = self._standings.get(resource.name)

@@ -90,6 +90,11 @@ class Directory(RuleBasedStateMachine):
         """The stream has its turn; between turns any number of changes happen."""
         self._hear(self.connected[number])
 
+    @rule()
+    def hear_all(self) -> None:
+        for one in self.connected:
+            self._hear(one)
+
     @rule(number=st.integers(0, len(AGENTS) - 1))
     def connect_anew(self, number: int) -> None:
         self.directory.unwatch(self.connected[number].watch)
@@ -133,5 +138,5 @@ class Directory(RuleBasedStateMachine):
         }
 
 
-Directory.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Directory.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestDirectory = Directory.TestCase
