@@ -32,7 +32,7 @@ from citadel.wire import entry_from_wire, entry_to_wire, from_duration, to_times
 
 _PAGE: Final = 100
 _MOST_PAGE: Final = 1000
-_MOST_APPLIED: Final = 100_000
+_MOST_APPLIED: Final = 20_000  # a transaction of a few seconds: issuing waits for it
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,9 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.audit.model import Act, Actor
+from ca.backup.format import BackupWriter, Header, TableHead
 from ca.backup.keys import FolderShelf, KeyShelf, TableShelf
-from ca.backup.making import BackupMaker
+from ca.backup.making import BackupMaker, backup_label
 from ca.backup.reading import Summary, inspect
 from ca.backup.restoring import Restored, Restorer
 from ca.backup.tables import heads, plain
@@ -37,6 +38,7 @@ from tests.clock import FakeClock
 from tests.unit.ca.values import A_TEST, NOW, entry
 
 ROOT = Actor.local(0)
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 SEALER = Sealer(b"k" * 32)
 HERE, ELSEWHERE = Holder(id="here", name="here"), Holder(id="elsewhere", name="server elsewhere")
 KEYS = {"key-1": b"\x00sealed\xff", "key-2": b"other"}
@@ -395,3 +397,33 @@ async def test_a_backup_of_another_trust_domain_is_refused(tmp_path: Path) -> No
     with pytest.raises(FailedPrecondition) as refused:
         inspect(tmp_path / "whole", sealer=SEALER, trust_domain=TrustDomain("b.test"))
     assert refused.value.reason is Reason.RESTORE_REFUSED
+
+
+def handmade(path: Path, schema: str) -> Path:
+    """A backup as another version would have made it: one ledger row, with the columns of the first schema."""
+    row = issued("07")
+    kinds = {int: "int", str: "text"}
+    values = {
+        name: (value - EPOCH) // MICROSECOND if isinstance(value, datetime) else str(value)
+        for name, value in row.items()
+    }
+    header = Header(version="0.0.1", schema=schema, trust_domain=A_TEST, made_at=NOW, counters={"ledger": 5})
+    with path.open("wb") as file:
+        writer = BackupWriter(file, header)
+        writer.table(TableHead("ledger", tuple((name, kinds[type(value)]) for name, value in values.items())))
+        writer.extend([list(values.values())])
+        writer.end(lambda digest: SEALER.seal(digest, backup_label(A_TEST)))
+    return path
+
+
+async def test_an_older_backup_is_brought_up_to_date(target: Database, clock: FakeClock, tmp_path: Path) -> None:
+    await restored(handmade(tmp_path / "old", "0001"), target, clock)
+    async with target.transaction() as connection:
+        [row] = (await connection.execute(select(ledger))).all()
+        assert (row.serial, row.issued_at, row.writer) == ("07", NOW, None)
+        await connection.execute(insert(ledger).values(**issued("08")))
+        assert await connection.scalar(select(func.max(ledger.c.number))) == 6
+
+
+async def test_a_newer_backup_is_refused(target: Database, clock: FakeClock, tmp_path: Path) -> None:
+    assert await reason_of(restored(handmade(tmp_path / "new", "9999"), target, clock)) is Reason.RESTORE_REFUSED
