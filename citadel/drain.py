@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import grpc
-from grpc import aio
-
-from citadel.rpc import messages_of
+from citadel.interceptor import WrappingInterceptor, messages_of
 
 
-class StreamDrain(aio.ServerInterceptor):
+class StreamDrain(WrappingInterceptor):
     """Lets every stream of answers end when `end_all` is called, whatever its handler waits for.
 
     Only for a server whose streams never end by themselves: a list that is cut short with OK would look whole. A
@@ -21,6 +18,7 @@ class StreamDrain(aio.ServerInterceptor):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_ending = False
 
@@ -30,22 +28,10 @@ class StreamDrain(aio.ServerInterceptor):
         for task in self._tasks:
             task.cancel()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler: Any = await continuation(handler_call_details)
-        if handler is None or not handler.response_streaming:
-            return handler  # type: ignore[no-any-return]  # grpcio's handlers are untyped here
-        behaviour = handler.stream_stream or handler.unary_stream
-        make = (
-            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
-        )
-        made: Any = make(self._ending_well(behaviour), handler.request_deserializer, handler.response_serializer)
-        return made  # type: ignore[no-any-return]  # as above
+    def unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:  # noqa: ARG002 - the port's form
+        return behaviour  # type: ignore[no-any-return]  # grpcio's handlers are untyped here
 
-    def _ending_well(self, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    def streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:  # noqa: ARG002 - as above
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             task = asyncio.current_task()
             if task is None or self._is_ending:

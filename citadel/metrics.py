@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from citadel.clock import Clock
-from citadel.rpc import messages_of
+from citadel.interceptor import WrappingInterceptor, messages_of
 from citadel.tally import Tally
 
 # From a call in memory to one that waits for a disk or a person's patience.
@@ -44,7 +44,7 @@ class RefusalCollector(Collector):
         yield refused
 
 
-class CallMeter(aio.ServerInterceptor):
+class CallMeter(WrappingInterceptor):
     """Counts handled calls by method and code, and measures those that answer once.
 
     Must stand before `citadel.rpc.ErrorBorder`, which settles the code. Only methods that exist are counted, so callers
@@ -52,6 +52,7 @@ class CallMeter(aio.ServerInterceptor):
     """
 
     def __init__(self, registry: CollectorRegistry, *, clock: Clock) -> None:
+        super().__init__()
         self._clock = clock
         self._handled = Counter(
             "citadel_grpc_server_handled",
@@ -67,30 +68,10 @@ class CallMeter(aio.ServerInterceptor):
             buckets=SECONDS,
         )
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = str(handler_call_details.method).lstrip("/")
-        if handler.response_streaming:
-            behaviour = handler.stream_stream or handler.unary_stream
-            wrapped: Any = self._streaming(method, behaviour)
-        else:
-            behaviour = handler.stream_unary or handler.unary_unary
-            wrapped = self._unary(method, behaviour)
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+    def unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+        method = method.lstrip("/")
+        seconds = self._seconds.labels(method)
 
-    def _unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             begun, ended_well = self._clock.monotonic(), False
             try:
@@ -98,12 +79,14 @@ class CallMeter(aio.ServerInterceptor):
                 ended_well = True
                 return answer
             finally:
-                self._seconds.labels(method).observe(self._clock.monotonic() - begun)
+                seconds.observe(self._clock.monotonic() - begun)
                 self._count(method, context, ended_well=ended_well)
 
         return call
 
-    def _streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    def streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        method = method.lstrip("/")
+
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             ended_well = False
             try:

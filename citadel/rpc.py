@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from inspect import isawaitable
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -21,6 +20,7 @@ from grpc import aio
 
 from citadel import errors
 from citadel.errors import CitadelError, Reason
+from citadel.interceptor import WrappingInterceptor, messages_of
 
 ERROR_DOMAIN: Final = "citadel"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -48,33 +48,14 @@ _BY_KIND: Final[dict[errors.Kind, type[CitadelError]]] = {
 OnRefusal = Callable[[str, CitadelError], None]
 
 
-class ErrorBorder(aio.ServerInterceptor):
+class ErrorBorder(WrappingInterceptor):
     """Turns what a handler raises into a gRPC status, and tells `on_refusal` (method, error) about each refusal."""
 
     def __init__(self, *, on_refusal: OnRefusal | None = None) -> None:
+        super().__init__()
         self._on_refusal = on_refusal
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
-            return None
-        method = str(handler_call_details.method)
-        wrap = self._streaming if handler.response_streaming else self._unary
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        wrapped: Any = wrap(method, behaviour)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
-
-    def _unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+    def unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             try:
                 return await behaviour(request, context)
@@ -83,7 +64,7 @@ class ErrorBorder(aio.ServerInterceptor):
 
         return call
 
-    def _streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    def streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
                 async for message in messages_of(behaviour, request, context):
@@ -109,16 +90,6 @@ class ErrorBorder(aio.ServerInterceptor):
         code, text, fix = status_code(error), *_carried(error)
         details = _details(code, error.reason, text, fix)
         await context.abort(code, text, trailing_metadata=((_DETAILS_KEY, details),))
-
-
-async def messages_of(behaviour: Any, request: Any, context: Any) -> AsyncIterator[Any]:
-    """What a streaming handler answers. Some, such as gRPC's own health, write through `context` and yield nothing."""
-    answers = behaviour(request, context)
-    if isawaitable(answers):
-        await answers
-        return
-    async for message in answers:
-        yield message
 
 
 def status_code(error: CitadelError) -> grpc.StatusCode:

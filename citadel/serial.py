@@ -7,7 +7,7 @@ import secrets
 
 def new_serial() -> int:
     """A positive random serial of 128 bits."""
-    return secrets.randbelow(2**128 - 1) + 1
+    return int.from_bytes(secrets.token_bytes(16), "big") or new_serial()
 
 
 def serial_hex(serial: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +13,9 @@ from citadel.entry import Entry
 from citadel.errors import InvalidArgument, Reason
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND: Final = timedelta(seconds=1)
 
 
 def entry_from_wire(message: pb.Entry) -> Entry:
@@ -56,9 +60,8 @@ def entry_to_wire(entry: Entry) -> pb.Entry:
 
 def to_timestamp(moment: datetime) -> Timestamp:
     """An aware datetime as a protobuf timestamp."""
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
+    seconds, rest = divmod(moment - _EPOCH, _SECOND)
+    return Timestamp(seconds=seconds, nanos=rest.microseconds * 1000)
 
 
 def from_timestamp(message: Timestamp) -> datetime:

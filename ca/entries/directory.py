@@ -13,11 +13,11 @@ from datetime import datetime
 
 from ca.agents.model import Agent
 from ca.entries.ordered import Cursor, OrderedEntries
-from ca.entries.rules import is_alias
 from ca.entries.sharing import SharedParts
 from ca.entries.watch import EntryNews, EntryWatch, Watches
 from citadel.entry import Entry
 from citadel.errors import NotFound, PermissionDenied, Reason
+from citadel.reserved import server_id
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 
@@ -26,7 +26,7 @@ class EntryDirectory:
     """The entries of one trust domain. Lives on one event loop; `authorized` may be asked from a worker thread."""
 
     def __init__(self, *, trust_domain: TrustDomain) -> None:
-        self._trust_domain = trust_domain
+        self._server = server_id(trust_domain)
         self._by_id: dict[str, Entry] = {}
         self._by_parent: defaultdict[SpiffeId, dict[str, Entry]] = defaultdict(dict)
         # Each alias under the least of its selectors, which its nodes must have. Tuples that are replaced and never
@@ -141,7 +141,7 @@ class EntryDirectory:
         return entry.parent_id in parents and self._is_workload(entry)
 
     def _is_workload(self, entry: Entry) -> bool:
-        return not is_alias(entry, self._trust_domain)
+        return entry.parent_id != self._server  # otherwise it is an alias, see `ca.entries.rules.is_alias`
 
     def _parents_of(self, agent: Agent, now: datetime | None) -> frozenset[SpiffeId]:
         # One step and no further: an alias is matched against facts about the node, never against another alias.

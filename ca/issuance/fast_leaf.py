@@ -54,6 +54,12 @@ class _Algorithm:
 
 
 @asn1.sequence
+class _PublicKeyInfo:
+    algorithm: asn1.TLV
+    key: asn1.BitString
+
+
+@asn1.sequence
 class _ToBeSigned:
     version: Annotated[int, asn1.Explicit(0)]
     serial: int
@@ -61,14 +67,8 @@ class _ToBeSigned:
     issuer: asn1.TLV
     validity: asn1.TLV
     subject: asn1.TLV
-    public_key: asn1.TLV
+    public_key: _PublicKeyInfo
     extensions: Annotated[list[asn1.TLV], asn1.Explicit(3)]
-
-
-@asn1.sequence
-class _PublicKeyInfo:
-    algorithm: asn1.TLV
-    key: asn1.BitString
 
 
 @asn1.sequence
@@ -102,6 +102,7 @@ class FastLeafSigner:
     ) -> bytes:
         if not 0 < serial < _SERIAL_LIMIT:
             raise ValueError("a serial number must be positive and fit 20 octets")
+        key = asn1.decode_der(_PublicKeyInfo, public_key)
         to_be_signed = asn1.encode_der(
             _ToBeSigned(
                 version=_VERSION_3,
@@ -110,11 +111,11 @@ class FastLeafSigner:
                 issuer=self._issuer,
                 validity=self._validity(validity.not_before, validity.not_after),
                 subject=self._subject,
-                public_key=_tlv(public_key),
+                public_key=key,
                 # Each once: the shared ones, which are four of other kinds, and these two.
                 extensions=[
                     *self._shared,
-                    _key_identifier(public_key),
+                    _key_identifier(key.key),
                     self._names(spiffe_id, dns_names),
                 ],
             )
@@ -173,10 +174,9 @@ def _agree(plain: LeafSigner, fast: LeafSigner, issuer: x509.Certificate) -> boo
     return True
 
 
-def _key_identifier(public_key: bytes) -> asn1.TLV:
+def _key_identifier(key: asn1.BitString) -> asn1.TLV:
     """RFC 5280 section 4.2.1.2 (1): the SHA-1 of the key's bits. It names the key and protects nothing."""
-    bits = asn1.decode_der(_PublicKeyInfo, public_key).key.as_bytes()
-    digest = hashlib.sha1(bits, usedforsecurity=False).digest()
+    digest = hashlib.sha1(key.as_bytes(), usedforsecurity=False).digest()
     return _encoded(_Extension(oid=x509.SubjectKeyIdentifier.oid, critical=False, value=asn1.encode_der(digest)))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cache, partial
 from typing import Final, Protocol
 
 from cryptography import x509
@@ -19,7 +20,7 @@ from ca.issuance.csr import WorkloadPublicKey, public_key_of
 from ca.issuance.fast_leaf import leaf_signer
 from ca.issuance.leaf import LeafSigner
 from ca.issuance.ledger import Ledger, LedgerRow
-from ca.issuance.lifetime import LifetimePolicy, LimitedBy, settle
+from ca.issuance.lifetime import LifetimePolicy, LimitedBy, Validity, settle
 from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, Reason
@@ -77,9 +78,8 @@ class _Subject:
 
     spiffe_id: SpiffeId
     entry_id: str
-    dns_names: tuple[str, ...] = ()
-    ttl: timedelta | None = None
-    expires_at: datetime | None = None
+    dns_names: tuple[str, ...]
+    validity: Validity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +95,24 @@ class _Press:
         certificate = issuing.authority.certificate
         signer = leaf_signer(issuer=certificate, key=issuing.key)
         return cls(issuing=issuing, certificate_der=certificate.public_bytes(Encoding.DER), signer=signer)
+
+    def settled(
+        self,
+        ttl: timedelta | None = None,
+        expires_at: datetime | None = None,
+        *,
+        now: datetime,
+        policy: LifetimePolicy,
+    ) -> Validity:
+        """The lifetime of a leaf for an entry with these limits. Raises as `lifetime.settle`."""
+        return settle(
+            now=now,
+            policy=policy,
+            asked=ttl,
+            entry_expires_at=expires_at,
+            issuer_not_before=self.issuing.authority.not_before,
+            issuer_not_after=self.issuing.authority.not_after,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +168,7 @@ class Issuer:
             )
         press = self._press()
         now = self._clock.now()
+        settled = cache(partial(press.settled, now=now, policy=self._policy))  # most of a batch live equally long
 
         def prepare(request: SvidRequest) -> _Signed | CitadelError:
             try:
@@ -157,15 +176,10 @@ class Issuer:
                 entry = self._entries.authorized(agent, request.entry_id, now)
                 # 3. Check the request: proof of possession, key type. Nothing but its public key is used.
                 public_key = public_key_of(request.csr)
-                # 4. and 5. Settle the lifetime and sign.
-                return self._sign(
-                    press,
-                    _subject_of(entry),
-                    public_key,
-                    requested_by=agent.spiffe_id,
-                    policy=self._policy,
-                    now=now,
-                )
+                # 4. Settle the lifetime.
+                subject = _subject_of(entry, settled(entry.x509_svid_ttl, entry.expires_at))
+                # 5. Sign.
+                return _signed(press, subject, public_key, requested_by=agent.spiffe_id, now=now)
             except CitadelError as refusal:
                 return refusal
 
@@ -179,27 +193,19 @@ class Issuer:
 
     async def issue_reserved(self, spiffe_id: SpiffeId, csr: bytes, *, dns_names: tuple[str, ...] = ()) -> IssuedSvid:
         """Sign for one of Citadel's own identities (an agent, the server), whose right to it the caller has checked."""
-        signed = self._sign(
-            self._press(),
-            _Subject(spiffe_id=spiffe_id, entry_id="", dns_names=dns_names),
-            public_key_of(csr),
-            requested_by=spiffe_id,
-            policy=replace(self._policy, default=self._agent_lifetime),
-            now=self._clock.now(),
-        )
-        await self._ledger.append([signed.row])
-        return signed.svid
+        press, now = self._press(), self._clock.now()
+        validity = press.settled(now=now, policy=replace(self._policy, default=self._agent_lifetime))
+        subject = _Subject(spiffe_id=spiffe_id, entry_id="", dns_names=dns_names, validity=validity)
+        return await self._record(_signed(press, subject, public_key_of(csr), requested_by=spiffe_id, now=now))
 
     async def issue_minted(self, terms: Entry, csr: bytes, *, requested_by: SpiffeId) -> IssuedSvid:
         """Sign what an administrator asks for, by `terms` that `ca.insight.minting` has checked like an entry's."""
-        signed = self._sign(
-            self._press(),
-            _subject_of(terms),
-            public_key_of(csr),
-            requested_by=requested_by,
-            policy=self._policy,
-            now=self._clock.now(),
-        )
+        press, now = self._press(), self._clock.now()
+        validity = press.settled(terms.x509_svid_ttl, terms.expires_at, now=now, policy=self._policy)
+        subject = _subject_of(terms, validity)
+        return await self._record(_signed(press, subject, public_key_of(csr), requested_by=requested_by, now=now))
+
+    async def _record(self, signed: _Signed) -> IssuedSvid:
         await self._ledger.append([signed.row])
         return signed.svid
 
@@ -217,52 +223,38 @@ class Issuer:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, lambda: [function(item) for item in items])
 
-    def _sign(
-        self,
-        press: _Press,
-        subject: _Subject,
-        public_key: WorkloadPublicKey,
-        *,
-        requested_by: SpiffeId,
-        policy: LifetimePolicy,
-        now: datetime,
-    ) -> _Signed:
-        authority = press.issuing.authority
-        validity = settle(
-            now=now,
-            policy=policy,
-            asked=subject.ttl,
-            entry_expires_at=subject.expires_at,
-            issuer_not_before=authority.not_before,
-            issuer_not_after=authority.not_after,
-        )
-        serial, key_info = new_serial(), public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        leaf = press.signer.sign(
-            spiffe_id=subject.spiffe_id,
-            dns_names=subject.dns_names,
-            public_key=key_info,
-            validity=validity,
-            serial=serial,
-        )
-        row = LedgerRow(
-            serial=serial_hex(serial),
-            spiffe_id=subject.spiffe_id,
-            entry_id=subject.entry_id,
-            requested_by=requested_by,
-            issuer_id=authority.id,
-            public_key=hashlib.sha256(key_info).hexdigest(),
-            not_before=validity.not_before,
-            not_after=validity.not_after,
-            issued_at=now,
-            limited_by=validity.limited_by.value,
-        )
-        svid = IssuedSvid(
-            spiffe_id=subject.spiffe_id,
-            chain_der=(leaf, press.certificate_der),
-            not_after=validity.not_after,
-            limited_by=validity.limited_by,
-        )
-        return _Signed(svid=svid, row=row)
+
+def _signed(
+    press: _Press, subject: _Subject, public_key: WorkloadPublicKey, *, requested_by: SpiffeId, now: datetime
+) -> _Signed:
+    """The leaf, and the row that must be durable before it leaves."""
+    serial, key_info = new_serial(), public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    leaf = press.signer.sign(
+        spiffe_id=subject.spiffe_id,
+        dns_names=subject.dns_names,
+        public_key=key_info,
+        validity=subject.validity,
+        serial=serial,
+    )
+    row = LedgerRow(
+        serial=serial_hex(serial),
+        spiffe_id=subject.spiffe_id,
+        entry_id=subject.entry_id,
+        requested_by=requested_by,
+        issuer_id=press.issuing.authority.id,
+        public_key=hashlib.sha256(key_info).hexdigest(),
+        not_before=subject.validity.not_before,
+        not_after=subject.validity.not_after,
+        issued_at=now,
+        limited_by=subject.validity.limited_by.value,
+    )
+    svid = IssuedSvid(
+        spiffe_id=subject.spiffe_id,
+        chain_der=(leaf, press.certificate_der),
+        not_after=subject.validity.not_after,
+        limited_by=subject.validity.limited_by,
+    )
+    return _Signed(svid=svid, row=row)
 
 
 def key_digest(public_key: WorkloadPublicKey) -> str:
@@ -270,11 +262,5 @@ def key_digest(public_key: WorkloadPublicKey) -> str:
     return hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
-def _subject_of(entry: Entry) -> _Subject:
-    return _Subject(
-        spiffe_id=entry.spiffe_id,
-        entry_id=entry.id,
-        dns_names=entry.dns_names,
-        ttl=entry.x509_svid_ttl,
-        expires_at=entry.expires_at,
-    )
+def _subject_of(entry: Entry, validity: Validity) -> _Subject:
+    return _Subject(spiffe_id=entry.spiffe_id, entry_id=entry.id, dns_names=entry.dns_names, validity=validity)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import alembic.command
 import alembic.config
@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, InvalidRequestError, N
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ca.store.direct import DirectSqlite
 from ca.store.engines import make_engine
 from ca.store.health import StoreHealth
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, Unavailable
@@ -26,21 +27,39 @@ _LONGEST_SECONDS: Final = 15.0
 # Any number will do, if it is always the same and nobody else's: PostgreSQL's advisory locks have no names.
 _MIGRATION_LOCK: Final = 0x0C17ADE1
 
+_T = TypeVar("_T")
+
 
 class Fence(Protocol):
     """Says whether this process may still write, as part of every transaction."""
 
-    async def check(self, connection: AsyncConnection) -> None:
-        """Raises `Unavailable` (`lease_lost`) where another server owns the store; then nothing is written."""
+    def check(self, connection: Connection) -> None:
+        """Raises `Unavailable` (`lease_lost`) where another server owns the store; then nothing is written.
+
+        May be asked on any thread.
+        """
+        ...
+
+    def note_lost(self) -> None:
+        """Told, on the loop's thread, that `check` raised."""
         ...
 
 
 class Database:
     """One SQL database. `fence` is asked in every transaction, so that a server that lost its lease writes nothing."""
 
-    def __init__(self, engine: AsyncEngine, *, health: StoreHealth | None = None, fence: Fence | None = None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        direct: DirectSqlite | None,
+        health: StoreHealth | None = None,
+        fence: Fence | None = None,
+    ) -> None:
+        """`direct` is another way into the same database, for `at_once`."""
         self.engine = engine
         self.health = health or StoreHealth()
+        self._direct = direct
         self._fence = fence
 
     @classmethod
@@ -51,7 +70,8 @@ class Database:
         can hold a password, is not repeated.
         """
         try:
-            return cls(make_engine(url))
+            engine = make_engine(url)
+            return cls(engine, direct=DirectSqlite(engine.url) if engine.dialect.name == "sqlite" else None)
         except (NoSuchModuleError, InvalidRequestError, ImportError):
             raise _bad_url("names a driver that is not installed, or one that is not made for asyncio") from None
         except (ArgumentError, ValueError):
@@ -59,7 +79,7 @@ class Database:
 
     def fenced(self, fence: Fence) -> Database:
         """The same database, with `fence` asked in every transaction."""
-        return Database(self.engine, health=self.health, fence=fence)
+        return Database(self.engine, direct=self._direct, health=self.health, fence=fence)
 
     async def migrate(self, *, revision: str = "head") -> None:
         """Bring the schema to `revision`, or leave it where it is past that.
@@ -79,11 +99,35 @@ class Database:
 
         Raises `Unavailable`: `store_unavailable` where the database fails, `lease_lost` where the fence says so.
         """
-        try:
+        with self._reported():
             async with asyncio.timeout(seconds), self._connected() as connection, connection.begin():
                 if self._fence is not None:
-                    await self._fence.check(connection)
+                    await connection.run_sync(self._fence.check)
                 yield connection
+
+    async def at_once(self, work: Callable[[Connection], _T]) -> _T:
+        """What `work` returns: a transaction like `transaction`, for what is written many times a second.
+
+        `work` may run on another thread, and must not wait for anything but its database. Raises as `transaction`; but
+        where the time is up it may still come through.
+        """
+        with self._reported():
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                if self._direct is not None:
+                    return await self._direct.run(lambda connection: self._fenced_work(connection, work))
+                async with self._connected() as connection, connection.begin():
+                    return await connection.run_sync(self._fenced_work, work)
+
+    def _fenced_work(self, connection: Connection, work: Callable[[Connection], _T]) -> _T:
+        if self._fence is not None:
+            self._fence.check(connection)
+        return work(connection)
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Translates what a transaction raises, and notes how the store is."""
+        try:
+            yield
         except (SQLAlchemyError, OSError) as error:
             refusal = _unavailable(error)
             if not isinstance(error, IntegrityError):  # that is what was asked, not the store
@@ -92,6 +136,8 @@ class Database:
         except CitadelError as error:
             if error.reason is Reason.STORE_UNAVAILABLE:
                 self.health.note(error.message)
+            if error.reason is Reason.LEASE_LOST and self._fence is not None:
+                self._fence.note_lost()
             raise
         self.health.note(None)
 
@@ -107,7 +153,9 @@ class Database:
             raise _unavailable(error) from error
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, also of those that share them (`fenced`)."""
+        if self._direct is not None:
+            await self._direct.close()
         await self.engine.dispose()
 
     @asynccontextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import insert, inspect, select, update
+from sqlalchemy import Connection, insert, inspect, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.lease.model import Holder, Lease, Sight
@@ -93,10 +93,12 @@ class LeaseFence:
             .with_for_update(read=True, key_share=True)
         )
 
-    async def check(self, connection: AsyncConnection) -> None:
-        row = (await connection.execute(self._query)).one_or_none()
+    def note_lost(self) -> None:
+        self._on_lost()
+
+    def check(self, connection: Connection) -> None:
+        row = connection.execute(self._query).one_or_none()
         if row is None or (row.holder_id, row.epoch) != (self._lease.holder.id, self._lease.epoch):
-            self._on_lost()
             raise Unavailable(
                 Reason.LEASE_LOST, "another server owns the store now", fix="ask that one, or try again later"
             )

@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import structlog
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.issuance.ledger import LedgerRow
@@ -26,10 +26,11 @@ from citadel.spiffe import SpiffeId
 
 _log = structlog.get_logger(__name__)
 
-_LINGER_SECONDS: Final = 0.002
+# A commit waits while more rows keep coming: so many times so long, or until there are enough.
+_LINGER_SECONDS: Final = 0.001
+_MOST_LINGERS: Final = 10
 _ENOUGH_ROWS: Final = 64
 _MOST_WAITING: Final = 10_000
-_MOST_INLINE: Final = 100  # rows that are hashed before a thread could take them over
 
 _COLUMNS: Final = (*LEDGER_FIELDS, "writer", "position", "hash")
 
@@ -88,13 +89,21 @@ class SqlLedger:
         try:
             while True:
                 await self._arrived.wait()
-                if self._waiting_rows < _ENOUGH_ROWS:
-                    await asyncio.sleep(_LINGER_SECONDS)
+                await self._linger()
                 batch, self._waiting, self._waiting_rows = self._waiting, [], 0
                 self._arrived.clear()
                 await self._commit(batch)
         finally:
             self._settle(self._waiting, Unavailable(Reason.STORE_UNAVAILABLE, "the server is stopping"))
+
+    async def _linger(self) -> None:
+        for _ in range(_MOST_LINGERS):
+            waiting = self._waiting_rows
+            if waiting >= _ENOUGH_ROWS:
+                return
+            await asyncio.sleep(_LINGER_SECONDS)
+            if self._waiting_rows == waiting:
+                return
 
     async def _commit(self, batch: Sequence[_Append]) -> None:
         # The last moment before a certificate becomes real: an agent that was banned while its request was in flight
@@ -117,15 +126,18 @@ class SqlLedger:
 
     async def _write(self, rows: Sequence[LedgerRow]) -> None:
         known, self._head = self._head, None
-        async with self._database.transaction() as connection:
-            head = known or await self._take_up(connection)
-            if len(rows) > _MOST_INLINE:
-                values, head = await asyncio.to_thread(_chain, rows, head)
-            else:
-                values, head = _chain(rows, head)
-            await connection.exec_driver_sql(self._statement, values)
+        if known is None:
+            async with self._database.transaction() as connection:
+                head = await connection.run_sync(self._insert, rows, await self._take_up(connection))
+        else:
+            head = await self._database.at_once(lambda connection: self._insert(connection, rows, known))
         self._head = head
         self._on_commit(len(rows))
+
+    def _insert(self, connection: Connection, rows: Sequence[LedgerRow], head: Head) -> Head:
+        values, head = _chain(rows, head)
+        connection.exec_driver_sql(self._statement, values)
+        return head
 
     async def _take_up(self, connection: AsyncConnection) -> Head:
         newest = await newest_segment(connection, Log.LEDGER)
