@@ -87,6 +87,9 @@ class SpiffeId:
         """Whether this ID lies in `trust_domain`."""
         return self.trust_domain == trust_domain
 
+    def __hash__(self) -> int:
+        return hash(self.path)  # which keeps its own: IDs are looked up for every certificate
+
     def __str__(self) -> str:
         return f"{SCHEME}{self.trust_domain.name}{self.path}"
 

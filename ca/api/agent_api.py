@@ -11,7 +11,7 @@ import structlog
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.agents.sightings import Sightings
-from ca.api.answers import chain_der, svid_result
+from ca.api.answers import chain_der, svid_results
 from ca.api.sessions import AgentSession, SessionBook
 from ca.api.sync import SyncPush
 from ca.authority.manager import AuthorityManager
@@ -61,7 +61,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         for refusal in refusals:
             self._tally.count_refused("SignX509Svids", refusal, by=Actor.identity(agent.spiffe_id))
         self._tally.count_issued(len(results) - len(refusals))
-        return pb.SignX509SvidsResponse(results=map(svid_result, results))
+        return svid_results(results)
 
     async def RenewAgent(self, request: pb.RenewAgentRequest, context: Any) -> pb.RenewAgentResponse:
         _, svid = await self._authenticate(context)

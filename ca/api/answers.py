@@ -11,7 +11,6 @@ from ca.issuance.issuer import IssuedSvid
 from citadel._wire import agent_api_pb2, types_pb2
 from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError
-from citadel.wire import to_timestamp
 
 
 def chain_der(chain: Sequence[x509.Certificate]) -> list[bytes]:
@@ -24,16 +23,19 @@ def bundle_message(bundle: TrustBundle) -> types_pb2.Bundle:
     return types_pb2.Bundle(trust_domain=bundle.trust_domain.name, json=bundle.to_json())
 
 
-def svid_result(result: IssuedSvid | CitadelError) -> agent_api_pb2.X509SvidResult:
-    """One item of a batch."""
-    if isinstance(result, CitadelError):
-        refusal = agent_api_pb2.Refusal(code=result.kind.value, reason=result.reason.value, message=str(result))
-        return agent_api_pb2.X509SvidResult(refusal=refusal)
-    return agent_api_pb2.X509SvidResult(
-        svid=agent_api_pb2.X509Svid(
-            spiffe_id=str(result.spiffe_id),
-            chain=result.chain_der,
-            not_after=to_timestamp(result.not_after),
-            lifetime_limited_by=result.limited_by.value,
-        )
-    )
+def svid_results(results: Sequence[IssuedSvid | CitadelError]) -> agent_api_pb2.SignX509SvidsResponse:
+    """A batch, in its order. Filled in place: a message that is put into another one is copied."""
+    response = agent_api_pb2.SignX509SvidsResponse()
+    for result in results:
+        answer = response.results.add()
+        if isinstance(result, CitadelError):
+            answer.refusal.code = result.kind.value
+            answer.refusal.reason = result.reason.value
+            answer.refusal.message = str(result)
+            continue
+        svid = answer.svid
+        svid.spiffe_id = str(result.spiffe_id)
+        svid.chain.extend(result.chain_der)
+        svid.not_after.seconds = int(result.not_after.timestamp())  # X.509 knows whole seconds only
+        svid.lifetime_limited_by = result.limited_by.value
+    return response

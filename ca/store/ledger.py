@@ -6,7 +6,7 @@ A commit costs the same for 32 rows as for one, so whoever waits for a commit ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid4
@@ -108,7 +108,7 @@ class SqlLedger:
     async def _commit(self, batch: Sequence[_Append]) -> None:
         # The last moment before a certificate becomes real: an agent that was banned while its request was in flight
         # gets nothing more.
-        banned = [append for append in batch if any(self._is_banned(row.requested_by) for row in append.rows)]
+        banned = [append for append in batch if any(map(self._is_banned, _requesters(append.rows)))]
         self._settle(banned, PermissionDenied(Reason.AGENT_BANNED, "the agent is banned"))
         batch = [append for append in batch if append not in banned and not append.done.done()]
         if not batch:
@@ -157,6 +157,11 @@ class SqlLedger:
                 append.done.set_result(None)
             else:
                 append.done.set_exception(error)
+
+
+def _requesters(rows: Sequence[LedgerRow]) -> Iterable[SpiffeId]:
+    """Who asked for these rows: for a batch one object, which all of its rows hold."""
+    return {id(row.requested_by): row.requested_by for row in rows}.values()
 
 
 def _insert_statement(database: Database) -> str:

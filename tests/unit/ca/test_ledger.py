@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, event, select, text
 
 from ca.store.database import Database
 from ca.store.ledger import SqlLedger
@@ -159,25 +158,27 @@ async def test_a_commit_that_failed_leaves_no_hole_in_the_chain(database: Databa
     assert await problems(database) == []
 
 
-async def test_a_commit_that_came_through_although_it_seemed_to_fail_is_taken_into_account(database: Database) -> None:
+async def test_a_commit_that_came_through_although_it_seemed_to_fail_is_taken_into_account(
+    database: Database, store_url: str
+) -> None:
     class LosesAnswers(Database):
         lose = False
 
-        @asynccontextmanager
-        async def transaction(self, **more: object) -> AsyncIterator[AsyncConnection]:
-            async with super().transaction(**more) as connection:  # type: ignore[arg-type]
-                yield connection
+        async def at_once(self, work: Callable[[Connection], Any]) -> Any:
+            done = await super().at_once(work)
             if self.lose:
                 self.lose = False
                 raise Unavailable(Reason.STORE_UNAVAILABLE, "the connection was cut after the commit")
+            return done
 
-    flaky = LosesAnswers(database.engine)
+    flaky = LosesAnswers.open(store_url)
     async with writing(flaky) as ledger:
         await ledger.append([row()])
         flaky.lose = True
         with pytest.raises(Unavailable):
             await ledger.append([row()])
         await ledger.append([row()])
+    await flaky.close()
     assert [position for _, position in await positions(database)] == [1, 2, 3]
     assert await problems(database) == []
 

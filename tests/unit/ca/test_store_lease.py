@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -46,6 +46,11 @@ async def end_it(database: Database) -> None:
 async def write(database: Database, name: str = "a.test") -> None:
     async with database.transaction() as connection:
         await connection.execute(bundles.insert().values(trust_domain=name, sequence=1, digest="d"))
+
+
+async def write_at_once(database: Database, name: str) -> None:
+    row = bundles.insert().values(trust_domain=name, sequence=1, digest="d")
+    await database.at_once(lambda connection: connection.execute(row))
 
 
 async def written(database: Database) -> int:
@@ -109,7 +114,10 @@ async def test_only_its_holder_renews_and_releases_it(database: Database, other:
 
 
 @pytest.mark.invariant(2)
-async def test_a_server_whose_lease_was_taken_writes_nothing(database: Database, other: Database) -> None:
+@pytest.mark.parametrize("write", [write, write_at_once])
+async def test_a_server_whose_lease_was_taken_writes_nothing(
+    database: Database, other: Database, write: Callable[[Database, str], Awaitable[None]]
+) -> None:
     told: list[str] = []
     first = database.fenced(LeaseFence(await taken(database), on_lost=lambda: told.append("lost")))
     await write(first, "a.test")
