@@ -8,38 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final, Self, TypeVar
+from datetime import datetime
+from typing import Final, Self
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import crypto
 
 from citadel.bundle import TrustBundle
+from citadel.certification_path import UNREADABLE, NoPathError, extension_of, find_path, weakness_of
 from citadel.errors import InvalidArgument, Reason, Unauthenticated
 from citadel.serial import serial_hex
 from citadel.spiffe import SpiffeId, TrustDomain
 
 MAX_CHAIN_LENGTH: Final = 16  # bounds the work that a stranger's chain can cause
-
-# 112 bits of security, OpenSSL's security level 2 (NIST SP 800-57 part 1, table 2).
-_MIN_RSA_BITS: Final = 2048
-_MIN_EC_BITS: Final = 224
-_WEAK_HASHES: Final = (hashes.MD5, hashes.SHA1)
-
-# What cryptography raises for a certificate that it cannot make sense of; it reads most fields only when asked.
-_UNREADABLE: Final = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +40,7 @@ class X509Svid:
             raise _malformed(f"the chain has {len(chain_der)} certificates, more than {MAX_CHAIN_LENGTH}")
         try:
             return cls._from_chain([x509.load_der_x509_certificate(der) for der in chain_der])
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise _malformed(f"the chain holds a certificate that cannot be read: {error}") from error
 
     @classmethod
@@ -67,7 +48,7 @@ class X509Svid:
         """Parse concatenated PEM certificates, as `from_der`."""
         try:
             chain = x509.load_pem_x509_certificates(data)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise _malformed(f"the chain is not PEM certificates: {error}") from error
         return cls.from_der([certificate.public_bytes(Encoding.DER) for certificate in chain])
 
@@ -135,54 +116,30 @@ def verify_x509_svid(chain_der: Sequence[bytes], bundles: Mapping[TrustDomain, T
         raise _untrusted(svid, f"there is no bundle for trust domain {svid.spiffe_id.trust_domain}")
     path = _validated_path(svid, bundle, now)
     for depth, certificate in enumerate(path):
-        weakness = _weakness_of(certificate, is_anchor=depth == len(path) - 1)
+        weakness = weakness_of(certificate, is_anchor=depth == len(path) - 1)
         if weakness:
             raise _untrusted(svid, f"{_place(depth)} {weakness}")
     return svid
 
 
 def _validated_path(svid: X509Svid, bundle: TrustBundle, now: datetime) -> list[x509.Certificate]:
-    """The path that OpenSSL found from the leaf to a trust anchor, both included."""
-    flags = crypto.X509StoreFlags
-    try:
-        store = crypto.X509Store()
-        for authority in bundle.x509_authorities:
-            store.add_cert(crypto.X509.from_cryptography(authority))
-        # PARTIAL_CHAIN: an authority is an anchor even when not self-signed (RFC 5280 section 6.1.1 (d)). The leaf is
-        # never one, because a bundle holds only CA certificates and a leaf is none. POLICY_CHECK: section 6.1.3 (d).
-        store.set_flags(flags.PARTIAL_CHAIN | flags.POLICY_CHECK)
-        store.set_time(now.astimezone(UTC))  # pyOpenSSL reads the fields of a datetime as UTC, whatever its zone
-        leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in svid.chain)
-        path = crypto.X509StoreContext(store, leaf, intermediates).get_verified_chain()
-    except crypto.X509StoreContextError as error:
-        _, depth, why = error.errors
-        raise _untrusted(svid, f"{_place(depth)}: {why}") from error
-    except crypto.Error as error:
-        raise _untrusted(svid, f"OpenSSL cannot read the chain or the bundle: {error}") from error
-    return [certificate.to_cryptography() for certificate in path]
+    """The path from the leaf to a trust anchor, both included.
 
-
-def _weakness_of(certificate: x509.Certificate, *, is_anchor: bool) -> str:
-    # OpenSSL would judge this by its security level, which pyOpenSSL does not let us set for a store.
+    The leaf is never an anchor, because a bundle holds only CA certificates and a leaf is none.
+    """
+    leaf, *intermediates = svid.chain
     try:
-        match certificate.public_key():
-            case rsa.RSAPublicKey() as key if key.key_size < _MIN_RSA_BITS:
-                return f"has an RSA key of only {key.key_size} bits"
-            case ec.EllipticCurvePublicKey() as key if key.key_size < _MIN_EC_BITS:
-                return f"has an EC key of only {key.key_size} bits"
-        # Nobody relies on the signature of an anchor.
-        if not is_anchor and isinstance(certificate.signature_hash_algorithm, _WEAK_HASHES):
-            return f"is signed with {certificate.signature_hash_algorithm.name}"
-    except _UNREADABLE as error:
-        return f"cannot be read: {error}"
-    return ""
+        return find_path(leaf, intermediates, bundle.x509_authorities, now=now)
+    except NoPathError as error:
+        where = "" if error.depth is None else f"{_place(error.depth)}: "
+        raise _untrusted(svid, where + error.why) from error
 
 
 def _refuse_signing_certificate(leaf: x509.Certificate) -> None:
-    constraints = _extension(leaf, x509.BasicConstraints)
+    constraints = extension_of(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         raise _malformed("the leaf is a CA certificate (cA TRUE)")  # X509-30
-    usage = _extension(leaf, x509.KeyUsage)
+    usage = extension_of(leaf, x509.KeyUsage)
     if usage is not None and usage.key_cert_sign:
         raise _malformed("the leaf's key usage has keyCertSign")  # X509-31
     if usage is not None and usage.crl_sign:
@@ -190,7 +147,7 @@ def _refuse_signing_certificate(leaf: x509.Certificate) -> None:
 
 
 def _spiffe_id_of(leaf: x509.Certificate) -> SpiffeId:
-    names = _extension(leaf, x509.SubjectAlternativeName)
+    names = extension_of(leaf, x509.SubjectAlternativeName)
     uris = [] if names is None else names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise _malformed(f"the leaf has {len(uris)} URI SANs, not one")  # X509-03, X509-04
@@ -201,13 +158,6 @@ def _spiffe_id_of(leaf: x509.Certificate) -> SpiffeId:
     if not spiffe_id.path:
         raise _malformed(f"the leaf's SPIFFE ID {spiffe_id} has no path")  # X509-34
     return spiffe_id
-
-
-def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def _place(depth: int) -> str:

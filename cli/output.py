@@ -10,8 +10,9 @@
 | 5         | it exists already                                              |
 | 6         | not authenticated or not allowed                               |
 | 7         | the server cannot be reached, or cannot do it now              |
-| 8         | the state does not allow it; something else must come first    |
+| 8         | the state does not allow it; a log whose chain is broken       |
 | 9         | a limit was reached                                            |
+| 10        | a dry run that would change something (`entry apply`)          |
 | 130       | interrupted                                                    |
 """
 

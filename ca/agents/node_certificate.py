@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import crypto
 
+from citadel.certification_path import UNREADABLE, NoPathError, extension_of, find_path, weakness_of
 from citadel.errors import InvalidArgument, Reason, Unauthenticated
 from citadel.possession import ProvenKey, provable
 from citadel.selector import Selector
@@ -22,21 +20,6 @@ from citadel.serial import serial_hex
 MAX_CHAIN: Final = 5  # certificates that are sent: bounds the work that a stranger can cause
 
 _CLIENT_USES: Final = frozenset({ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
-# 112 bits of security, OpenSSL's security level 2 (NIST SP 800-57 part 1, table 2).
-_MIN_RSA_BITS: Final = 2048
-_MIN_EC_BITS: Final = 224
-_WEAK_HASHES: Final = (hashes.MD5, hashes.SHA1)
-# What cryptography raises for a certificate that it cannot make sense of; it reads most fields only when asked.
-_UNREADABLE: Final = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +48,7 @@ def trusted_for_joining(
         path = _path(leaf, others, anchors, now)
         _check_leaf(leaf)
         for depth, certificate in enumerate(path[:-1]):  # nobody relies on what the anchor says of itself
-            _check_use_and_signature(certificate, "the certificate" if depth == 0 else f"certificate {depth} above it")
+            _check_use_and_strength(certificate, _place(depth))
         return NodeCertificate(
             fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
             public_key=provable(leaf.public_key()),
@@ -73,52 +56,36 @@ def trusted_for_joining(
         )
     except InvalidArgument as error:  # its key
         raise _refused(error.message) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _refused("the chain holds a certificate that cannot be read") from error
 
 
 def _path(
     leaf: x509.Certificate, others: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
 ) -> list[x509.Certificate]:
-    """The path that OpenSSL found from the leaf to an anchor, both included (RFC 5280 section 6)."""
-    flags = crypto.X509StoreFlags
     try:
-        store = crypto.X509Store()
-        for anchor in anchors:
-            store.add_cert(crypto.X509.from_cryptography(anchor))
-        # PARTIAL_CHAIN: an operator may trust one intermediate alone (RFC 5280 section 6.1.1 (d)).
-        store.set_flags(flags.PARTIAL_CHAIN | flags.POLICY_CHECK)
-        store.set_time(now)
-        untrusted = [crypto.X509.from_cryptography(other) for other in others]
-        found = crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), untrusted).get_verified_chain()
-    except crypto.X509StoreContextError as error:
-        _, depth, why = error.errors
-        raise _refused(f"{'the certificate' if depth == 0 else f'certificate {depth} above it'}: {why}") from error
-    except crypto.Error as error:
-        raise _refused("OpenSSL cannot read the chain") from error
-    return [certificate.to_cryptography() for certificate in found]
+        return find_path(leaf, others, anchors, now=now)
+    except NoPathError as error:
+        where = "" if error.depth is None else f"{_place(error.depth)}: "
+        raise _refused(where + error.why) from error
 
 
 def _check_leaf(leaf: x509.Certificate) -> None:
-    constraints = _extension(leaf, x509.BasicConstraints)
+    constraints = extension_of(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         raise _refused("it is an authority's certificate, and not a machine's")
-    usage = _extension(leaf, x509.KeyUsage)
+    usage = extension_of(leaf, x509.KeyUsage)
     if usage is not None and (usage.key_cert_sign or not usage.digital_signature):
         raise _refused("its key usage is not that of a key that signs for itself (digitalSignature)")
 
 
-def _check_use_and_signature(certificate: x509.Certificate, which: str) -> None:
-    uses = _extension(certificate, x509.ExtendedKeyUsage)
+def _check_use_and_strength(certificate: x509.Certificate, which: str) -> None:
+    uses = extension_of(certificate, x509.ExtendedKeyUsage)
     if uses is not None and _CLIENT_USES.isdisjoint(uses):
         raise _refused(f"{which} is not for clients (extended key usage clientAuth)")
-    if isinstance(certificate.signature_hash_algorithm, _WEAK_HASHES):
-        raise _refused(f"{which} is signed with {certificate.signature_hash_algorithm.name}")
-    match certificate.public_key():
-        case rsa.RSAPublicKey() as key if key.key_size < _MIN_RSA_BITS:
-            raise _refused(f"{which} has an RSA key of only {key.key_size} bits")
-        case ec.EllipticCurvePublicKey() as key if key.key_size < _MIN_EC_BITS:
-            raise _refused(f"{which} has an EC key of only {key.key_size} bits")
+    weakness = weakness_of(certificate, is_anchor=False)
+    if weakness:
+        raise _refused(f"{which} {weakness}")
 
 
 def _facts(leaf: x509.Certificate, issuers: Sequence[x509.Certificate]) -> Iterator[Selector]:
@@ -133,11 +100,8 @@ def _facts(leaf: x509.Certificate, issuers: Sequence[x509.Certificate]) -> Itera
             continue  # unprintable or endless: no entry could name it
 
 
-def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
+def _place(depth: int) -> str:
+    return "the certificate" if depth == 0 else f"certificate {depth} above it"
 
 
 def _refused(why: str) -> Unauthenticated:

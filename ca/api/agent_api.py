@@ -11,7 +11,7 @@ import structlog
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.agents.sightings import Sightings
-from ca.api.answers import chain_der, svid_results
+from ca.api.answers import svid_results
 from ca.api.sessions import AgentSession, SessionBook
 from ca.api.sync import SyncPush
 from ca.authority.manager import AuthorityManager
@@ -67,7 +67,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         _, svid = await self._authenticate(context)
         renewed = await self._roster.renew(svid, request.csr, issuer=self._issuer)
         self._tally.count_issued()
-        return pb.RenewAgentResponse(chain=chain_der(renewed.chain))
+        return pb.RenewAgentResponse(chain=renewed.chain_der)
 
     async def Sync(self, request_iterator: AsyncIterator[pb.AgentMessage], context: Any) -> AsyncIterator[pb.Update]:
         agent, svid = await self._authenticate(context)

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from ca.issuance.issuer import IssuedSvid
 from citadel._wire import agent_api_pb2, types_pb2
 from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError
-
-
-def chain_der(chain: Sequence[x509.Certificate]) -> list[bytes]:
-    """A chain as DER, leaf first."""
-    return [certificate.public_bytes(Encoding.DER) for certificate in chain]
 
 
 def bundle_message(bundle: TrustBundle) -> types_pb2.Bundle:

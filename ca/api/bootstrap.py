@@ -11,7 +11,7 @@ from ca.agents.limiter import RateLimiter
 from ca.agents.proving import Claim
 from ca.agents.rejoining import Rejoining
 from ca.agents.x509pop import X509PopJoining
-from ca.api.answers import bundle_message, chain_der
+from ca.api.answers import bundle_message
 from ca.authority.manager import AuthorityManager
 from ca.issuance.issuer import IssuedSvid
 from citadel._wire import bootstrap_pb2 as pb
@@ -86,7 +86,7 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         self._tally.count_issued()
         return pb.JoinResponse(
             spiffe_id=str(svid.spiffe_id),
-            chain=chain_der(svid.chain),
+            chain=svid.chain_der,
             bundle=bundle_message(self._authorities.bundle()),
             agent_api=str(self._agent_api),
         )

@@ -24,8 +24,10 @@ class SqlIdentityRecords:
 
     async def last_issued(self, spiffe_id: SpiffeId) -> IssuedRecord | None:
         columns = (ledger.c.serial, ledger.c.requested_by, ledger.c.issued_at, ledger.c.not_after)
-        newest = select(*columns).where(ledger.c.spiffe_id == str(spiffe_id)).order_by(ledger.c.number.desc()).limit(1)
-        async with self._database.transaction() as connection:
+        newest = (
+            select(*columns).where(ledger.c.spiffe_id == str(spiffe_id)).order_by(ledger.c.issued_at.desc()).limit(1)
+        )
+        async with self._database.reading() as connection:
             row = (await connection.execute(newest)).first()
         if row is None:
             return None
@@ -48,7 +50,7 @@ class SqlIdentityRecords:
             .order_by(audit.c.number.desc())
             .limit(1)
         )
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             row = (await connection.execute(newest)).first()
         if row is None:
             return None
