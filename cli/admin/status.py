@@ -11,7 +11,7 @@ from citadel._wire import admin_pb2, types_pb2
 from citadel.wire import from_timestamp
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.plain import to_plain
-from cli.admin.tables import Abridged, about, moment_cell, print_fields, print_heading, print_table, serial_cell
+from cli.admin.tables import Abridged, about, moment, moment_cell, print_fields, print_heading, print_table, serial_cell
 from cli.output import Form, echo, print_json
 
 
@@ -36,6 +36,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             ("bundle sequence", status.bundle_sequence),
             ("entries", status.entries),
             ("issued", status.issued),
+            *(("ledger gap", f"{_gap_end(gap.begin)} to {_gap_end(gap.end)}") for gap in status.ledger_gaps),
         )
     )
     print_heading("authorities")
@@ -83,6 +84,10 @@ def _print_streams(agents: Sequence[admin_pb2.AgentStatus], now: datetime) -> No
 def _when(message: Timestamp, now: datetime) -> Abridged:
     # A time that was not sent reads as 1970, which nothing here happened in.
     return moment_cell(from_timestamp(message) if message.ByteSize() else None, now)
+
+
+def _gap_end(message: Timestamp) -> str:
+    return moment(from_timestamp(message))
 
 
 def _state(agent: admin_pb2.AgentStatus) -> str:

@@ -140,6 +140,11 @@ def busy(admin: FakeAdmin, clock: FakeClock) -> admin_pb2.Status:
             admin_pb2.AgentStatus(spiffe_id="spiffe://a.test/citadel/agent/a2", banned=True),
         ],
         refused={"entry_not_found": 2, "csr_malformed": 1},
+        ledger_gaps=[
+            admin_pb2.LedgerGap(
+                begin=to_timestamp(now - timedelta(hours=2)), end=to_timestamp(now - timedelta(hours=1))
+            )
+        ],
     )
     return admin.status
 
@@ -158,6 +163,7 @@ async def test_status_names_what_each_stream_holds_or_refused(program: Program) 
         "bundle 7 of a.test",
         "acknowledged",
         "banned, away",
+        "ledger gap       2025-12-31T22:00:00Z to 2025-12-31T23:00:00Z\n",
     ):
         assert expected in text, expected
     assert "1970" not in text
