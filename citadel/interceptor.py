@@ -30,9 +30,17 @@ class WrappingInterceptor(aio.ServerInterceptor):
         method = str(handler_call_details.method)
         known, wrapped = self._wrapped.get(method, (None, None))
         if known is not handler or wrapped is None:
-            wrapped = self._wrap(method, handler)
+            wrapped = self.wrap(method, handler)
             self._wrapped[method] = (handler, wrapped)
         return wrapped
+
+    def wrap(self, method: str, handler: Any) -> Handler:
+        """The handler that gRPC gets for `handler`: of the same kind, with what `unary` or `streaming` gives."""
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        wrapped: Any = (self.streaming if handler.response_streaming else self.unary)(method, behaviour)
+        make = _MAKERS[handler.request_streaming, handler.response_streaming]
+        made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return made
 
     @abstractmethod
     def unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -41,13 +49,6 @@ class WrappingInterceptor(aio.ServerInterceptor):
     @abstractmethod
     def streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
         """What answers with a stream instead of `behaviour`, whose messages `messages_of` gives."""
-
-    def _wrap(self, method: str, handler: Any) -> Handler:
-        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        wrapped: Any = (self.streaming if handler.response_streaming else self.unary)(method, behaviour)
-        make = _MAKERS[handler.request_streaming, handler.response_streaming]
-        made: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
-        return made
 
 
 async def messages_of(behaviour: Any, request: Any, context: Any) -> AsyncIterator[Any]:

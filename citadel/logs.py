@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections import Counter
+from collections.abc import Hashable, MutableMapping
 from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import Processor
 
+from citadel.clock import Clock, SystemClock
 from citadel.config.types import LogSettings
+from citadel.errors import ResourceExhausted
+from citadel.limiter import RateLimiter
 
 # At `debug` these write the parameters of every statement or request, which can be secrets (invariant 10).
 _KEPT_QUIET: Final = ("aiosqlite", "sqlalchemy", "httpx", "httpcore")
+# Of one kind of line. A thousand agents may come at once; two a second are some 50 MB a day.
+_REPEATS_AT_ONCE: Final = 1000
+_REPEATS_PER_SECOND: Final = 2.0
 _ALEMBIC: Final = "alembic."
 _ALEMBIC_NEWS: Final = "Running "
 
@@ -46,6 +53,7 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
         )
     )
     handler.addFilter(_is_news)
+    handler.addFilter(Repeats(SystemClock()))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
@@ -58,6 +66,33 @@ def _is_news(record: logging.LogRecord) -> bool:
     """At `info` Alembic also tells how it is set up; what it does to the schema is all that anybody wants to know."""
     is_chatter = record.levelno == logging.INFO and record.name.startswith(_ALEMBIC)
     return not is_chatter or record.getMessage().startswith(_ALEMBIC_NEWS)
+
+
+class Repeats(logging.Filter):
+    """Leaves out what one line of code says too often: strangers can cause some, and must not fill the disk with it.
+
+    The next one that is told says how many were left out.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._limiter = RateLimiter(clock=clock, per_second=_REPEATS_PER_SECOND, burst=_REPEATS_AT_ONCE)
+        self._left_out: Counter[Hashable] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ours: dict[str, Any] | None = record.msg if isinstance(record.msg, dict) else None
+        kind = (record.name, ours["event"]) if ours else (record.pathname, record.lineno)
+        try:
+            self._limiter.admit(kind)
+        except ResourceExhausted:
+            self._left_out[kind] += 1
+            return False
+        left_out = self._left_out.pop(kind, 0)
+        if left_out and ours:
+            ours["left_out"] = left_out
+        elif left_out:
+            record.left_out = left_out
+        return True
 
 
 # Both forms render tracebacks as Python does. The prettier ones print local variables, and those can be keys.

@@ -6,12 +6,18 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
+
+_MOST_CONNECTIONS: Final = 64
+_PATIENCE: Final = 5.0  # seconds until a connection's first request
 
 
 class LoopbackHttp:
@@ -25,6 +31,7 @@ class LoopbackHttp:
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
+        self._open: dict[_Impatient, None] = {}  # in the order of their coming
 
     @property
     def address(self) -> HostPort:
@@ -44,6 +51,7 @@ class LoopbackHttp:
             lifespan="off",
             server_header=False,
             ws="none",
+            http=partial(_Impatient, self._open),  # type: ignore[arg-type]  # called as the class would be
             timeout_keep_alive=2,
             timeout_graceful_shutdown=1,
         )
@@ -60,6 +68,32 @@ class LoopbackHttp:
         finally:
             self._socket.close()
             self._server = self._task = self._socket = None
+
+
+class _Impatient(H11Protocol):
+    """Ends a connection that does not ask in time, and the oldest of too many: any local process can open them.
+
+    uvicorn itself waits for a first request for ever.
+    """
+
+    def __init__(self, others: dict[_Impatient, None], *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._others = others
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrowed by uvicorn
+        super().connection_made(transport)
+        self._others[self] = None
+        if len(self._others) > _MOST_CONNECTIONS:
+            next(iter(self._others)).transport.close()
+        self.loop.call_later(_PATIENCE, self._end_unless_asked)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._others.pop(self, None)
+        super().connection_lost(exc)
+
+    def _end_unless_asked(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

@@ -23,6 +23,8 @@ NONCE_BYTES: Final = 32
 _CONTEXT: Final = b"citadel.v1 proof of possession"
 _LEAST_RSA_BITS: Final = 2048
 _MOST_RSA_BITS: Final = 8192  # a larger one costs the verifier seconds
+# One as long as the modulus costs every verifier a hundred times as much. Go takes no larger one than this either.
+MOST_RSA_EXPONENT: Final = 2**31 - 1
 _PSS: Final = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
 _ECDSA: Final = {
     ec.SECP256R1.name: ec.ECDSA(hashes.SHA256()),
@@ -86,10 +88,12 @@ def provable(key: PublicKeyTypes) -> ProvenKey:
     match key:
         case ec.EllipticCurvePublicKey() if key.curve.name in _ECDSA:
             return key
-        case rsa.RSAPublicKey() if _LEAST_RSA_BITS <= key.key_size <= _MOST_RSA_BITS:
+        case rsa.RSAPublicKey() if (
+            _LEAST_RSA_BITS <= key.key_size <= _MOST_RSA_BITS and key.public_numbers().e <= MOST_RSA_EXPONENT
+        ):
             return key
         case _:
             raise InvalidArgument(
                 Reason.CSR_KEY_REFUSED,
-                "a key can be proven that is EC P-256 or P-384, or RSA with 2048 to 8192 bits",
+                "a key can be proven that is EC P-256 or P-384, or RSA with 2048 to 8192 bits and a small exponent",
             )

@@ -82,6 +82,8 @@ class ErrorBorder(WrappingInterceptor):
     async def _abort(self, method: str, context: aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
         if isinstance(error, aio.AbortError):
             raise error
+        if isinstance(error, DecodeError):  # what came as a stream is read while the handler runs
+            error = errors.InvalidArgument(Reason.REQUEST_MALFORMED, "a message is not what its method takes")
         if isinstance(error, CitadelError):
             self.tell(method, context, error)
         else:

@@ -22,6 +22,7 @@ from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.issuance.issuer import Issuer
 from ca.issuance.lifetime import LifetimePolicy
+from ca.issuance.quota import Quota
 from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager
@@ -109,7 +110,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
                 backdate=settings.svids.backdate,
             ),
             agent_lifetime=settings.svids.agent_lifetime,
-            max_batch=settings.limits.batch,
+            quota=Quota(max_batch=settings.limits.batch, per_second=settings.limits.svids_per_second, clock=clock),
             on_signed=metered.note_signed,
         )
         stack.callback(issuer.close)

@@ -8,11 +8,11 @@ from typing import Final
 
 from grpc import aio
 
-from ca.agents.limiter import RateLimiter
 from ca.api.admin import AdminService
 from ca.api.agent_api import AgentService
 from ca.api.agents import AgentAdminService
 from ca.api.bootstrap import BootstrapService
+from ca.api.gates import AgentGate, AnonymousGate
 from ca.api.listeners import ActorOf, AdminListener, TlsListener
 from ca.api.records import RecordsService
 from ca.api.sessions import SessionBook
@@ -28,6 +28,8 @@ from citadel._wire.insight_pb2_grpc import add_InsightServicer_to_server
 from citadel._wire.records_pb2_grpc import add_RecordsServicer_to_server
 from citadel.config.types import HostPort
 from citadel.health import HealthBoard
+from citadel.in_flight import InFlight
+from citadel.limiter import RateLimiter
 from citadel.probes import Probes
 from citadel.wire import to_timestamp
 from cli.server_backup import backup_service
@@ -35,6 +37,8 @@ from cli.server_core import ServerCore
 from cli.server_insight import insight_service, server_condition, server_watch
 
 GRACE_SECONDS: Final = 3.0
+# One address may have one in so many of the anonymous calls that go on at a time.
+_ADDRESSES: Final = 16
 _TLS_SERVICES: Final = ("citadel.v1.AgentApi", "citadel.v1.Bootstrap")
 _ADMIN_SERVICES: Final = (
     "citadel.v1.Admin",
@@ -64,15 +68,19 @@ class ServerDoors:
             address=settings.listen.agents,
             credentials=core.identity.credentials(ask_for_client_certificate=True),
             for_agents=True,
+            gate=AgentGate(roster=core.roster, most_of_one=settings.limits.agent_calls),
             limits=settings.connections,
             tally=core.tally,
             register=lambda server: add_AgentApiServicer_to_server(_agent_service(core), server),
             watch=watch,
         )
+        most = settings.limits.anonymous_calls
+        anonymous_calls = InFlight(most=most, most_of_one=max(1, most // _ADDRESSES), what="calls")
         bootstrap = TlsListener(
             address=settings.listen.bootstrap,
             credentials=core.identity.credentials(ask_for_client_certificate=False),
             for_agents=False,
+            gate=AnonymousGate(anonymous_calls),
             limits=settings.connections,
             tally=core.tally,
             register=lambda server: add_BootstrapServicer_to_server(
@@ -82,6 +90,7 @@ class ServerDoors:
                     x509pop=core.agents.x509pop,
                     rejoining=core.agents.rejoining,
                     limiter=RateLimiter(clock=core.clock, per_second=settings.limits.joins_per_second),
+                    calls=anonymous_calls,
                     tally=core.tally,
                     agent_api=settings.advertise.agents or agents.address,
                 ),

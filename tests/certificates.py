@@ -149,6 +149,20 @@ def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
+def with_long_exponent(key: rsa.RSAPrivateKey) -> rsa.RSAPrivateKey:
+    """The same key with its exponents changed over: each verification costs what a signature does, or more."""
+    ours = key.private_numbers()
+    return rsa.RSAPrivateNumbers(
+        p=ours.p,
+        q=ours.q,
+        d=ours.public_numbers.e,
+        dmp1=ours.public_numbers.e,
+        dmq1=ours.public_numbers.e,
+        iqmp=ours.iqmp,
+        public_numbers=rsa.RSAPublicNumbers(e=ours.d, n=ours.public_numbers.n),
+    ).private_key()
+
+
 def _authority(
     issuer: Signed | None, name: str, uri: str | None, *, path_length: int | None, changes: dict[str, object]
 ) -> Signed:

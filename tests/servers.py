@@ -115,12 +115,12 @@ class Server:
         return admin_pb2_grpc.AdminStub(self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}")))
 
     def bootstrap(self, *, bundle: TrustBundle | None = None) -> bootstrap_grpc.BootstrapAsyncStub:
-        return bootstrap_grpc.BootstrapStub(self._tls(self.settings.listen.bootstrap, None, bundle))
+        return bootstrap_grpc.BootstrapStub(self.tls(self.settings.listen.bootstrap, None, bundle))
 
     def agents(
         self, member: Member | None, *, bundle: TrustBundle | None = None
     ) -> agent_api_pb2_grpc.AgentApiAsyncStub:
-        return agent_api_pb2_grpc.AgentApiStub(self._tls(self.settings.listen.agents, member, bundle))
+        return agent_api_pb2_grpc.AgentApiStub(self.tls(self.settings.listen.agents, member, bundle))
 
     async def token(self, name: str, *facts: str, seconds: float | None = None) -> str:
         """The secret of a new join token for the agent `name`."""
@@ -151,7 +151,8 @@ class Server:
     async def status_of(self, agent: Member) -> admin_pb2.AgentStatus:
         return next(found for found in (await self.status()).agents if found.spiffe_id == agent.spiffe_id)
 
-    def _tls(self, address: HostPort, member: Member | None, bundle: TrustBundle | None) -> aio.Channel:
+    def tls(self, address: HostPort, member: Member | None = None, bundle: TrustBundle | None = None) -> aio.Channel:
+        """A new channel to one of the TLS doors."""
         credentials = grpc.ssl_channel_credentials(
             (bundle or self.bundle).to_pem(),
             private_key=member.key_pem if member else None,

@@ -62,6 +62,10 @@ class TokenStore(Protocol):
         """Record a token, and note the act with it."""
         ...
 
+    async def exists(self, digest: str) -> bool:
+        """Whether there is such a token, used or not."""
+        ...
+
     async def redeem(self, digest: str, *, now: datetime, make_agent: MakeAgent) -> Agent:
         """Use the token up, record the agent that it makes and note the act, in one transaction.
 
@@ -145,7 +149,8 @@ class Joining:
             )
             return agent, joined(agent, origin=origin)
 
-        if not secret.isascii() or not secret:
+        # Before the lock that renewals need too: who guesses holds nobody up.
+        if not secret.isascii() or not secret or not await self._tokens.exists(_digest(secret)):
             raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
 
         async def redeem() -> Agent:

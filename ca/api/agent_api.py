@@ -12,6 +12,7 @@ from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.agents.sightings import Sightings
 from ca.api.answers import svid_results
+from ca.api.gates import leaf_pem
 from ca.api.sessions import AgentSession, SessionBook
 from ca.api.sync import SyncPush
 from ca.authority.manager import AuthorityManager
@@ -21,7 +22,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.actor import Actor
 from citadel.clock import Clock
-from citadel.errors import CitadelError, InvalidArgument, Reason, Unauthenticated
+from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.svid import X509Svid
 from citadel.tally import Tally
 
@@ -116,10 +117,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         return hello
 
     async def _authenticate(self, context: Any) -> tuple[Agent, X509Svid]:
-        certificates = context.auth_context().get("x509_pem_cert", ())
-        if not certificates:
-            raise Unauthenticated(Reason.AGENT_SVID_REFUSED, "this listener needs a client certificate")
-        return await self._roster.authenticate(certificates[0])
+        return await self._roster.authenticate(leaf_pem(context))
 
 
 async def _read(messages: AsyncIterator[pb.AgentMessage], session: AgentSession) -> None:

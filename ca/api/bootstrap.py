@@ -7,17 +7,19 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from ca.agents.joining import Joining
-from ca.agents.limiter import RateLimiter
 from ca.agents.proving import Claim
 from ca.agents.rejoining import Rejoining
 from ca.agents.x509pop import X509PopJoining
 from ca.api.answers import bundle_message
+from ca.api.gates import address
 from ca.authority.manager import AuthorityManager
 from ca.issuance.issuer import IssuedSvid
 from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
+from citadel.in_flight import InFlight
+from citadel.limiter import RateLimiter
 from citadel.tally import Tally
 
 _BUNDLES_PER_SECOND: Final = 50.0
@@ -27,7 +29,8 @@ _PATIENCE: Final = 10.0  # seconds for each message of somebody who proves a key
 class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
     """Hands out the public bundle, redeems join tokens, and takes proofs of keys. Limited per address.
 
-    `limiter` is for joins. Bundles have another one that is never slower: who joins reads the bundle before.
+    `limiter` is for joins. Bundles have another one that is never slower: who joins reads the bundle before. `calls`
+    counts those who prove a key; the listener's gate counts the other calls in it.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         x509pop: X509PopJoining,
         rejoining: Rejoining,
         limiter: RateLimiter,
+        calls: InFlight,
         tally: Tally,
         agent_api: HostPort,
     ) -> None:
@@ -47,30 +51,30 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         self._rejoining = rejoining
         self._joins = limiter
         self._bundles = limiter.at_least(_BUNDLES_PER_SECOND)
+        self._calls = calls
         self._tally = tally
         self._agent_api = agent_api
 
     async def GetBundle(self, request: pb.GetBundleRequest, context: Any) -> pb.GetBundleResponse:
-        self._bundles.admit(_address(context))
+        self._bundles.admit(address(context))
         return pb.GetBundleResponse(bundle=bundle_message(self._authorities.bundle()))
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
-        origin = _address(context)
-        self._joins.admit(origin)
-        return self._welcome(await self._joining.join(request.token, request.csr, origin=origin))
+        self._joins.admit(address(context))
+        return self._welcome(await self._joining.join(request.token, request.csr, origin=_host(context)))
 
     async def Prove(
         self, request_iterator: AsyncIterator[pb.ProveRequest], context: Any
     ) -> AsyncIterator[pb.ProveResponse]:
-        origin = _address(context)
-        self._joins.admit(origin)
-        claim = await self._claim(await _next(request_iterator))
-        yield pb.ProveResponse(nonce=claim.challenge.nonce)
-        proof = await _next(request_iterator)
-        if proof.WhichOneof("kind") != "signature":
-            raise _out_of_turn("the second message must be the signature")
-        svid = await claim.proven_by(proof.signature, origin=origin)
-        yield pb.ProveResponse(joined=self._welcome(svid))
+        self._joins.admit(address(context))
+        with self._calls.one(address(context)):
+            claim = await self._claim(await _next(request_iterator))
+            yield pb.ProveResponse(nonce=claim.challenge.nonce)
+            proof = await _next(request_iterator)
+            if proof.WhichOneof("kind") != "signature":
+                raise _out_of_turn("the second message must be the signature")
+            svid = await claim.proven_by(proof.signature, origin=_host(context))
+            yield pb.ProveResponse(joined=self._welcome(svid))
 
     async def _claim(self, message: pb.ProveRequest) -> Claim:
         match message.WhichOneof("kind"):
@@ -105,6 +109,6 @@ def _out_of_turn(what: str) -> InvalidArgument:
     return InvalidArgument(Reason.REQUEST_MALFORMED, what)
 
 
-def _address(context: Any) -> str:
-    # "ipv4:10.0.0.7:41234": the port changes with every connection, so only the host is counted.
+def _host(context: Any) -> str:
+    """Where a call comes from, as records say it, without the port that changes with every connection."""
     return str(context.peer()).rpartition(":")[0]

@@ -20,6 +20,7 @@ from ca.audit.model import Actor
 from ca.settings import ConnectionSettings
 from citadel.config.types import HostPort
 from citadel.errors import FailedPrecondition, PermissionDenied, Reason
+from citadel.gate import Gate, GateKeeper
 from citadel.health import HealthBoard
 from citadel.metrics import CallMeter
 from citadel.peer import PeerCredentials
@@ -49,17 +50,18 @@ def make_server(
     register: Register,
     services: tuple[str, ...] = (),
     is_anonymous: bool = False,
+    gate: Gate | None = None,
     watch: Watch | None = None,
 ) -> aio.Server:
     """A gRPC server with the error border, health, and reflection of `services` where there are any.
 
-    Without `watch` nothing is measured, and health says that it serves.
+    `gate` says whose requests are read. Without `watch` nothing is measured, and health says that it serves.
 
     Who is anonymous asks twice and is done: a connection that goes on without asking is only held open, and ended.
     """
     most_bytes = limits.anonymous_message_bytes if is_anonymous else limits.message_bytes
     server = aio.server(
-        interceptors=[*([watch.meter] if watch else []), border],
+        interceptors=[*([watch.meter] if watch else []), border, *([GateKeeper(gate)] if gate else [])],
         options=[
             ("grpc.max_receive_message_length", most_bytes),
             ("grpc.so_reuseport", 0),  # two servers on one port would share its callers at random
@@ -87,6 +89,7 @@ class TlsListener:
         address: HostPort,
         credentials: grpc.ServerCredentials,
         for_agents: bool,
+        gate: Gate,
         limits: ConnectionSettings,
         tally: Tally,
         register: Register,
@@ -98,6 +101,7 @@ class TlsListener:
             limits=limits,
             register=register,
             is_anonymous=not for_agents,
+            gate=gate,
             watch=watch,
         )
         try:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from citadel.errors import InvalidArgument, Reason
+from citadel.possession import MOST_RSA_EXPONENT
 
 MAX_CSR_BYTES: Final = 64 * 1024
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
@@ -50,12 +51,12 @@ def _accepted(key: object) -> WorkloadPublicKey:
     match key:
         case ec.EllipticCurvePublicKey() if isinstance(key.curve, _CURVES):
             return key
-        case rsa.RSAPublicKey() if key.key_size in _RSA_BITS:
+        case rsa.RSAPublicKey() if key.key_size in _RSA_BITS and key.public_numbers().e <= MOST_RSA_EXPONENT:
             return key
         case ec.EllipticCurvePublicKey():
             what = f"curve {key.curve.name}"
         case rsa.RSAPublicKey():
-            what = f"RSA with {key.key_size} bits"
+            what = f"RSA with {key.key_size} bits and an exponent of {key.public_numbers().e.bit_length()} bits"
         case _:
             what = f"a key of type {type(key).__name__}"
     raise InvalidArgument(

@@ -21,9 +21,10 @@ from ca.issuance.fast_leaf import leaf_signer
 from ca.issuance.leaf import LeafSigner
 from ca.issuance.ledger import Ledger, LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy, Validity, settle
+from ca.issuance.quota import Quota
 from citadel.clock import Clock
 from citadel.entry import Entry
-from citadel.errors import CitadelError, InvalidArgument, Reason
+from citadel.errors import CitadelError
 from citadel.serial import new_serial, serial_hex
 from citadel.spiffe import SpiffeId
 
@@ -133,7 +134,7 @@ class Issuer:
         clock: Clock,
         policy: LifetimePolicy,
         agent_lifetime: timedelta,
-        max_batch: int,
+        quota: Quota,
         on_signed: OnSigned = lambda _number, _seconds: None,
     ) -> None:
         """`on_signed` is told how many requests of a batch were worked on, and for how many seconds."""
@@ -143,7 +144,7 @@ class Issuer:
         self._clock = clock
         self._policy = policy
         self._agent_lifetime = agent_lifetime
-        self._max_batch = max_batch
+        self._quota = quota
         self._on_signed = on_signed
         self._latest_press: _Press | None = None
         # One thread and no more: half of the work holds the interpreter's lock, so a second one would take turns with
@@ -157,15 +158,12 @@ class Issuer:
     async def issue(self, agent: Agent, requests: Sequence[SvidRequest]) -> list[IssuedSvid | CitadelError]:
         """Sign a batch for `agent`; results stand in the order of requests, and a refusal takes nothing from others.
 
-        Raises `InvalidArgument` (`batch_too_large`), `Unavailable` and `PermissionDenied` where they concern the whole
-        batch; then nothing was issued.
+        Raises what `Quota.take` does, `Unavailable` and `PermissionDenied` where they concern the whole batch; then
+        nothing was issued.
         """
         # 1. Authenticate. `agent` is the proof: only `ca.agents.roster` makes one, from the certificate and key that
         #    the caller showed on this connection.
-        if len(requests) > self._max_batch:
-            raise InvalidArgument(
-                Reason.BATCH_TOO_LARGE, f"{len(requests)} requests in one call; {self._max_batch} are allowed"
-            )
+        self._quota.take(agent.spiffe_id, len(requests))
         press = self._press()
         now = self._clock.now()
         settled = cache(partial(press.settled, now=now, policy=self._policy))  # most of a batch live equally long
@@ -193,6 +191,7 @@ class Issuer:
 
     async def issue_reserved(self, spiffe_id: SpiffeId, csr: bytes, *, dns_names: tuple[str, ...] = ()) -> IssuedSvid:
         """Sign for one of Citadel's own identities (an agent, the server), whose right to it the caller has checked."""
+        self._quota.take(spiffe_id, 1)
         press, now = self._press(), self._clock.now()
         validity = press.settled(now=now, policy=replace(self._policy, default=self._agent_lifetime))
         subject = _Subject(spiffe_id=spiffe_id, entry_id="", dns_names=dns_names, validity=validity)

@@ -86,6 +86,11 @@ class SqlTokenStore:
             )
             await record_act(connection, act, at=at)
 
+    async def exists(self, digest: str) -> bool:
+        async with self._database.reading() as connection:
+            found = await connection.execute(select(tokens.c.digest).where(tokens.c.digest == digest))
+            return found.one_or_none() is not None
+
     async def redeem(self, digest: str, *, now: datetime, make_agent: MakeAgent) -> Agent:
         async with self._database.transaction() as connection:
             await connection.execute(delete(tokens).where(tokens.c.expires_at < now - _KEEP_ENDED))

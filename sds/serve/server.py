@@ -104,13 +104,9 @@ class WorkloadServer:
 
     async def start(self) -> None:
         """Begin to serve. Raises what `Relay.start` raises, with nothing left behind."""
+        border = ErrorBorder(on_refusal=self._on_refusal)
         self._server = aio.server(
-            interceptors=(
-                *self._interceptors,
-                self._drain,
-                ErrorBorder(on_refusal=self._on_refusal),
-                header.SecurityHeader(),
-            ),
+            interceptors=(header.SecurityHeader(border), *self._interceptors, self._drain, border),
             options=_options(self._limits),
         )
         sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(self._service, self._server)

@@ -10,6 +10,7 @@ from grpc import aio
 
 from citadel._wire import workload_pb2
 from citadel.errors import InvalidArgument, Reason
+from citadel.rpc import ErrorBorder
 
 SERVICE_NAME: Final = workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"].full_name
 HEADER: Final = ("workload.spiffe.io", "true")
@@ -21,8 +22,13 @@ class SecurityHeader(aio.ServerInterceptor):
     """Refuses calls of the Workload API without the header exactly once with exactly its value (WEP-06, WEP-07).
 
     Also calls of methods that the service does not have, so that a later one cannot be forgotten. What else is served
-    on the same socket is not the Workload API and needs no header.
+    on the same socket is not the Workload API and needs no header. Must stand before all others: they remember each
+    method that they are asked for, and here a caller can make names up.
     """
+
+    def __init__(self, border: ErrorBorder) -> None:
+        """`border` turns the refusal into a status."""
+        self._refusal = border.wrap(_METHODS, _REFUSAL)
 
     async def intercept_service(
         self,
@@ -31,7 +37,7 @@ class SecurityHeader(aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         is_concerned = str(handler_call_details.method).startswith(_METHODS)
         if is_concerned and not has_header(handler_call_details.invocation_metadata or ()):
-            return _REFUSAL
+            return self._refusal
         return await continuation(handler_call_details)
 
 

@@ -59,6 +59,7 @@ def _as_written(settings: ServerSettings) -> dict[str, object]:
         "data_dir": str(settings.data_dir),
         "keys": {"kek_file": str(settings.keys.kek_file)},
         "listen": {name: str(getattr(listen, name)) for name in ("bootstrap", "agents", "probes", "admin_socket")},
-        "limits": {"joins_per_second": settings.limits.joins_per_second},
+        # What is measured is the server, and not how much of it one agent may have.
+        "limits": {"joins_per_second": settings.limits.joins_per_second, "svids_per_second": 1e9, "agent_calls": 1000},
         "log": {"level": "warning"},
     }

@@ -197,12 +197,12 @@ async def test_nothing_in_flight_is_answered_after_the_ban(server: Server, admin
             if time.monotonic() > banned_at:
                 answered_late.append(time.monotonic() - banned_at)
 
-    asking = [asyncio.create_task(ask_for_ever()) for _ in range(32)]
+    asking = [asyncio.create_task(ask_for_ever()) for _ in range(16)]  # as many as one agent may
     await asyncio.sleep(0.3)
     await admin.ban("node-1")
     banned_at = time.monotonic() + 0.05  # what had left the server before may still be on its way through this loop
     await asyncio.wait_for(asyncio.gather(*asking), 10)
-    assert (refused, answered_late) == (32, [])
+    assert (refused, answered_late) == (16, [])
     assert answered > 10
 
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import grpc
 import pytest
+from grpc import StatusCode as Code
 from grpc import aio
 
 from citadel._wire import admin_pb2, bootstrap_pb2
 from citadel._wire import agent_api_pb2 as pb
 from citadel.config.types import HostPort
-from tests.csrs import csr
-from tests.servers import Server, running_server, server_settings, sign, synced
+from tests.csrs import csr, new_key
+from tests.servers import Member, Server, reason_of, refusal, running_server, server_settings, sign, synced
 
 pytestmark = pytest.mark.integration
 
 _HUNDRED_MEGABYTES = b"x" * 100_000_000
 _BUNDLE = bootstrap_pb2.GetBundleRequest()
+_SIGN, _NOTHING = "/citadel.v1.AgentApi/SignX509Svids", pb.SignX509SvidsRequest()
 
 
 @pytest.fixture
@@ -83,6 +85,54 @@ async def test_what_never_reads_and_never_says_hello_harms_nobody(server: Server
     assert (await server.status()).entries == 1
     for call in unheard:
         call.cancel()
+
+
+async def test_a_workload_is_turned_away_at_the_agents_door_before_it_has_sent_anything(server: Server) -> None:
+    agent = await server.join("node-1")
+    entry = await server.entry("/app", agent)
+    key = new_key()
+    (result,) = await sign(server.agents(agent), (entry.id, csr(key)))
+    workload = Member(key, tuple(result.svid.chain))
+    never_sent = server.tls(server.settings.listen.agents, workload).stream_unary(_SIGN)()
+    assert await asyncio.wait_for(refusal(never_sent), 5) == (Code.PERMISSION_DENIED, "agent_svid_refused")
+
+
+async def test_an_agent_may_leave_only_so_many_requests_unfinished(tmp_path: Path) -> None:
+    async with running_server(server_settings(tmp_path, limits={"agent_calls": 3})) as server:
+        one, other = await server.join("node-1"), await server.join("node-2")
+        channel = server.tls(server.settings.listen.agents, one)
+        unfinished = [channel.stream_unary(_SIGN)() for _ in range(3)]
+        for call in unfinished:
+            await call.wait_for_connection()
+        while (told := await refusal_or_none(server.agents(one).SignX509Svids(_NOTHING))) is None:
+            await asyncio.sleep(0.01)
+        assert told == (Code.RESOURCE_EXHAUSTED, "too_many_requests")
+        await server.agents(other).SignX509Svids(_NOTHING)
+        for call in unfinished:
+            call.cancel()
+
+
+async def test_an_address_may_leave_only_so_many_requests_unfinished_and_agents_go_on(tmp_path: Path) -> None:
+    async with running_server(server_settings(tmp_path, limits={"anonymous_calls": 48})) as server:
+        agent = await server.join("node-1")
+        channel = server.tls(server.settings.listen.bootstrap)
+        unfinished = [channel.stream_unary("/citadel.v1.Bootstrap/Join")() for _ in range(3)]  # a sixteenth of 48
+        for call in unfinished:
+            await call.wait_for_connection()
+        while (told := await refusal_or_none(server.bootstrap().GetBundle(_BUNDLE))) is None:
+            await asyncio.sleep(0.01)
+        assert told == (Code.RESOURCE_EXHAUSTED, "too_many_requests")
+        await server.agents(agent).SignX509Svids(_NOTHING)
+        for call in unfinished:
+            call.cancel()
+
+
+async def refusal_or_none(call: Awaitable[object]) -> tuple[Code, str] | None:
+    try:
+        await call
+    except aio.AioRpcError as error:
+        return error.code(), reason_of(error)
+    return None
 
 
 def _both(server: Server) -> tuple[HostPort, HostPort]:

@@ -22,6 +22,7 @@ from ca.entries.directory import EntryDirectory
 from ca.issuance.issuer import IssuedSvid, Issuer
 from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy
+from ca.issuance.quota import Quota
 from ca.store.agents import SqlAgentStore, SqlTokenStore
 from ca.store.database import Database
 from ca.store.schema import audit
@@ -94,7 +95,7 @@ class Joiner:
             clock=clock,
             policy=LifetimePolicy(default=MINUTE, cap=60 * MINUTE, backdate=timedelta()),
             agent_lifetime=30 * MINUTE,
-            max_batch=10,
+            quota=Quota(max_batch=10, per_second=100, clock=clock),
         )
         self.joining = Joining(
             trust_domain=A_TEST,

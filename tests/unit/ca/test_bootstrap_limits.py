@@ -8,15 +8,17 @@ from typing import Any, cast
 import pytest
 
 from ca.agents.joining import Joining
-from ca.agents.limiter import RateLimiter
 from ca.agents.rejoining import Rejoining
 from ca.agents.x509pop import X509PopJoining
 from ca.api.bootstrap import BootstrapService
+from ca.api.gates import address
 from ca.authority.manager import AuthorityManager
 from citadel._wire import bootstrap_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
 from citadel.errors import Reason, ResourceExhausted, Unauthenticated
+from citadel.in_flight import InFlight
+from citadel.limiter import RateLimiter
 from citadel.tally import Tally
 from tests.clock import FakeClock
 from tests.unit.ca.values import A_TEST
@@ -34,6 +36,7 @@ def service(clock: FakeClock, *, joins_per_second: float) -> BootstrapService:
         x509pop=cast("X509PopJoining", KnowsNoToken()),
         rejoining=cast("Rejoining", KnowsNoToken()),
         limiter=RateLimiter(clock=clock, per_second=joins_per_second),
+        calls=InFlight(most_of_one=2, what="calls"),
         tally=Tally(clock=clock),
         agent_api=HostPort("127.0.0.1", 1),
     )
@@ -68,3 +71,18 @@ async def test_reading_the_bundle_is_limited_for_each_address() -> None:
     with pytest.raises(ResourceExhausted):
         await door.GetBundle(pb.GetBundleRequest(), caller(99))
     await door.GetBundle(pb.GetBundleRequest(), caller(1, host="10.0.0.8"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "counted"),
+    [
+        ("ipv4:10.0.0.7:41234", "ipv4:10.0.0.7"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:41234", "ipv6:2001:db8:1:2::/64"),
+        ("ipv6:%5B2001:db8:1:2::1%5D:1", "ipv6:2001:db8:1:2::/64"),
+        ("ipv6:%5B::1%5D:1", "ipv6:::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:1", "ipv6:fe80::/64"),
+        ("ipv6:%5B::ffff:10.0.0.7%5D:1", "ipv4:10.0.0.7"),
+    ],
+)
+def test_a_host_with_a_network_of_its_own_counts_once(peer: str, counted: str) -> None:
+    assert address(SimpleNamespace(peer=lambda: peer)) == counted

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ca.issuance.csr import MAX_CSR_BYTES, public_key_of
 from citadel.errors import InvalidArgument, Reason
-from tests.certificates import rsa_key
+from tests.certificates import rsa_key, with_long_exponent
 from tests.csrs import PrivateKey, csr, new_key, signed_by_another_key, with_wrong_signature
 
 BIG = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "x" * 64)] * 900)
@@ -29,6 +29,7 @@ REFUSED = [
     ("a wrong signature", with_wrong_signature(GOOD), Reason.CSR_BAD_SIGNATURE),
     ("a signature by another key", signed_by_another_key(), Reason.CSR_BAD_SIGNATURE),
     ("RSA-1024", csr(rsa_key(1024)), Reason.CSR_KEY_REFUSED),
+    ("RSA with an exponent as long as its modulus", csr(with_long_exponent(rsa_key(2048))), Reason.CSR_KEY_REFUSED),
     ("P-224", csr(new_key(ec.SECP224R1())), Reason.CSR_KEY_REFUSED),
     ("P-521", csr(new_key(ec.SECP521R1())), Reason.CSR_KEY_REFUSED),
     ("secp256k1", csr(new_key(ec.SECP256K1())), Reason.CSR_KEY_REFUSED),

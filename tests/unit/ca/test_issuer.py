@@ -16,8 +16,9 @@ from ca.entries.directory import EntryDirectory
 from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest, key_digest
 from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy
+from ca.issuance.quota import Quota
 from citadel.entry import Entry
-from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unavailable
+from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, ResourceExhausted, Unavailable
 from citadel.serial import serial_hex
 from citadel.spiffe import SpiffeId
 from tests import certificates
@@ -81,14 +82,15 @@ class Desk:
         self.authorities = Authorities(issuer_lifetime)
         self.directory = EntryDirectory(trust_domain=A_TEST)
         self.directory.load(entries, revision=len(entries))
+        self.clock = FakeClock(NOW)
         self.issuer = Issuer(
             entries=self.directory,
             authorities=self.authorities,
             ledger=self.ledger,
-            clock=FakeClock(NOW),
+            clock=self.clock,
             policy=LifetimePolicy(default=HOUR, cap=24 * HOUR, backdate=timedelta(seconds=10)),
             agent_lifetime=HOUR,
-            max_batch=20,
+            quota=Quota(max_batch=20, per_second=2, clock=self.clock),
         )
 
     async def issue(self, *items: tuple[Entry | str, bytes]) -> list[IssuedSvid | CitadelError]:
@@ -212,6 +214,22 @@ async def test_a_batch_over_the_limit_is_refused_whole() -> None:
         await desk.issue(*[(web, csr())] * 21)
     assert refused.value.reason is Reason.BATCH_TOO_LARGE
     assert len(desk.ledger.rows) == 20
+
+
+async def test_an_agent_that_asks_for_too_much_has_to_wait_and_others_have_not() -> None:
+    web, other = entry(), entry("/other", NODE_2)
+    desk = Desk(web, other)  # 2 a second, and what 20 seconds allow at once
+    for _ in range(2):
+        assert len(await desk.issue(*[(web, csr())] * 20)) == 20
+    with pytest.raises(ResourceExhausted) as refused:
+        await desk.issue((web, csr()))
+    assert refused.value.reason is Reason.TOO_MANY_REQUESTS
+    assert len(desk.ledger.rows) == 40
+    assert len(await desk.issuer.issue(agent(NODE_2), [SvidRequest(entry_id=other.id, csr=csr())])) == 1
+    await desk.clock.advance(1)
+    assert len(await desk.issue(*[(web, csr())] * 2)) == 2
+    with pytest.raises(ResourceExhausted):
+        await desk.issuer.issue_reserved(NODE_1, csr())
 
 
 async def test_an_empty_batch_is_answered_with_nothing() -> None:

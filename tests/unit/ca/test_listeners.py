@@ -12,10 +12,12 @@ import pytest
 from grpc import aio
 from structlog.testing import capture_logs
 
+from ca.api.gates import AnonymousGate
 from ca.api.listeners import TlsListener, make_server
 from ca.settings import ConnectionSettings
 from citadel.config.types import HostPort
 from citadel.errors import Reason, Unauthenticated
+from citadel.in_flight import InFlight
 from citadel.rpc import ErrorBorder
 from citadel.tally import Tally
 from tests.clock import FakeClock
@@ -61,6 +63,7 @@ async def test_refusals_that_repeat_are_summed_with_the_address_of_who_has_no_id
         address=HostPort("127.0.0.1", 0),
         credentials=grpc.local_server_credentials(),
         for_agents=for_agents,
+        gate=AnonymousGate(InFlight(most_of_one=10, what="calls")),
         limits=ConnectionSettings(),
         tally=tally,
         register=register,

@@ -13,6 +13,7 @@ import structlog
 
 from citadel import logs
 from citadel.config.types import LogSettings
+from tests.clock import FakeClock
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +111,33 @@ def test_of_alembic_only_what_it_does_is_news() -> None:
     first, second = stream.getvalue().splitlines()
     assert "Running upgrade  -> 0001, first" in first
     assert "something is wrong" in second
+
+
+@pytest.mark.invariant(10)
+@pytest.mark.parametrize("who", ["ours", "a library's"])
+def test_what_repeats_without_end_is_told_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    monkeypatch.setattr(logs, "_REPEATS_AT_ONCE", 3)
+    monkeypatch.setattr(logs, "_REPEATS_PER_SECOND", 1e-9)
+    stream = configured(LogSettings(format="json"))
+    for number in range(10):
+        if who == "ours":
+            structlog.get_logger("citadel.relay").warning("connection refused", number=number)
+        else:
+            logging.getLogger("grpc").error("Cannot read %s", number)
+    structlog.get_logger("citadel.relay").warning("something else")
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert len(told) == 4
+    assert told[-1]["event"] == "something else"
+
+
+async def test_the_next_line_says_how_many_were_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_REPEATS_AT_ONCE", 1)
+    clock = FakeClock()
+    repeats = logs.Repeats(clock)
+    told = []
+    for seconds in (0, 0, 0, 1):
+        await clock.advance(seconds)
+        record = logging.LogRecord("grpc", logging.ERROR, "file.py", 7, "Cannot read", None, None)
+        if repeats.filter(record):
+            told.append(getattr(record, "left_out", None))
+    assert told == [None, 2]

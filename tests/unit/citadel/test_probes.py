@@ -10,6 +10,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
+from citadel import loopback_http
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
 from citadel.probes import Probes, Readiness
@@ -40,6 +41,27 @@ async def probes(part: Part) -> AsyncIterator[Probes]:
 async def get(probes: Probes, path: str) -> httpx.Response:
     async with httpx.AsyncClient(trust_env=False) as client:
         return await client.get(f"http://{probes.address}{path}")
+
+
+async def test_who_connects_and_says_nothing_holds_nobody_up(probes: Probes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loopback_http, "_MOST_CONNECTIONS", 10)
+    monkeypatch.setattr(loopback_http, "_PATIENCE", 0.3)
+    silent = [await asyncio.open_connection(probes.address.host, probes.address.port) for _ in range(20)]
+    assert (await get(probes, "/live")).status_code == 200
+    async with asyncio.timeout(3):
+        assert [await reader.read() for reader, _ in silent] == [b""] * 20
+    for _, writer in silent:
+        writer.close()
+
+
+async def test_a_connection_that_asked_once_may_ask_again(probes: Probes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loopback_http, "_PATIENCE", 0.1)
+    reader, writer = await asyncio.open_connection(probes.address.host, probes.address.port)
+    for pause in (0.0, 0.3):
+        await asyncio.sleep(pause)
+        writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+    writer.close()
 
 
 async def test_live(probes: Probes) -> None:

@@ -344,6 +344,18 @@ class TestFloods:
             await is_served(node)
 
 
+@pytest.mark.parametrize("service", ["SpiffeWorkloadAPI", "envoy.service.secret.v3.SecretDiscoveryService"])
+async def test_names_of_methods_that_a_caller_makes_up_are_not_remembered(tmp_path: Path, service: str) -> None:
+    node = Node(tmp_path / "agent.sock", FakeAttestor())
+    await node.server.start()
+    async with aio.insecure_channel(node.address, options=OWN_CONNECTION) as channel:
+        for number in range(20):
+            with pytest.raises(aio.AioRpcError):
+                await channel.unary_unary(f"/{service}/Made{number}")(b"")
+    assert not any("Made" in name for name in node.server._drain._wrapped)
+    await node.server.close(grace=0)
+
+
 class TestStreamsOfAUser:
     def test_are_counted_by_user_root_aside(self) -> None:
         limit = StreamLimit(most_per_uid=2)

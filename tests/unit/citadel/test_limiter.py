@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import pytest
 
-from ca.agents import limiter
-from ca.agents.limiter import RateLimiter
+from citadel import limiter
 from citadel.errors import Reason, ResourceExhausted
+from citadel.limiter import RateLimiter
 from tests.clock import FakeClock
 
 

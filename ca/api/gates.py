@@ -1,0 +1,74 @@
+"""Who may send a request to each TLS door, before it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv6Address, ip_address
+from typing import Any, Final
+from urllib.parse import unquote
+
+from ca.agents.model import Agent
+from ca.agents.roster import AgentRoster
+from citadel._wire import agent_api_pb2
+from citadel.errors import Reason, Unauthenticated
+from citadel.in_flight import InFlight
+
+_AGENT_API: Final = f"/{agent_api_pb2.DESCRIPTOR.services_by_name['AgentApi'].full_name}/"
+_OTHERS: Final = 64  # calls of health, for which any identity will do
+
+
+class AgentGate:
+    """Lets agents in that are on record, each with `most_of_one` calls at a time.
+
+    The TLS layer takes every identity of the trust domain, workloads' too.
+    """
+
+    def __init__(self, *, roster: AgentRoster, most_of_one: int) -> None:
+        self._roster = roster
+        self._calls: dict[bool, InFlight] = {
+            True: InFlight(most_of_one=most_of_one, what="calls"),
+            False: InFlight(most_of_one=_OTHERS, what="calls"),
+        }
+
+    @contextmanager
+    def admit(self, method: str, context: Any) -> Iterator[None]:
+        is_for_agents = method.startswith(_AGENT_API)
+        caller = self._agent(context).spiffe_id if is_for_agents else None
+        with self._calls[is_for_agents].one(caller):
+            yield
+
+    def _agent(self, context: Any) -> Agent:
+        return self._roster.recognise(leaf_pem(context))
+
+
+class AnonymousGate:
+    """Lets anybody in, with `calls` in all and for each address."""
+
+    def __init__(self, calls: InFlight) -> None:
+        self._calls = calls
+
+    @contextmanager
+    def admit(self, method: str, context: Any) -> Iterator[None]:
+        with self._calls.one(address(context)):
+            yield
+
+
+def leaf_pem(context: Any) -> bytes:
+    """The certificate that the TLS layer verified. Raises `Unauthenticated` where there is none."""
+    certificates = context.auth_context().get("x509_pem_cert", ())
+    if not certificates:
+        raise Unauthenticated(Reason.AGENT_SVID_REFUSED, "this listener needs a client certificate")
+    return bytes(certificates[0])
+
+
+def address(context: Any) -> str:
+    """Where a call comes from, as limits count: a host by IPv4, and by IPv6 the /64 that one host can have whole."""
+    # "ipv4:10.0.0.7:41234" or "ipv6:%5Bfe80::1%25eth0%5D:41234": the port changes with every connection.
+    kind, _, rest = str(context.peer()).rpartition(":")[0].partition(":")
+    if kind != "ipv6":
+        return f"{kind}:{rest}"
+    found = ip_address(unquote(rest).strip("[]"))
+    if not isinstance(found, IPv6Address) or found.ipv4_mapped is not None:
+        return f"ipv4:{getattr(found, 'ipv4_mapped', None) or found}"
+    return f"ipv6:{IPv6Address(int(found) >> 64 << 64)}/64"

@@ -1,0 +1,80 @@
+"""Who may make a call is asked before its request is read.
+
+gRPC reads a call's single request, up to the limit of its size, before it calls the handler. A caller that never
+finishes sending holds that memory for as long as it likes, and nobody has asked yet who it is. On the wire every kind
+of call is a stream of requests, so behind a gate a call with a single request is taken as one: first the gate, then the
+message, then its handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol
+
+import grpc
+
+from citadel.errors import InvalidArgument, Reason
+from citadel.interceptor import Handler, WrappingInterceptor, messages_of
+
+_PATIENCE: Final = 10.0  # seconds for a request to come in whole
+
+
+class Gate(Protocol):
+    """Decides by what the transport knows of the caller."""
+
+    def admit(self, method: str, context: Any) -> AbstractContextManager[None]:
+        """Held while the request is read, and until the answer where there is but one. Raises the refusal.
+
+        `method` is `/package.Service/Method`.
+        """
+        ...
+
+
+class GateKeeper(WrappingInterceptor):
+    """Puts a gate before every method with a single request. Must stand behind `citadel.rpc.ErrorBorder`."""
+
+    def __init__(self, gate: Gate, *, patience: float = _PATIENCE) -> None:
+        super().__init__()
+        self._gate = gate
+        self._patience = patience
+
+    def wrap(self, method: str, handler: Any) -> Handler:
+        if handler.request_streaming:  # reads when its handler asks for it
+            return handler  # type: ignore[no-any-return]  # grpcio's handlers are untyped here
+        make: Any = grpc.stream_unary_rpc_method_handler
+        behaviour: Any = self.unary(method, handler.unary_unary)
+        if handler.response_streaming:
+            make, behaviour = grpc.stream_stream_rpc_method_handler, self.streaming(method, handler.unary_stream)
+        made: Handler = make(behaviour, handler.request_deserializer, handler.response_serializer)
+        return made
+
+    def unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def call(requests: AsyncIterator[Any], context: Any) -> Any:
+            with self._gate.admit(method, context):
+                return await behaviour(await self._only(requests), context)
+
+        return call
+
+    def streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            with self._gate.admit(method, context):
+                request = await self._only(requests)
+            async for message in messages_of(behaviour, request, context):
+                yield message
+
+        return call
+
+    async def _only(self, requests: AsyncIterator[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await anext(aiter(requests))
+        except StopAsyncIteration:
+            raise _malformed("the call has no request") from None
+        except TimeoutError:
+            raise _malformed(f"the request did not come in within {self._patience:g} seconds") from None
+
+
+def _malformed(why: str) -> InvalidArgument:
+    return InvalidArgument(Reason.REQUEST_MALFORMED, why)

@@ -1,0 +1,44 @@
+"""How much of something goes on at once, in all and for each caller."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from math import inf
+
+from citadel.errors import Reason, ResourceExhausted
+
+
+class InFlight:
+    """Counts what is under way. Lives on one event loop."""
+
+    def __init__(self, *, most_of_one: int, most: float = inf, what: str) -> None:
+        """`what` names it in a refusal, such as "calls"."""
+        self._most = most
+        self._most_of_one = most_of_one
+        self._what = what
+        self._of: Counter[Hashable] = Counter()
+        self._all = 0
+
+    @contextmanager
+    def one(self, caller: Hashable) -> Iterator[None]:
+        """While one more of `caller` goes on. Raises `ResourceExhausted` (`too_many_requests`)."""
+        if self._of[caller] >= self._most_of_one:
+            raise ResourceExhausted(
+                Reason.TOO_MANY_REQUESTS, f"{self._most_of_one} {self._what} of this caller are under way"
+            )
+        if self._all >= self._most:
+            raise self._refused(f"{self._most} {self._what}")
+        self._of[caller] += 1
+        self._all += 1
+        try:
+            yield
+        finally:
+            self._all -= 1
+            self._of[caller] -= 1
+            if not self._of[caller]:
+                del self._of[caller]
+
+    def _refused(self, what: str) -> ResourceExhausted:
+        return ResourceExhausted(Reason.TOO_MANY_REQUESTS, f"{what} are under way; try again later")
