@@ -75,7 +75,10 @@ class LogCheck:
             self._say_wrong_link(segment)
         anchors = [c for c in self._signed[segment.writer] if c.kind is CheckpointKind.ANCHOR]
         newest = max(anchors, key=lambda anchor: anchor.head.position, default=None)
-        self._head = newest.head if newest is not None else segment.genesis()
+        genesis = segment.genesis()
+        self._head = newest.head if newest is not None else genesis
+        if newest is not None and newest.genesis != genesis.hash:
+            self._say("the segment began otherwise: what it says of the one before it was changed")
         self._last_number = 0
         self.report.pruned += self._head.position
         self._expected = defaultdict(list)

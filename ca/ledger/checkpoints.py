@@ -36,12 +36,17 @@ class CheckpointKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What is signed. `signed_by` is the fingerprint of the key, where a signature was read."""
+    """What is signed. `signed_by` is the fingerprint of the key, where a signature was read.
+
+    An anchor also says the hash with which its segment began, since the rows that showed it are gone: otherwise what
+    the segment says of the one before it could be changed.
+    """
 
     log: Log
     head: Head
     at: datetime
     kind: CheckpointKind = CheckpointKind.CHECKPOINT
+    genesis: bytes = b""
     signed_by: str = ""
 
 
@@ -64,6 +69,8 @@ class CheckpointSigner:
             "hash": checkpoint.head.hash.hex(),
             "at": checkpoint.at.isoformat(),
         }
+        if checkpoint.kind is CheckpointKind.ANCHOR:
+            payload["genesis"] = checkpoint.genesis.hex()
         headers = {"typ": _TYPE, "kid": self.fingerprint}
         return PyJWS().encode(json.dumps(payload).encode(), self._key, algorithm=_ALGORITHM, headers=headers)
 
@@ -110,11 +117,13 @@ def _from_payload(payload: bytes) -> Checkpoint:
         said = json.loads(payload)
         if said["format"] != _FORMAT:
             raise InvalidArgument(Reason.CHAIN_BROKEN, f"a checkpoint has the unknown format {said['format']}")
+        kind = CheckpointKind(said["kind"])
         return Checkpoint(
             log=Log(said["log"]),
             head=Head(said["writer"], int(said["position"]), bytes.fromhex(said["hash"])),
             at=datetime.fromisoformat(said["at"]),
-            kind=CheckpointKind(said["kind"]),
+            kind=kind,
+            genesis=bytes.fromhex(said["genesis"]) if kind is CheckpointKind.ANCHOR else b"",
         )
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidArgument(Reason.CHAIN_BROKEN, f"a checkpoint cannot be read: {error}") from error

@@ -9,7 +9,7 @@ from sqlalchemy import Row, Table, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.ledger.chain import Head, Log, Segment
-from ca.ledger.checkpoints import CheckpointKind, read_unverified
+from ca.ledger.checkpoints import Checkpoint, CheckpointKind, read_unverified
 from ca.store.schema import audit, checkpoints, ledger, segments
 
 TABLES: Final[dict[Log, Table]] = {Log.LEDGER: ledger, Log.AUDIT: audit}
@@ -79,14 +79,20 @@ async def head_of(connection: AsyncConnection, segment: Segment) -> Head:
 
 async def start_of(connection: AsyncConnection, segment: Segment) -> Head:
     """Where the rows of `segment` that are left begin: its anchor if it was pruned, else its genesis."""
-    anchor = await connection.scalar(
+    anchor = await anchor_of(connection, segment)
+    return anchor.head if anchor is not None else segment.genesis()
+
+
+async def anchor_of(connection: AsyncConnection, segment: Segment) -> Checkpoint | None:
+    """The anchor that pruning left in `segment`, if it did."""
+    jws = await connection.scalar(
         select(checkpoints.c.jws).where(
             checkpoints.c.log == segment.log.value,
             checkpoints.c.writer == segment.writer,
             checkpoints.c.kind == CheckpointKind.ANCHOR.value,
         )
     )
-    return read_unverified(anchor).head if anchor is not None else segment.genesis()
+    return read_unverified(jws) if jws is not None else None
 
 
 def segment_from_row(row: Row[Any]) -> Segment:

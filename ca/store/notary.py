@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ca.ledger.chain import Head, Log, Segment, link
 from ca.ledger.checkpoints import Checkpoint, CheckpointKind, CheckpointSigner
 from ca.ledger.notary import Pruned, RecordKey
-from ca.store.chain import TABLES, head_of, newest_segment, segment_from_row, start_of
+from ca.store.chain import TABLES, anchor_of, head_of, newest_segment, segment_from_row, start_of
 from ca.store.database import Database
 from ca.store.records import chained_row, hashed_columns
 from ca.store.schema import audit, checkpoints, ledger, record_keys, segments
@@ -96,6 +96,7 @@ class SqlNotaryStore:
             if log is Log.AUDIT:
                 await newest_segment(connection, log)  # takes the lock: nobody reads the head while it is removed
             segment = await _segment(connection, log, writer)
+            genesis = await _genesis(connection, segment)
             head, rows = await _old_rows(connection, segment, before)
             if rows:
                 await connection.execute(
@@ -108,7 +109,7 @@ class SqlNotaryStore:
                         checkpoints.c.position <= head.position,
                     )
                 )
-                anchor = Checkpoint(log=log, head=head, at=at, kind=CheckpointKind.ANCHOR)
+                anchor = Checkpoint(log=log, head=head, at=at, kind=CheckpointKind.ANCHOR, genesis=genesis)
                 await _insert(connection, anchor, signer.sign(anchor))
         return Pruned(rows=rows, is_last=rows < _ROWS_AT_ONCE)
 
@@ -135,6 +136,18 @@ async def _old_rows(connection: AsyncConnection, segment: Segment, before: datet
             )
         head, count = Head(segment.writer, found.position, found.hash), count + 1
     return head, count
+
+
+async def _genesis(connection: AsyncConnection, segment: Segment) -> bytes:
+    """With what the segment began. Raises `FailedPrecondition` (`chain_broken`) where it now says otherwise."""
+    now, anchor = segment.genesis().hash, await anchor_of(connection, segment)
+    if anchor is not None and anchor.genesis != now:
+        raise FailedPrecondition(
+            Reason.CHAIN_BROKEN,
+            f"the beginning of writer {segment.writer} in the {segment.log} is not what was written",
+            fix="look at it with `citadel-cli audit verify`",
+        )
+    return now
 
 
 async def _segment(connection: AsyncConnection, log: Log, writer: str) -> Segment:

@@ -153,7 +153,11 @@ def export(invocation: Invocation, file: Path | None, store: str | None) -> None
 
 
 @admin_command("verify", group=audit_group, example="citadel-cli audit verify --checkpoints checkpoints.jsonl")
-@click.option("--checkpoints", type=click.File("r"), help="What `audit export` printed, kept elsewhere.")
+@click.option(
+    "--checkpoints",
+    type=click.File("r"),
+    help="What `audit export` printed, kept elsewhere. Without --key only the keys in it are trusted.",
+)
 @click.option("--key", "pinned", type=TextType(), multiple=True, help="Trust this key's signatures alone. Repeatable.")
 @_STORE
 def verify_records(invocation: Invocation, checkpoints: Any, pinned: tuple[str, ...], store: str | None) -> None:
@@ -163,7 +167,7 @@ def verify_records(invocation: Invocation, checkpoints: Any, pinned: tuple[str, 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
         async def check(records: Records) -> list[Report]:
-            trust = trusted({**await records.keys(), **kept.keys}, pinned)
+            trust = trusted(await records.keys(), kept.keys, pinned)
             reports = []
             for log in Log:
                 task = progress.add_task(f"checking the {log.value}", total=None)
@@ -187,7 +191,8 @@ def verify_records(invocation: Invocation, checkpoints: Any, pinned: tuple[str, 
         raise FailedPrecondition(
             Reason.CHAIN_BROKEN,
             f"the records are not what was written: {broken} findings",
-            fix="keep a copy of the store as it is, and compare it with a backup",
+            fix="keep a copy of the store as it is, and compare it with a backup; where a key is not trusted that the "
+            "server got since the last export, find out why it did, and trust it with --key",
         )
 
 

@@ -110,11 +110,18 @@ def from_lines(text: str) -> KeptCheckpoints:
                 Reason.CHAIN_BROKEN, f"line {number} of the checkpoints is not one of `audit export`: {error}"
             ) from error
         keys[fingerprint_of(key)] = key
+    if not signed:
+        raise InvalidArgument(Reason.CHAIN_BROKEN, "the file holds no checkpoint", fix="see `citadel-cli audit export`")
     return KeptCheckpoints(signed=signed, keys=keys)
 
 
-def trusted(keys: PublicKeys, pinned: Sequence[str]) -> PublicKeys:
-    """The keys that may sign: all of them, or those that are pinned. Raises `FailedPrecondition` (`chain_broken`)."""
+def trusted(stored: PublicKeys, kept: PublicKeys, pinned: Sequence[str]) -> PublicKeys:
+    """The keys that may sign: those that are pinned, else those of checkpoints kept elsewhere, else the store's own.
+
+    Who can change the store can also add a key to it, and sign with that one what it likes. Raises
+    `FailedPrecondition` (`chain_broken`) for a pinned key that signed nothing.
+    """
+    keys = {**stored, **kept}
     for fingerprint in pinned:
         if fingerprint not in keys:
             raise FailedPrecondition(
@@ -122,7 +129,9 @@ def trusted(keys: PublicKeys, pinned: Sequence[str]) -> PublicKeys:
                 f"the key {fingerprint} signed nothing here",
                 fix="see `citadel-cli audit keys` for those that did, and find out why yours is not among them",
             )
-    return {name: key for name, key in keys.items() if name in pinned} if pinned else keys
+    if pinned:
+        return {name: key for name, key in keys.items() if name in pinned}
+    return kept or stored
 
 
 def _segment(log: Log, segment: pb.ChainSegment) -> Segment:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ import grpc
 import pytest
 import structlog
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import aio
 
+from ca.ledger.chain import Head, Log, Segment
+from ca.ledger.checkpoints import Checkpoint, CheckpointKind, CheckpointSigner
 from citadel import logs
 from citadel._wire import (
     admin_pb2,
@@ -180,6 +183,56 @@ async def test_the_commands_list_show_export_verify_and_prune(server: Server, tm
 
     none = json.loads((await command(server, "ledger", "prune", "--older-than", "1d", "--yes")).stdout)
     assert none["rows"] == 0  # nothing has expired
+
+
+async def test_a_forged_anchor_does_not_hold_against_checkpoints_that_were_kept(server: Server, tmp_path: Path) -> None:
+    """Whoever can change the store can add a key of their own to it, and sign that everything was pruned by age."""
+    agent = await server.join("node-1")
+    entry = await server.entry("/web", agent)
+    await sign(server.agents(agent), *[(entry.id, csr())] * 5)
+    kept = tmp_path / "checkpoints.jsonl"
+    await command(server, "audit", "export", "--write", str(kept))
+    path = server.settings.data_dir / "citadel.db"
+    forger = CheckpointSigner(ec.generate_private_key(ec.SECP256R1()))
+    with closing(sqlite3.connect(path)) as database:
+        _prune_all_as(forger, database)
+    alone = await command(server, "audit", "verify")
+    assert alone.exit_code == 0  # nothing in the store shows it, as the command says
+    found = await command(server, "audit", "verify", "--checkpoints", str(kept))
+    assert (found.exit_code, json.loads(found.stderr)["error"]["reason"]) == (8, "chain_broken")
+    problems = [broken["problem"] for broken in json.loads(found.stdout)[0]["breaks"]]
+    assert any(f"signed by the key {forger.fingerprint}, which is not trusted" in problem for problem in problems)
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert (await command(server, "audit", "verify", "--checkpoints", str(empty))).exit_code == 3
+
+
+def _prune_all_as(forger: CheckpointSigner, database: sqlite3.Connection) -> None:
+    ((writer, begun_at, unchained),) = database.execute(
+        "SELECT writer, begun_at, unchained FROM segment WHERE log = 'ledger' AND after_writer = ''"
+    )
+    begun = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=begun_at)
+    segment = Segment(log=Log.LEDGER, writer=writer, begun_at=begun, unchained=unchained)
+    newest = "SELECT position, hash FROM ledger ORDER BY position DESC LIMIT 1"
+    ((position, row_hash),) = database.execute(newest)
+    anchor = Checkpoint(
+        log=Log.LEDGER,
+        head=Head(writer, position, row_hash),
+        at=datetime.now(UTC),
+        kind=CheckpointKind.ANCHOR,
+        genesis=segment.genesis().hash,
+    )
+    database.execute("DELETE FROM ledger")
+    database.execute("DELETE FROM checkpoint WHERE log = 'ledger'")
+    database.execute(
+        "INSERT INTO record_key (fingerprint, key_id, public_key, created_at) VALUES (?, 'forged', ?, 1)",
+        (forger.fingerprint, forger.public_key),
+    )
+    database.execute(
+        "INSERT INTO checkpoint (log, writer, position, kind, jws) VALUES ('ledger', ?, ?, 'anchor', ?)",
+        (writer, position, forger.sign(anchor)),
+    )
+    database.commit()
 
 
 async def test_a_row_that_was_taken_out_is_found_with_the_server_and_without(server: Server, tmp_path: Path) -> None:

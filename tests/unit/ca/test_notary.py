@@ -233,6 +233,31 @@ async def test_an_anchor_that_is_not_the_notarys_does_not_hold(
     assert any(said in problem for problem in await problems(database))
 
 
+async def without_the_run_before(database: Database) -> None:
+    """Take the oldest segment out whole, and let the next one say that it was the first."""
+    await tamper(
+        database,
+        "DELETE FROM ledger WHERE writer = (SELECT writer FROM segment WHERE log = 'ledger' ORDER BY number LIMIT 1)",
+        "DELETE FROM segment WHERE number = (SELECT min(number) FROM segment WHERE log = 'ledger')",
+        "UPDATE segment SET after_writer = '', after_position = 0, after_hash = '' WHERE log = 'ledger'",
+    )
+
+
+async def test_a_run_that_was_taken_out_before_one_that_was_pruned_is_missed(
+    database: Database, late: FakeClock
+) -> None:
+    await aged(database, 500, 500)  # a long life keeps the older run
+    await aged(database, 1, 1, 100, 500)
+    notary = await notary_of(database, late)
+    assert await notary.prune(Log.LEDGER, before=NOW + DAY, by=ROOT) == 2
+    assert await problems(database) == []
+    await without_the_run_before(database)
+    assert await problems(database) == ["the segment began otherwise: what it says of the one before it was changed"]
+    with pytest.raises(FailedPrecondition) as refused:  # and a further anchor does not make it good
+        await notary.prune(Log.LEDGER, before=NOW + 9 * DAY, by=ROOT)
+    assert refused.value.reason is Reason.CHAIN_BROKEN
+
+
 async def test_what_is_pruned_by_itself_is_the_servers_act(database: Database, clock: FakeClock) -> None:
     await aged(database, 1, 1)
     notary = await notary_of(database, clock, keeping=[Keeping(log=Log.LEDGER, keep=DAY)])
