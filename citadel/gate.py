@@ -9,7 +9,7 @@ message, then its handler.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
@@ -25,7 +25,7 @@ class Gate(Protocol):
     """Decides by what the transport knows of the caller."""
 
     def admit(self, method: str, context: Any) -> AbstractContextManager[None]:
-        """Held while the request is read, and until the answer where there is but one. Raises the refusal.
+        """Held until the call has ended. Raises the refusal.
 
         `method` is `/package.Service/Method`.
         """
@@ -33,36 +33,57 @@ class Gate(Protocol):
 
 
 class GateKeeper(WrappingInterceptor):
-    """Puts a gate before every method with a single request. Must stand behind `citadel.rpc.ErrorBorder`."""
+    """Puts a gate before every method but those in `apart`, whose handlers bound their streams themselves.
 
-    def __init__(self, gate: Gate, *, patience: float = _PATIENCE) -> None:
+    Must stand behind `citadel.rpc.ErrorBorder`.
+    """
+
+    def __init__(self, gate: Gate, *, apart: Collection[str] = (), patience: float = _PATIENCE) -> None:
         super().__init__()
         self._gate = gate
+        self._apart = frozenset(apart)
         self._patience = patience
 
     def wrap(self, method: str, handler: Any) -> Handler:
-        if handler.request_streaming:  # reads when its handler asks for it
+        if method in self._apart:
             return handler  # type: ignore[no-any-return]  # grpcio's handlers are untyped here
+        if handler.request_streaming:
+            return super().wrap(method, handler)
         make: Any = grpc.stream_unary_rpc_method_handler
-        behaviour: Any = self.unary(method, handler.unary_unary)
+        behaviour: Any = self._read_then_answer(method, handler.unary_unary)
         if handler.response_streaming:
-            make, behaviour = grpc.stream_stream_rpc_method_handler, self.streaming(method, handler.unary_stream)
+            make = grpc.stream_stream_rpc_method_handler
+            behaviour = self._read_then_stream(method, handler.unary_stream)
         made: Handler = make(behaviour, handler.request_deserializer, handler.response_serializer)
         return made
 
     def unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
         async def call(requests: AsyncIterator[Any], context: Any) -> Any:
             with self._gate.admit(method, context):
-                return await behaviour(await self._only(requests), context)
+                return await behaviour(requests, context)
 
         return call
 
     def streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
             with self._gate.admit(method, context):
-                request = await self._only(requests)
-            async for message in messages_of(behaviour, request, context):
-                yield message
+                async for message in messages_of(behaviour, requests, context):
+                    yield message
+
+        return call
+
+    def _read_then_answer(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def call(requests: AsyncIterator[Any], context: Any) -> Any:
+            with self._gate.admit(method, context):
+                return await behaviour(await self._only(requests), context)
+
+        return call
+
+    def _read_then_stream(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+            with self._gate.admit(method, context):
+                async for message in messages_of(behaviour, await self._only(requests), context):
+                    yield message
 
         return call
 

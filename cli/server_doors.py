@@ -90,7 +90,6 @@ class ServerDoors:
                     x509pop=core.agents.x509pop,
                     rejoining=core.agents.rejoining,
                     limiter=RateLimiter(clock=core.clock, per_second=settings.limits.joins_per_second),
-                    calls=anonymous_calls,
                     tally=core.tally,
                     agent_api=settings.advertise.agents or agents.address,
                 ),

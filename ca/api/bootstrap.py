@@ -18,7 +18,6 @@ from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
-from citadel.in_flight import InFlight
 from citadel.limiter import RateLimiter
 from citadel.tally import Tally
 
@@ -29,8 +28,7 @@ _PATIENCE: Final = 10.0  # seconds for each message of somebody who proves a key
 class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
     """Hands out the public bundle, redeems join tokens, and takes proofs of keys. Limited per address.
 
-    `limiter` is for joins. Bundles have another one that is never slower: who joins reads the bundle before. `calls`
-    counts those who prove a key; the listener's gate counts the other calls in it.
+    `limiter` is for joins. Bundles have another one that is never slower: who joins reads the bundle before.
     """
 
     def __init__(
@@ -41,7 +39,6 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         x509pop: X509PopJoining,
         rejoining: Rejoining,
         limiter: RateLimiter,
-        calls: InFlight,
         tally: Tally,
         agent_api: HostPort,
     ) -> None:
@@ -51,7 +48,6 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         self._rejoining = rejoining
         self._joins = limiter
         self._bundles = limiter.at_least(_BUNDLES_PER_SECOND)
-        self._calls = calls
         self._tally = tally
         self._agent_api = agent_api
 
@@ -67,14 +63,13 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         self, request_iterator: AsyncIterator[pb.ProveRequest], context: Any
     ) -> AsyncIterator[pb.ProveResponse]:
         self._joins.admit(address(context))
-        with self._calls.one(address(context)):
-            claim = await self._claim(await _next(request_iterator))
-            yield pb.ProveResponse(nonce=claim.challenge.nonce)
-            proof = await _next(request_iterator)
-            if proof.WhichOneof("kind") != "signature":
-                raise _out_of_turn("the second message must be the signature")
-            svid = await claim.proven_by(proof.signature, origin=_host(context))
-            yield pb.ProveResponse(joined=self._welcome(svid))
+        claim = await self._claim(await _next(request_iterator))
+        yield pb.ProveResponse(nonce=claim.challenge.nonce)
+        proof = await _next(request_iterator)
+        if proof.WhichOneof("kind") != "signature":
+            raise _out_of_turn("the second message must be the signature")
+        svid = await claim.proven_by(proof.signature, origin=_host(context))
+        yield pb.ProveResponse(joined=self._welcome(svid))
 
     async def _claim(self, message: pb.ProveRequest) -> Claim:
         match message.WhichOneof("kind"):

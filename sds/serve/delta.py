@@ -50,6 +50,7 @@ class DeltaSecretStream:
         self._gone: set[str] = set()  # told as removed
         self._responses = 0
         self._unanswered: dict[str, tuple[Resource, ...]] = {}  # by nonce
+        self._last_in: dict[str, str] = {}  # nonces by name
 
     @property
     def ignored_names(self) -> int:
@@ -125,6 +126,7 @@ class DeltaSecretStream:
         for name in dropped:
             self._standings.pop(name, None)
             self._brought.pop(name, None)
+            self._last_in.pop(name, None)
             self._alone.pop(name, None)
             self._again.discard(name)
             self._gone.discard(name)
@@ -196,12 +198,12 @@ class DeltaSecretStream:
 
     def _await_answer(self, nonce: str, resources: tuple[Resource, ...]) -> None:
         self._unanswered[nonce] = resources
+        self._last_in.update((each.name, nonce) for each in resources)
+        # Each name has one response that was its last, so that however often it is asked for, few are remembered.
         overtaken = [
-            older for older, sent in self._unanswered.items() if not any(self._is_newest(each) for each in sent)
+            older
+            for older, sent in self._unanswered.items()
+            if not any(self._last_in.get(each.name) == older for each in sent)
         ]
         for older in overtaken[:-_MAX_OVERTAKEN]:
             del self._unanswered[older]
-
-    def _is_newest(self, resource: Resource) -> bool:
-        known = self._standings.get(resource.name)
-        return known is not None and known.state is State.SENT and known.is_about(resource)

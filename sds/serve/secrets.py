@@ -67,6 +67,9 @@ class SecretShelf:
         known = self._by_selectors.get(selectors)
         if known is None or not known.holds_at(now):
             before, known = self._before.get(selectors), self._gather(selectors, now)
+            if not known.resources and not known.awaited:  # not kept: anybody can come with selectors of its own
+                self._by_selectors.pop(selectors, None)
+                return known
             self._by_selectors[selectors] = known = before if before == known else known
         return known
 

@@ -17,7 +17,6 @@ from citadel._wire import bootstrap_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
 from citadel.errors import Reason, ResourceExhausted, Unauthenticated
-from citadel.in_flight import InFlight
 from citadel.limiter import RateLimiter
 from citadel.tally import Tally
 from tests.clock import FakeClock
@@ -36,7 +35,6 @@ def service(clock: FakeClock, *, joins_per_second: float) -> BootstrapService:
         x509pop=cast("X509PopJoining", KnowsNoToken()),
         rejoining=cast("Rejoining", KnowsNoToken()),
         limiter=RateLimiter(clock=clock, per_second=joins_per_second),
-        calls=InFlight(most_of_one=2, what="calls"),
         tally=Tally(clock=clock),
         agent_api=HostPort("127.0.0.1", 1),
     )

@@ -20,7 +20,7 @@ from citadel.gate import GateKeeper
 from citadel.in_flight import InFlight
 from citadel.rpc import ErrorBorder, from_rpc_error
 
-SIGN = "/citadel.v1.AgentApi/SignX509Svids"
+SIGN, SYNC = "/citadel.v1.AgentApi/SignX509Svids", "/citadel.v1.AgentApi/Sync"
 
 
 class Door:
@@ -56,7 +56,7 @@ class Service(agent_api_pb2_grpc.AgentApiServicer):
 @asynccontextmanager
 async def serving(folder: Path, door: Door, *, patience: float = 10.0) -> AsyncIterator[tuple[Service, aio.Channel]]:
     service = Service()
-    server = aio.server(interceptors=[ErrorBorder(), GateKeeper(door, patience=patience)])
+    server = aio.server(interceptors=[ErrorBorder(), GateKeeper(door, apart=[SYNC], patience=patience)])
     agent_api_pb2_grpc.add_AgentApiServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{folder}/s")
     await server.start()
@@ -119,7 +119,7 @@ async def test_a_call_without_a_request_is_refused(tmp_path: Path) -> None:
         assert (await refusal(call)).reason is Reason.REQUEST_MALFORMED
 
 
-async def test_streams_of_requests_are_their_handlers_own_matter(tmp_path: Path) -> None:
+async def test_streams_that_bound_themselves_are_apart(tmp_path: Path) -> None:
     door = Door()
     door.is_open = False
     async with serving(tmp_path, door) as (_, channel):

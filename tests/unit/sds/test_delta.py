@@ -300,6 +300,15 @@ class TestAnswers:
         assert proxy.ask(response_nonce=first) is Heard.ACKNOWLEDGED, "this one was not overtaken"
         assert proxy.states()["ROOTCA"] is State.ACKNOWLEDGED
 
+    def test_asking_again_and_again_without_an_answer_fills_no_memory(self) -> None:
+        proxy = Proxy("default")
+        for _ in range(100):
+            assert proxy.receive(offered(default="1"))
+            proxy.ask(resource_names_subscribe=["default"])
+        assert len(proxy.stream._unanswered) <= 1 + 16
+        assert proxy.receive(offered(default="1"))
+        assert proxy.ack() is Heard.ACKNOWLEDGED
+
     def test_it_says_when_another_look_at_the_same_things_could_give_something(self) -> None:
         proxy = Proxy("default")
         assert proxy.stream.is_owed

@@ -97,6 +97,17 @@ def test_all_selectors_of_an_entry_must_match(selectors: tuple[Selector, ...], n
     assert found.keys() == (names | {"default"} | BUNDLE_NAMES if names else set())
 
 
+def test_callers_that_match_nothing_are_not_remembered() -> None:
+    """Anybody can come with ever new paths of executables."""
+    one, shelf = entry("one"), SecretShelf(trust_domain=A_TEST)
+    there = holdings([one], [held(one)])
+    for number in range(50):
+        nothing = shelf.available(there, frozenset((Selector("unix", f"path:/tmp/{number}"),)), NOW)
+        assert not nothing.resources
+    assert not shelf._by_selectors
+    assert shelf.available(there, frozenset((UID_1,)), NOW) is shelf.available(there, frozenset((UID_1,)), NOW)
+
+
 def test_an_entry_without_selectors_matches_nobody() -> None:
     loose = entry("loose", selectors=frozenset())
     assert not available(holdings([loose], [held(loose)]), UID_1, UID_2).resources
