@@ -13,13 +13,17 @@ from citadel.errors import Reason, ResourceExhausted
 class InFlight:
     """Counts what is under way. Lives on one event loop."""
 
-    def __init__(self, *, most_of_one: int, most: float = inf, what: str) -> None:
-        """`what` names it in a refusal, such as "calls"."""
+    def __init__(self, *, most_of_one: int, most: float = inf, what: str, fix: str = "") -> None:
+        """`what` names it in a refusal, such as "calls"; `fix` says what can be done."""
         self._most = most
         self._most_of_one = most_of_one
         self._what = what
+        self._fix = fix
         self._of: Counter[Hashable] = Counter()
         self._all = 0
+
+    def __len__(self) -> int:
+        return self._all
 
     @contextmanager
     def one(self, caller: Hashable) -> Iterator[None]:
@@ -41,4 +45,4 @@ class InFlight:
                 del self._of[caller]
 
     def _refused(self, what: str) -> ResourceExhausted:
-        return ResourceExhausted(Reason.TOO_MANY_REQUESTS, f"{what} are under way; try again later")
+        return ResourceExhausted(Reason.TOO_MANY_REQUESTS, f"{what} are under way", fix=self._fix)

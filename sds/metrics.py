@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from datetime import timedelta
 from typing import Any, Final
 
-import grpc
-from grpc import aio
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -15,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from citadel.clock import Clock
 from citadel.errors import CitadelError
+from citadel.interceptor import WrappingInterceptor
 from citadel.metrics import SECONDS
 from sds.agent import AgentCondition
 from sds.holdings import HoldingsFeed
@@ -106,13 +105,14 @@ class MeteredSigner:
         return answers
 
 
-class StreamMeter(aio.ServerInterceptor):
+class StreamMeter(WrappingInterceptor):
     """Counts the workloads' streams, what is pushed on them, and how long proxies take to acknowledge it.
 
     It reads the messages as they pass: xDS requests answer a response by its nonce, with an error where it is refused.
     """
 
     def __init__(self, registry: CollectorRegistry, *, clock: Clock) -> None:
+        super().__init__()
         self._clock = clock
         self._open = Gauge("citadel_agent_streams", "Open streams of workloads.", ["protocol"], registry=registry)
         for protocol in sorted(set(_PROTOCOLS.values())):
@@ -129,17 +129,14 @@ class StreamMeter(aio.ServerInterceptor):
             buckets=SECONDS,
         )
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler: Any = await continuation(handler_call_details)
-        protocol = _PROTOCOLS.get(str(handler_call_details.method))
-        if handler is None or protocol is None:
-            return handler  # type: ignore[no-any-return]  # grpcio's handlers are untyped here
-        behaviour = handler.stream_stream or handler.unary_stream
-        is_xds = bool(handler.request_streaming)
+    def unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:  # noqa: ARG002 - the port's form
+        return behaviour  # type: ignore[no-any-return]  # grpcio's handlers are untyped here
+
+    def streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        protocol = _PROTOCOLS.get(method)
+        if protocol is None:
+            return behaviour  # type: ignore[no-any-return]  # as above
+        is_xds = protocol.startswith("sds")
 
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             stream = _MeteredStream()
@@ -154,9 +151,7 @@ class StreamMeter(aio.ServerInterceptor):
                 self._open.labels(protocol).dec()
                 self._refusing.dec(stream.refuses)
 
-        make = grpc.stream_stream_rpc_method_handler if is_xds else grpc.unary_stream_rpc_method_handler
-        made: Any = make(call, handler.request_deserializer, handler.response_serializer)
-        return made  # type: ignore[no-any-return]  # as above
+        return call
 
     async def _heard(self, requests: AsyncIterator[Any], stream: _MeteredStream) -> AsyncIterator[Any]:
         async for request in requests:

@@ -111,9 +111,9 @@ class LimitSettings(Settings):
     max_connections: int = Field(default=8192, ge=1)
     max_connections_per_uid: int = Field(default=1024, ge=1)
     max_streams_per_connection: int = Field(default=128, ge=1)
-    max_streams_per_uid: int = Field(default=8192, ge=1)
+    max_streams_per_uid: int = Field(default=2048, ge=1)
     max_names: int = Field(default=128, ge=1)
-    max_request_bytes: int = Field(default=1024 * 1024, ge=_LEAST_REQUEST_BYTES)
+    max_request_bytes: int = Field(default=256 * 1024, ge=_LEAST_REQUEST_BYTES)
     handshake_timeout: Duration = Field(default=timedelta(seconds=20), ge=_LEAST_HANDSHAKE)
 
 

@@ -16,12 +16,13 @@ from grpc_reflection.v1alpha import reflection
 from citadel._wire.workload_pb2_grpc import add_SpiffeWorkloadAPIServicer_to_server
 from citadel.clock import Clock
 from citadel.drain import StreamDrain
+from citadel.gate import GateKeeper
 from citadel.relay import Relay
 from citadel.rpc import ErrorBorder, OnRefusal
 from citadel.selector import Selector
 from citadel.spiffe import TrustDomain
 from sds.holdings import HoldingsFeed
-from sds.serve.admission import StreamLimit
+from sds.serve.admission import UserGate
 from sds.serve.callers import Callers, WorkloadAttestor
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry
@@ -69,9 +70,9 @@ class WorkloadServer:
             max_connections=limits.max_connections,
             max_connections_per_uid=limits.max_connections_per_uid,
         )
+        self._gate = UserGate(source=self._relay, most_per_uid=limits.max_streams_per_uid)
         self._expiries = Expiries(clock=clock)
         callers = Callers(source=self._relay, attestor=attestor, clock=clock)
-        streams = StreamLimit(most_per_uid=limits.max_streams_per_uid)
         self._shelf = SecretShelf(trust_domain=trust_domain, names=names)
         self._feed = feed
         self._clock = clock
@@ -82,7 +83,6 @@ class WorkloadServer:
             registry=registry,
             expiries=self._expiries,
             clock=clock,
-            streams=streams,
             max_names=limits.max_names,
         )
         self._workload_api = WorkloadApi(
@@ -93,7 +93,6 @@ class WorkloadServer:
             expiries=self._expiries,
             has_heard=has_heard,
             clock=clock,
-            streams=streams,
         )
         self._health = HealthServicer()
         self._on_refusal = on_refusal
@@ -106,7 +105,13 @@ class WorkloadServer:
         """Begin to serve. Raises what `Relay.start` raises, with nothing left behind."""
         border = ErrorBorder(on_refusal=self._on_refusal)
         self._server = aio.server(
-            interceptors=(header.SecurityHeader(border), *self._interceptors, self._drain, border),
+            interceptors=(
+                header.SecurityHeader(border),
+                *self._interceptors,
+                self._drain,
+                border,
+                GateKeeper(self._gate),
+            ),
             options=_options(self._limits),
         )
         sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(self._service, self._server)

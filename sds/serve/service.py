@@ -15,7 +15,6 @@ from citadel.errors import InvalidArgument, Reason
 from citadel.selector import Selector
 from sds.holdings import HoldingsFeed
 from sds.keep.waiting import news_or_time
-from sds.serve.admission import StreamLimit
 from sds.serve.available import Available
 from sds.serve.callers import LOOK_AGAIN, Attestation, Callers
 from sds.serve.delta import DeltaSecretStream
@@ -44,7 +43,6 @@ class SecretDiscovery:
         registry: StreamRegistry,
         expiries: Expiries,
         clock: Clock,
-        streams: StreamLimit,
         max_names: int,
     ) -> None:
         self._callers = callers
@@ -53,7 +51,6 @@ class SecretDiscovery:
         self._registry = registry
         self._expiries = expiries
         self._clock = clock
-        self._streams = streams
         self._max_names = max_names
 
     def StreamSecrets(  # noqa: N802 - the service's name for it
@@ -87,31 +84,30 @@ class SecretDiscovery:
     ) -> AsyncIterator[Any]:
         """Serve one stream. gRPC asks for the next response once the last was taken, so only the newest is built."""
         caller = self._callers.caller_of(context.peer())
-        with self._streams.admitted(caller.credentials.uid):
-            live = LiveStream(machine, caller, self._registry, now=self._clock.now())
-            self._feed.watch(live.wake)
-            reading = asyncio.create_task(live.read(requests))
-            reading.add_done_callback(lambda _: live.wake.set())
-            try:
-                while not reading.done():
-                    live.wake.clear()
-                    live.attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
-                    available = self._available(live.attestation)
-                    self._expiries.wake_at(live.wake, available.until)
-                    response = live.next_response(available)
-                    if response is not None:
-                        yield response
-                    elif live.attestation.is_complete:
-                        await live.wake.wait()
-                    else:
-                        await news_or_time(live.wake, LOOK_AGAIN, clock=self._clock)
-                await reading
-            finally:
-                self._feed.unwatch(live.wake)
-                self._expiries.wake_at(live.wake, None)
-                self._registry.end(live.id)
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+        live = LiveStream(machine, caller, self._registry, now=self._clock.now())
+        self._feed.watch(live.wake)
+        reading = asyncio.create_task(live.read(requests))
+        reading.add_done_callback(lambda _: live.wake.set())
+        try:
+            while not reading.done():
+                live.wake.clear()
+                live.attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
+                available = self._available(live.attestation)
+                self._expiries.wake_at(live.wake, available.until)
+                response = live.next_response(available)
+                if response is not None:
+                    yield response
+                elif live.attestation.is_complete:
+                    await live.wake.wait()
+                else:
+                    await news_or_time(live.wake, LOOK_AGAIN, clock=self._clock)
+            await reading
+        finally:
+            self._feed.unwatch(live.wake)
+            self._expiries.wake_at(live.wake, None)
+            self._registry.end(live.id)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     def _wants_sha256(self, selectors: frozenset[Selector]) -> bool:
         return self._shelf.wants_sha256(self._feed.current, selectors)

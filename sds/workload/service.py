@@ -17,7 +17,6 @@ from citadel.errors import PermissionDenied, Reason, Unavailable
 from citadel.selector import Selector
 from sds.holdings import HoldingsFeed
 from sds.keep.waiting import news_or_time
-from sds.serve.admission import StreamLimit
 from sds.serve.callers import LOOK_AGAIN, Callers
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry
@@ -44,7 +43,6 @@ class WorkloadApi(SpiffeWorkloadAPIServicer):
         expiries: Expiries,
         has_heard: Callable[[], bool],
         clock: Clock,
-        streams: StreamLimit,
     ) -> None:
         self._callers = callers
         self._feed = feed
@@ -53,7 +51,6 @@ class WorkloadApi(SpiffeWorkloadAPIServicer):
         self._expiries = expiries
         self._has_heard = has_heard
         self._clock = clock
-        self._streams = streams
 
     def FetchX509SVID(self, request: pb.X509SVIDRequest, context: _Context) -> AsyncIterator[pb.X509SVIDResponse]:
         return self._push(context, lambda snapshot: snapshot.svids)
@@ -95,26 +92,25 @@ class WorkloadApi(SpiffeWorkloadAPIServicer):
         gRPC asks for the next message once the last was written, so that a slow reader is sent only the newest.
         """
         caller = self._callers.caller_of(context.peer())
-        with self._streams.admitted(caller.credentials.uid):
-            stream = LiveStream(caller, self._registry, now=self._clock.now())
-            self._feed.watch(stream.wake)
-            try:
-                while True:
-                    stream.wake.clear()
-                    # Again before each push: the entry may be gone, or its time over (WAPI-27).
-                    snapshot = await self._look(stream)
-                    self._expiries.wake_at(stream.wake, snapshot.until)
-                    answer = pick(snapshot)
-                    if answer is not None:
-                        if not answer.says_the_same_as(stream.answer):
-                            stream.begin(answer)
-                            yield answer.message
-                        stream.has_written(answer)
-                    await self._next_change(stream, is_pending=answer is None)
-            finally:
-                self._feed.unwatch(stream.wake)
-                self._expiries.wake_at(stream.wake, None)
-                self._registry.end(stream.id)
+        stream = LiveStream(caller, self._registry, now=self._clock.now())
+        self._feed.watch(stream.wake)
+        try:
+            while True:
+                stream.wake.clear()
+                # Again before each push: the entry may be gone, or its time over (WAPI-27).
+                snapshot = await self._look(stream)
+                self._expiries.wake_at(stream.wake, snapshot.until)
+                answer = pick(snapshot)
+                if answer is not None:
+                    if not answer.says_the_same_as(stream.answer):
+                        stream.begin(answer)
+                        yield answer.message
+                    stream.has_written(answer)
+                await self._next_change(stream, is_pending=answer is None)
+        finally:
+            self._feed.unwatch(stream.wake)
+            self._expiries.wake_at(stream.wake, None)
+            self._registry.end(stream.id)
 
     async def _look(self, stream: LiveStream) -> Snapshot:
         """Who the caller is now and what it may have. Raises where that is nothing."""

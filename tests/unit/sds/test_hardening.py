@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -30,7 +31,7 @@ from citadel.selector import Selector
 from cli.limits import raise_open_files
 from sds.attest import unix
 from sds.attest.unix import UnixAttestor
-from sds.serve.admission import StreamLimit
+from sds.serve.admission import UserGate
 from sds.settings import LimitSettings
 from tests.unit.sds.holding import entry, held, holdings
 from tests.unit.sds.node import DeltaProxy, FakeAttestor, Node, Proxy, chain, eventually
@@ -38,6 +39,7 @@ from tests.unit.sds.test_attest_unix import SLEEP, running, values
 
 MYSELF = Selector("unix", f"uid:{os.geteuid()}")
 MEGABYTE = 1024 * 1024
+FETCH = "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets"
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="for root")
 
@@ -356,18 +358,51 @@ async def test_names_of_methods_that_a_caller_makes_up_are_not_remembered(tmp_pa
     await node.server.close(grace=0)
 
 
+async def test_requests_of_a_user_that_never_come_in_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "PeerCredentials", lambda pid, uid, gid: SomebodysCredentials(pid, uid or 1, gid))
+    node = Node(tmp_path / "agent.sock", FakeAttestor(), limits=LimitSettings(max_streams_per_uid=2))
+    await node.server.start()
+    async with aio.insecure_channel(node.address, options=OWN_CONNECTION) as channel:
+        fetch = channel.stream_unary(FETCH)
+        unfinished = [fetch() for _ in range(2)]
+        for call in unfinished:
+            await call.wait_for_connection()
+        async with asyncio.timeout(5):
+            while True:
+                with pytest.raises(aio.AioRpcError) as refused:
+                    await channel.unary_unary(FETCH)(b"")
+                if from_rpc_error(refused.value).reason is Reason.TOO_MANY_REQUESTS:
+                    break
+        for call in unfinished:
+            call.cancel()
+    await node.server.close(grace=0)
+
+
+class CallersByUid:
+    """Callers whose peer is the name of their uid."""
+
+    def caller_of(self, context_peer: str) -> Any:
+        return SimpleNamespace(credentials=peer.PeerCredentials(1, int(context_peer), 0))
+
+
+def from_uid(uid: int) -> Any:
+    return SimpleNamespace(peer=lambda: str(uid))
+
+
 class TestStreamsOfAUser:
     def test_are_counted_by_user_root_aside(self) -> None:
-        limit = StreamLimit(most_per_uid=2)
-        with limit.admitted(1), limit.admitted(1), limit.admitted(2):
-            with pytest.raises(ResourceExhausted) as refused, limit.admitted(1):
+        gate = UserGate(source=CallersByUid(), most_per_uid=2)
+        with gate.admit("", from_uid(1)), gate.admit("", from_uid(1)), gate.admit("", from_uid(2)):
+            with pytest.raises(ResourceExhausted) as refused, gate.admit("", from_uid(1)):
                 pass
-            with limit.admitted(0), limit.admitted(0), limit.admitted(0):
+            with gate.admit("", from_uid(0)), gate.admit("", from_uid(0)), gate.admit("", from_uid(0)):
                 pass
         assert refused.value.reason is Reason.TOO_MANY_REQUESTS
-        with limit.admitted(1), limit.admitted(1):
+        with gate.admit("", from_uid(1)), gate.admit("", from_uid(1)):
             pass
-        assert not limit._open
+        assert not len(gate.open)
 
     @pytest.mark.parametrize("kind", [Proxy, DeltaProxy])
     async def test_beyond_the_limit_are_refused_with_a_reason(
@@ -387,7 +422,7 @@ class TestStreamsOfAUser:
                 await second.receive()
             assert from_rpc_error(refused.value).reason is Reason.TOO_MANY_REQUESTS
             first.call.cancel()
-            await eventually(lambda: not node.server._service._streams._open)
+            await eventually(lambda: not len(node.server._gate.open))
             third = kind(channel)
             await third.ask()
             assert await third.take()
