@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
 import grpc
+from grpc import aio
 
 from citadel.errors import InvalidArgument, Reason
 from citadel.interceptor import Handler, WrappingInterceptor, messages_of
@@ -73,28 +74,29 @@ class GateKeeper(WrappingInterceptor):
         return call
 
     def _read_then_answer(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def call(requests: AsyncIterator[Any], context: Any) -> Any:
+        async def call(_requests: AsyncIterator[Any], context: Any) -> Any:
             with self._gate.admit(method, context):
-                return await behaviour(await self._only(requests), context)
+                return await behaviour(await self._only(context), context)
 
         return call
 
     def _read_then_stream(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        async def call(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async def call(_requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
             with self._gate.admit(method, context):
-                async for message in messages_of(behaviour, await self._only(requests), context):
+                async for message in messages_of(behaviour, await self._only(context), context):
                     yield message
 
         return call
 
-    async def _only(self, requests: AsyncIterator[Any]) -> Any:
+    async def _only(self, context: Any) -> Any:
         try:
             async with asyncio.timeout(self._patience):
-                return await anext(aiter(requests))
-        except StopAsyncIteration:
-            raise _malformed("the call has no request") from None
+                request = await context.read()
         except TimeoutError:
             raise _malformed(f"the request did not come in within {self._patience:g} seconds") from None
+        if request is aio.EOF:
+            raise _malformed("the call has no request")
+        return request
 
 
 def _malformed(why: str) -> InvalidArgument:
