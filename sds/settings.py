@@ -21,7 +21,7 @@ from citadel.config.types import (
 # Less would keep a core busy while the server is away.
 _LEAST_WAIT: Final = timedelta(milliseconds=10)
 _LEAST_REQUEST_BYTES: Final = 128 * 1024  # an Envoy's first request has its Node, of about 61 KB
-_LEAST_HANDSHAKE: Final = timedelta(milliseconds=100)
+_LEAST_TIMEOUT: Final = timedelta(milliseconds=100)
 EVERYTHING: Final = "*"  # the xDS protocol, "How the client specifies what resources to return"
 MAX_NAME_BYTES: Final = 2048  # the longest SPIFFE ID (ID-19), and so the longest name of a secret
 
@@ -106,15 +106,20 @@ class SdsSettings(Settings):
 
 
 class LimitSettings(Settings):
-    """What the callers on the agent's socket may take. Limits per uid do not hold for root."""
+    """What the callers on the agent's socket may take. Root is spared limits per uid, and that of streams in all.
+
+    The streams of a user times the bytes of a request is memory that this user can make the agent hold.
+    """
 
     max_connections: int = Field(default=8192, ge=1)
     max_connections_per_uid: int = Field(default=1024, ge=1)
     max_streams_per_connection: int = Field(default=128, ge=1)
-    max_streams_per_uid: int = Field(default=2048, ge=1)
+    max_streams: int = Field(default=8192, ge=1)
+    max_streams_per_uid: int = Field(default=1024, ge=1)
     max_names: int = Field(default=128, ge=1)
     max_request_bytes: int = Field(default=256 * 1024, ge=_LEAST_REQUEST_BYTES)
-    handshake_timeout: Duration = Field(default=timedelta(seconds=20), ge=_LEAST_HANDSHAKE)
+    handshake_timeout: Duration = Field(default=timedelta(seconds=20), ge=_LEAST_TIMEOUT)
+    request_timeout: Duration = Field(default=timedelta(seconds=10), ge=_LEAST_TIMEOUT)
 
 
 class AgentSettings(Settings):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from math import inf
 from typing import Any
 
-from citadel.errors import Reason, ResourceExhausted
+from citadel.in_flight import InFlight
 from sds.serve.callers import CallerSource
 
 
@@ -18,39 +17,25 @@ class UserGate:
     Root is not counted, who has other ways to stop this process.
     """
 
-    def __init__(self, *, source: CallerSource, most_per_uid: int, most: float = inf) -> None:
-        self.open: Counter[int] = Counter()
+    def __init__(self, *, source: CallerSource, most_per_uid: int, most: int) -> None:
         self._source = source
-        self._most_per_uid = most_per_uid
-        self._most = most
+        self._calls = InFlight(
+            most_of_one=most_per_uid,
+            most=most,
+            what="calls and streams",
+            fix="close some, or raise limits.max_streams_per_uid or limits.max_streams of the agent",
+        )
+
+    @property
+    def open(self) -> Counter[Hashable]:
+        """The open calls by uid."""
+        return self._calls.open
 
     @contextmanager
     def admit(self, method: str, context: Any) -> Iterator[None]:  # noqa: ARG002 - the port's form
-        """One more call of its user for the length of the block.
-
-        Raises:
-            ResourceExhausted: `too_many_requests` when this user has all that it may, or all users together have.
-            PermissionDenied: `caller_unknown`.
-        """
         uid = self._source.caller_of(context.peer()).credentials.uid
         if uid == 0:
             yield
             return
-        self._check_room_for(uid)
-        self.open[uid] += 1
-        try:
+        with self._calls.one(uid):
             yield
-        finally:
-            self.open[uid] -= 1
-            if not self.open[uid]:
-                del self.open[uid]
-
-    def _check_room_for(self, uid: int) -> None:
-        if self.open[uid] >= self._most_per_uid:
-            raise _refused(f"uid {uid} has {self._most_per_uid} calls and streams open", "max_streams_per_uid")
-        if self.open.total() >= self._most:
-            raise _refused(f"all users together have {self._most} calls and streams open", "max_streams")
-
-
-def _refused(why: str, setting: str) -> ResourceExhausted:
-    return ResourceExhausted(Reason.TOO_MANY_REQUESTS, why, fix=f"close some, or raise limits.{setting} of the agent")

@@ -207,3 +207,5 @@ class DeltaSecretStream:
         ]
         for older in overtaken[:-_MAX_OVERTAKEN]:
             del self._unanswered[older]
+        while len(self._unanswered) > self._max_names + _MAX_OVERTAKEN:  # with everything, names are not bounded
+            del self._unanswered[next(iter(self._unanswered))]

@@ -31,6 +31,7 @@ from sds.serve.resource import (
 from sds.settings import SecretNameSettings
 
 _DEFAULT_NAMES: Final = SecretNameSettings()
+_MOST_KEPT: Final = 1024  # kinds of callers; a node has a few dozen, and who likes makes more
 
 
 class SecretShelf:
@@ -70,8 +71,13 @@ class SecretShelf:
             if not known.resources and not known.awaited:  # not kept: anybody can come with selectors of its own
                 self._by_selectors.pop(selectors, None)
                 return known
+            self._make_room()
             self._by_selectors[selectors] = known = before if before == known else known
         return known
+
+    def _make_room(self) -> None:
+        if len(self._by_selectors) >= _MOST_KEPT:
+            self._by_selectors, self._before = {}, self._by_selectors
 
     def _turn_to(self, holdings: Holdings) -> None:
         if holdings is self._holdings:

@@ -70,7 +70,7 @@ class WorkloadServer:
             max_connections=limits.max_connections,
             max_connections_per_uid=limits.max_connections_per_uid,
         )
-        self._gate = UserGate(source=self._relay, most_per_uid=limits.max_streams_per_uid)
+        self._gate = UserGate(source=self._relay, most_per_uid=limits.max_streams_per_uid, most=limits.max_streams)
         self._expiries = Expiries(clock=clock)
         callers = Callers(source=self._relay, attestor=attestor, clock=clock)
         self._shelf = SecretShelf(trust_domain=trust_domain, names=names)
@@ -110,7 +110,7 @@ class WorkloadServer:
                 *self._interceptors,
                 self._drain,
                 border,
-                GateKeeper(self._gate),
+                GateKeeper(self._gate, patience=self._limits.request_timeout.total_seconds()),
             ),
             options=_options(self._limits),
         )

@@ -56,6 +56,7 @@ class Snapshot:
 
 
 NOTHING: Final = Snapshot(is_entitled=False)
+_MOST_KEPT: Final = 1024  # kinds of callers; a node has a few dozen, and who likes makes more
 
 
 class SnapshotShelf:
@@ -86,6 +87,8 @@ class SnapshotShelf:
             if not entries:  # not kept: anybody can come with selectors that nobody had before
                 self._by_selectors.pop(selectors, None)
                 return NOTHING
+            if len(self._by_selectors) >= _MOST_KEPT:
+                self._by_selectors.clear()
             known = self._by_selectors[selectors] = self._gather(entries, now)
         return known
 

@@ -309,6 +309,14 @@ class TestAnswers:
         assert proxy.receive(offered(default="1"))
         assert proxy.ack() is Heard.ACKNOWLEDGED
 
+    def test_what_is_awaited_is_bounded_also_where_everything_is_asked_for(self) -> None:
+        proxy, there = Proxy("*"), {}
+        for number in range(500):
+            there |= offered(**{f"n{number}": "1"})
+            assert proxy.receive(there)
+        assert len(proxy.stream._unanswered) <= MAX_NAMES + 16
+        assert proxy.ack() is Heard.ACKNOWLEDGED, "the newest are kept"
+
     def test_it_says_when_another_look_at_the_same_things_could_give_something(self) -> None:
         proxy = Proxy("default")
         assert proxy.stream.is_owed

@@ -288,11 +288,11 @@ class TestFloods:
             assert await proxy.take(), "even its other streams go on"
 
     async def test_100_megabytes_of_requests_keep_no_memory_and_harm_nobody(self, node: Node) -> None:
-        names = [f"{number:04}" + "x" * 1000 for number in range(500)]
+        names = [f"{number:04}" + "x" * 1000 for number in range(200)]
         async with aio.insecure_channel(node.address, options=OWN_CONNECTION) as channel:
             proxy = Proxy(channel, *names)
             with structlog.testing.capture_logs() as logs:
-                for _ in range(200):  # of half a megabyte each
+                for _ in range(500):  # of a fifth of a megabyte each
                     await proxy.ask(response_nonce="")
                 assert await is_served(node) < 2.0
             assert len([log for log in logs if "names ignored" in log["event"]]) == 1
@@ -380,6 +380,42 @@ async def test_requests_of_a_user_that_never_come_in_are_bounded(
     await node.server.close(grace=0)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        FETCH,
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/SpiffeWorkloadAPI/FetchX509SVID",
+        "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+        "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
+    ],
+)
+async def test_a_call_counts_before_its_request_came_in_whatever_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(peer, "PeerCredentials", lambda pid, uid, gid: SomebodysCredentials(pid, uid or 1, gid))
+    async with serving(tmp_path / "agent.sock") as node:  # noqa: SIM117 - one after the other
+        async with aio.insecure_channel(node.address, options=OWN_CONNECTION) as channel:
+            call = channel.stream_stream(method)(metadata=[("workload.spiffe.io", "true")])
+            await eventually(lambda: node.server._gate.open == {1: 1})
+            call.cancel()
+            await eventually(lambda: not node.server._gate.open)
+
+
+async def test_a_single_request_that_does_not_come_in_gives_its_place_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "PeerCredentials", lambda pid, uid, gid: SomebodysCredentials(pid, uid or 1, gid))
+    async with serving(tmp_path / "agent.sock", request_timeout=timedelta(milliseconds=100)) as node:  # noqa: SIM117 - as above
+        async with aio.insecure_channel(node.address, options=OWN_CONNECTION) as channel:
+            with pytest.raises(aio.AioRpcError) as refused:
+                await channel.stream_unary(FETCH)()
+            assert "within 0.1 seconds" in from_rpc_error(refused.value).message
+            await eventually(lambda: not node.server._gate.open)
+
+
 class CallersByUid:
     """Callers whose peer is the name of their uid."""
 
@@ -393,7 +429,7 @@ def from_uid(uid: int) -> Any:
 
 class TestStreamsOfAUser:
     def test_are_counted_by_user_root_aside(self) -> None:
-        gate = UserGate(source=CallersByUid(), most_per_uid=2)
+        gate = UserGate(source=CallersByUid(), most_per_uid=2, most=100)
         with gate.admit("", from_uid(1)), gate.admit("", from_uid(1)), gate.admit("", from_uid(2)):
             with pytest.raises(ResourceExhausted) as refused, gate.admit("", from_uid(1)):
                 pass
@@ -402,7 +438,19 @@ class TestStreamsOfAUser:
         assert refused.value.reason is Reason.TOO_MANY_REQUESTS
         with gate.admit("", from_uid(1)), gate.admit("", from_uid(1)):
             pass
-        assert not len(gate.open)
+        assert not gate.open
+
+    def test_are_counted_for_all_users_together_too(self) -> None:
+        gate = UserGate(source=CallersByUid(), most_per_uid=2, most=2)
+        with gate.admit("", from_uid(1)), gate.admit("", from_uid(2)):
+            with (
+                pytest.raises(ResourceExhausted, match="of all callers"),
+                gate.admit("", from_uid(3)),
+            ):
+                pass
+            with gate.admit("", from_uid(0)):
+                pass
+        assert not gate.open
 
     @pytest.mark.parametrize("kind", [Proxy, DeltaProxy])
     async def test_beyond_the_limit_are_refused_with_a_reason(
@@ -422,7 +470,7 @@ class TestStreamsOfAUser:
                 await second.receive()
             assert from_rpc_error(refused.value).reason is Reason.TOO_MANY_REQUESTS
             first.call.cancel()
-            await eventually(lambda: not len(node.server._gate.open))
+            await eventually(lambda: not node.server._gate.open)
             third = kind(channel)
             await third.ask()
             assert await third.take()

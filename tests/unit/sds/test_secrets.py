@@ -108,6 +108,24 @@ def test_callers_that_match_nothing_are_not_remembered() -> None:
     assert shelf.available(there, frozenset((UID_1,)), NOW) is shelf.available(there, frozenset((UID_1,)), NOW)
 
 
+def test_of_callers_that_match_and_look_ever_different_a_bounded_number_is_remembered() -> None:
+    one, shelf = entry("one"), SecretShelf(trust_domain=A_TEST)
+    there = holdings([one], [held(one)])
+    mine = frozenset((UID_1,))
+    for number in range(2100):
+        assert shelf.available(there, mine | {Selector("unix", f"path:/tmp/{number}")}, NOW).resources
+    assert len(shelf._by_selectors) + len(shelf._before) <= 2 * 1024
+
+
+def test_who_was_there_before_sees_no_change_when_others_are_forgotten() -> None:
+    one, shelf, mine = entry("one"), SecretShelf(trust_domain=A_TEST), frozenset((UID_1,))
+    there = holdings([one], [held(one)])
+    before = shelf.available(there, mine, NOW)
+    for number in range(1100):
+        shelf.available(there, mine | {Selector("unix", f"path:/tmp/{number}")}, NOW)
+    assert shelf.available(there, mine, NOW) is before
+
+
 def test_an_entry_without_selectors_matches_nobody() -> None:
     loose = entry("loose", selectors=frozenset())
     assert not available(holdings([loose], [held(loose)]), UID_1, UID_2).resources

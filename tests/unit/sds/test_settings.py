@@ -87,10 +87,12 @@ def test_names_of_secrets_that_cannot_be_told_apart_are_refused(tmp_path: Path, 
         "max_connections: 0",
         "max_connections_per_uid: 0",
         "max_streams_per_connection: 0",
+        "max_streams: 0",
         "max_streams_per_uid: 0",
         "max_names: 0",
         "max_request_bytes: 131071",
         "handshake_timeout: 99ms",
+        "request_timeout: 99ms",
     ],
 )
 def test_a_limit_that_would_shut_everybody_out_is_refused(tmp_path: Path, limit: str) -> None:

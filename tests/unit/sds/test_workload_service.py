@@ -21,6 +21,7 @@ from sds.holdings import HoldingsFeed
 from sds.serve.callers import LOOK_AGAIN, Attestation
 from sds.serve.registry import StreamRegistry
 from sds.serve.server import WorkloadServer
+from sds.workload.snapshot import SnapshotShelf
 from sds.workload.stream import PATIENCE
 from tests import certificates
 from tests.certificates import A_TEST, B_TEST, NOW
@@ -235,6 +236,15 @@ class TestWhatIsSent:
         assert ids(await call.read()) == ["first", "second"]
         await node.clock.advance(11)
         assert ids(await call.read()) == ["first"]
+
+
+def test_of_callers_that_look_ever_different_a_bounded_number_is_remembered() -> None:
+    web, shelf = entry("web"), SnapshotShelf(trust_domain=A_TEST)
+    there = holdings([web], [held(web)])
+    for number in range(1100):
+        seen = frozenset((UID_1, Selector("unix", f"path:/tmp/{number}")))
+        assert shelf.snapshot(there, seen, NOW).is_entitled
+    assert len(shelf._by_selectors) <= 1024
 
 
 class TestWhenItIsSent:
