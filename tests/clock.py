@@ -28,6 +28,11 @@ class FakeClock:
     def monotonic(self) -> float:
         return self._elapsed
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody sleeps; who works in a thread does not yet, and would sleep through an `advance`."""
+        return any(not future.done() for _, _, future in self._sleepers)
+
     async def sleep(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._elapsed + max(0.0, seconds), next(self._order), future))

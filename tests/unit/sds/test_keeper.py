@@ -202,6 +202,7 @@ async def test_an_svid_that_ended_is_dropped_and_comes_again_with_the_server(ben
     bench.signer.away = True
     await bench.clock.advance(99)
     await bench.holds("web")
+    await bench.until(lambda: bench.clock.is_awaited)
     await bench.clock.advance(1)
     await bench.holds()
     bench.signer.away = False
