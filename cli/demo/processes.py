@@ -32,18 +32,21 @@ class Child:
         uid: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start `command`, as user and group `uid` where that is given (which only root can)."""
+        """Start `command`, as user and group `uid` where that is given (which only root can).
+
+        The change of user is made by `setpriv`, which then becomes the command (same process, same pid): asked for it
+        itself, Python forks with gRPC's fork handlers, which have crashed such a child before it was the command.
+        """
+        as_user = () if uid is None else ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--")
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
+                *as_user,
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,  # Ctrl-C in the terminal is for the demo, which then ends its children in order
-                user=uid,
-                group=uid,
-                extra_groups=None if uid is None else [],
             )
         return cls(name, process, log)
 
