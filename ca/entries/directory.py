@@ -40,10 +40,14 @@ class EntryDirectory:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def shared(self, entry: Entry) -> Entry:
+        """The same entry, made of parts that the directory has already where they are equal."""
+        return self._shared.of(entry)
+
     def load(self, entries: Iterable[Entry], *, revision: int) -> None:
-        """Fill the directory at the start."""
+        """Fill the directory at the start; the entries are best `shared` while they are read."""
         for entry in entries:
-            self._insert(self._shared.of(entry))
+            self._insert(entry)
         self._ordered.load(self._by_id.values())
         self.revision = revision
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
@@ -34,8 +34,8 @@ _VERBS = {
 class EntryStore(Protocol):
     """Where entries are durable."""
 
-    async def load(self) -> tuple[Sequence[Entry], int]:
-        """Every entry in the order of creation, and the revision that they stand at."""
+    async def load(self, keep: Callable[[Entry], Entry]) -> tuple[Sequence[Entry], int]:
+        """Every entry in the order of creation, as `keep` makes it of what was read, and the revision they stand at."""
         ...
 
     async def same_as(self, wanted: Sequence[Entry]) -> Sequence[str | None]:
@@ -62,7 +62,7 @@ class EntryRegistry:
 
     async def start(self) -> None:
         """Fill the directory from the store."""
-        entries, revision = await self._store.load()
+        entries, revision = await self._store.load(self._directory.shared)
         self._directory.load(entries, revision=revision)
 
     async def create(self, wanted: Entry, *, by: Actor) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,10 +29,10 @@ class SqlEntryStore:
     def __init__(self, *, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> tuple[Sequence[Entry], int]:
+    async def load(self, keep: Callable[[Entry], Entry]) -> tuple[Sequence[Entry], int]:
         async with self._database.transaction() as connection:
-            rows = await connection.execute(select(entries).order_by(entries.c.created_at, entries.c.id))
-            found = [_from_row(row) for row in rows]
+            rows = await connection.stream(select(entries).order_by(entries.c.created_at, entries.c.id))
+            found = [keep(_from_row(row)) async for row in rows]
             revision = await connection.scalar(select(func.max(events.c.revision)))
         return found, int(revision or 0)
 

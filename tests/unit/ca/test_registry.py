@@ -179,7 +179,7 @@ async def test_a_caller_that_goes_away_leaves_store_and_memory_the_same(database
         with pytest.raises(asyncio.CancelledError):
             await task
         store.may_answer.set()
-        while [entry.id for entry in (await store.load())[0]] != list(directory.all()):
+        while [entry.id for entry in (await store.load(directory.shared))[0]] != list(directory.all()):
             await asyncio.sleep(0)
 
     await abandon(registry.create(FULL, by=ROOT))
