@@ -88,6 +88,19 @@ class AuthoritySettings(Settings):
         return self
 
 
+class RotationSettings(Settings):
+    """When authorities are rotated by themselves, as shares of their lives; and how gently.
+
+    `window` is what renewing all SVIDs is spread over, `margin` how long a proxy is given between its acknowledgement
+    and the first use of what it acknowledged. Roots are not rotated by themselves where `root_at` is null.
+    """
+
+    root_at: float | None = Field(default=0.5, gt=0, lt=1)
+    issuer_at: float = Field(default=0.5, gt=0, lt=1)
+    window: Duration = timedelta(minutes=5)
+    margin: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=500))
+
+
 class SvidSettings(Settings):
     """Lifetimes of leaves. An entry may ask for less or more than the default, never for more than the cap."""
 
@@ -165,6 +178,7 @@ class ServerSettings(Settings):
     advertise: AdvertiseSettings = AdvertiseSettings()
     keys: KeySettings
     authorities: AuthoritySettings = AuthoritySettings()
+    rotation: RotationSettings = RotationSettings()
     svids: SvidSettings = Field(default=SvidSettings(), validate_default=True)
     limits: LimitSettings = LimitSettings()
     joining: JoiningSettings = JoiningSettings()

@@ -81,6 +81,10 @@ class Reason(StrEnum):
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
     LEASE_LOST = "lease_lost"
+    # rotation
+    ROTATION_RUNNING = "rotation_running"
+    ROTATION_NOT_RUNNING = "rotation_not_running"
+    ROTATION_TOO_FAR = "rotation_too_far"
     # records and backups
     CHAIN_BROKEN = "chain_broken"
     RECORD_NOT_FOUND = "record_not_found"

@@ -82,6 +82,12 @@ class X509Svid:
         return serial_hex(self.leaf.serial_number)
 
     @property
+    def issuer_key_id(self) -> bytes:
+        """The key identifier of the authority that signed the leaf; empty where the leaf does not say it."""
+        named = extension_of(self.leaf, x509.AuthorityKeyIdentifier)
+        return (named.key_identifier or b"") if named is not None else b""
+
+    @property
     def chain_der(self) -> tuple[bytes, ...]:
         """The chain in DER, leaf first."""
         return tuple(certificate.public_bytes(Encoding.DER) for certificate in self.chain)

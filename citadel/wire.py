@@ -80,9 +80,12 @@ def from_duration(message: Duration) -> timedelta:
         raise InvalidArgument(Reason.REQUEST_MALFORMED, f"a duration is out of range: {error}") from error
 
 
-def _duration(value: timedelta | None) -> Duration | None:
-    if value is None:
-        return None
+def to_duration(value: timedelta) -> Duration:
+    """A duration as a protobuf duration."""
     message = Duration()
     message.FromTimedelta(value)
     return message
+
+
+def _duration(value: timedelta | None) -> Duration | None:
+    return None if value is None else to_duration(value)

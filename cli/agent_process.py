@@ -24,8 +24,9 @@ from sds.agent import AgentCondition
 from sds.attest.unix import UnixAttestor
 from sds.holdings import HoldingsFeed
 from sds.keep.keeper import Keeper
+from sds.keep.orders import RenewOrder
 from sds.link.identity import IdentityFile, OwnIdentity
-from sds.link.link import Link
+from sds.link.link import Heeding, Link, Telling
 from sds.link.renewal import OwnRenewal
 from sds.link.signing import RemoteSigner
 from sds.serve.registry import StreamRegistry
@@ -121,15 +122,24 @@ async def _serve(
         clock=clock,
         random=random,
     )
+
+    def obey(order: RenewOrder) -> None:
+        renewal.obey(order)
+        keeper.obey(order)
+
     link = Link(
         identity=identity,
         servers=settings.servers,
         hello=agent_api_pb2.Hello(agent_version=metadata.version("citadel"), host=socket.gethostname()),
         feed=feed,
-        reports=registry,
+        telling=Telling(reports=registry, progress=keeper.progress()),
+        heeding=Heeding(
+            on_up=keeper.server_is_back,
+            on_order=obey,
+            on_roots=lambda: renewal.look_again(),  # noqa: PLW0108 - it is made after the link
+        ),
         reconnect=settings.reconnect,
         clock=clock,
-        on_up=keeper.server_is_back,
     )
     renewal = OwnRenewal(
         identity=identity,

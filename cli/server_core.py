@@ -41,6 +41,7 @@ from citadel.metrics import new_registry
 from citadel.tally import Tally
 from cli.server_agents import AgentAffairs, agent_affairs
 from cli.server_records import RecordKeeping
+from cli.server_rotation import RotationAffairs, rotation_affairs
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class ServerCore:
     sessions: SessionBook
     ledger_gaps: Sequence[LedgerGap]
     records: RecordKeeping
+    rotation: RotationAffairs
     background: tuple[asyncio.Task[None], ...]
 
 
@@ -123,7 +125,21 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         identity = ServerIdentity(issuer=issuer, authorities=authorities, clock=clock)
         writing = await stack.enter_async_context(_running(ledger.run()))
         await identity.start()
+        rotation = rotation_affairs(
+            settings,
+            database=database,
+            authorities=authorities,
+            identity=identity,
+            roster=roster,
+            sessions=sessions,
+            clock=clock,
+        )
+        await rotation.rotator.start()
         renewing = [await stack.enter_async_context(_running(work)) for work in (authorities.run(), identity.run())]
+        rotating = [
+            await stack.enter_async_context(_running(work))
+            for work in (rotation.rotator.run(), rotation.steering.run())
+        ]
         keeping = await stack.enter_async_context(_running(records.run()))
         yield ServerCore(
             clock=clock,
@@ -140,7 +156,8 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             sessions=sessions,
             ledger_gaps=gaps,
             records=records,
-            background=(writing, keeping, seeing, *renewing),
+            rotation=rotation,
+            background=(writing, keeping, seeing, *renewing, *rotating),
         )
 
 
@@ -169,6 +186,7 @@ def _authorities(settings: ServerSettings, database: Database, keys: KeyManager,
         store=store,
         clock=clock,
         issuer_lifetime=settings.authorities.issuer_lifetime,
+        issuer_at=settings.rotation.issuer_at,
         backdate=settings.svids.backdate,
     )
 

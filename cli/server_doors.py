@@ -17,6 +17,7 @@ from ca.api.listeners import ActorOf, AdminListener, TlsListener
 from ca.api.records import RecordsService
 from ca.api.sessions import SessionBook
 from ca.api.status import StatusReader
+from ca.api.sync import Sources
 from ca.settings import ServerSettings
 from citadel._wire import admin_pb2
 from citadel._wire.admin_pb2_grpc import add_AdminServicer_to_server
@@ -26,6 +27,7 @@ from citadel._wire.backup_pb2_grpc import add_BackupServicer_to_server
 from citadel._wire.bootstrap_pb2_grpc import add_BootstrapServicer_to_server
 from citadel._wire.insight_pb2_grpc import add_InsightServicer_to_server
 from citadel._wire.records_pb2_grpc import add_RecordsServicer_to_server
+from citadel._wire.rotation_pb2_grpc import add_RotationsServicer_to_server
 from citadel.config.types import HostPort
 from citadel.health import HealthBoard
 from citadel.in_flight import InFlight
@@ -35,6 +37,7 @@ from citadel.wire import to_timestamp
 from cli.server_backup import backup_service
 from cli.server_core import ServerCore
 from cli.server_insight import insight_service, server_condition, server_watch
+from cli.server_rotation import rotation_service
 
 GRACE_SECONDS: Final = 3.0
 # One address may have one in so many of the anonymous calls that go on at a time.
@@ -46,6 +49,7 @@ _ADMIN_SERVICES: Final = (
     "citadel.v1.Backup",
     "citadel.v1.Insight",
     "citadel.v1.Records",
+    "citadel.v1.Rotations",
 )
 
 
@@ -138,14 +142,15 @@ def _add_admin_services(
     add_AdminServicer_to_server(_admin_service(core, bootstrap, actor_of), server)
     add_InsightServicer_to_server(insight_service(core, actor_of), server)
     add_RecordsServicer_to_server(_records_service(core, actor_of), server)
+    rotations = rotation_service(core.rotation, core.agents, clock=core.clock, actor_of=actor_of)
+    add_RotationsServicer_to_server(rotations, server)
     add_AgentAdminServicer_to_server(_agent_admin_service(core, actor_of), server)
 
 
 def _agent_service(core: ServerCore) -> AgentService:
     return AgentService(
         roster=core.roster,
-        directory=core.directory,
-        authorities=core.authorities,
+        sources=Sources(directory=core.directory, authorities=core.authorities, orders=core.rotation.board),
         issuer=core.issuer,
         sessions=core.sessions,
         sightings=core.agents.sightings,

@@ -22,7 +22,7 @@ def server_condition(core: ServerCore) -> ServerCondition:
         roster=core.roster,
         sessions=core.sessions,
         clock=core.clock,
-        further=(core.database.health.check,),
+        further=(core.database.health.check, core.rotation.check),
     )
 
 

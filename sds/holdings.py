@@ -25,6 +25,10 @@ class HeldSvid:
     entry_id: str
     svid: X509Svid
     private_key: bytes = field(repr=False)
+    issuer_key_id: bytes = field(init=False, repr=False)  # read once: reports name it again and again
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "issuer_key_id", self.svid.issuer_key_id)
 
 
 _WOKEN_AT_ONCE: Final = 32

@@ -14,9 +14,7 @@ from ca.agents.sightings import Sightings
 from ca.api.answers import svid_results
 from ca.api.gates import leaf_pem
 from ca.api.sessions import AgentSession, SessionBook
-from ca.api.sync import SyncPush
-from ca.authority.manager import AuthorityManager
-from ca.entries.directory import EntryDirectory
+from ca.api.sync import Sources, SyncPush
 from ca.issuance.issuer import Issuer, SvidRequest
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
@@ -36,8 +34,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         self,
         *,
         roster: AgentRoster,
-        directory: EntryDirectory,
-        authorities: AuthorityManager,
+        sources: Sources,
         issuer: Issuer,
         sessions: SessionBook,
         sightings: Sightings,
@@ -45,8 +42,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         clock: Clock,
     ) -> None:
         self._roster = roster
-        self._directory = directory
-        self._authorities = authorities
+        self._sources = sources
         self._issuer = issuer
         self._sessions = sessions
         self._sightings = sightings
@@ -74,10 +70,10 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         agent, svid = await self._authenticate(context)
         with self._sessions.silent(agent.spiffe_id):
             hello = await self._hello(request_iterator)
-        session = AgentSession(agent=agent, connected_at=self._clock.now())
+        session = AgentSession(agent=agent, connected_at=self._clock.now(), own_issuer=svid.issuer_key_id)
         session.take(hello)
         reader = asyncio.create_task(_read(request_iterator, session))
-        watch = self._directory.watch(session.wake, agent)
+        watch = self._sources.directory.watch(session.wake, agent)
         self._roster.watch(session.wake, agent.spiffe_id)
         self._sessions.open(session)
         self._sightings.note(agent.spiffe_id)
@@ -88,15 +84,14 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
             watch=watch,
             reader=reader,
             roster=self._roster,
-            directory=self._directory,
-            authorities=self._authorities,
+            sources=self._sources,
             clock=self._clock,
         )
         try:
             await push.run(context.write)
         finally:
             reader.cancel()
-            self._directory.unwatch(watch)
+            self._sources.directory.unwatch(watch)
             self._roster.unwatch(session.wake)
             self._sessions.close(session)
             self._sightings.note(agent.spiffe_id)

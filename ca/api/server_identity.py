@@ -50,7 +50,7 @@ class ServerIdentity:
 
     async def start(self) -> None:
         """Get the first SVID."""
-        await self._renew()
+        await self.renew()
 
     async def run(self) -> None:
         """Renew at half of the life, for ever; the old one is presented until the new one is there."""
@@ -58,7 +58,7 @@ class ServerIdentity:
             await self._clock.sleep(_LEAST_PAUSE.total_seconds())  # whatever the lifetimes are, never a busy loop
             await sleep_until(self._clock, self._renew_at)
             try:
-                await self._renew()
+                await self.renew()
             except CitadelError as error:
                 _log.error("server certificate not renewed", reason=error.reason.value, error=str(error))
 
@@ -88,7 +88,8 @@ class ServerIdentity:
         # Only the own domain's roots: an identity of a federated domain never opens this door.
         return _Shown(self._pair, self._authorities.bundle() if ask_for_client_certificate else None)
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Get a new SVID and present it from now on; its authority may have changed."""
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         identity = server_id(self._authorities.bundle().trust_domain)

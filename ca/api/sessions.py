@@ -38,30 +38,42 @@ _log = structlog.get_logger(__name__)
 class AgentSession:
     """The state of one Sync stream; reads and writes happen in `ca.api.agent_api`."""
 
-    def __init__(self, *, agent: Agent, connected_at: datetime) -> None:
+    def __init__(self, *, agent: Agent, connected_at: datetime, own_issuer: bytes = b"") -> None:
+        """`own_issuer` is the key id of the authority that signed the SVID which the agent showed."""
         self.agent = agent
+        self.own_issuer = own_issuer
         self.connected_at = connected_at
         self.wake = asyncio.Event()
         self.is_ending = False
         self.version = ""
         self.acknowledged_revision = 0
+        self.acknowledged_bundle = 0  # sequence of the own bundle that the agent keeps
+        self.has_reported = False  # all of its streams at least once
+        self.is_over = False  # it reports more than is remembered
+        self.changes = 0  # rises with everything that the agent says
+        self.progress: dict[str, pb.OrderProgress] = {}
         self.told_revision = 0  # of the newest update that was made for it
         self.streams: dict[str, types_pb2.StreamReport] = {}
         self._stream_bytes = 0
-        self._is_over = False
+        self._told_orders: set[str] = set()
         self._told: dict[str, int] = {}
         self._told_bundles: dict[TrustDomain, TrustBundle] = {}
         self._first = True
 
     def take(self, message: pb.AgentMessage) -> None:
         """Take what the agent said."""
+        self.changes += 1
         match message.WhichOneof("kind"):
             case "hello":
                 self.version = message.hello.agent_version[:100]
             case "acknowledge":
                 self.acknowledged_revision = message.acknowledge.revision
+                self.acknowledged_bundle = message.acknowledge.bundle_sequence
             case "streams":
                 self._take_streams(message.streams)
+            case "progress":
+                known = (each for each in message.progress.orders if each.order_id in self._told_orders)
+                self.progress = {each.order_id: each for each in known}
 
     def end(self) -> None:
         """Let the stream end at its next turn."""
@@ -69,7 +81,12 @@ class AgentSession:
         self.wake.set()
 
     def updates(
-        self, *, news: EntryNews, bundles: Mapping[TrustDomain, TrustBundle], revision: int
+        self,
+        *,
+        news: EntryNews,
+        bundles: Mapping[TrustDomain, TrustBundle],
+        revision: int,
+        orders: Iterable[pb.RenewOrder] = (),
     ) -> Iterator[pb.Update]:
         """What the agent must be told so that it knows exactly what it may; nothing if it does already.
 
@@ -86,6 +103,10 @@ class AgentSession:
             self.told_revision = revision
             first = pb.Update(bundles=map(bundle_message, fresh), removed_bundles=dropped)
             yield from _parts(first, changed, removed, revision=revision, is_snapshot=is_first)
+        for order in orders:
+            if order.id not in self._told_orders:
+                self._told_orders.add(order.id)
+                yield pb.Update(revision=revision, renew=order)
 
     def _gone(self, news: EntryNews) -> list[str]:
         if not news.is_everything:
@@ -96,6 +117,7 @@ class AgentSession:
         if streams.snapshot:
             self.streams.clear()
             self._stream_bytes = 0
+            self.has_reported = True
         for report in streams.reports:
             known = self.streams.get(report.stream_id)
             known_bytes = known.ByteSize() if known is not None else 0
@@ -114,8 +136,8 @@ class AgentSession:
             self._stream_bytes = total
 
     def _say_once_that_it_is_over(self) -> None:
-        if not self._is_over:
-            self._is_over = True
+        if not self.is_over:
+            self.is_over = True
             _log.warning("agent reports more than is remembered", agent=str(self.agent.spiffe_id))
 
 
@@ -160,6 +182,11 @@ class SessionBook:
     def newest(self) -> dict[SpiffeId, AgentSession]:
         """The newest session of each connected agent."""
         return {session.agent.spiffe_id: session for session in self._sessions}
+
+    def wake_all(self) -> None:
+        """Let every session look for what it has to say."""
+        for session in self._sessions:
+            session.wake.set()
 
     def end_all(self) -> None:
         """End every session, so that agents look for another server at once."""

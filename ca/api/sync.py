@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession
@@ -19,6 +20,23 @@ from citadel.svid import X509Svid
 Write = Callable[[pb.Update], Awaitable[None]]
 
 
+class Orders(Protocol):
+    """What agents must renew ahead of time."""
+
+    def of(self, session: AgentSession, now: datetime) -> Sequence[pb.RenewOrder]:
+        """The orders for this agent as they are now; it is told each once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where it stands what agents are told."""
+
+    directory: EntryDirectory
+    authorities: AuthorityManager
+    orders: Orders
+
+
 class SyncPush:
     """Tells one agent what it may know, for as long as it may hear it."""
 
@@ -30,8 +48,7 @@ class SyncPush:
         watch: EntryWatch,
         reader: asyncio.Task[None],
         roster: AgentRoster,
-        directory: EntryDirectory,
-        authorities: AuthorityManager,
+        sources: Sources,
         clock: Clock,
     ) -> None:
         self._session = session
@@ -39,8 +56,7 @@ class SyncPush:
         self._watch = watch
         self._reader = reader
         self._roster = roster
-        self._directory = directory
-        self._authorities = authorities
+        self._sources = sources
         self._clock = clock
 
     async def run(self, write: Write) -> None:
@@ -48,11 +64,12 @@ class SyncPush:
         wake = self._session.wake
         while self._may_go_on():
             wake.clear()
-            now, own = self._clock.now(), self._authorities.bundle()
+            now, own = self._clock.now(), self._sources.authorities.bundle()
             for update in self._session.updates(
-                news=self._directory.news(self._watch, now),
+                news=self._sources.directory.news(self._watch, now),
                 bundles={own.trust_domain: own},
-                revision=self._directory.revision,
+                revision=self._sources.directory.revision,
+                orders=self._sources.orders.of(self._session, now),
             ):
                 if not await self._written(write(update)):
                     return

@@ -1,10 +1,11 @@
-"""The issuing authority of this server, renewed at half of its life, and the bundle that it is trusted by."""
+"""The issuing authority of this server, renewed ahead of its end, and the bundle that it is trusted by."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
@@ -47,7 +48,10 @@ class AuthorityManager:
         clock: Clock,
         issuer_lifetime: timedelta,
         backdate: timedelta,
+        issuer_at: float = 0.5,
     ) -> None:
+        """`issuer_at` is the share of its life after which the issuing authority is renewed."""
+        self._issuer_at = issuer_at
         self._trust_domain = trust_domain
         self._upstream = upstream
         self._keys = keys
@@ -56,33 +60,95 @@ class AuthorityManager:
         self._issuer_lifetime = issuer_lifetime
         self._backdate = backdate
         self._issuing: IssuingAuthority | None = None
+        self._issuers: tuple[Authority, ...] = ()  # also those that sign no more
+        self._turn = asyncio.Lock()  # one change of authorities at a time
+        self._watchers: list[Callable[[], None]] = []
         self._bundle: TrustBundle | None = None
 
     async def start(self) -> None:
         """Take up the recorded authority where it still serves, make what is missing, and settle the bundle."""
         await self._upstream.start()
-        recorded = [a for a in await self._store.load() if a.kind is AuthorityKind.ISSUER]
-        active = next((a for a in reversed(recorded) if a.state is AuthorityState.ACTIVE), None)
+        self._issuers = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ISSUER)
+        active = next((a for a in reversed(self._issuers) if a.state is AuthorityState.ACTIVE), None)
         if active is not None and active.not_after > self._clock.now():
             key = await self._keys.signer(active.key_id, KeyPurpose.ISSUER)
             self._issuing = IssuingAuthority(authority=active, key=key)
         else:
-            await self._renew(replaces=[a.id for a in recorded if a.state is AuthorityState.ACTIVE])
+            await self._renew()
         self._bundle = await self._settle_bundle()
 
     async def run(self) -> None:
-        """Renew the issuing authority at half of its life, for ever; while that fails the old one serves."""
+        """Renew the issuing authority when it is old enough, for ever; while that fails the old one serves."""
         while self._issuing is not None:
             previous = self._issuing.authority
             await self._clock.sleep(_LEAST_PAUSE.total_seconds())  # near the root's end lives get short: no busy loop
-            await sleep_until(self._clock, previous.created_at + (previous.not_after - previous.created_at) / 2)
+            await sleep_until(
+                self._clock, previous.created_at + (previous.not_after - previous.created_at) * self._issuer_at
+            )
             try:
-                await self._renew(replaces=[previous.id])
+                await self._renew_unless_renewed(previous)
             except CitadelError as error:
                 _log.error("issuing authority not renewed", reason=error.reason, error=str(error))
                 await self._clock.sleep(_RETRY_AFTER.total_seconds())
-                continue
-            await self._forget_key(previous.key_id)
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at every change of the bundle from now on."""
+        self._watchers.append(callback)
+
+    async def prepare_root(self, authority_id: str) -> None:
+        """Put a new root of this id into the bundle; it signs nothing yet. Asked again, it changes nothing."""
+        async with self._turn:
+            await self._upstream.prepare(authority_id)
+            await self._change_bundle()
+
+    async def activate_root(self, authority_id: str, *, taints: bool) -> None:
+        """Sign under this root from now on, by a new issuing authority. Asked again, it changes nothing."""
+        async with self._turn:
+            await self._upstream.activate(authority_id, taints=taints)
+            if self._issuing is None or self._issuing.authority.parent_id != authority_id:
+                await self._renew()
+
+    async def renew_issuer(self, authority_id: str) -> None:
+        """Sign by a new issuing authority of this id. Asked again, it changes nothing."""
+        async with self._turn:
+            if self._issuing is None or self._issuing.authority.id != authority_id:
+                await self._renew(authority_id)
+
+    async def drop_roots(self, authority_ids: Collection[str]) -> None:
+        """Take roots out of the bundle, and forget them and what they signed. Asked again, it changes nothing."""
+        async with self._turn:
+            await self._forget_issuers([issuer for issuer in self._issuers if issuer.parent_id in authority_ids])
+            await self._upstream.drop(authority_ids)
+            await self._change_bundle()
+
+    async def drop_issuers(self, authority_ids: Collection[str]) -> None:
+        """Forget issuing authorities that sign no more. Asked again, it changes nothing."""
+        async with self._turn:
+            old = [each for each in self._issuers if each.state is not AuthorityState.ACTIVE]
+            await self._forget_issuers([each for each in old if each.id in authority_ids])
+
+    def backdated(self, moment: datetime) -> datetime:
+        """Where the validity of a leaf begins that is signed at `moment`; certificates count whole seconds."""
+        return (moment - self._backdate).replace(microsecond=0)
+
+    def issuers(self) -> tuple[Authority, ...]:
+        """The issuing authorities that are on record, oldest first: the one that signs, and earlier ones."""
+        return self._issuers
+
+    async def _renew_unless_renewed(self, previous: Authority) -> None:
+        async with self._turn:
+            if self._issuing is not None and self._issuing.authority is previous:
+                await self._renew()
+
+    async def _forget_issuers(self, gone: Sequence[Authority]) -> None:
+        if gone:
+            await self._store.set_states({issuer.id: AuthorityState.REVOKED for issuer in gone})
+            self._issuers = tuple(issuer for issuer in self._issuers if issuer not in gone)
+
+    async def _change_bundle(self) -> None:
+        self._bundle = await self._settle_bundle()
+        for callback in self._watchers:
+            callback()
 
     def issuing(self) -> IssuingAuthority:
         """The authority to sign with. Raises `Unavailable` (`issuer_unavailable`) when it has ended."""
@@ -100,7 +166,7 @@ class AuthorityManager:
         """The roots and the issuing authority, for people to look at."""
         return (*self._upstream.authorities(), *([self._issuing.authority] if self._issuing else []))
 
-    async def _renew(self, *, replaces: Sequence[str]) -> None:
+    async def _renew(self, authority_id: str = "") -> None:
         now = self._clock.now()
         key_id = await self._keys.create(KeyPurpose.ISSUER)
         try:
@@ -114,7 +180,7 @@ class AuthorityManager:
             await self._forget_key(key_id)
             raise
         authority = Authority(
-            id=uuid4().hex,
+            id=authority_id or uuid4().hex,
             kind=AuthorityKind.ISSUER,
             state=AuthorityState.ACTIVE,
             key_id=key_id,
@@ -123,8 +189,14 @@ class AuthorityManager:
             created_at=now,
         )
         # Recorded before it signs: after a crash the next start finds it and goes on with it (invariant 12).
-        await self._store.record(authority, replaces=replaces)
+        replaced = [issuer for issuer in self._issuers if issuer.state is AuthorityState.ACTIVE]
+        await self._store.record(authority, replaces=[issuer.id for issuer in replaced])
+        old = (replace(each, state=AuthorityState.OLD) if each in replaced else each for each in self._issuers)
+        self._issuers = (*old, authority)
         self._issuing = IssuingAuthority(authority=authority, key=key)
+        await self._forget_issuers([issuer for issuer in self._issuers if issuer.not_after <= now])
+        for issuer in replaced:
+            await self._forget_key(issuer.key_id)
         _log.info("issuing authority made", authority=authority.id, not_after=authority.not_after.isoformat())
 
     async def _forget_key(self, key_id: str) -> None:

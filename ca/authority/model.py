@@ -39,6 +39,11 @@ class Authority:
     created_at: datetime
 
     @property
+    def subject_key_id(self) -> bytes:
+        """What certificates under this one call it by."""
+        return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+    @property
     def not_before(self) -> datetime:
         """Start of validity."""
         return self.certificate.not_valid_before_utc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.authority.model import Authority
+from ca.authority.model import Authority, AuthorityState
 from ca.keys.sealing import KeyPurpose
 
 
@@ -41,6 +41,10 @@ class AuthorityStore(Protocol):
         """Insert `authority`, and make those in `replaces` OLD in the same transaction."""
         ...
 
+    async def set_states(self, states: Mapping[str, AuthorityState]) -> None:
+        """Change the states of authorities, by id, all in one transaction."""
+        ...
+
     async def bundle_sequence(self, digest: str) -> int:
         """The sequence number of the own bundle with this content: the recorded one, or the next if it changed."""
         ...
@@ -65,6 +69,21 @@ class UpstreamAuthority(Protocol):
         self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime
     ) -> MintedIssuer:
         """Sign an intermediate for `public_key`; its end may come sooner than asked for, never later."""
+        ...
+
+    async def prepare(self, authority_id: str) -> None:
+        """Make a root of this id, which the bundle holds from now on and which signs nothing yet.
+
+        Does nothing where it is there already: whoever was killed meanwhile asks again.
+        """
+        ...
+
+    async def activate(self, authority_id: str, *, taints: bool) -> None:
+        """Mint under this root from now on. The one before becomes OLD, or TAINTED where `taints`."""
+        ...
+
+    async def drop(self, authority_ids: Collection[str]) -> None:
+        """Forget roots that are not the active one, with their keys. Those that are gone already are no error."""
         ...
 
     def roots(self) -> tuple[x509.Certificate, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -46,7 +48,7 @@ class SelfSignedUpstream:
         for root in self._roots:
             _check_trust_domain(root.certificate, self._trust_domain)
         if not any(root.state is AuthorityState.ACTIVE for root in self._roots):
-            self._roots = (*self._roots, await self._make_root())
+            self._roots = (*self._roots, await self._make_root(uuid4().hex, AuthorityState.ACTIVE))
 
     async def mint(
         self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime
@@ -62,6 +64,24 @@ class SelfSignedUpstream:
         )
         return MintedIssuer(certificate=certificate, root_id=root.id)
 
+    async def prepare(self, authority_id: str) -> None:
+        if all(root.id != authority_id for root in self._roots):
+            self._roots = (*self._roots, await self._make_root(authority_id, AuthorityState.PREPARED))
+
+    async def activate(self, authority_id: str, *, taints: bool) -> None:
+        left = AuthorityState.TAINTED if taints else AuthorityState.OLD
+        states = {root.id: left for root in self._roots if root.state is AuthorityState.ACTIVE}
+        states[authority_id] = AuthorityState.ACTIVE
+        await self._store.set_states(states)
+        self._roots = tuple(replace(root, state=states.get(root.id, root.state)) for root in self._roots)
+
+    async def drop(self, authority_ids: Collection[str]) -> None:
+        gone = [r for r in self._roots if r.id in authority_ids and r.state is not AuthorityState.ACTIVE]
+        await self._store.set_states({root.id: AuthorityState.REVOKED for root in gone})
+        self._roots = tuple(root for root in self._roots if root not in gone)
+        for root in gone:
+            await self._keys.delete(root.key_id)
+
     def roots(self) -> tuple[x509.Certificate, ...]:
         return tuple(root.certificate for root in self._roots)
 
@@ -76,7 +96,7 @@ class SelfSignedUpstream:
                 return root
         raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the root has expired", fix="rotate the root")
 
-    async def _make_root(self) -> Authority:
+    async def _make_root(self, authority_id: str, state: AuthorityState) -> Authority:
         # The key is durable before the row that names it: a crash between the two leaves an unused key, never a root
         # without one (invariant 12).
         key_id = await self._keys.create(KeyPurpose.ROOT)
@@ -89,9 +109,9 @@ class SelfSignedUpstream:
             backdate=self._backdate,
         )
         root = Authority(
-            id=uuid4().hex,
+            id=authority_id,
             kind=AuthorityKind.ROOT,
-            state=AuthorityState.ACTIVE,
+            state=state,
             key_id=key_id,
             certificate=certificate,
             parent_id=None,

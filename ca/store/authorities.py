@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -47,6 +47,13 @@ class SqlAuthorityStore:
                     created_at=authority.created_at,
                 )
             )
+
+    async def set_states(self, states: Mapping[str, AuthorityState]) -> None:
+        async with self._database.transaction() as connection:
+            for authority_id, state in states.items():
+                await connection.execute(
+                    update(authorities).where(authorities.c.id == authority_id).values(state=state.value)
+                )
 
     async def bundle_sequence(self, digest: str) -> int:
         name = self._trust_domain.name

@@ -190,6 +190,31 @@ record_keys: Final = Table(
     Column("created_at", Moment, nullable=False),
 )
 
+rotations: Final = Table(
+    "rotation",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("phase_since", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("started_by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("new_id", String(32), nullable=False),
+    Column("old_ids", Text, nullable=False),
+    Column("spiffe_id", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("renew_window", Span, nullable=False),
+    Column("margin", Span, nullable=False),
+    Column("deadline", Moment),
+    Column("paused", Boolean, nullable=False),
+    Column("skipped", Text, nullable=False),
+    Column("alarm", Text, nullable=False),
+)
+
+Index("ix_rotation_started_at", rotations.c.started_at)
+
 # At most one row: which server owns the store.
 lease: Final = Table(
     "lease",

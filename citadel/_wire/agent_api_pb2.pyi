@@ -6,6 +6,7 @@ What agents ask over mutual TLS."""
 from citadel._wire import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -27,6 +28,7 @@ class AgentMessage(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """first message of every stream"""
@@ -35,18 +37,21 @@ class AgentMessage(_message.Message):
     def acknowledge(self) -> Global___Acknowledge: ...
     @_builtins.property
     def streams(self) -> Global___Streams: ...
+    @_builtins.property
+    def progress(self) -> Global___RenewProgress: ...
     def __init__(
         self,
         *,
         hello: Global___Hello | None = ...,
         acknowledge: Global___Acknowledge | None = ...,
         streams: Global___Streams | None = ...,
+        progress: Global___RenewProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "hello", b"hello", "kind", b"kind", "streams", b"streams"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "hello", b"hello", "kind", b"kind", "progress", b"progress", "streams", b"streams"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "hello", b"hello", "kind", b"kind", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "hello", b"hello", "kind", b"kind", "progress", b"progress", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "acknowledge", "streams"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "acknowledge", "streams", "progress"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -79,15 +84,19 @@ class Acknowledge(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
+    BUNDLE_SEQUENCE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
+    bundle_sequence: _builtins.int
+    """of the own bundle that the agent keeps and serves now"""
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
+        bundle_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,6 +141,7 @@ class Update(_message.Message):
     BUNDLES_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     REMOVED_BUNDLES_FIELD_NUMBER: _builtins.int
+    RENEW_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     snapshot: _builtins.bool
     """entries and bundles replace all that the agent knew"""
@@ -146,6 +156,8 @@ class Update(_message.Message):
     def removed_bundles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of foreign trust domains that are trusted no longer"""
 
+    @_builtins.property
+    def renew(self) -> Global___RenewOrder: ...
     def __init__(
         self,
         *,
@@ -156,14 +168,119 @@ class Update(_message.Message):
         bundles: _abc.Iterable[_types_pb2.Bundle] | None = ...,
         more: _builtins.bool = ...,
         removed_bundles: _abc.Iterable[_builtins.str] | None = ...,
+        renew: Global___RenewOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["renew", b"renew"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "entries", b"entries", "more", b"more", "removed_bundles", b"removed_bundles", "removed_entry_ids", b"removed_entry_ids", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "entries", b"entries", "more", b"more", "removed_bundles", b"removed_bundles", "removed_entry_ids", b"removed_entry_ids", "renew", b"renew", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Update: _TypeAlias = Update  # noqa: Y015
+
+@_typing.final
+class RenewOrder(_message.Message):
+    """Renew ahead of time what this covers, spread over `window` from now on. The same order, by its id, may come again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OWN_FIELD_NUMBER: _builtins.int
+    SVIDS_FIELD_NUMBER: _builtins.int
+    ISSUER_KEY_IDS_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_UNTIL_FIELD_NUMBER: _builtins.int
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    own: _builtins.bool
+    """the agent's own SVID"""
+    svids: _builtins.bool
+    """those of its workloads"""
+    spiffe_id: _builtins.str
+    """only SVIDs of this identity, where set"""
+    @_builtins.property
+    def issuer_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Only SVIDs under issuers with these subject key ids, where there are any."""
+
+    @_builtins.property
+    def not_before_until(self) -> _timestamp_pb2.Timestamp:
+        """only SVIDs whose validity begins at this time or earlier, where set"""
+
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        own: _builtins.bool = ...,
+        svids: _builtins.bool = ...,
+        issuer_key_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        not_before_until: _timestamp_pb2.Timestamp | None = ...,
+        spiffe_id: _builtins.str = ...,
+        window: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_before_until", b"not_before_until", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "issuer_key_ids", b"issuer_key_ids", "not_before_until", b"not_before_until", "own", b"own", "spiffe_id", b"spiffe_id", "svids", b"svids", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewOrder: _TypeAlias = RenewOrder  # noqa: Y015
+
+@_typing.final
+class RenewProgress(_message.Message):
+    """How far the agent has come with the orders of this stream. Replaces what was said before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderProgress]: ...
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___OrderProgress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewProgress: _TypeAlias = RenewProgress  # noqa: Y015
+
+@_typing.final
+class OrderProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    COVERED_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    LEFT_UNTIL_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    covered: _builtins.int
+    """SVIDs that the order covered when it came"""
+    left: _builtins.int
+    """that it still covers"""
+    @_builtins.property
+    def left_until(self) -> _timestamp_pb2.Timestamp:
+        """when the last of them ends"""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        covered: _builtins.int = ...,
+        left: _builtins.int = ...,
+        left_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["left_until", b"left_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered", b"covered", "left", b"left", "left_until", b"left_until", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderProgress: _TypeAlias = OrderProgress  # noqa: Y015
 
 @_typing.final
 class SignX509SvidsRequest(_message.Message):

@@ -217,6 +217,8 @@ class ResourceReport(_message.Message):
     HELD_SERIAL_FIELD_NUMBER: _builtins.int
     HELD_NOT_AFTER_FIELD_NUMBER: _builtins.int
     HELD_BUNDLE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
+    HELD_ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: Global___ResourceReport.State.ValueType
     version: _builtins.str
@@ -235,6 +237,9 @@ class ResourceReport(_message.Message):
     held_serial: _builtins.str
     """lowercase hex"""
     held_bundle_sequence: _builtins.int
+    issuer_key_id: _builtins.bytes
+    """of the certificate that was sent: its authority key identifier"""
+    held_issuer_key_id: _builtins.bytes
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -255,10 +260,12 @@ class ResourceReport(_message.Message):
         held_serial: _builtins.str = ...,
         held_not_after: _timestamp_pb2.Timestamp | None = ...,
         held_bundle_sequence: _builtins.int = ...,
+        issuer_key_id: _builtins.bytes = ...,
+        held_issuer_key_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_not_after", b"held_not_after", "not_after", b"not_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "held_bundle_sequence", b"held_bundle_sequence", "held_not_after", b"held_not_after", "held_serial", b"held_serial", "held_version", b"held_version", "name", b"name", "not_after", b"not_after", "refusal", b"refusal", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "held_bundle_sequence", b"held_bundle_sequence", "held_issuer_key_id", b"held_issuer_key_id", "held_not_after", b"held_not_after", "held_serial", b"held_serial", "held_version", b"held_version", "issuer_key_id", b"issuer_key_id", "name", b"name", "not_after", b"not_after", "refusal", b"refusal", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
@@ -11,12 +11,14 @@ from typing import Final
 
 import structlog
 
+from citadel._wire import agent_api_pb2 as pb
 from citadel.clock import LONGEST_NAP, Clock
 from citadel.errors import CitadelError, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.batch import Draft, draft, judge
 from sds.keep.keys import KeyKind
+from sds.keep.orders import OrderBook, RenewOrder
 from sds.keep.schedule import Outlook, Schedule, call_timeout, retry_delay
 from sds.keep.signer import Signed, Signer
 from sds.keep.waiting import news_or_time
@@ -26,6 +28,19 @@ from sds.settings import ReconnectSettings
 _LARGEST_BATCH: Final[Mapping[KeyKind, int]] = {"ec-p256": 500, "ec-p384": 500, "rsa-2048": 16}
 
 _log = structlog.get_logger(__name__)
+
+
+class RenewalProgress:
+    """Fulfils `sds.link.sync.RenewProgress`."""
+
+    def __init__(self, orders: OrderBook, feed: HoldingsFeed) -> None:
+        self._orders = orders
+        self._feed = feed
+        self.watch, self.unwatch = feed.watch, feed.unwatch
+
+    def now(self) -> pb.RenewProgress:
+        """What is left of each order."""
+        return self._orders.progress(self._feed.current.svids.values())
 
 
 class Keeper:
@@ -58,11 +73,22 @@ class Keeper:
         self._failures = 0
         self._trouble = ""
         self._paused_until = 0.0  # by the clock that never jumps
+        self._orders = OrderBook()
 
     def server_is_back(self) -> None:
         """Ask at once for what is due, without waiting for the end of a pause."""
         self._paused_until = 0.0
         self._news.set()
+
+    def obey(self, order: RenewOrder) -> None:
+        """Renew what the order covers, spread over its window; also what is on its way and turns out to be covered."""
+        self._orders.add(order)
+        self._hasten(self._feed.current.svids.values())
+        self._news.set()
+
+    def progress(self) -> RenewalProgress:
+        """How far the orders are obeyed, for the server."""
+        return RenewalProgress(self._orders, self._feed)
 
     @property
     def trouble(self) -> str:
@@ -172,6 +198,12 @@ class Keeper:
                 _log_issued(result, answer)
         if fresh:
             self._feed.publish(replace(current, svids={**current.svids, **fresh}))
+            self._hasten(fresh.values())
+
+    def _hasten(self, svids: Iterable[HeldSvid]) -> None:
+        now = self._clock.now()
+        for entry_id, window in self._orders.newly_covered(svids).items():
+            self._schedule.hasten(entry_id, now + window * self._random.random())
 
     def _refuse(self, draft: Draft, error: CitadelError) -> None:
         if self._schedule.refused(draft.entry, error.reason, self._clock.now(), words=str(error)):

@@ -149,6 +149,12 @@ class Schedule:
         slot.due = half_life(received=received, not_after=not_after, random=self._random)
         return True
 
+    def hasten(self, entry_id: str, by: datetime) -> None:
+        """Renew the SVID of this entry by then, where it would be later."""
+        slot = self._slots.get(entry_id)
+        if slot is not None and slot.due is not None:
+            slot.due = min(slot.due, by)
+
     def refused(self, entry: Entry, reason: Reason, now: datetime, *, words: str = "") -> bool:
         """Note that `entry` alone was refused, and wait before the next try. True when this reason is news."""
         slot = self._slots.get(entry.id)

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.clock import Clock
 from citadel.config.types import HostPort
 from sds.holdings import HoldingsFeed
+from sds.keep.orders import RenewOrder
 from sds.keep.waiting import first_of
 from sds.link.channel import agent_channel
 from sds.link.identity import OwnIdentity
 from sds.link.line import Line
-from sds.link.sync import StreamReports, SyncStream
+from sds.link.sync import RenewProgress, StreamReports, SyncStream
 from sds.link.updates import Change, after
 from sds.settings import ReconnectSettings
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telling:
+    """What the server is told beside acknowledgements."""
+
+    reports: StreamReports
+    progress: RenewProgress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heeding:
+    """Who is told what the server says beside entries and bundles."""
+
+    on_up: Callable[[], None]  # the server is back
+    on_order: Callable[[RenewOrder], None]  # it orders to renew
+    on_roots: Callable[[], None]  # the roots of the own trust domain have changed
+
+
 class Link:
-    """Fills `feed` with what the server tells, for as long as `run` runs. `on_up` is told whenever the server is back.
+    """Fills `feed` with what the server tells, for as long as `run` runs.
 
     `servers` are where to find it, the first choice first; none of them means the one that was told when joining.
     """
@@ -32,19 +51,19 @@ class Link:
         servers: Sequence[HostPort],
         hello: pb.Hello,
         feed: HoldingsFeed,
-        reports: StreamReports,
+        telling: Telling,
+        heeding: Heeding,
         reconnect: ReconnectSettings,
         clock: Clock,
-        on_up: Callable[[], None],
     ) -> None:
         self._identity = identity
         self._servers = servers
         self._hello = hello
         self._feed = feed
-        self._reports = reports
+        self._telling = telling
         self._reconnect = reconnect
         self._clock = clock
-        self._on_up = on_up
+        self._heeding = heeding
         self._move = asyncio.Event()
         self._line = self._new_line()
         self.was_up = False  # whether the server was ever heard
@@ -93,10 +112,16 @@ class Link:
         def synced() -> None:
             on_synced()
             self.was_up = True
-            self._on_up()
+            self._heeding.on_up()
 
         return SyncStream(
-            hello=self._hello, take=self._take, on_synced=synced, reports=self._reports, clock=self._clock
+            hello=self._hello,
+            take=self._take,
+            on_synced=synced,
+            reports=self._telling.reports,
+            bundle_sequence=lambda: self._identity.current.bundle.sequence or 0,
+            progress=self._telling.progress,
+            clock=self._clock,
         )
 
     async def _take(self, change: Change) -> None:
@@ -109,3 +134,6 @@ class Link:
                 await self._identity.change(bundle=bundle)
                 if bundle.x509_authorities != old.x509_authorities:
                     self.move()  # a channel keeps the roots that it was made with
+                    self._heeding.on_roots()
+        for order in change.orders:
+            self._heeding.on_order(order)

@@ -13,9 +13,12 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from citadel._wire import agent_api_pb2 as pb
 from citadel.clock import Clock, sleep_until
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
+from citadel.svid import verify_x509_svid
 from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, new_key, request_for
+from sds.keep.orders import RenewOrder
 from sds.keep.schedule import half_life, retry_delay
+from sds.keep.waiting import first_of
 from sds.link.call import answer_of
 from sds.link.identity import OwnIdentity
 from sds.link.link import Link
@@ -46,17 +49,31 @@ class OwnRenewal:
         self._identity = identity
         self._link = link
         self._returning = returning
+        self._now = asyncio.Event()  # renew without waiting for half of the life
         self._told: set[Reason] = set()  # kinds of trouble, since it last went well
         self._reconnect = reconnect
         self._clock = clock
         self._random = random
+
+    def obey(self, order: RenewOrder) -> None:
+        """Renew at once where the order covers the agent's own SVID."""
+        svid = self._identity.current.svid
+        if order.own and order.covers(svid, svid.issuer_key_id):
+            self._now.set()
+
+    def look_again(self) -> None:
+        """The roots of the own trust domain have changed: whoever hangs on one that is gone is let in no more."""
+        if not self._is_believed():
+            self._now.set()
 
     async def run(self) -> None:
         """Keep going until cancelled."""
         received = self._identity.current.svid.not_before  # when it was really received is not known after a restart
         while True:
             not_after = self._identity.current.svid.not_after
-            await sleep_until(self._clock, half_life(received=received, not_after=not_after, random=self._random))
+            due = half_life(received=received, not_after=not_after, random=self._random)
+            await first_of(sleep_until(self._clock, due), self._now.wait())
+            self._now.clear()
             attempts = AsyncRetrying(
                 retry=retry_if_exception_type(CitadelError), wait=self._wait, sleep=self._clock.sleep, reraise=True
             )
@@ -66,11 +83,23 @@ class OwnRenewal:
 
     async def _renew_or_return(self) -> None:
         key = await self._next_key()  # the server may know it already, whichever way it was sent
-        if self._identity.current.svid.not_after > self._clock.now():
+        # Hanging on a root that is gone, the own SVID opens no new connection; one that is open stays so until it ends.
+        is_let_in = self._link.is_up and self._identity.current.svid.not_after > self._clock.now()
+        if is_let_in or await asyncio.to_thread(self._is_believed):
             await self._renew(key)
         else:
             await self._return(key)
         self._link.move()
+
+    def _is_believed(self) -> bool:
+        """Whether a new connection with the own SVID would be let in, as far as the own bundle says."""
+        identity = self._identity.current
+        try:
+            bundles = {identity.bundle.trust_domain: identity.bundle}
+            verify_x509_svid(identity.svid.chain_der, bundles, self._clock.now())
+        except CitadelError:
+            return False
+        return True
 
     async def _return(self, key: PrivateKey) -> None:
         back = await self._returning.identity(self._identity.current, key=key)

@@ -40,11 +40,27 @@ class StreamReports(Protocol):
         ...
 
 
-class SyncStream:
-    """Takes changes down, and sends acknowledgements and stream reports up.
+class RenewProgress(Protocol):
+    """How far the agent has come with what it was ordered to renew."""
 
-    `take` makes a change durable and visible; only then it is acknowledged. `on_synced` is told once the first change,
-    which is a snapshot, was taken.
+    def now(self) -> pb.RenewProgress:
+        """What the server is told."""
+        ...
+
+    def watch(self, event: asyncio.Event) -> None:
+        """Set `event` when it may have changed."""
+        ...
+
+    def unwatch(self, event: asyncio.Event) -> None:
+        """Stop setting `event`."""
+        ...
+
+
+class SyncStream:
+    """Takes changes down, and sends acknowledgements, stream reports and the progress of renewals up.
+
+    `bundle_sequence` gives that of the own bundle which is kept. `take` makes a change durable and visible; only then
+    it is acknowledged. `on_synced` is told once the first change, which is a snapshot, was taken.
     """
 
     def __init__(
@@ -54,8 +70,12 @@ class SyncStream:
         take: Callable[[Change], Awaitable[None]],
         on_synced: Callable[[], None],
         reports: StreamReports,
+        bundle_sequence: Callable[[], int],
+        progress: RenewProgress,
         clock: Clock,
     ) -> None:
+        self._bundle_sequence = bundle_sequence
+        self._progress = progress
         self._hello = hello
         self._take = take
         self._on_synced = on_synced
@@ -69,6 +89,7 @@ class SyncStream:
     async def run(self, api: agent_api_pb2_grpc.AgentApiAsyncStub) -> None:
         """Run until the stream ends; always raises a `CitadelError` that says why."""
         self._reports.watch(self._wake)
+        self._progress.watch(self._wake)
         call = api.Sync(self._outgoing())
         assembly = Assembly()
         try:
@@ -79,6 +100,7 @@ class SyncStream:
             raise from_rpc_error(error) from error
         finally:
             self._reports.unwatch(self._wake)
+            self._progress.unwatch(self._wake)
             call.cancel()
             # gRPC leaves the task that pulls from `_outgoing` waiting for ever when the server ended the call.
             self._is_over = True
@@ -96,12 +118,13 @@ class SyncStream:
     async def _outgoing(self) -> AsyncIterator[pb.AgentMessage]:
         """Pulled by gRPC as fast as the server reads, so that nothing piles up here while it does not."""
         yield pb.AgentMessage(hello=self._hello)
-        is_first = True
+        is_first, told_progress = True, pb.RenewProgress()
         while not self._is_over:
             await self._wake.wait()
             self._wake.clear()
             while self._taken:
-                yield pb.AgentMessage(acknowledge=pb.Acknowledge(revision=self._taken.pop(0)))
+                taken = pb.Acknowledge(revision=self._taken.pop(0), bundle_sequence=self._bundle_sequence())
+                yield pb.AgentMessage(acknowledge=taken)
             # Not before the first change was taken: until then an older stream of this agent may be the reporting one.
             if not self.was_synced:
                 continue
@@ -112,6 +135,10 @@ class SyncStream:
             for message in self._report(is_snapshot=is_first):
                 yield message
             is_first = False
+            progress = self._progress.now()
+            if progress != told_progress:
+                yield pb.AgentMessage(progress=progress)
+                told_progress = progress
 
     def _report(self, *, is_snapshot: bool) -> Iterator[pb.AgentMessage]:
         reports = self._reports.take_changed()

@@ -16,8 +16,9 @@ from citadel.errors import CitadelError
 from citadel.spiffe import TrustDomain
 from citadel.wire import entry_from_wire
 from sds.holdings import HeldSvid, Holdings
+from sds.keep.orders import RenewOrder
 
-_Message = TypeVar("_Message", types_pb2.Entry, types_pb2.Bundle)
+_Message = TypeVar("_Message", types_pb2.Entry, types_pb2.Bundle, pb.RenewOrder)
 _Value = TypeVar("_Value")
 
 _log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ class Change:
     bundles: tuple[TrustBundle, ...]
     named_bundles: frozenset[str]
     removed_bundles: frozenset[str]
+    orders: tuple[RenewOrder, ...] = ()
 
 
 class Assembly:
@@ -59,6 +61,7 @@ class Assembly:
             bundles=tuple(_readable(_bundle_from_wire, (bundle for each in parts for bundle in each.bundles))),
             named_bundles=frozenset(bundle.trust_domain for each in parts for bundle in each.bundles),
             removed_bundles=frozenset(name for each in parts for name in each.removed_bundles),
+            orders=tuple(_readable(RenewOrder.from_wire, (each.renew for each in parts if each.HasField("renew")))),
         )
 
 

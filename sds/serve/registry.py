@@ -117,8 +117,8 @@ def _report(standing: Standing) -> types_pb2.ResourceReport:
 def _tell_sent(resource: Resource, report: types_pb2.ResourceReport) -> None:
     report.version = resource.version
     match resource.facts:
-        case SvidFacts(spiffe_id, serial, not_after):
-            report.spiffe_id, report.serial = spiffe_id, serial
+        case SvidFacts(spiffe_id, serial, not_after, issuer):
+            report.spiffe_id, report.serial, report.issuer_key_id = spiffe_id, serial, issuer
             report.not_after.CopyFrom(to_timestamp(not_after))
         case BundleFacts(trust_domain, sequence):
             report.trust_domain, report.bundle_sequence = trust_domain, sequence
@@ -127,8 +127,8 @@ def _tell_sent(resource: Resource, report: types_pb2.ResourceReport) -> None:
 def _tell_held(held: Held, report: types_pb2.ResourceReport) -> None:
     report.held_version = held.version
     match held.facts:
-        case SvidFacts(_, serial, not_after):
-            report.held_serial = serial
+        case SvidFacts(_, serial, not_after, issuer):
+            report.held_serial, report.held_issuer_key_id = serial, issuer
             report.held_not_after.CopyFrom(to_timestamp(not_after))
         case BundleFacts(_, sequence):
             report.held_bundle_sequence = sequence

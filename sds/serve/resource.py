@@ -34,6 +34,7 @@ class SvidFacts:
     spiffe_id: str
     serial: str
     not_after: datetime
+    issuer_key_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def certificate_resource(name: str, held: HeldSvid) -> Resource:
     )
     version = _version_of(secret)  # the leaf stands for its key, so that nothing made from the key is ever reported
     secret.tls_certificate.private_key.inline_bytes = _key_pem(held.private_key)
-    facts = SvidFacts(str(held.svid.spiffe_id), held.svid.serial, held.svid.not_after)
+    facts = SvidFacts(str(held.svid.spiffe_id), held.svid.serial, held.svid.not_after, held.issuer_key_id)
     return Resource(name, version, facts, _packed(secret))
 
 

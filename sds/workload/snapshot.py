@@ -180,7 +180,11 @@ def _bundles_answer(bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]]) ->
 def _about_svid(held: HeldSvid) -> types_pb2.ResourceReport:
     spiffe_id = str(held.svid.spiffe_id)
     report = types_pb2.ResourceReport(
-        name=spiffe_id, spiffe_id=spiffe_id, serial=held.svid.serial, version=held.svid.serial
+        name=spiffe_id,
+        spiffe_id=spiffe_id,
+        serial=held.svid.serial,
+        version=held.svid.serial,
+        issuer_key_id=held.issuer_key_id,
     )
     report.not_after.CopyFrom(to_timestamp(held.svid.not_after))
     return report

@@ -20,9 +20,11 @@ from citadel.spiffe import TrustDomain
 from citadel.svid import X509Svid
 from citadel.wire import entry_to_wire
 from sds.holdings import HeldSvid, HoldingsFeed
+from sds.keep.keeper import RenewalProgress
 from sds.keep.keys import new_key
+from sds.keep.orders import OrderBook
 from sds.link.bootstrap import Bootstrap
-from sds.link.link import Link
+from sds.link.link import Heeding, Link, Telling
 from sds.link.renewal import OwnRenewal
 from sds.link.returning import Returning
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
@@ -53,6 +55,7 @@ class Bench:
         self.feed = HoldingsFeed()
         self.reports = FakeReports()
         self.ups = 0
+        self.orders = OrderBook()
 
     async def start(self, lifetime: timedelta = HOUR) -> None:
         self.server, self.address = await serve_agents(self.api, self.authority)
@@ -63,10 +66,10 @@ class Bench:
             servers=(),
             hello=pb.Hello(agent_version="1.2.3", host="n1"),
             feed=self.feed,
-            reports=self.reports,
+            telling=Telling(reports=self.reports, progress=RenewalProgress(self.orders, self.feed)),
+            heeding=Heeding(on_up=self._up, on_order=self.orders.add, on_roots=lambda: None),
             reconnect=QUICK,
             clock=SystemClock(),
-            on_up=self._up,
         )
 
     def _up(self) -> None:

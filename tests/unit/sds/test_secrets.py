@@ -71,7 +71,9 @@ def test_a_caller_gets_its_identity_under_both_names_and_its_bundle_under_three(
         key = load_pem_private_key(certificate.private_key.inline_bytes, None)
         assert key.public_key() == mine.svid.leaf.public_key()
         assert b"-----BEGIN PRIVATE KEY-----" in certificate.private_key.inline_bytes  # PKCS#8
-        assert resources[name].facts == SvidFacts("spiffe://a.test/web", mine.svid.serial, mine.svid.not_after)
+        assert resources[name].facts == SvidFacts(
+            "spiffe://a.test/web", mine.svid.serial, mine.svid.not_after, mine.issuer_key_id
+        )
     for name in BUNDLE_NAMES:
         assert trusted_ca(resources[name]) == ROOT.pem
         assert resources[name].facts == BundleFacts("a.test", 1)

@@ -1,0 +1,1 @@
+"""Rotation: how the mesh goes over to new authorities and new SVIDs without anybody noticing."""

@@ -1,0 +1,100 @@
+"""Who a rotation waits for: invariants 3 and 4 as rules over what agents report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ca.rotation.model import Holder
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import types_pb2
+from citadel.wire import from_timestamp
+
+_STATE = types_pb2.ResourceReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentView:
+    """One connected agent as its newest session has it."""
+
+    name: str
+    acknowledged_bundle: int
+    has_reported: bool
+    is_over: bool
+    own_issuer: bytes
+    streams: Sequence[types_pb2.StreamReport]
+    progress: pb.OrderProgress | None
+
+
+def without_bundle(agent: AgentView, sequence: int, trust_domain: str) -> Iterator[Holder]:
+    """Whoever of this agent has not acknowledged the bundle with `sequence`, or a later one."""
+    if agent.acknowledged_bundle < sequence or not agent.has_reported:
+        yield Holder(name=agent.name, words="the agent has not acknowledged the bundle")
+    if agent.is_over:
+        yield Holder(name=agent.name, words="the agent has more streams than are remembered")
+    for stream in agent.streams:
+        for resource in stream.resources:
+            if resource.trust_domain == trust_domain and resource.held_bundle_sequence < sequence:
+                yield Holder(name=f"{agent.name}/{stream.stream_id}", words=_what_it_said(stream, resource))
+                break
+
+
+def has_acknowledged(stream: types_pb2.StreamReport, sequence: int, trust_domain: str) -> bool | None:
+    """Whether the stream's proxy holds the bundle; None for a stream that never asked for one."""
+    own = [resource for resource in stream.resources if resource.trust_domain == trust_domain]
+    return all(resource.held_bundle_sequence >= sequence for resource in own) if own else None
+
+
+def not_renewed(agent: AgentView, order_id: str, old_issuers: Collection[bytes]) -> Iterator[Holder]:
+    """Whether this agent has SVIDs that the order covers, its own first."""
+    if agent.own_issuer in old_issuers:
+        yield Holder(name=agent.name, words="the agent's own SVID is not renewed")
+    elif agent.progress is None or agent.progress.order_id != order_id:
+        yield Holder(name=agent.name, words="the agent has not said how far it is")
+    elif agent.progress.left:
+        left, until = agent.progress.left, from_timestamp(agent.progress.left_until)
+        yield Holder(name=agent.name, words=f"{left} SVIDs not renewed", until=until)
+
+
+def depending(agent: AgentView, old_issuers: Collection[bytes]) -> Iterator[Holder]:
+    """Streams whose proxy holds a certificate of these issuers, or an unknown one."""
+    for stream in agent.streams:
+        for resource in stream.resources:
+            if not resource.spiffe_id or resource.state == _STATE.WAITING:
+                continue
+            is_unknown = resource.held_version and not resource.held_issuer_key_id
+            if is_unknown or resource.held_issuer_key_id in old_issuers:
+                until = from_timestamp(resource.held_not_after) if resource.HasField("held_not_after") else None
+                words = f"holds {resource.held_serial or 'an unknown certificate'}: {_what_it_said(stream, resource)}"
+                yield Holder(name=f"{agent.name}/{stream.stream_id}", words=words, until=until)
+                break
+
+
+def away(ends: Mapping[str, datetime], *, connected: Collection[str], now: datetime) -> Iterator[Holder]:
+    """Agents (and administrators) that are not connected, until the last certificate issued through them has ended."""
+    for who, end in sorted(ends.items()):
+        if who not in connected and end > now:
+            yield Holder(name=who, words="away, and certificates issued through it are valid", until=end)
+
+
+def still_held(holders: Iterable[Holder], skipped: Collection[str], now: datetime) -> list[Holder]:
+    """Those who were not skipped, also by their agent's name, and whose own end has not come."""
+    return [
+        holder
+        for holder in holders
+        if holder.name not in skipped
+        and holder.name.partition("/")[0] not in skipped
+        and (holder.until is None or holder.until > now)
+    ]
+
+
+def _what_it_said(stream: types_pb2.StreamReport, resource: types_pb2.ResourceReport) -> str:
+    who = f"pid {stream.pid}" + (f" ({stream.node_id})" if stream.node_id else "")
+    match resource.state:
+        case _STATE.REFUSED:
+            return f"{who} refused {resource.name}: {resource.refusal}"
+        case _STATE.SENT:
+            return f"{who} has not answered {resource.name}"
+        case _:
+            return f"{who} holds an older {resource.name}"

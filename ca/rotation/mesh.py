@@ -1,0 +1,159 @@
+"""The mesh as a rotation sees it: who is connected, what each has acknowledged, and what is away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from ca.agents.roster import AgentRoster
+from ca.api.sessions import AgentSession, SessionBook
+from ca.insight.proxies import agent_name
+from ca.rotation import gate
+from ca.rotation.gate import AgentView
+from ca.rotation.model import Holder
+from ca.rotation.ports import IssuedEnds
+from citadel.clock import Clock
+from citadel.reserved import RESERVED_SEGMENT, is_agent_id, server_id
+from citadel.spiffe import SpiffeId, TrustDomain
+
+_ASK_AGAIN: Final = 2.0  # seconds between two looks into the ledger
+
+Judge = Callable[[AgentView], Iterable[Holder]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """How many there are, and how far they have come."""
+
+    agents: int
+    agents_away: int
+    proxies: int
+    proxies_acknowledged: int
+    svids: int
+    svids_renewed: int
+
+
+class Mesh:
+    """Judges every connected agent, each anew only when it has said something, and asks the ledger about the others."""
+
+    def __init__(
+        self, *, trust_domain: TrustDomain, roster: AgentRoster, sessions: SessionBook, ends: IssuedEnds, clock: Clock
+    ) -> None:
+        self.trust_domain = trust_domain
+        self._roster = roster
+        self._sessions = sessions
+        self._ends = ends
+        self._clock = clock
+        self._judged: dict[AgentSession, tuple[int, tuple[Holder, ...]]] = {}
+        self._judged_for: object = None
+        self._asked: tuple[object, float, Mapping[str, datetime]] | None = None
+
+    def connected(self, question: object, judge: Judge, order_id: str) -> list[Holder]:
+        """What `judge` says of every connected agent. The same `question` is judged by the same rule."""
+        if question != self._judged_for:
+            self._judged, self._judged_for = {}, question
+        before, self._judged = self._judged, {}
+        for session in self._sessions.newest().values():
+            known = before.get(session)
+            if known is None or known[0] != session.changes:
+                known = (session.changes, tuple(judge(_view(session, order_id))))
+            self._judged[session] = known
+        return [holder for _, holders in self._judged.values() for holder in holders]
+
+    async def away(self, now: datetime, *, issuer_ids: Collection[str] | None, at_once: bool) -> list[Holder]:
+        """Whoever is not connected and has valid certificates issued through it, of these issuers or of any.
+
+        Without `issuer_ids`, agents alone, and none that is banned: they are those who would have to hear something.
+        The ledger is asked every two seconds, or `at_once`.
+        """
+        connected = self._sessions.newest()
+        question = (tuple(sorted(issuer_ids)) if issuer_ids is not None else None, frozenset(connected))
+        asked = self._asked
+        is_stale = asked is None or asked[0] != question or self._clock.monotonic() - asked[1] >= _ASK_AGAIN
+        if asked is None or is_stale or at_once:
+            begun = self._clock.monotonic()
+            ends = await self._ends.last_ends(now=now, issuer_ids=issuer_ids)
+            asked = self._asked = (question, begun, ends)
+        counted = {
+            self._name(spiffe_id): end
+            for spiffe_id, end in ((SpiffeId.parse(text), end) for text, end in asked[2].items())
+            if self._counts(spiffe_id, any_issuer=issuer_ids is None)
+        }
+        return list(gate.away(counted, connected={agent_name(each) for each in connected}, now=now))
+
+    def _counts(self, who: SpiffeId, *, any_issuer: bool) -> bool:
+        if who == server_id(self.trust_domain):  # it shows its newest certificate alone
+            return False
+        agent = self._roster.all().get(who)
+        return not any_issuer or (agent is not None and not agent.banned)
+
+    def _name(self, who: SpiffeId) -> str:
+        return agent_name(who) if is_agent_id(who) else str(who)
+
+    def agent_id(self, name: str) -> SpiffeId:
+        """The ID of the agent of this name."""
+        return self.trust_domain.member(RESERVED_SEGMENT, "agent", *name.split("/"))
+
+    def census(self, *, sequence: int, order_id: str) -> Census:
+        """Counts over all connected agents."""
+        sessions = self._sessions.newest()
+        acknowledged = [
+            gate.has_acknowledged(stream, sequence, self.trust_domain.name)
+            for session in sessions.values()
+            for stream in session.streams.values()
+        ]
+        progress = [p for session in sessions.values() if (p := session.progress.get(order_id)) is not None]
+        joined = sum(1 for agent in self._roster.all().values() if not agent.banned)
+        covered = sum(each.covered for each in progress)
+        return Census(
+            agents=len(sessions),
+            agents_away=max(0, joined - len(sessions)),
+            proxies=sum(1 for each in acknowledged if each is not None),
+            proxies_acknowledged=sum(1 for each in acknowledged if each),
+            svids=covered,
+            svids_renewed=max(0, covered - sum(each.left for each in progress)),
+        )
+
+    def streams_without_bundle(self) -> list[str]:
+        """Streams that have an identity and never asked for a bundle: nobody knows what they trust."""
+        return [
+            f"{agent_name(agent)}/{stream.stream_id}"
+            for agent, session in self._sessions.newest().items()
+            for stream in session.streams.values()
+            if any(resource.spiffe_id for resource in stream.resources)
+            and gate.has_acknowledged(stream, 0, self.trust_domain.name) is None
+            and not self._has_bundle_elsewhere(session, stream.pid)
+        ]
+
+    def _has_bundle_elsewhere(self, session: AgentSession, pid: int) -> bool:
+        """An Envoy opens a stream of its own for each secret."""
+        return any(
+            stream.pid == pid and gate.has_acknowledged(stream, 0, self.trust_domain.name) is not None
+            for stream in session.streams.values()
+        )
+
+    def svid_count(self) -> int:
+        """How many different certificates the connected proxies hold."""
+        return len(
+            {
+                resource.serial
+                for session in self._sessions.newest().values()
+                for stream in session.streams.values()
+                for resource in stream.resources
+                if resource.serial
+            }
+        )
+
+
+def _view(session: AgentSession, order_id: str) -> AgentView:
+    return AgentView(
+        name=agent_name(session.agent.spiffe_id),
+        acknowledged_bundle=session.acknowledged_bundle,
+        has_reported=session.has_reported,
+        is_over=session.is_over,
+        own_issuer=session.own_issuer,
+        streams=tuple(session.streams.values()),
+        progress=session.progress.get(order_id),
+    )

@@ -1,0 +1,48 @@
+"""What agents are ordered to renew while a rotation is in its phase `renew`, or later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ca.api.sessions import AgentSession
+from citadel._wire import agent_api_pb2 as pb
+from citadel.wire import to_duration, to_timestamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalTerms:
+    """One order for the whole mesh. `agent` bounds it to one agent's SVIDs, by its ID."""
+
+    id: str
+    issuer_key_ids: frozenset[bytes]
+    not_before_until: datetime | None
+    spiffe_id: str
+    agent: str
+    ends_at: datetime  # of the window
+
+
+class OrderBoard:
+    """Fulfils `ca.api.sync.Orders`. At most one order is out."""
+
+    def __init__(self) -> None:
+        self.terms: RenewalTerms | None = None
+
+    def of(self, session: AgentSession, now: datetime) -> Sequence[pb.RenewOrder]:
+        """An agent renews its own SVID first: only over the new connection it is told of those of its workloads."""
+        terms = self.terms
+        if terms is None or terms.agent not in ("", str(session.agent.spiffe_id)):
+            return ()
+        order = pb.RenewOrder(
+            id=terms.id,
+            issuer_key_ids=sorted(terms.issuer_key_ids),
+            not_before_until=to_timestamp(terms.not_before_until) if terms.not_before_until is not None else None,
+            spiffe_id=terms.spiffe_id,
+            window=to_duration(max(timedelta(0), terms.ends_at - now)),
+        )
+        if session.own_issuer in terms.issuer_key_ids:
+            order.id, order.own = f"{terms.id}-own", True
+        else:
+            order.svids = True
+        return (order,)

@@ -1,0 +1,37 @@
+"""What rotations need of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from ca.audit.model import Act
+from ca.rotation.model import Rotation
+
+
+class RotationStore(Protocol):
+    """Where rotations are durable."""
+
+    async def unfinished(self) -> Rotation | None:
+        """The rotation that has not ended; there is at most one."""
+        ...
+
+    async def save(self, rotation: Rotation, act: Act, *, at: datetime) -> None:
+        """Record the rotation as it is now, and note the act with it."""
+        ...
+
+    async def newest(self, limit: int) -> Sequence[Rotation]:
+        """The rotations that began last, the newest first."""
+        ...
+
+
+class IssuedEnds(Protocol):
+    """What the ledger knows of certificates that have not ended."""
+
+    async def last_ends(self, *, now: datetime, issuer_ids: Collection[str] | None = None) -> Mapping[str, datetime]:
+        """For everybody who asked for a certificate that is valid after `now`: when the last of them ends.
+
+        With `issuer_ids`, only of certificates that these authorities signed. The keys are SPIFFE IDs.
+        """
+        ...

@@ -1,0 +1,269 @@
+"""The rotator: drives the one rotation that runs, and starts one when an authority is old enough.
+
+Every phase is a row in the store before it is acted upon, and every act can be done again, so that a server that was
+killed at any instant goes on by itself (invariant 12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from ca.api.server_identity import ServerIdentity
+from ca.audit.model import Act, Actor, ActorKind
+from ca.authority.manager import AuthorityManager
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.rotation import gate, machine
+from ca.rotation.machine import Facts
+from ca.rotation.mesh import Census, Mesh
+from ca.rotation.model import Holder, Phase, Rotation, RotationKind
+from ca.rotation.orders import OrderBoard, RenewalTerms
+from ca.rotation.ports import RotationStore
+from ca.rotation.steady import SteadyTime
+from citadel.clock import Clock
+from citadel.errors import CitadelError
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS: Final = 0.05
+_IDLE_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The rotation that runs, or the last one, and how it is with the mesh."""
+
+    rotation: Rotation | None
+    census: Census
+    holders: tuple[tuple[Holder, datetime], ...]  # since when each is waited for
+
+
+class Rotator:
+    """Owns the current rotation; `ca.rotation.steering` is how people change it."""
+
+    def __init__(
+        self,
+        *,
+        store: RotationStore,
+        authorities: AuthorityManager,
+        identity: ServerIdentity,
+        mesh: Mesh,
+        board: OrderBoard,
+        wake_agents: Callable[[], None],
+        longest_leaf: timedelta,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._authorities = authorities
+        self._identity = identity
+        self._board = board
+        self._wake_agents = wake_agents
+        self._longest_leaf = longest_leaf
+        self._clock = clock
+        self._clear_since: float | None = None
+        self._acted_in: tuple[str, Phase] | None = None
+        self._holders: dict[str, tuple[Holder, datetime]] = {}
+        self._news = asyncio.Event()
+        self.mesh = mesh
+        self.time = SteadyTime(clock)
+        self.one_change_at_a_time = asyncio.Lock()
+        self.current: Rotation | None = None
+
+    async def start(self) -> None:
+        """Take up the rotation that an earlier run left unfinished."""
+        self.current = await self._store.unfinished()
+        if self.current is None:
+            self.current = next(iter(await self._store.newest(1)), None)
+        elif not self.current.phase.is_over:
+            _log.info("rotation goes on", rotation=self.current.id, phase=self.current.phase.value)
+
+    @property
+    def running(self) -> Rotation | None:
+        """The rotation that has not ended."""
+        return self.current if self.current is not None and not self.current.phase.is_over else None
+
+    async def run(self) -> None:
+        """Drive whatever rotation there is, for ever."""
+        while True:
+            try:
+                moved = self.running is not None and await self._look()
+            except CitadelError as error:
+                _log.error("rotation cannot go on, trying again", reason=error.reason.value, error=str(error))
+                await self._clock.sleep(_RETRY_SECONDS)
+                continue
+            if not moved:
+                await self._rest(_LOOK_SECONDS if self.running is not None else _IDLE_SECONDS)
+
+    def view(self) -> View:
+        """How it stands, for people."""
+        rotation = self.current
+        sequence = self._authorities.bundle().sequence or 0
+        return View(
+            rotation=rotation,
+            census=self.mesh.census(sequence=sequence, order_id=rotation.id if rotation is not None else ""),
+            holders=tuple(self._holders.values()),
+        )
+
+    async def change(self, rotation: Rotation, act: Act) -> None:
+        """Put `rotation` in the place of the current one, durably. The caller holds `one_change_at_a_time`."""
+        await self._store.save(rotation, act, at=self._clock.now())
+        self.current = rotation
+        self._news.set()
+
+    async def holders(self, rotation: Rotation, *, at_once: bool = False) -> list[Holder]:
+        """Who is waited for in this phase, without those that were skipped."""
+        now = self.time.now()
+        found = gate.still_held(self._connected_holders(rotation), rotation.skipped, now)
+        if not found or at_once:
+            found += gate.still_held(await self._away_holders(rotation, now), rotation.skipped, now)
+        return found
+
+    def _connected_holders(self, rotation: Rotation) -> list[Holder]:
+        sequence, name = self._authorities.bundle().sequence or 0, self.mesh.trust_domain.name
+        old, agent = self._old_issuer_keys(rotation), rotation.scope.agent
+        question = (rotation.id, rotation.phase, sequence, len(old))
+        match rotation.phase:
+            case Phase.OBSERVE | Phase.SETTLE:
+                judge: Callable[[gate.AgentView], object] = lambda view: gate.without_bundle(view, sequence, name)  # noqa: E731
+            case Phase.RENEW:
+                judge = lambda view: (  # noqa: E731
+                    gate.not_renewed(view, rotation.id, old) if agent in ("", view.name) else ()
+                )
+            case Phase.DRAIN:
+                judge = lambda view: (*gate.not_renewed(view, rotation.id, old), *gate.depending(view, old))  # noqa: E731
+            case _:
+                return []
+        return self.mesh.connected(question, judge, rotation.id)  # type: ignore[arg-type]
+
+    async def _away_holders(self, rotation: Rotation, now: datetime) -> list[Holder]:
+        is_first = not self._holders and self._clear_since is None
+        if rotation.phase is Phase.OBSERVE:
+            return await self.mesh.away(now, issuer_ids=None, at_once=is_first)
+        if rotation.phase is Phase.DRAIN:
+            return await self.mesh.away(now, issuer_ids=self._old_issuer_ids(rotation), at_once=is_first)
+        return []
+
+    async def _look(self) -> bool:
+        """Do what the phase asks for, and enter the next one if it may be. Whether it was entered."""
+        rotation = self.running
+        assert rotation is not None  # noqa: S101 - for the type checker
+        if rotation.paused:
+            return False
+        if self._acted_in != (rotation.id, rotation.phase):
+            await self._act(rotation)
+            self._acted_in, self._clear_since, self._holders = (rotation.id, rotation.phase), None, {}
+        holders = await self.holders(rotation)
+        self._note(holders)
+        facts = Facts(
+            now=self._clock.now(),
+            holders=holders,
+            clear_for=self._clock.monotonic() - self._clear_since if self._clear_since is not None else 0.0,
+            goes_on_at=self._goes_on_at(rotation),
+        )
+        entered = machine.next_phase(rotation, facts)
+        if entered is None:
+            return False
+        async with self.one_change_at_a_time:
+            if self.current is not rotation:
+                return False  # a person was faster: look anew
+            await self._enter(rotation, entered, machine.alarm(rotation, facts))
+        return True
+
+    async def _enter(self, rotation: Rotation, phase: Phase, alarm: str) -> None:
+        now = self._clock.now()
+        changed = replace(
+            rotation,
+            phase=phase,
+            phase_since=now,
+            alarm="; ".join(filter(None, (rotation.alarm, alarm))),
+            ended_at=now if phase.is_over else None,
+        )
+        act = Act(
+            actor=Actor(ActorKind.SERVER), what="rotation.phase", target=rotation.id, detail=phase.value, why=alarm
+        )
+        await self.change(changed, act)
+        if phase.is_over:
+            self._holders = {}
+        if alarm:
+            _log.error("rotation goes on without everybody", rotation=rotation.id, phase=phase.value, alarm=alarm)
+        _log.info("rotation", rotation=rotation.id, kind=rotation.kind.value, phase=phase.value)
+
+    async def _act(self, rotation: Rotation) -> None:
+        """The act of the phase. Done again after a crash, it changes nothing more."""
+        match rotation.phase:
+            case Phase.PREPARE:
+                await self._authorities.prepare_root(rotation.new_id)
+            case Phase.ACTIVATE if rotation.kind is RotationKind.ROOT:
+                await self._authorities.activate_root(rotation.new_id, taints=rotation.is_emergency)
+                await self._identity.renew()
+            case Phase.ACTIVATE:
+                await self._authorities.renew_issuer(rotation.new_id)
+                await self._identity.renew()
+            case Phase.RENEW | Phase.DRAIN:
+                self._order(rotation)
+            case Phase.RETIRE if rotation.kind is RotationKind.ROOT:
+                await self._authorities.drop_roots(rotation.old_ids)
+            case Phase.RETIRE:
+                await self._authorities.drop_issuers(rotation.old_ids)
+            case Phase.UNDO:
+                await self._authorities.drop_roots([rotation.new_id])
+            case _:
+                pass
+
+    def _order(self, rotation: Rotation) -> None:
+        # It stays on the board when all is over: an agent that was away finds it when it comes back.
+        is_by_time = rotation.kind is RotationKind.SVID
+        self._board.terms = RenewalTerms(
+            id=rotation.id,
+            issuer_key_ids=self._old_issuer_keys(rotation),
+            # Certificates begin a little before they are signed, and count whole seconds.
+            not_before_until=self._authorities.backdated(rotation.started_at) if is_by_time else None,
+            spiffe_id=rotation.scope.spiffe_id,
+            agent=str(self.mesh.agent_id(rotation.scope.agent)) if rotation.scope.agent else "",
+            ends_at=rotation.started_at if rotation.is_emergency else rotation.phase_since + rotation.window,
+        )
+        self._wake_agents()
+
+    def _old_issuer_ids(self, rotation: Rotation) -> list[str]:
+        return [issuer.id for issuer in self._old_issuers(rotation)]
+
+    def _old_issuer_keys(self, rotation: Rotation) -> frozenset[bytes]:
+        return frozenset(issuer.subject_key_id for issuer in self._old_issuers(rotation))
+
+    def _old_issuers(self, rotation: Rotation) -> list[Authority]:
+        gone = rotation.old_ids
+        return [each for each in self._authorities.issuers() if each.id in gone or each.parent_id in gone]
+
+    def _goes_on_at(self, rotation: Rotation) -> datetime | None:
+        """A rotation that is waited for until the old root has ended would end in an outage for everybody."""
+        if rotation.kind is not RotationKind.ROOT:
+            return None
+        ends = [
+            each.not_after
+            for each in self._authorities.authorities()
+            if each.kind is AuthorityKind.ROOT and each.state is AuthorityState.ACTIVE
+        ]
+        return min(ends) - self._longest_leaf - rotation.margin if ends else None
+
+    def _note(self, holders: list[Holder]) -> None:
+        now = self._clock.now()
+        self._holders = {each.name: (each, self._holders.get(each.name, (each, now))[1]) for each in holders}
+        if holders:
+            self._clear_since = None
+        elif self._clear_since is None:
+            self._clear_since = self._clock.monotonic()
+
+    async def _rest(self, seconds: float) -> None:
+        self._news.clear()
+        waiting = (asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._clock.sleep(seconds)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()

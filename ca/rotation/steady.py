@@ -1,0 +1,34 @@
+"""A clock for deciding that something has ended, which a jump of the wall clock does not fool."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from citadel.clock import Clock
+
+TOLERANCE: Final = timedelta(seconds=5)  # clocks that are kept in step drift no further between two looks at this
+
+
+class SteadyTime:
+    """The wall clock, but never ahead of where the clock that never jumps has brought it since the start.
+
+    An hour's jump ahead makes certificates look ended that peers, whose clocks are right, still take.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun = clock.now()
+        self._begun_monotonic = clock.monotonic()
+
+    @property
+    def jump(self) -> timedelta:
+        """By how much the wall clock has jumped since the start; negative where it was set back."""
+        return self._clock.now() - self._expected()
+
+    def now(self) -> datetime:
+        """The earlier of the two."""
+        return min(self._clock.now(), self._expected())
+
+    def _expected(self) -> datetime:
+        return self._begun + timedelta(seconds=self._clock.monotonic() - self._begun_monotonic)

@@ -1,0 +1,204 @@
+"""How people, and time, start and change rotations. Each act is in the audit log exactly when it was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final
+from uuid import uuid4
+
+import structlog
+
+from ca.audit.model import Act, Actor, ActorKind
+from ca.authority.manager import AuthorityManager
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.rotation import machine
+from ca.rotation.model import Holder, Phase, Rotation, RotationKind, Scope
+from ca.rotation.ports import RotationStore
+from ca.rotation.rotator import Rotator
+from citadel.clock import Clock
+from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason
+from citadel.tasks import to_its_end
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS: Final = 1.0
+_MOST_WORDS: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What somebody wants to be rotated. `window` None takes the setting; `deadline` is set in an emergency alone."""
+
+    kind: RotationKind
+    window: timedelta | None = None
+    deadline: timedelta | None = None
+    scope: Scope = field(default_factory=Scope)
+    skip: frozenset[str] = frozenset()
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a rotation would do now. `takes` is the least."""
+
+    steps: Sequence[Phase]
+    takes: timedelta
+    holders: Sequence[Holder]
+
+
+class Steering:
+    """Starts, pauses, resumes and aborts; `run` starts a rotation of the root when it is due."""
+
+    def __init__(
+        self,
+        *,
+        rotator: Rotator,
+        authorities: AuthorityManager,
+        store: RotationStore,
+        window: timedelta,
+        margin: timedelta,
+        root_at: float | None,
+        clock: Clock,
+    ) -> None:
+        self._rotator = rotator
+        self._authorities = authorities
+        self._store = store
+        self._window = window
+        self._margin = margin
+        self._root_at = root_at
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Look every second whether the root is old enough, for ever."""
+        while True:
+            await self._clock.sleep(_LOOK_SECONDS)
+            if self._root_at is None or self._rotator.running is not None:
+                continue
+            root = self._active_root()
+            if root.not_before + (root.not_after - root.not_before) * self._root_at > self._rotator.time.now():
+                continue
+            try:
+                await self.start(Wish(kind=RotationKind.ROOT, why="it is due"), by=Actor(ActorKind.SERVER))
+            except CitadelError as error:
+                _log.error("rotation of the root not begun", reason=error.reason.value, error=str(error))
+
+    async def start(self, wish: Wish, *, by: Actor) -> Rotation:
+        """Begin. Raises `FailedPrecondition` (`rotation_running`) naming the one that runs, or `InvalidArgument`."""
+        return await to_its_end(self._start(wish, by))
+
+    async def plan(self, wish: Wish) -> Plan:
+        """What `start` would do."""
+        rotation = self._new(wish, Actor(ActorKind.SERVER))
+        course = machine.COURSE[wish.kind]
+        # Who has not acknowledged even today's bundle would hold up the next one.
+        asked = replace(rotation, phase=Phase.OBSERVE if Phase.OBSERVE in course else Phase.PREPARE)
+        margins = rotation.margin * sum(1 for phase in course if phase in (Phase.OBSERVE, Phase.DRAIN))
+        holders = await self._rotator.holders(asked, at_once=True)
+        return Plan(steps=course, takes=margins + rotation.window, holders=holders)
+
+    async def pause(self, *, why: str, by: Actor) -> Rotation:
+        """Stay in the phase where it is."""
+        return await to_its_end(self._set("rotation.pause", by, why, paused=True))
+
+    async def resume(self, *, why: str, by: Actor) -> Rotation:
+        """Go on."""
+        return await to_its_end(self._set("rotation.resume", by, why, paused=False))
+
+    async def skip(self, name: str, *, why: str, by: Actor) -> Rotation:
+        """Go on without this agent or proxy: its workloads may lose their connections."""
+        if not name:
+            raise InvalidArgument(Reason.REQUEST_MALFORMED, "name whom to skip, as `rotate status` does")
+        return await to_its_end(self._skip(name, by, why))
+
+    async def abort(self, *, why: str, by: Actor) -> Rotation:
+        """Undo it. Raises `FailedPrecondition` (`rotation_too_far`) once the new root signs."""
+        return await to_its_end(self._abort(by, why))
+
+    async def _start(self, wish: Wish, by: Actor) -> Rotation:
+        async with self._rotator.one_change_at_a_time:
+            running = self._rotator.running
+            if running is not None:
+                raise FailedPrecondition(
+                    Reason.ROTATION_RUNNING,
+                    f"the rotation {running.id} ({running.kind.value}) is in its phase {running.phase.value}",
+                    fix="see `citadel-cli rotate status`; wait for its end, or abort it",
+                )
+            rotation = self._new(wish, by)
+            what = f"{rotation.kind.value} {rotation.scope}" if wish.kind is RotationKind.SVID else rotation.kind.value
+            detail = f"{what}, emergency" if rotation.is_emergency else what
+            await self._rotator.change(rotation, self._act("rotation.start", rotation, by, wish.why, detail))
+        _log.warning("rotation begins", rotation=rotation.id, what=detail, by=str(by))
+        return rotation
+
+    def _new(self, wish: Wish, by: Actor) -> Rotation:
+        if wish.deadline is not None and wish.kind is not RotationKind.ROOT:
+            raise InvalidArgument(Reason.REQUEST_MALFORMED, "only roots are rotated in an emergency")
+        now = self._clock.now()
+        old: tuple[str, ...] = ()
+        if wish.kind is RotationKind.ROOT:
+            authorities = self._authorities.authorities()
+            old = tuple(each.id for each in authorities if each.kind is AuthorityKind.ROOT)
+        elif wish.kind is RotationKind.ISSUER:
+            old = tuple(each.id for each in self._authorities.issuers())
+        return Rotation(
+            id=uuid4().hex,
+            kind=wish.kind,
+            phase=machine.first_phase(wish.kind),
+            started_at=now,
+            phase_since=now,
+            started_by=str(by),
+            why=_shown(wish.why),
+            new_id=uuid4().hex if wish.kind is not RotationKind.SVID else "",
+            old_ids=old,
+            scope=wish.scope,
+            window=self._window if wish.window is None else wish.window,
+            margin=self._margin,
+            deadline=now + wish.deadline if wish.deadline is not None else None,
+            skipped=wish.skip,
+        )
+
+    async def _set(self, what: str, by: Actor, why: str, *, paused: bool) -> Rotation:
+        async with self._rotator.one_change_at_a_time:
+            changed = replace(self._running(), paused=paused)
+            await self._rotator.change(changed, self._act(what, changed, by, why))
+        return changed
+
+    async def _skip(self, name: str, by: Actor, why: str) -> Rotation:
+        async with self._rotator.one_change_at_a_time:
+            running = self._running()
+            changed = replace(running, skipped=running.skipped | {name})
+            await self._rotator.change(changed, self._act("rotation.skip", changed, by, why, name))
+        return changed
+
+    async def _abort(self, by: Actor, why: str) -> Rotation:
+        async with self._rotator.one_change_at_a_time:
+            running = self._running()
+            if not machine.can_be_undone(running):
+                raise FailedPrecondition(
+                    Reason.ROTATION_TOO_FAR,
+                    f"the rotation {running.id} is in its phase {running.phase.value}: what is new has signed already",
+                    fix="let it end, and rotate again where that is wanted",
+                )
+            changed = replace(running, phase=Phase.UNDO, phase_since=self._clock.now(), paused=False)
+            await self._rotator.change(changed, self._act("rotation.abort", changed, by, why))
+        return changed
+
+    def _running(self) -> Rotation:
+        running = self._rotator.running
+        if running is None:
+            raise FailedPrecondition(Reason.ROTATION_NOT_RUNNING, "no rotation runs")
+        return running
+
+    def _active_root(self) -> Authority:
+        roots = (each for each in self._authorities.authorities() if each.kind is AuthorityKind.ROOT)
+        return next(each for each in roots if each.state is AuthorityState.ACTIVE)
+
+    @staticmethod
+    def _act(what: str, rotation: Rotation, by: Actor, why: str, detail: str = "") -> Act:
+        return Act(actor=by, what=what, target=rotation.id, detail=detail, why=_shown(why))
+
+
+def _shown(why: str) -> str:
+    return why.strip()[:_MOST_WORDS]

@@ -1,0 +1,104 @@
+"""Rotations in SQL, and what the ledger knows of certificates that have not ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, func, insert, select, update
+
+from ca.audit.model import Act
+from ca.rotation.model import Phase, Rotation, RotationKind, Scope
+from ca.store.audit import record_act
+from ca.store.database import Database
+from ca.store.schema import ledger, rotations
+
+
+class SqlRotations:
+    """Fulfils `ca.rotation.ports.RotationStore`."""
+
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
+
+    async def unfinished(self) -> Rotation | None:
+        query = select(rotations).where(rotations.c.ended_at.is_(None)).order_by(rotations.c.started_at).limit(1)
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(query)).first()
+            return _from_row(row) if row is not None else None
+
+    async def save(self, rotation: Rotation, act: Act, *, at: datetime) -> None:
+        values = _values(rotation)
+        async with self._database.transaction() as connection:
+            changed = await connection.execute(update(rotations).where(rotations.c.id == rotation.id).values(values))
+            if changed.rowcount == 0:
+                await connection.execute(insert(rotations).values(id=rotation.id, **values))
+            await record_act(connection, act, at=at)
+
+    async def newest(self, limit: int) -> Sequence[Rotation]:
+        query = select(rotations).order_by(rotations.c.started_at.desc(), rotations.c.id).limit(limit)
+        async with self._database.reading() as connection:
+            return [_from_row(row) for row in await connection.execute(query)]
+
+
+class SqlIssuedEnds:
+    """Fulfils `ca.rotation.ports.IssuedEnds`."""
+
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
+
+    async def last_ends(self, *, now: datetime, issuer_ids: Collection[str] | None = None) -> Mapping[str, datetime]:
+        query = (
+            select(ledger.c.requested_by, func.max(ledger.c.not_after).label("ends"))
+            .where(ledger.c.not_after > now)
+            .group_by(ledger.c.requested_by)
+        )
+        if issuer_ids is not None:
+            query = query.where(ledger.c.issuer_id.in_(sorted(issuer_ids)))
+        async with self._database.reading() as connection:
+            return {row.requested_by: row.ends for row in await connection.execute(query)}
+
+
+def _values(rotation: Rotation) -> dict[str, Any]:
+    return {
+        "kind": rotation.kind.value,
+        "phase": rotation.phase.value,
+        "started_at": rotation.started_at,
+        "phase_since": rotation.phase_since,
+        "ended_at": rotation.ended_at,
+        "started_by": rotation.started_by,
+        "why": rotation.why,
+        "new_id": rotation.new_id,
+        "old_ids": json.dumps(rotation.old_ids),
+        "spiffe_id": rotation.scope.spiffe_id,
+        "agent": rotation.scope.agent,
+        "renew_window": rotation.window,
+        "margin": rotation.margin,
+        "deadline": rotation.deadline,
+        "paused": rotation.paused,
+        "skipped": json.dumps(sorted(rotation.skipped)),
+        "alarm": rotation.alarm,
+    }
+
+
+def _from_row(row: Row[Any]) -> Rotation:
+    return Rotation(
+        id=row.id,
+        kind=RotationKind(row.kind),
+        phase=Phase(row.phase),
+        started_at=row.started_at,
+        phase_since=row.phase_since,
+        ended_at=row.ended_at,
+        started_by=row.started_by,
+        why=row.why,
+        new_id=row.new_id,
+        old_ids=tuple(json.loads(row.old_ids)),
+        scope=Scope(spiffe_id=row.spiffe_id, agent=row.agent),
+        window=row.renew_window,
+        margin=row.margin,
+        deadline=row.deadline,
+        paused=row.paused,
+        skipped=frozenset(json.loads(row.skipped)),
+        alarm=row.alarm,
+    )

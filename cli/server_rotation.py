@@ -1,0 +1,97 @@
+"""Rotation, wired onto the server's parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ca.agents.roster import AgentRoster
+from ca.api.listeners import ActorOf
+from ca.api.rotations import RotationService
+from ca.api.server_identity import ServerIdentity
+from ca.api.sessions import SessionBook
+from ca.authority.manager import AuthorityManager
+from ca.rotation.mesh import Mesh
+from ca.rotation.orders import OrderBoard
+from ca.rotation.rotator import Rotator
+from ca.rotation.steady import TOLERANCE
+from ca.rotation.steering import Steering
+from ca.settings import ServerSettings
+from ca.store.database import Database
+from ca.store.rotations import SqlIssuedEnds, SqlRotations
+from citadel.clock import Clock
+from citadel.probes import Check, Health
+from cli.server_agents import AgentAffairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotationAffairs:
+    """What drives rotations, and what people steer them by."""
+
+    store: SqlRotations
+    board: OrderBoard
+    rotator: Rotator
+    steering: Steering
+
+    def check(self) -> Check:
+        """What `/ready` says of time and of a rotation that waits."""
+        jump = self.rotator.time.jump
+        if abs(jump) > TOLERANCE:
+            seconds = round(jump.total_seconds())
+            text = f"the clock has jumped by {seconds:+d} s since the start; nothing is retired before its time"
+            return Check("clock", Health.DEGRADED, text)
+        return Check("clock", Health.GOOD, "in step")
+
+
+def rotation_affairs(
+    settings: ServerSettings,
+    *,
+    database: Database,
+    authorities: AuthorityManager,
+    identity: ServerIdentity,
+    roster: AgentRoster,
+    sessions: SessionBook,
+    clock: Clock,
+) -> RotationAffairs:
+    """The parts, not yet started."""
+    store, board = SqlRotations(database=database), OrderBoard()
+    authorities.watch(sessions.wake_all)
+    rotator = Rotator(
+        store=store,
+        authorities=authorities,
+        identity=identity,
+        mesh=Mesh(
+            trust_domain=settings.trust_domain,
+            roster=roster,
+            sessions=sessions,
+            ends=SqlIssuedEnds(database=database),
+            clock=clock,
+        ),
+        board=board,
+        wake_agents=sessions.wake_all,
+        longest_leaf=min(settings.svids.max_lifetime, settings.authorities.issuer_lifetime),
+        clock=clock,
+    )
+    steering = Steering(
+        rotator=rotator,
+        authorities=authorities,
+        store=store,
+        window=settings.rotation.window,
+        margin=settings.rotation.margin,
+        root_at=settings.rotation.root_at,
+        clock=clock,
+    )
+    return RotationAffairs(store=store, board=board, rotator=rotator, steering=steering)
+
+
+def rotation_service(
+    rotation: RotationAffairs, agents: AgentAffairs, *, clock: Clock, actor_of: ActorOf
+) -> RotationService:
+    """`citadel.v1.Rotations`."""
+    return RotationService(
+        rotator=rotation.rotator,
+        steering=rotation.steering,
+        store=rotation.store,
+        administration=agents.administration,
+        clock=clock,
+        actor_of=actor_of,
+    )
