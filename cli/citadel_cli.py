@@ -20,6 +20,7 @@ from cli.admin.ledger import ledger_group
 from cli.admin.mint import mint
 from cli.admin.parameters import SocketType
 from cli.admin.proxy import proxy_group
+from cli.admin.rotate import rotate_group
 from cli.admin.status import status_command
 from cli.admin.svid import svid_group
 from cli.admin.token import token_group
@@ -67,6 +68,7 @@ citadel_cli.add_command(bundle_group)
 citadel_cli.add_command(svid_group)
 citadel_cli.add_command(ledger_group)
 citadel_cli.add_command(audit_group)
+citadel_cli.add_command(rotate_group)
 svid_group.add_command(fetch_command)
 svid_group.add_command(watch_command)
 citadel_cli.add_command(status_command)

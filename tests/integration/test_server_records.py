@@ -37,6 +37,8 @@ from citadel._wire import (
     insight_pb2_grpc,
     records_pb2,
     records_pb2_grpc,
+    rotation_pb2,
+    rotation_pb2_grpc,
     types_pb2,
 )
 from citadel.config.types import LogSettings
@@ -299,6 +301,7 @@ READS = {
     "Backup": set(),
     "Insight": {"ListProxies", "ExplainIdentity"},
     "Records": {"ListCertificates", "ListActs", "GetChain", "ReadChain"},
+    "Rotations": {"PlanRotation", "WatchRotation", "GetRotation", "ListRotations"},
 }
 
 
@@ -350,6 +353,35 @@ async def _evict(server: Server) -> None:
     await _agents(server).EvictAgent(agents_pb2.EvictAgentRequest(agent="node-1", reason="gone"))
 
 
+def _rotations(server: Server) -> rotation_pb2_grpc.RotationsAsyncStub:
+    return rotation_pb2_grpc.RotationsStub(server._open(aio.insecure_channel(_target(server))))
+
+
+async def _rotate(server: Server) -> None:
+    # `node-1` has joined and is away: the rotation waits for it.
+    await _rotations(server).StartRotation(rotation_pb2.StartRotationRequest(kind="root", why="a test"))
+
+
+async def _pause_rotation(server: Server) -> None:
+    await _rotate(server)
+    await _rotations(server).PauseRotation(rotation_pb2.PauseRotationRequest(why="a test"))
+
+
+async def _resume_rotation(server: Server) -> None:
+    await _pause_rotation(server)
+    await _rotations(server).ResumeRotation(rotation_pb2.ResumeRotationRequest(why="a test"))
+
+
+async def _skip_holder(server: Server) -> None:
+    await _rotate(server)
+    await _rotations(server).SkipHolder(rotation_pb2.SkipHolderRequest(name="node-7", why="a test"))
+
+
+async def _abort_rotation(server: Server) -> None:
+    await _rotate(server)
+    await _rotations(server).AbortRotation(rotation_pb2.AbortRotationRequest(why="a test"))
+
+
 async def _mint(server: Server) -> None:
     insight = insight_pb2_grpc.InsightStub(server._open(aio.insecure_channel(_target(server))))
     request = insight_pb2.MintX509SvidRequest(spiffe_id="spiffe://a.test/by-hand", csr=csr(), why="a test")
@@ -379,12 +411,17 @@ ACTS: dict[tuple[str, str], tuple[Callable[[Server], Awaitable[None]], str]] = {
     ("Backup", "MakeBackup"): (_backup, "backup.make"),
     ("Insight", "MintX509Svid"): (_mint, "svid.mint"),
     ("Records", "PruneRecords"): (_prune, "audit.prune"),
+    ("Rotations", "StartRotation"): (_rotate, "rotation.start"),
+    ("Rotations", "PauseRotation"): (_pause_rotation, "rotation.pause"),
+    ("Rotations", "ResumeRotation"): (_resume_rotation, "rotation.resume"),
+    ("Rotations", "SkipHolder"): (_skip_holder, "rotation.skip"),
+    ("Rotations", "AbortRotation"): (_abort_rotation, "rotation.abort"),
 }
 
 
 @pytest.mark.invariant(10)
 def test_every_method_of_the_admin_socket_is_known_to_read_or_to_act() -> None:
-    files = (admin_pb2, agents_pb2, backup_pb2, insight_pb2, records_pb2)
+    files = (admin_pb2, agents_pb2, backup_pb2, insight_pb2, records_pb2, rotation_pb2)
     services = {name: service for file in files for name, service in file.DESCRIPTOR.services_by_name.items()}
     assert {f"citadel.v1.{name}" for name in services} == set(ADMIN_SERVICES)
     for name, service in services.items():
