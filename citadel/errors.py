@@ -85,6 +85,10 @@ class Reason(StrEnum):
     ROTATION_RUNNING = "rotation_running"
     ROTATION_NOT_RUNNING = "rotation_not_running"
     ROTATION_TOO_FAR = "rotation_too_far"
+    # revocation
+    REVOCATIONS_MALFORMED = "revocations_malformed"
+    IDENTITY_REVOKED = "identity_revoked"
+    NOTHING_TO_REVOKE = "nothing_to_revoke"
     # records and backups
     CHAIN_BROKEN = "chain_broken"
     RECORD_NOT_FOUND = "record_not_found"

@@ -85,18 +85,22 @@ class Acknowledge(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     BUNDLE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    REVOCATION_VERSION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     bundle_sequence: _builtins.int
     """of the own bundle that the agent keeps and serves now"""
+    revocation_version: _builtins.str
+    """of the revocation lists that it serves now"""
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         bundle_sequence: _builtins.int = ...,
+        revocation_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "revision", b"revision", "revocation_version", b"revocation_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -142,6 +146,7 @@ class Update(_message.Message):
     MORE_FIELD_NUMBER: _builtins.int
     REMOVED_BUNDLES_FIELD_NUMBER: _builtins.int
     RENEW_FIELD_NUMBER: _builtins.int
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     snapshot: _builtins.bool
     """entries and bundles replace all that the agent knew"""
@@ -158,6 +163,10 @@ class Update(_message.Message):
 
     @_builtins.property
     def renew(self) -> Global___RenewOrder: ...
+    @_builtins.property
+    def revocations(self) -> _types_pb2.RevocationSet:
+        """where set, it replaces the one before"""
+
     def __init__(
         self,
         *,
@@ -169,10 +178,11 @@ class Update(_message.Message):
         more: _builtins.bool = ...,
         removed_bundles: _abc.Iterable[_builtins.str] | None = ...,
         renew: Global___RenewOrder | None = ...,
+        revocations: _types_pb2.RevocationSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["renew", b"renew"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["renew", b"renew", "revocations", b"revocations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "entries", b"entries", "more", b"more", "removed_bundles", b"removed_bundles", "removed_entry_ids", b"removed_entry_ids", "renew", b"renew", "revision", b"revision", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "entries", b"entries", "more", b"more", "removed_bundles", b"removed_bundles", "removed_entry_ids", b"removed_entry_ids", "renew", b"renew", "revision", b"revision", "revocations", b"revocations", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

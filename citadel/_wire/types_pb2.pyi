@@ -117,6 +117,54 @@ class Bundle(_message.Message):
 Global___Bundle: _TypeAlias = Bundle  # noqa: Y015
 
 @_typing.final
+class RevocationSet(_message.Message):
+    """The revocation lists of the own trust domain: one of every issuing authority whose certificates can still be valid, and
+    one of every root. Without any list nothing is checked.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevocationList]: ...
+    def __init__(
+        self,
+        *,
+        lists: _abc.Iterable[Global___RevocationList] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationSet: _TypeAlias = RevocationSet  # noqa: Y015
+
+@_typing.final
+class RevocationList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    CRL_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.bytes
+    """the authority's certificate, DER"""
+    crl: _builtins.bytes
+    """DER"""
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.bytes = ...,
+        crl: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl", b"crl", "issuer", b"issuer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationList: _TypeAlias = RevocationList  # noqa: Y015
+
+@_typing.final
 class StreamReport(_message.Message):
     """What an agent knows of one stream that a proxy holds open."""
 
@@ -219,6 +267,8 @@ class ResourceReport(_message.Message):
     HELD_BUNDLE_SEQUENCE_FIELD_NUMBER: _builtins.int
     ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
     HELD_ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
+    REVOCATION_VERSION_FIELD_NUMBER: _builtins.int
+    HELD_REVOCATION_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: Global___ResourceReport.State.ValueType
     version: _builtins.str
@@ -240,6 +290,9 @@ class ResourceReport(_message.Message):
     issuer_key_id: _builtins.bytes
     """of the certificate that was sent: its authority key identifier"""
     held_issuer_key_id: _builtins.bytes
+    revocation_version: _builtins.str
+    """of the revocation lists that were sent with the bundle; empty without any"""
+    held_revocation_version: _builtins.str
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -262,10 +315,12 @@ class ResourceReport(_message.Message):
         held_bundle_sequence: _builtins.int = ...,
         issuer_key_id: _builtins.bytes = ...,
         held_issuer_key_id: _builtins.bytes = ...,
+        revocation_version: _builtins.str = ...,
+        held_revocation_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_not_after", b"held_not_after", "not_after", b"not_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "held_bundle_sequence", b"held_bundle_sequence", "held_issuer_key_id", b"held_issuer_key_id", "held_not_after", b"held_not_after", "held_serial", b"held_serial", "held_version", b"held_version", "issuer_key_id", b"issuer_key_id", "name", b"name", "not_after", b"not_after", "refusal", b"refusal", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "held_bundle_sequence", b"held_bundle_sequence", "held_issuer_key_id", b"held_issuer_key_id", "held_not_after", b"held_not_after", "held_revocation_version", b"held_revocation_version", "held_serial", b"held_serial", "held_version", b"held_version", "issuer_key_id", b"issuer_key_id", "name", b"name", "not_after", b"not_after", "refusal", b"refusal", "revocation_version", b"revocation_version", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
