@@ -31,7 +31,13 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _AWAY_SECONDS: Final = 60.0  # a server that restarts, or its standby, is back within this
 _AGAIN_SECONDS: Final = 0.5
 _EMERGENCY_DEADLINE: Final = timedelta(minutes=10)
-_WHY: Final = click.option("--reason", type=TextType(), default="", help="Why, for the audit log.")
+_WHY: Final = click.option(
+    # No default: it would be refused as an empty value.
+    "--reason",
+    type=TextType(),
+    callback=lambda _context, _parameter, value: value or "",
+    help="Why, for the audit log.",
+)
 _NAME: Final = click.argument("name", metavar="NODE|STREAM", type=TextType())
 
 
