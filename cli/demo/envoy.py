@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import yaml
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from citadel.errors import FailedPrecondition, Reason
+from citadel.serial import serial_hex
 from cli.demo.plan import Plan, Sidecar
 
 _BOOTSTRAPS: Final = Path(__file__).with_name("envoy_bootstraps")
@@ -78,6 +83,14 @@ def write_bootstrap(sidecar: Sidecar, bootstrap: dict[str, Any]) -> Path:
     return path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """Serial numbers: of all roots that an Envoy trusts, and of those that its own certificate hangs on."""
+
+    trusted: frozenset[str]
+    own: frozenset[str]
+
+
 class EnvoyAdmin:
     """Asks an Envoy's admin page."""
 
@@ -107,6 +120,31 @@ class EnvoyAdmin:
                 if names:
                     return {"uri": names[0], "serial": chain["serial_number"], "expires": chain["expiration_time"]}
         return {}
+
+    async def roots(self) -> Roots:
+        """The roots that it works with, from the secrets that it has taken."""
+        # Not from /certs, which tells only of the first root.
+        answer = await self._client.get(f"{self._url}/config_dump", params={"resource": "dynamic_active_secrets"})
+        chain, trusted = [], []
+        for secret in (each["secret"] for each in answer.raise_for_status().json().get("configs", ())):
+            chain += _certificates(secret.get("tls_certificate", {}).get("certificate_chain"))
+            trusted += _certificates(secret.get("validation_context", {}).get("trusted_ca"))
+        return Roots(
+            trusted=frozenset(serial_hex(root.serial_number) for root in trusted),
+            own=frozenset(serial_hex(root.serial_number) for root in trusted if chain and _has_signed(root, chain[-1])),
+        )
+
+
+def _certificates(source: dict[str, str] | None) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(base64.b64decode(source["inline_bytes"])) if source else []
+
+
+def _has_signed(root: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        issuer.verify_directly_issued_by(root)
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def _load(name: str, plan: Plan, sidecar: Sidecar) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from citadel.errors import CitadelError, Reason
 from citadel.loopback_http import LoopbackHttp
 from cli.demo import envoy
 from cli.demo.bookinfo import reviews_app
-from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN, Plan, Sidecar
+from cli.demo.plan import AGENT_NAME, LEAST_MARGIN, TRUST_DOMAIN, Plan, Sidecar
 from cli.demo.processes import Child
 
 _START_SECONDS: Final = 20.0
@@ -96,9 +96,13 @@ class Mesh:
 
     async def status(self) -> admin_pb2.Status:
         """What `citadel-cli status` shows."""
-        async with self._admin_channel() as channel:
+        async with self.admin_channel() as channel:
             status: admin_pb2.Status = await AdminStub(channel).GetStatus(admin_pb2.GetStatusRequest())
             return status
+
+    def admin_channel(self) -> grpc.aio.Channel:
+        """To the server's admin socket."""
+        return grpc.aio.insecure_channel(f"unix:{self._plan.admin_socket}")
 
     async def _start_server(self) -> None:
         plan = self._plan
@@ -116,6 +120,7 @@ class Mesh:
                 "admin_socket": str(plan.admin_socket),
             },
             "svids": {"default_lifetime": format_duration(plan.leaf_lifetime)},
+            "rotation": {"margin": format_duration(LEAST_MARGIN)},
         }
         self._configure("server", settings)
         await self.launch("server")
@@ -123,7 +128,7 @@ class Mesh:
     async def _start_agent(self) -> None:
         plan = self._plan
         folder = plan.folder / "agent"
-        async with self._admin_channel() as channel:
+        async with self.admin_channel() as channel:
             request = admin_pb2.CreateTokenRequest(agent_name=AGENT_NAME)
             token = await AdminStub(channel).CreateToken(request)
         write_private(folder / "join", token.join_string.encode())
@@ -148,7 +153,7 @@ class Mesh:
         entry = types_pb2.Entry(
             spiffe_id=str(sidecar.spiffe_id), parent_id=str(self._plan.agent_id), selectors=[str(sidecar.selector)]
         )
-        async with self._admin_channel() as channel:
+        async with self.admin_channel() as channel:
             await AdminStub(channel).CreateEntry(admin_pb2.CreateEntryRequest(entry=entry))
 
     async def _start_reviews(self) -> None:
@@ -173,6 +178,3 @@ class Mesh:
                 f"{what} was not ready within {_START_SECONDS:.0f} s",
                 fix=f"see {self._plan.folder}/*.log",
             ) from None
-
-    def _admin_channel(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(f"unix:{self._plan.admin_socket}")

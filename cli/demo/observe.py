@@ -9,8 +9,6 @@ import httpx
 from cli.demo.envoy import EnvoyAdmin
 from cli.demo.plan import Plan, Sidecar
 
-# Counted by Envoy itself: each time a secret from SDS has rebuilt a TLS context.
-_UPDATES = "ssl_context_update_by_sds"
 _HANDSHAKES = "ssl.handshake"
 
 
@@ -31,21 +29,25 @@ class Observer:
 
     def __init__(self, plan: Plan, client: httpx.AsyncClient) -> None:
         self._watched = [(sidecar, EnvoyAdmin(client, sidecar.admin_port)) for sidecar in plan.sidecars[:2]]
-        self._first: dict[str, tuple[int, int]] = {}
+        self._first_handshakes: dict[str, int] = {}
+        self._serials: dict[str, set[str]] = {}
 
     async def look(self) -> list[Sighting]:
         """One look at each. Raises `httpx.HTTPError` where an admin page does not answer."""
         return [await self._sight(sidecar, admin) for sidecar, admin in self._watched]
 
     async def _sight(self, sidecar: Sidecar, admin: EnvoyAdmin) -> Sighting:
-        updates, handshakes = await admin.stat(_UPDATES), await admin.stat(_HANDSHAKES)
-        first_updates, first_handshakes = self._first.setdefault(sidecar.name, (updates, handshakes))
         certificate = await admin.certificate()
+        serial = certificate.get("serial", "")
+        serials = self._serials.setdefault(sidecar.name, set())
+        if serial:
+            serials.add(serial)
+        handshakes = await admin.stat(_HANDSHAKES)
         return Sighting(
             name=sidecar.name,
             identity=certificate.get("uri", ""),
-            serial=certificate.get("serial", ""),
+            serial=serial,
             expires=certificate.get("expires", ""),
-            rotations=updates - first_updates,
-            handshakes=handshakes - first_handshakes,
+            rotations=max(0, len(serials) - 1),
+            handshakes=handshakes - self._first_handshakes.setdefault(sidecar.name, handshakes),
         )

@@ -15,6 +15,8 @@ from citadel.spiffe import SpiffeId, TrustDomain
 
 TRUST_DOMAIN: Final = TrustDomain("demo.citadel.example")
 AGENT_NAME: Final = "node-1"
+# Between a proxy's acknowledgement and the first use of what it acknowledged: the least that the setting takes.
+LEAST_MARGIN: Final = timedelta(milliseconds=500)
 # One uid per sidecar, from a range that distributions leave to the administrator.
 _FIRST_UID: Final = 61180
 

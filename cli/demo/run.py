@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from cli.demo.load import Load, Tally
 from cli.demo.mesh import Mesh
 from cli.demo.observe import Observer, Sighting
 from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN, Ending, Plan
+from cli.demo.rotation import RootRotation, RootRotator
 from cli.demo.screen import Screen
 from cli.demo.verdict import Refusal, is_enough, problems
 
@@ -33,43 +35,81 @@ async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> Ending
             _introduce(plan, screen)
             await mesh.start()
             screen.say("The mesh is up. productpage calls reviews, a new TLS connection for each request, no retries:")
-            tally, sightings = await _observe_load(plan, screen, mesh, client, stop)
+            onlooker = _Onlooker(plan, screen, mesh, client, stop)
+            envoys = {each.name: EnvoyAdmin(client, each.admin_port) for each in (plan.productpage, plan.reviews)}
+            rotator = RootRotator(mesh, envoys, tell=screen.tell)
+            await _observe_load(plan, screen, onlooker, rotator)
             if stop.is_set():  # what is missing now was cut off, not broken
                 return Ending.INTERRUPTED
             refusals = await _try_to_intrude(plan, client)
-            found = problems(plan, tally, sightings, refusals)
-            _summarize(screen, sightings, refusals, found)
+            found = problems(plan, onlooker.tally, onlooker.sightings, rotator.seen, refusals)
+            _summarize(screen, onlooker.sightings, rotator.seen, refusals, found)
             if plan.keep and not stop.is_set():
                 _say_how_to_look_around(plan, screen)
                 await stop.wait()
         finally:
             await mesh.stop()
-    screen.say(f"demo: {tally.done} requests, {tally.failed} failed")
+    screen.say(f"demo: {onlooker.tally.done} requests, {onlooker.tally.failed} failed")
     return Ending.BROKEN if found else Ending.GOOD
 
 
-async def _observe_load(
-    plan: Plan, screen: Screen, mesh: Mesh, client: httpx.AsyncClient, stop: asyncio.Event
-) -> tuple[Tally, list[Sighting]]:
-    tally, observer, enough = Tally(), Observer(plan, client), asyncio.Event()
-    sightings = await observer.look()
-    load = asyncio.create_task(Load(plan, tally).run(enough))
+class _Onlooker:
+    """Shows the mesh as it is, again and again, while something is waited for."""
+
+    def __init__(self, plan: Plan, screen: Screen, mesh: Mesh, client: httpx.AsyncClient, stop: asyncio.Event) -> None:
+        self._plan = plan
+        self._screen = screen
+        self._mesh = mesh
+        self._observer = Observer(plan, client)
+        self._stop = stop
+        self.tally = Tally()
+        self.sightings: list[Sighting] = []
+
+    async def look(self) -> None:
+        """Look once. Raises `CitadelError` where a process has ended or an Envoy does not answer."""
+        try:
+            self.sightings = await self._observer.look()
+        except httpx.HTTPError as error:
+            self._mesh.check()  # most likely a process has ended: this says which one, and its last words
+            raise CitadelError(Reason.INTERNAL, f"the admin page of an Envoy does not answer: {error}") from error
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Look on until it holds, or the demo is stopped."""
+        while not self._stop.is_set() and not holds():
+            self._mesh.check()
+            self._screen.show(self._plan, self.tally, self.sightings)
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self.look()
+
+    async def during(self, work: Coroutine[None, None, None]) -> None:
+        """Look on until the work is done; it is broken off where the demo is stopped."""
+        task = asyncio.ensure_future(work)
+        try:
+            await self.until(task.done)
+        finally:
+            task.cancel()  # which changes nothing where it is done
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _observe_load(plan: Plan, screen: Screen, onlooker: _Onlooker, rotator: RootRotator) -> None:
+    """Certificates are rotated by themselves, then the root by us, and the load goes on all the time."""
+    tally, enough = onlooker.tally, asyncio.Event()
+    await onlooker.look()
+    load = asyncio.ensure_future(Load(plan, tally).run(enough))
     try:
         async with asyncio.timeout(plan.most_seconds):
-            while not stop.is_set() and not is_enough(plan, tally, sightings):
-                mesh.check()
-                screen.show(plan, tally, sightings)
-                await asyncio.sleep(_LOOK_SECONDS)
-                sightings = await observer.look()
+            await onlooker.until(lambda: is_enough(plan, tally, onlooker.sightings))
+            screen.say("The load goes on while the root is rotated, as `citadel-cli rotate root --window 0s` does it:")
+            await onlooker.during(rotator.run())
+            with_new_root = tally.done + plan.pace  # a second's worth
+            await onlooker.until(lambda: tally.done >= with_new_root)
     except TimeoutError:
         screen.say(f"  the time of {plan.most_seconds:.0f} s is over")
-    except httpx.HTTPError as error:
-        mesh.check()  # most likely a process has ended: this says which one, and its last words
-        raise CitadelError(Reason.INTERNAL, f"the admin page of an Envoy does not answer: {error}") from error
     finally:
         enough.set()
         await load
-    return tally, await observer.look()
+    await onlooker.look()
 
 
 async def _try_to_intrude(plan: Plan, client: httpx.AsyncClient) -> list[Refusal]:
@@ -107,11 +147,19 @@ def _introduce(plan: Plan, screen: Screen) -> None:
 
 
 def _summarize(
-    screen: Screen, sightings: Sequence[Sighting], refusals: Sequence[Refusal], found: Sequence[str]
+    screen: Screen,
+    sightings: Sequence[Sighting],
+    rotation: RootRotation,
+    refusals: Sequence[Refusal],
+    found: Sequence[str],
 ) -> None:
     screen.say("Summary:")
     for seen in sightings:
         screen.say(f"  {seen.name:<11} rotated {seen.rotations} times, {seen.handshakes} TLS handshakes")
+    if rotation.is_done:
+        moved = [name for name, roots in rotation.roots.items() if roots.own == roots.trusted == {rotation.root}]
+        screen.say(f"  root        rotated in {rotation.seconds:.1f} s, the new one is {rotation.root}:")
+        screen.say(f"              {' and '.join(moved) or 'nobody'} have certificates under it, and trust it alone")
     for refusal in refusals:
         if refusal.words:
             screen.say(f"  refused: {refusal.who} ({refusal.words})")
@@ -131,6 +179,8 @@ def _say_how_to_look_around(plan: Plan, screen: Screen) -> None:
     screen.say(f"  {ask} status")
     screen.say(f"  {ask} entry list")
     screen.say(f"  {ask} bundle show")
+    screen.say(f"  {ask} rotate root --plan  (without --plan it is done)")
+    screen.say(f"  {ask} rotate history")
     screen.say(f"  curl http://127.0.0.1:{plan.stranger.listen_port}/  the port of the stranger")
     screen.say("  give the stranger an identity, and see its port open:")
     screen.say(

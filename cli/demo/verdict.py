@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cli.demo.load import Tally
 from cli.demo.observe import Sighting
 from cli.demo.plan import Plan
+from cli.demo.rotation import RootRotation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,13 @@ def is_enough(plan: Plan, tally: Tally, sightings: Sequence[Sighting]) -> bool:
     return tally.done >= plan.requests and all(seen.rotations >= plan.least_rotations for seen in sightings)
 
 
-def problems(plan: Plan, tally: Tally, sightings: Sequence[Sighting], refusals: Sequence[Refusal]) -> list[str]:
+def problems(
+    plan: Plan,
+    tally: Tally,
+    sightings: Sequence[Sighting],
+    rotation: RootRotation,
+    refusals: Sequence[Refusal],
+) -> list[str]:
     """What broke, in words; nothing if all was as promised."""
     found = [f"{count} requests failed: {what}" for what, count in tally.failures.most_common(5)]
     if tally.done < plan.requests:
@@ -33,5 +40,21 @@ def problems(plan: Plan, tally: Tally, sightings: Sequence[Sighting], refusals: 
             found.append(f"{seen.name} rotated {seen.rotations} times instead of {plan.least_rotations}")
         if seen.handshakes < tally.done:
             found.append(f"{seen.name} made {seen.handshakes} TLS handshakes for {tally.done} requests")
+    found += _problems_of(rotation)
     found += [f"{refusal.who} was let in" for refusal in refusals if not refusal.words]
+    return found
+
+
+def _problems_of(rotation: RootRotation) -> list[str]:
+    if not rotation.phase:
+        return ["the root was not rotated"]
+    found = [f"the rotation of the root raised an alarm: {rotation.alarm}"] if rotation.alarm else []
+    if not rotation.is_done:
+        waits = "; ".join(rotation.waits_for)
+        found.append(f"the rotation of the root is not done but in {rotation.phase}, waiting for {waits or 'nobody'}")
+    for name, roots in rotation.roots.items():
+        if roots.own != {rotation.root}:
+            found.append(f"the certificate of {name} does not hang on the new root")
+        if roots.trusted != {rotation.root}:
+            found.append(f"{name} trusts {len(roots.trusted)} roots instead of the new one alone")
     return found

@@ -46,6 +46,21 @@ async def test_the_main_job(temporary: Path) -> None:
         assert int(rotated[1]) >= 3
         assert int(rotated[2]) >= int(last[1]), "a new connection for each request"
     assert sum(line.startswith("  refused: ") for line in lines) == 3
+    _shows_a_rotation_of_the_root(lines)
+
+
+def _shows_a_rotation_of_the_root(lines: list[str]) -> None:
+    phases = [line.split()[0] for line in lines if "of 2 proxies" in line]
+    # The shortest phases are over before anybody looks, so they may be missing, but none is out of order.
+    course = ["prepare", "observe", "activate", "renew", "drain", "retire", "settle", "done"]
+    assert [phase for phase in course if phase in phases] == phases, lines
+    assert {"observe", "drain", "done"} <= set(phases), "each of these takes a margin, or stays"
+    assert any(line.startswith("  done ") and "by 2 of 2 proxies, 2 of 2 SVIDs renewed" in line for line in lines)
+    rotated = next(i for i, line in enumerate(lines) if line.startswith("  root        rotated in "))
+    took = re.search(r"rotated in (\d+\.\d) s", lines[rotated])
+    assert took is not None
+    assert float(took[1]) < 5.0
+    assert lines[rotated + 1].strip() == "productpage and reviews have certificates under it, and trust it alone"
 
 
 async def test_what_broke_is_said_and_the_exit_code_is_1(temporary: Path) -> None:

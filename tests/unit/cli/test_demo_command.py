@@ -17,7 +17,8 @@ from rich.console import Console
 
 from cli.demo.load import Tally
 from cli.demo.observe import Sighting
-from cli.demo.plan import make_plan
+from cli.demo.plan import Plan, make_plan
+from cli.demo.rotation import RootRotation
 from cli.demo.run import _say_how_to_look_around
 from cli.demo.screen import Screen
 
@@ -77,15 +78,7 @@ async def test_an_interrupted_demo_is_not_a_broken_one(temporary: Path) -> None:
 
 
 def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
-    plan = make_plan(
-        folder=tmp_path,
-        requests=600,
-        leaf_lifetime=timedelta(seconds=8),
-        pace=40,
-        most_seconds=50,
-        keep=True,
-        as_root=True,
-    )
+    plan = _plan(tmp_path)
     sightings = [
         Sighting(
             name=sidecar.name,
@@ -107,3 +100,37 @@ def test_the_live_table_fits_80_columns(tmp_path: Path) -> None:
     assert f"  {tmp_path}/*.log  the logs\n" in kept.getvalue()
     assert f"curl http://127.0.0.1:{plan.stranger.listen_port}/ " in kept.getvalue()
     assert re.search(r"certificate lives 8s\b", kept.getvalue())
+    assert f"--socket {plan.admin_socket} rotate root --plan " in kept.getvalue()
+
+
+def test_a_phase_is_told_when_it_is_over_and_the_present_one_under_the_table(tmp_path: Path) -> None:
+    course = [
+        RootRotation(phase="observe", seconds=0.1, proxies=2, acknowledged=1),
+        RootRotation(phase="observe", seconds=0.1, proxies=2, acknowledged=2),
+        RootRotation(phase="renew", seconds=0.7, proxies=2, acknowledged=2, svids=2, renewed=1),
+        RootRotation(phase="done", seconds=1.5, proxies=2, acknowledged=2, svids=2, renewed=2),
+    ]
+    screen = Screen(Console(file=(output := io.StringIO()), width=80))
+    for rotation in course:
+        screen.tell(rotation)
+    assert output.getvalue().splitlines() == [
+        "  observe     until 0.7 s: acknowledged by 2 of 2 proxies",
+        "  renew       until 1.5 s: acknowledged by 2 of 2 proxies, 1 of 2 SVIDs renewed",
+        "  done        after 1.5 s: acknowledged by 2 of 2 proxies, 2 of 2 SVIDs renewed",
+    ]
+    with Screen(Console(file=(live := io.StringIO()), force_terminal=True, width=80, color_system=None)) as screen:
+        screen.tell(course[0])
+        screen.show(_plan(tmp_path), Tally(done=600), [])
+    assert "root: observe, acknowledged by 1 of 2 proxies" in live.getvalue()
+
+
+def _plan(folder: Path) -> Plan:
+    return make_plan(
+        folder=folder,
+        requests=600,
+        leaf_lifetime=timedelta(seconds=8),
+        pace=40,
+        most_seconds=50,
+        keep=True,
+        as_root=True,
+    )

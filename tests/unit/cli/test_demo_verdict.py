@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from cli.demo.envoy import Roots
 from cli.demo.load import Tally
 from cli.demo.observe import Sighting
 from cli.demo.plan import Plan, make_plan
+from cli.demo.rotation import RootRotation
 from cli.demo.verdict import Refusal, is_enough, problems
 
+NEW = frozenset({"0b"})
+ROTATED = RootRotation(
+    phase="done",
+    root="0b",
+    roots={name: Roots(trusted=NEW, own=NEW) for name in ("productpage", "reviews")},
+)
 REFUSED = [Refusal(who="a stranger", words="no certificate")]
 
 
@@ -37,7 +46,7 @@ def seen(*, rotations: int = 3, handshakes: int = 500) -> list[Sighting]:
 
 
 def test_a_good_run_has_no_problems(plan: Plan) -> None:
-    assert problems(plan, Tally(done=500), seen(), REFUSED) == []
+    assert problems(plan, Tally(done=500), seen(), ROTATED, REFUSED) == []
 
 
 @pytest.mark.parametrize(
@@ -53,7 +62,36 @@ def test_a_good_run_has_no_problems(plan: Plan) -> None:
 def test_whatever_is_missing_is_a_problem(
     plan: Plan, tally: Tally, sightings: list[Sighting], refusals: list[Refusal], said: str
 ) -> None:
-    assert any(said in problem for problem in problems(plan, tally, sightings, refusals))
+    assert any(said in problem for problem in problems(plan, tally, sightings, ROTATED, refusals))
+
+
+@pytest.mark.parametrize(
+    ("rotation", "said"),
+    [
+        (RootRotation(), ["the root was not rotated"]),
+        (
+            RootRotation(phase="observe", waits_for=["node-1/3: it is silent"]),
+            ["the rotation of the root is not done but in observe, waiting for node-1/3: it is silent"],
+        ),
+        (RootRotation(phase="renew"), ["the rotation of the root is not done but in renew, waiting for nobody"]),
+        (
+            replace(ROTATED, alarm="went on without node-1"),
+            ["the rotation of the root raised an alarm: went on without node-1"],
+        ),
+        (
+            replace(ROTATED, roots={"reviews": Roots(trusted=NEW, own=frozenset())}),
+            ["the certificate of reviews does not hang on the new root"],
+        ),
+        (
+            replace(ROTATED, roots={"reviews": Roots(trusted=frozenset({"0a", "0b"}), own=NEW)}),
+            ["reviews trusts 2 roots instead of the new one alone"],
+        ),
+    ],
+)
+def test_a_rotation_of_the_root_that_is_not_whole_is_a_problem(
+    plan: Plan, rotation: RootRotation, said: list[str]
+) -> None:
+    assert problems(plan, Tally(done=500), seen(), rotation, REFUSED) == said
 
 
 @pytest.mark.parametrize(
