@@ -53,6 +53,10 @@ class RevocationList:
         """Whether the authority is self-signed."""
         return self.issuer.subject == self.issuer.issuer
 
+    def to_der(self) -> bytes:
+        """The list in DER."""
+        return self.crl.public_bytes(Encoding.DER)
+
     def to_pem(self) -> bytes:
         """The list in PEM."""
         return self.crl.public_bytes(Encoding.PEM)
@@ -60,7 +64,7 @@ class RevocationList:
 
 @dataclass(frozen=True, slots=True)
 class RevocationSet:
-    """The lists of one trust domain, of roots and of those that sign leaves. Equal sets have equal versions.
+    """The lists of one trust domain, of roots and of those that sign leaves. Sets that say the same have one version.
 
     Without any list nothing is checked against it: a verifier that checks refuses every issuer that it has no list of.
     """
@@ -73,7 +77,7 @@ class RevocationSet:
         lists = tuple(sorted(self.lists, key=lambda each: each.issuer_key_id))
         digest = hashlib.sha256()
         for each in lists:
-            digest.update(each.crl.public_bytes(Encoding.DER))
+            digest.update(each.crl.tbs_certlist_bytes)  # a list that was signed again says nothing new
         object.__setattr__(self, "lists", lists)
         object.__setattr__(self, "version", digest.hexdigest()[:_VERSION_DIGITS] if lists else "")
         revoked = frozenset((each.issuer_key_id, entry.serial_number) for each in lists for entry in each.crl)
@@ -91,6 +95,9 @@ class RevocationSet:
     def of_leaf_issuers(self) -> Iterable[RevocationList]:
         """The lists of those that sign leaves."""
         return (each for each in self.lists if not each.is_of_root)
+
+
+NO_REVOCATIONS: Final = RevocationSet()
 
 
 def to_pem(lists: Iterable[RevocationList]) -> bytes:

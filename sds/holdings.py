@@ -14,6 +14,7 @@ from typing import Final
 
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
+from citadel.revocation import NO_REVOCATIONS, RevocationSet
 from citadel.spiffe import TrustDomain
 from citadel.svid import X509Svid
 
@@ -37,11 +38,16 @@ _NOT_TOLD: Final[Mapping[str, Entry]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holdings:
-    """An immutable snapshot. `svids` is keyed by entry id and holds at most the newest SVID of each entry."""
+    """An immutable snapshot.
+
+    `svids` is keyed by entry id and holds at most the newest SVID of each entry, and none that `revocations`, the lists
+    of the own trust domain, revoke. Those were judged before they came here.
+    """
 
     entries: Mapping[str, Entry] = field(default_factory=lambda: _NOT_TOLD)
     svids: Mapping[str, HeldSvid] = field(default_factory=lambda: MappingProxyType({}))
     bundles: Mapping[TrustDomain, TrustBundle] = field(default_factory=lambda: MappingProxyType({}))
+    revocations: RevocationSet = NO_REVOCATIONS
 
     @property
     def is_told(self) -> bool:

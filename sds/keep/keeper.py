@@ -13,7 +13,7 @@ import structlog
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel.clock import LONGEST_NAP, Clock
-from citadel.errors import CitadelError, PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
+from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated, Unavailable
 from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.batch import Draft, draft, judge
@@ -133,6 +133,7 @@ class Keeper:
         """Take over the entries as they are, and drop the SVIDs that have ended."""
         current = self._feed.current
         self._schedule.follow(current.entries.values())
+        self._schedule.miss_all_but(current.svids)
         valid = {key: held for key, held in current.svids.items() if held.svid.not_after > now}
         if len(valid) < len(current.svids):
             for key in current.svids.keys() - valid.keys():
@@ -193,6 +194,8 @@ class Keeper:
         for each, answer, result in zip(drafts, answers, results, strict=True):
             if isinstance(result, CitadelError):
                 self._refuse(each, result)
+            elif current.revocations.holds(result.svid):
+                self._refuse(each, _revoked(result))
             elif self._schedule.issued(each.entry, received=now, not_after=result.svid.not_after):
                 fresh[each.entry.id] = result
                 _log_issued(result, answer)
@@ -214,6 +217,11 @@ class Keeper:
                 reason=error.reason,
                 error=str(error),
             )
+
+
+def _revoked(held: HeldSvid) -> CitadelError:
+    message = f"the server answered an SVID for {held.svid.spiffe_id} that is revoked, serial {held.svid.serial}"
+    return PermissionDenied(Reason.IDENTITY_REVOKED, message)
 
 
 def _log_issued(held: HeldSvid, answer: Signed | CitadelError) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
@@ -119,6 +119,15 @@ class Schedule:
                 slot.entry = entry
             slots[entry.id] = slot
         self._slots = slots
+
+    def miss_all_but(self, held: Collection[str]) -> None:
+        """Where an SVID was taken away, as by a revocation, another is due once no refusal asks for a pause any more.
+
+        `held` are the ids of the entries that have theirs still.
+        """
+        for entry_id, slot in self._slots.items():
+            if slot.issued is not None and entry_id not in held:
+                slot.due, slot.issued, slot.not_after = None, None, None
 
     def due(self, now: datetime) -> list[Entry]:
         """The entries that need an SVID now: those without one first, then by what ends soonest."""

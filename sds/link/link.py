@@ -6,19 +6,26 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.clock import Clock
 from citadel.config.types import HostPort
-from sds.holdings import HoldingsFeed
+from citadel.errors import InvalidArgument
+from citadel.revocation import RevocationSet
+from sds.holdings import Holdings, HoldingsFeed
 from sds.keep.orders import RenewOrder
 from sds.keep.waiting import first_of
 from sds.link.channel import agent_channel
 from sds.link.identity import OwnIdentity
 from sds.link.line import Line
-from sds.link.sync import RenewProgress, StreamReports, SyncStream
+from sds.link.revocations import read_revocations
+from sds.link.sync import InForce, RenewProgress, StreamReports, SyncStream
 from sds.link.updates import Change, after
 from sds.settings import ReconnectSettings
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +72,7 @@ class Link:
         self._clock = clock
         self._heeding = heeding
         self._move = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._line = self._new_line()
         self.was_up = False  # whether the server was ever heard
 
@@ -119,14 +127,22 @@ class Link:
             take=self._take,
             on_synced=synced,
             reports=self._telling.reports,
-            bundle_sequence=lambda: self._identity.current.bundle.sequence or 0,
+            in_force=lambda: InForce(
+                bundle_sequence=self._identity.current.bundle.sequence or 0,
+                revocation_version=self._feed.current.revocations.version,
+            ),
             progress=self._telling.progress,
             clock=self._clock,
         )
 
     async def _take(self, change: Change) -> None:
         """Publish a change, and keep a new bundle of our own: after a restart the server is known by it alone."""
-        self._feed.publish(after(change, self._feed.current))
+        async with self._turn:  # two lines can be up, and what came first must not be taken last
+            revocations = await self._read(change)
+            before, taken = self._feed.current, after(change, self._feed.current, revocations)
+            self._feed.publish(taken)
+        if revocations is not None:
+            _log_revoked(before, taken)
         old = self._identity.current.bundle
         for bundle in change.bundles:
             # One without authorities could not find the server again, so it is published and never kept.
@@ -137,3 +153,25 @@ class Link:
                     self._heeding.on_roots()
         for order in change.orders:
             self._heeding.on_order(order)
+
+    async def _read(self, change: Change) -> RevocationSet | None:
+        """The revocation lists of a change; None where it has none, or has some that cannot be relied on."""
+        if change.revocations is None:
+            return None
+        own = self._identity.current.bundle.trust_domain
+        bundle = after(change, self._feed.current).bundles.get(own)
+        try:
+            return await asyncio.to_thread(read_revocations, change.revocations, bundle=bundle, now=self._clock.now())
+        except InvalidArgument as error:
+            _log.error(
+                "the server sent revocation lists that cannot be relied on; those before stay in force",
+                reason=error.reason,
+                error=str(error),
+            )
+            return None
+
+
+def _log_revoked(before: Holdings, taken: Holdings) -> None:
+    for held in before.svids.values():
+        if taken.revocations.holds(held.svid):
+            _log.warning("svid was revoked", spiffe_id=str(held.svid.spiffe_id), serial=held.svid.serial)

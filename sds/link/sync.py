@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import grpc
@@ -56,11 +57,19 @@ class RenewProgress(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """What the agent keeps and serves now: the sequence of its own bundle, and the version of the revocation lists."""
+
+    bundle_sequence: int
+    revocation_version: str
+
+
 class SyncStream:
     """Takes changes down, and sends acknowledgements, stream reports and the progress of renewals up.
 
-    `bundle_sequence` gives that of the own bundle which is kept. `take` makes a change durable and visible; only then
-    it is acknowledged. `on_synced` is told once the first change, which is a snapshot, was taken.
+    `take` makes a change durable and visible; only then it is acknowledged, with what is `in_force` by then.
+    `on_synced` is told once the first change, which is a snapshot, was taken.
     """
 
     def __init__(
@@ -70,11 +79,11 @@ class SyncStream:
         take: Callable[[Change], Awaitable[None]],
         on_synced: Callable[[], None],
         reports: StreamReports,
-        bundle_sequence: Callable[[], int],
+        in_force: Callable[[], InForce],
         progress: RenewProgress,
         clock: Clock,
     ) -> None:
-        self._bundle_sequence = bundle_sequence
+        self._in_force = in_force
         self._progress = progress
         self._hello = hello
         self._take = take
@@ -123,8 +132,7 @@ class SyncStream:
             await self._wake.wait()
             self._wake.clear()
             while self._taken:
-                taken = pb.Acknowledge(revision=self._taken.pop(0), bundle_sequence=self._bundle_sequence())
-                yield pb.AgentMessage(acknowledge=taken)
+                yield pb.AgentMessage(acknowledge=self._acknowledge(self._taken.pop(0)))
             # Not before the first change was taken: until then an older stream of this agent may be the reporting one.
             if not self.was_synced:
                 continue
@@ -139,6 +147,12 @@ class SyncStream:
             if progress != told_progress:
                 yield pb.AgentMessage(progress=progress)
                 told_progress = progress
+
+    def _acknowledge(self, revision: int) -> pb.Acknowledge:
+        now = self._in_force()
+        return pb.Acknowledge(
+            revision=revision, bundle_sequence=now.bundle_sequence, revocation_version=now.revocation_version
+        )
 
     def _report(self, *, is_snapshot: bool) -> Iterator[pb.AgentMessage]:
         reports = self._reports.take_changed()

@@ -13,6 +13,7 @@ from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.errors import CitadelError
+from citadel.revocation import RevocationSet
 from citadel.spiffe import TrustDomain
 from citadel.wire import entry_from_wire
 from sds.holdings import HeldSvid, Holdings
@@ -28,7 +29,8 @@ _log = structlog.get_logger(__name__)
 class Change:
     """All parts of one revision. With `is_snapshot` its entries and bundles replace all that was known.
 
-    `named_bundles` are the domains of all bundles that were sent, also of one that could not be read.
+    `named_bundles` are the domains of all bundles that were sent, also of one that could not be read. `revocations` are
+    as they came: reading them takes long, and they are judged by the bundle that this very change may bring.
     """
 
     revision: int
@@ -39,6 +41,7 @@ class Change:
     named_bundles: frozenset[str]
     removed_bundles: frozenset[str]
     orders: tuple[RenewOrder, ...] = ()
+    revocations: types_pb2.RevocationSet | None = None
 
 
 class Assembly:
@@ -53,6 +56,7 @@ class Assembly:
         if part.more:
             return None
         parts, self._parts = self._parts, []
+        sets = [each.revocations for each in parts if each.HasField("revocations")]
         return Change(
             revision=part.revision,
             is_snapshot=any(each.snapshot for each in parts),
@@ -62,20 +66,22 @@ class Assembly:
             named_bundles=frozenset(bundle.trust_domain for each in parts for bundle in each.bundles),
             removed_bundles=frozenset(name for each in parts for name in each.removed_bundles),
             orders=tuple(_readable(RenewOrder.from_wire, (each.renew for each in parts if each.HasField("renew")))),
+            revocations=types_pb2.RevocationSet(lists=(each for one in sets for each in one.lists)) if sets else None,
         )
 
 
-def after(change: Change, holdings: Holdings) -> Holdings:
+def after(change: Change, holdings: Holdings, revocations: RevocationSet | None = None) -> Holdings:
     """The holdings once `change` is taken: entries, bundles, and no SVID of an entry that is gone or renamed.
 
     An SVID stays while its entry's other terms change, until the new one is in hand (invariant 5); under another SPIFFE
-    ID it would be served for an identity that the entry no longer grants.
+    ID it would be served for an identity that the entry no longer grants. `revocations` are those of the change, if it
+    brought any that are good; an SVID that they revoke is of no use to anybody.
     """
     entries = {} if change.is_snapshot else dict(holdings.entries)
     entries.update({entry.id: entry for entry in change.entries})
     for entry_id in change.removed_entry_ids:
         entries.pop(entry_id, None)
-    return replace(
+    taken = replace(
         holdings,
         entries=entries,
         svids={key: held for key, held in holdings.svids.items() if _is_of(held, entries.get(key))},
@@ -84,6 +90,15 @@ def after(change: Change, holdings: Holdings) -> Holdings:
             **{bundle.trust_domain: bundle for bundle in change.bundles},
         },
     )
+    return _under(revocations, taken) if revocations is not None else taken
+
+
+def _under(revocations: RevocationSet, holdings: Holdings) -> Holdings:
+    # The very same object while it says the same, so that nothing that was made of it is made again.
+    if revocations.version == holdings.revocations.version:
+        return holdings
+    good = {key: held for key, held in holdings.svids.items() if not revocations.holds(held.svid)}
+    return replace(holdings, svids=good, revocations=revocations)
 
 
 def _stays(domain: TrustDomain, change: Change) -> bool:

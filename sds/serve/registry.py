@@ -120,8 +120,9 @@ def _tell_sent(resource: Resource, report: types_pb2.ResourceReport) -> None:
         case SvidFacts(spiffe_id, serial, not_after, issuer):
             report.spiffe_id, report.serial, report.issuer_key_id = spiffe_id, serial, issuer
             report.not_after.CopyFrom(to_timestamp(not_after))
-        case BundleFacts(trust_domain, sequence):
+        case BundleFacts(trust_domain, sequence, revocations):
             report.trust_domain, report.bundle_sequence = trust_domain, sequence
+            report.revocation_version = revocations
 
 
 def _tell_held(held: Held, report: types_pb2.ResourceReport) -> None:
@@ -130,5 +131,5 @@ def _tell_held(held: Held, report: types_pb2.ResourceReport) -> None:
         case SvidFacts(_, serial, not_after, issuer):
             report.held_serial, report.held_issuer_key_id = serial, issuer
             report.held_not_after.CopyFrom(to_timestamp(not_after))
-        case BundleFacts(_, sequence):
-            report.held_bundle_sequence = sequence
+        case BundleFacts(_, sequence, revocations):
+            report.held_bundle_sequence, report.held_revocation_version = sequence, revocations

@@ -39,10 +39,14 @@ class SvidFacts:
 
 @dataclass(frozen=True, slots=True)
 class BundleFacts:
-    """What a validation context holds, as it is reported; of several bundles, the caller's own."""
+    """What a validation context holds, as it is reported; of several bundles, the caller's own.
+
+    `revocation_version` is that of the set whose lists stand in it; empty where none do.
+    """
 
     trust_domain: str
     sequence: int
+    revocation_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +71,23 @@ def certificate_resource(name: str, held: HeldSvid) -> Resource:
     return Resource(name, version, facts, _packed(secret))
 
 
-def plain_context_resource(name: str, authorities: bytes, facts: BundleFacts) -> Resource:
-    """The authorities (PEM, at least one) of the one domain that a caller trusts, as a `trusted_ca`."""
+def plain_context_resource(name: str, authorities: bytes, facts: BundleFacts, *, lists: bytes = b"") -> Resource:
+    """The authorities (PEM, at least one) of the one domain that a caller trusts, as a `trusted_ca`.
+
+    `lists` are the revocation lists (PEM) of all that sign leaves, if there are any.
+    """
     context = common_pb2.CertificateValidationContext(trusted_ca=_inline(authorities))
+    if lists:
+        context.crl.CopyFrom(_inline(lists))
+        context.only_verify_leaf_cert_crl = True  # without it Envoy asks for a list of the root as well
     return _context_resource(name, context, facts)
 
 
 def spiffe_context_resource(name: str, authorities: Mapping[TrustDomain, bytes], facts: BundleFacts) -> Resource:
     """Authorities (PEM, at least one each) of several domains, for Envoy's SPIFFE validator.
+
+    Behind the authorities may stand revocation lists of every one of them and of all that sign leaves under them: this
+    validator reads them there, and ignores the `crl` of the context.
 
     It picks the roots by the peer's own trust domain (X509-36); a `trusted_ca` of all of them would let the roots of
     one domain vouch for IDs of another (invariant 7).

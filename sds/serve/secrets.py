@@ -15,6 +15,7 @@ from typing import Final
 
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
+from citadel.revocation import NO_REVOCATIONS, RevocationSet, to_pem
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 from sds.holdings import HeldSvid, Holdings
@@ -28,6 +29,7 @@ from sds.serve.resource import (
     plain_context_resource,
     spiffe_context_resource,
 )
+from sds.serve.revocations import UsableLists
 from sds.settings import SecretNameSettings
 
 _DEFAULT_NAMES: Final = SecretNameSettings()
@@ -53,6 +55,7 @@ class SecretShelf:
         self._by_selectors: dict[frozenset[Selector], Available] = {}
         self._before: dict[frozenset[Selector], Available] = {}
         self._built = _Memo()
+        self._usable = UsableLists(trust_domain)
 
     def wants_sha256(self, holdings: Holdings, selectors: frozenset[Selector]) -> bool:
         """Whether the digest of its executable could give anything more to a caller with these selectors."""
@@ -94,7 +97,7 @@ class SecretShelf:
             return Available({}, is_known=self._holdings.is_told)
         identities = self._identities(entries, now)
         foreign = frozenset(domain for entry in entries for domain in entry.federates_with) - {self._own}
-        resources = [*self._certificates(entries[0].spiffe_id, identities), *self._contexts(foreign)]
+        resources = [*self._certificates(entries[0].spiffe_id, identities), *self._contexts(foreign, now)]
         ends = [entry.expires_at for entry in entries if entry.expires_at is not None]
         ends += [held.svid.not_after for held in identities.values()]
         there = {resource.name: resource for resource in resources}
@@ -120,26 +123,34 @@ class SecretShelf:
         for name, held in named.items():
             yield self._built.get((name, held.entry_id), (held,), partial(certificate_resource, name, held))
 
-    def _contexts(self, foreign: Collection[TrustDomain]) -> Iterator[Resource]:
+    def _contexts(self, foreign: Collection[TrustDomain], now: datetime) -> Iterator[Resource]:
+        is_plain = not foreign
+        lists = self._usable.lists(self._holdings, now, of_leaves_alone=is_plain)
         bundles = [self._holdings.bundles.get(domain) for domain in (self._own, *sorted(foreign))]
         held = [bundle for bundle in bundles if bundle is not None]
         for bundle in held:
-            yield self._context(str(bundle.trust_domain.id), [bundle], is_plain=not foreign)
+            yield self._context(str(bundle.trust_domain.id), [bundle], lists, is_plain=is_plain)
         if held and held[0].trust_domain == self._own:
-            yield self._context(self._names.root, held[:1], is_plain=not foreign)
-            yield self._context(self._names.all, held, is_plain=not foreign)
+            yield self._context(self._names.root, held[:1], lists, is_plain=is_plain)
+            yield self._context(self._names.all, held, lists, is_plain=is_plain)
 
-    def _context(self, name: str, bundles: Sequence[TrustBundle], *, is_plain: bool) -> Resource:
-        build = partial(self._build_context, name, bundles, is_plain=is_plain)
+    def _context(self, name: str, bundles: Sequence[TrustBundle], lists: RevocationSet, *, is_plain: bool) -> Resource:
         domains = tuple(bundle.trust_domain for bundle in bundles)
-        return self._built.get((name, is_plain, *domains), tuple(bundles), build)
+        if domains[0] != self._own:
+            lists = NO_REVOCATIONS
+        build = partial(self._build_context, name, bundles, lists, is_plain=is_plain)
+        return self._built.get((name, is_plain, *domains), (*bundles, lists), build)
 
-    def _build_context(self, name: str, bundles: Sequence[TrustBundle], *, is_plain: bool) -> Resource:
+    def _build_context(
+        self, name: str, bundles: Sequence[TrustBundle], lists: RevocationSet, *, is_plain: bool
+    ) -> Resource:
         authorities = {bundle.trust_domain: self._authorities(bundle) for bundle in bundles}
         first = bundles[0]
-        facts = BundleFacts(first.trust_domain.name, first.sequence or 0)
+        facts = BundleFacts(first.trust_domain.name, first.sequence or 0, lists.version)
         if is_plain:
-            return plain_context_resource(name, authorities[first.trust_domain], facts)
+            of_issuers = to_pem(lists.of_leaf_issuers())
+            return plain_context_resource(name, authorities[first.trust_domain], facts, lists=of_issuers)
+        authorities[first.trust_domain] += to_pem(lists.lists)
         return spiffe_context_resource(name, authorities, facts)
 
     def _authorities(self, bundle: TrustBundle) -> bytes:

@@ -14,12 +14,14 @@ from citadel._wire import types_pb2
 from citadel._wire import workload_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
+from citadel.revocation import NO_REVOCATIONS, RevocationSet
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.wire import to_timestamp
 from sds.holdings import HeldSvid, Holdings
 from sds.serve.matching import EntryIndex
 from sds.serve.placeholder import discarded_root
+from sds.serve.revocations import for_chains
 
 _Message = TypeVar("_Message")
 
@@ -56,6 +58,8 @@ class Snapshot:
 
 
 NOTHING: Final = Snapshot(is_entitled=False)
+# Many clients take messages of at most 4 MiB, and one that is refused leaves its reader without a certificate.
+_MOST_LISTED: Final = 1024 * 1024
 _MOST_KEPT: Final = 1024  # kinds of callers; a node has a few dozen, and who likes makes more
 
 
@@ -72,6 +76,7 @@ class SnapshotShelf:
         self._index = EntryIndex(())
         self._by_selectors: dict[frozenset[Selector], Snapshot] = {}
         self._encoded: dict[TrustDomain, tuple[TrustBundle, bytes]] = {}
+        self._lists: RevocationSet | None = None  # those that are sent, once it is known
 
     def wants_sha256(self, holdings: Holdings, selectors: frozenset[Selector]) -> bool:
         """Whether the digest of its executable could give anything more to a caller with these selectors."""
@@ -97,18 +102,22 @@ class SnapshotShelf:
             return
         if holdings.entries is not self._holdings.entries:
             self._index = EntryIndex(holdings.entries.values())
-        self._holdings = holdings
+        self._holdings, self._lists = holdings, None
         self._by_selectors = {}
 
     def _gather(self, entries: Sequence[Entry], now: datetime) -> Snapshot:
         identities = self._identities(entries, now)
-        bundles = self._bundles(entries)
+        bundles, lists = self._bundles(entries), self._usable_lists(now)
         ends = [entry.expires_at for entry in entries if entry.expires_at is not None]
         ends += [held.svid.not_after for held, _ in identities.values()]
         return Snapshot(
             is_entitled=True,
-            svids=self._svids(identities.values(), bundles) if bundles and entries[0].spiffe_id in identities else None,
-            bundles=_bundles_answer(bundles) if bundles else None,
+            svids=(
+                self._svids(identities.values(), bundles, lists)
+                if bundles and entries[0].spiffe_id in identities
+                else None
+            ),
+            bundles=_bundles_answer(bundles, lists) if bundles else None,
             until=min(ends, default=None),
         )
 
@@ -149,12 +158,21 @@ class SnapshotShelf:
             self._nobody = root.public_bytes(Encoding.DER)
         return self._nobody
 
+    def _usable_lists(self, now: datetime) -> RevocationSet:
+        """The lists of our own domain, for callers that check whole chains; none where one is missing, or too much."""
+        if self._lists is None:
+            lists = for_chains(self._holdings, self._own, now)
+            is_large = sum(len(each.to_der()) for each in lists.lists) > _MOST_LISTED
+            self._lists = NO_REVOCATIONS if is_large else lists
+        return self._lists
+
     def _svids(
         self,
         identities: Iterable[tuple[HeldSvid, Entry]],
         bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]],
+        lists: RevocationSet,
     ) -> Answer[pb.X509SVIDResponse]:
-        message, about = pb.X509SVIDResponse(), []
+        message, about = pb.X509SVIDResponse(crl=(each.to_der() for each in lists.lists)), []
         hints = {""}
         for held, entry in identities:
             message.svids.add(
@@ -169,12 +187,17 @@ class SnapshotShelf:
         for domain, (_, der) in bundles.items():
             if domain != self._own:
                 message.federated_bundles[str(domain.id)] = der
-        return Answer(message, (*about, *_about_bundles(bundles)))
+        return Answer(message, (*about, *_about_bundles(bundles, lists)))
 
 
-def _bundles_answer(bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]]) -> Answer[pb.X509BundlesResponse]:
-    message = pb.X509BundlesResponse(bundles={str(domain.id): der for domain, (_, der) in bundles.items()})
-    return Answer(message, _about_bundles(bundles))
+def _bundles_answer(
+    bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]], lists: RevocationSet
+) -> Answer[pb.X509BundlesResponse]:
+    message = pb.X509BundlesResponse(
+        crl=(each.to_der() for each in lists.lists),
+        bundles={str(domain.id): der for domain, (_, der) in bundles.items()},
+    )
+    return Answer(message, _about_bundles(bundles, lists))
 
 
 def _about_svid(held: HeldSvid) -> types_pb2.ResourceReport:
@@ -191,14 +214,16 @@ def _about_svid(held: HeldSvid) -> types_pb2.ResourceReport:
 
 
 def _about_bundles(
-    bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]],
+    bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]], lists: RevocationSet
 ) -> Sequence[types_pb2.ResourceReport]:
+    """What is reported of bundles, the own one, which the lists belong to, first."""
     return tuple(
         types_pb2.ResourceReport(
             name=str(domain.id),
             version=bundle.x509_digest()[:16],
             trust_domain=domain.name,
             bundle_sequence=bundle.sequence or 0,
+            revocation_version=lists.version if number == 0 else "",
         )
-        for domain, (bundle, _) in bundles.items()
+        for number, (domain, (bundle, _)) in enumerate(bundles.items())
     )

@@ -81,5 +81,6 @@ class LiveStream:
 def _tell_held(held: types_pb2.ResourceReport, report: types_pb2.ResourceReport) -> None:
     report.held_version, report.held_serial = held.version, held.serial
     report.held_bundle_sequence, report.held_issuer_key_id = held.bundle_sequence, held.issuer_key_id
+    report.held_revocation_version = held.revocation_version
     if held.HasField("not_after"):
         report.held_not_after.CopyFrom(held.not_after)

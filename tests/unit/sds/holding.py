@@ -31,11 +31,14 @@ def entry(name: str, *selectors: Selector, **changes: object) -> Entry:
     return Entry(**(fields | changes))  # type: ignore[arg-type] # a table of changes
 
 
-def held(of: Entry, *, until: datetime = NOW + timedelta(hours=1)) -> HeldSvid:
-    """A fresh SVID for an entry."""
-    signed = certificates.leaf(ROOT, str(of.spiffe_id), not_after=until, not_before=NOW - timedelta(days=1))
+def held(
+    of: Entry, *, until: datetime = NOW + timedelta(hours=1), issuer: certificates.Signed | None = None
+) -> HeldSvid:
+    """A fresh SVID for an entry, under the root or under an issuer."""
+    signed = certificates.leaf(issuer or ROOT, str(of.spiffe_id), not_after=until, not_before=NOW - timedelta(days=1))
     key = signed.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    return HeldSvid(entry_id=of.id, svid=X509Svid.from_der([signed.der]), private_key=key)
+    chain = [signed.der] if issuer is None else [signed.der, issuer.der]
+    return HeldSvid(entry_id=of.id, svid=X509Svid.from_der(chain), private_key=key)
 
 
 def own_bundle(sequence: int = 1, *authorities: certificates.Signed) -> TrustBundle:

@@ -18,7 +18,9 @@ from sds.holdings import HoldingsFeed
 from sds.keep.keeper import Keeper
 from sds.keep.keys import new_key
 from sds.settings import ReconnectSettings
+from tests import certificates
 from tests.clock import FakeClock
+from tests.revocations import revocation_set
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, FakeSigner, entry
 from tests.unit.sds.test_schedule import FixedRandom
 
@@ -326,3 +328,75 @@ async def test_without_the_own_bundle_nothing_is_asked_for(bench: Bench) -> None
     assert bench.signer.calls == []
     bench.feed.publish(replace(bench.feed.current, bundles={A_TEST: bench.authority.bundle}))
     await bench.holds("web")
+
+
+class TestRevocation:
+    def revoke(self, bench: Bench, *serials: int) -> None:
+        """As the link does: the set taken, SVIDs that it revokes dropped."""
+        authority, current = bench.authority, bench.feed.current
+        revocations = revocation_set(authority.root, authority.issuer, revoked=serials)
+        svids = {key: held for key, held in current.svids.items() if not revocations.holds(held.svid)}
+        bench.feed.publish(replace(current, svids=svids, revocations=revocations))
+
+    async def test_another_svid_is_asked_for_at_once_where_one_was_revoked(self, bench: Bench) -> None:
+        bench.set_entries(entry("web"), entry("api"))
+        await bench.holds("web", "api")
+        before = {name: bench.serial(name) for name in ("web", "api")}
+        self.revoke(bench, bench.feed.current.svids["web"].svid.leaf.serial_number)
+        await bench.holds("web", "api")
+        assert bench.serial("web") != before["web"]
+        assert bench.serial("api") == before["api"]
+        assert [[each.entry_id for each in call] for call in bench.signer.calls[1:]] == [["web"]]
+
+    async def test_a_barred_identity_is_tried_again_ever_more_slowly_said_once_and_disturbs_nobody(
+        self, bench: Bench
+    ) -> None:
+        bench.set_entries(entry("web"), entry("api"))
+        await bench.holds("web", "api")
+        bench.signer.refusals["web"] = PermissionDenied(Reason.IDENTITY_REVOKED, "barred: key compromise")
+        with structlog.testing.capture_logs() as logs:
+            self.revoke(bench, bench.feed.current.svids["web"].svid.leaf.serial_number)
+            await bench.until(lambda: len(bench.signer.calls) == 2)
+            for _ in range(20):
+                await bench.clock.advance(1)
+                await bench.quiet()
+        assert 4 < len(bench.signer.calls) < 20
+        assert [log["reason"] for log in logs if log["log_level"] == "warning"] == [Reason.IDENTITY_REVOKED]
+        assert bench.feed.current.svids.keys() == {"api"}
+        outlook = bench.keeper.outlook("web")
+        assert outlook is not None
+        assert (outlook.refusal, outlook.words) == (Reason.IDENTITY_REVOKED, "barred: key compromise")
+        del bench.signer.refusals["web"]
+        await bench.clock.advance(5)
+        await bench.holds("web", "api")
+
+    @pytest.mark.invariant(9)
+    async def test_an_answer_that_is_revoked_already_is_never_published_nor_asked_for_in_a_loop(
+        self, bench: Bench
+    ) -> None:
+        def of_one_serial(asked: Entry, csr: object) -> list[bytes]:
+            leaf = certificates.leaf(
+                bench.authority.issuer,
+                str(asked.spiffe_id),
+                key=csr,
+                serial=7,
+                not_before=bench.clock.now() - SECOND,
+                not_after=bench.clock.now() + 100 * SECOND,
+            )
+            return [leaf.der, bench.authority.issuer.der]
+
+        bench.signer.tamper["web"] = of_one_serial
+        bench.signer.gate.clear()
+        bench.set_entries(entry("web"), entry("api"))
+        await bench.until(lambda: len(bench.signer.calls) == 1)
+        self.revoke(bench, 7)  # while it is being signed
+        bench.signer.gate.set()
+        await bench.holds("api")
+        await bench.quiet()
+        assert len(bench.signer.calls) == 1
+        outlook = bench.keeper.outlook("web")
+        assert outlook is not None
+        assert outlook.refusal is Reason.IDENTITY_REVOKED
+        del bench.signer.tamper["web"]
+        await bench.clock.advance(5)
+        await bench.holds("web", "api")

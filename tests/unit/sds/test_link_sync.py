@@ -27,6 +27,8 @@ from sds.link.bootstrap import Bootstrap
 from sds.link.link import Heeding, Link, Telling
 from sds.link.renewal import OwnRenewal
 from sds.link.returning import Returning
+from sds.link.updates import Assembly
+from tests.revocations import revocation_set, set_message
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
 from tests.unit.sds.fake_server import (
     AGENT,
@@ -34,6 +36,7 @@ from tests.unit.sds.fake_server import (
     QUICK,
     FakeAgentApi,
     FakeReports,
+    FakeSync,
     bundle_message,
     make_identity,
     now,
@@ -209,6 +212,125 @@ async def test_what_cannot_be_read_takes_nothing_from_the_rest(bench: Bench) -> 
         await bench.until(lambda: bench.link.is_up)
         assert set(bench.feed.current.entries) == {"good"}
         assert bench.feed.current.bundles == {A_TEST: bench.authority.bundle}
+
+
+class TestRevocations:
+    def update(self, revision: int, *revoked: int, of: FakeAuthority, **fields: object) -> pb.Update:
+        lists = set_message(revocation_set(of.root, of.issuer, revoked=revoked))
+        return pb.Update(revision=revision, revocations=lists, **fields)  # type: ignore[arg-type] # passed on
+
+    def hold(self, bench: Bench, *names: str) -> dict[str, HeldSvid]:
+        """Entries with an SVID each."""
+        key, held = new_key("ec-p256"), {}
+        for name in names:
+            svid = X509Svid.from_der(bench.authority.issue(A_TEST.member(name), key, now(), HOUR))
+            held[name] = HeldSvid(entry_id=name, svid=svid, private_key=b"")
+        entries = {name: entry(name) for name in names}
+        bench.feed.publish(replace(bench.feed.current, entries=entries, svids=held))
+        return held
+
+    async def test_a_set_is_taken_with_its_revision_and_acknowledged_by_its_version(self, bench: Bench) -> None:
+        bench.api.snapshot = [self.update(1, of=bench.authority, snapshot=True)]
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            first = bench.feed.current.revocations
+            sync = bench.api.syncs[0]
+            sync.updates.put_nowait(pb.Update(revision=2))
+            sync.updates.put_nowait(self.update(3, 7, of=bench.authority))
+            await bench.until(lambda: sync.acknowledged() == [1, 2, 3])
+            second = bench.feed.current.revocations
+            assert in_force(sync) == [first.version, first.version, second.version]
+            assert first.version != second.version
+            sync.updates.put_nowait(self.update(4, 7, of=bench.authority))  # signed once more, and says the same
+            await bench.until(lambda: 4 in sync.acknowledged())
+            assert bench.feed.current.revocations is second
+            sync.updates.put_nowait(pb.Update(revision=5, revocations=types_pb2.RevocationSet()))
+            await bench.until(lambda: 5 in sync.acknowledged())
+            assert in_force(sync)[-1] == bench.feed.current.revocations.version == ""
+
+    async def test_the_parts_of_a_revision_make_one_set(self, bench: Bench) -> None:
+        whole = revocation_set(bench.authority.root, bench.authority.issuer)
+        halves = [types_pb2.RevocationSet(lists=[each]) for each in set_message(whole).lists]
+        bench.api.snapshot = [
+            pb.Update(revision=1, snapshot=True, revocations=halves[0], more=True),
+            pb.Update(revision=1, revocations=halves[1]),
+        ]
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            assert bench.feed.current.revocations.version == whole.version
+
+    async def test_an_svid_that_it_revokes_is_dropped_in_the_same_step_and_nothing_else(self, bench: Bench) -> None:
+        seen = []
+
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            held = self.hold(bench, "web", "api")
+            serial = held["web"].svid.leaf.serial_number
+            with structlog.testing.capture_logs() as logs:
+                bench.api.syncs[0].updates.put_nowait(self.update(2, serial, of=bench.authority))
+                while not (current := bench.feed.current).revocations.lists:
+                    seen.append(current.svids.keys())
+                    await asyncio.sleep(0)
+            assert current.svids == {"api": held["api"]}
+            assert all(each == {"web", "api"} for each in seen)
+            assert current.entries.keys() == {"web", "api"}
+        told = [log for log in logs if log["event"] == "svid was revoked"]
+        assert [log["serial"] for log in told] == [held["web"].svid.serial]
+
+    @pytest.mark.invariant(9)
+    async def test_a_set_that_cannot_be_relied_on_changes_nothing_and_what_is_in_force_is_told(
+        self, bench: Bench
+    ) -> None:
+        bench.api.snapshot = [self.update(1, of=bench.authority, snapshot=True)]
+        stranger = FakeAuthority(now(), "stranger")
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            sync, good = bench.api.syncs[0], bench.feed.current.revocations
+            held = self.hold(bench, "web")
+            serial = held["web"].svid.leaf.serial_number
+            bad = self.update(2, serial, of=bench.authority)
+            bad.revocations.lists.append(self.update(2, of=stranger).revocations.lists[0])
+            bad.entries.append(entry_to_wire(entry("new")))
+            with structlog.testing.capture_logs() as logs:
+                sync.updates.put_nowait(bad)
+                await bench.until(lambda: 2 in sync.acknowledged())
+            assert bench.feed.current.revocations is good
+            assert in_force(sync) == [good.version, good.version]
+            assert bench.feed.current.svids == held
+            assert bench.feed.current.entries.keys() == {"web", "new"}, "the rest of the change is taken"
+        refused = [log for log in logs if log["log_level"] == "error"]
+        assert [log["reason"] for log in refused] == [Reason.REVOCATIONS_MALFORMED]
+
+    async def test_a_set_is_judged_by_the_bundle_of_the_same_change(self, bench: Bench) -> None:
+        successor = FakeAuthority(now(), "next", sequence=2)
+        both = replace(
+            successor.bundle,
+            x509_authorities=(*bench.authority.bundle.x509_authorities, *successor.bundle.x509_authorities),
+        )
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            bundles = [bundle_message(both)]
+            bench.api.syncs[0].updates.put_nowait(self.update(2, of=successor, bundles=bundles))
+            await bench.until(lambda: bench.feed.current.revocations.lists)
+            assert bench.feed.current.revocations.covers_roots_of(successor.bundle)
+
+    async def test_of_two_lines_that_are_up_what_came_first_is_never_taken_last(self, bench: Bench) -> None:
+        """Reading a long list takes longer than taking the change that comes next."""
+        serials = range(1 << 150, (1 << 150) + 50_000)
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            slow = self.update(2, *serials, of=bench.authority, entries=[entry_to_wire(entry("web"))])
+            quick = self.update(3, of=bench.authority, removed_entry_ids=["web"])
+            changes = [Assembly().add(each) for each in (slow, quick)]
+            # As two streams do, each from a task of its own.
+            await asyncio.gather(*(bench.link._take(each) for each in changes if each is not None))
+            assert bench.feed.current.entries == {}
+            assert not any(len(each.crl) for each in bench.feed.current.revocations.lists)
+
+
+def in_force(sync: FakeSync) -> list[str]:
+    """The version of the revocation lists in each acknowledgement."""
+    return [m.acknowledge.revocation_version for m in sync.messages if m.WhichOneof("kind") == "acknowledge"]
 
 
 async def test_stream_reports_go_up_as_a_snapshot_then_as_changes_together(bench: Bench) -> None:

@@ -165,3 +165,19 @@ def test_an_expired_entry_is_never_due() -> None:
     plan.follow([entry("web", expires_at=T0 + SECOND)])
     assert plan.due(T0 + SECOND) == []
     assert plan.next_due(T0 + SECOND) is None
+
+
+def test_where_an_svid_was_taken_away_another_is_due_at_once_and_after_a_refusal_with_the_usual_pause() -> None:
+    plan, web, api = schedule(), entry("web"), entry("api")
+    plan.follow([web, api])
+    for each in (web, api):
+        plan.issued(each, received=T0, not_after=T0 + 100 * SECOND)
+    plan.miss_all_but({"api"})
+    assert plan.due(T0 + SECOND) == [web]
+    assert plan.shortest_left(T0 + SECOND) == 99 * SECOND, "that of the other one"
+    assert plan.refused(web, Reason.IDENTITY_REVOKED, T0 + SECOND)
+    plan.miss_all_but({"api"})
+    assert plan.due(T0 + SECOND) == []
+    outlook = plan.outlook("web", T0 + SECOND)
+    assert outlook is not None
+    assert outlook.next_try > T0 + SECOND

@@ -159,3 +159,15 @@ async def test_expiries_wake_each_at_its_moment_and_nobody_who_took_it_back() ->
     assert later.is_set()
     assert not never.is_set()
     running.cancel()
+
+
+def test_the_revocation_lists_that_were_sent_and_those_that_are_held_are_reported_beside_the_bundle() -> None:
+    sent = Resource("ROOTCA", "2", BundleFacts("a.test", 7, "new"), PackedMessage())
+    standing = Standing("ROOTCA", State.SENT, sent, held=Held("1", BundleFacts("a.test", 6, "old")))
+    (reported,) = resource_reports([standing])
+    assert (reported.revocation_version, reported.held_revocation_version) == ("new", "old")
+    (reported,) = resource_reports([standing.acknowledged()])
+    assert (reported.revocation_version, reported.held_revocation_version) == ("new", "new")
+    restated = Resource("ROOTCA", "2", BundleFacts("a.test", 7, "newer"), PackedMessage())
+    (reported,) = resource_reports([standing.acknowledged().restated(restated)])
+    assert (reported.revocation_version, reported.held_revocation_version) == ("newer", "newer")

@@ -26,6 +26,7 @@ from sds.workload.stream import PATIENCE
 from tests import certificates
 from tests.certificates import A_TEST, B_TEST, NOW
 from tests.clock import FakeClock
+from tests.revocations import revocation_set
 from tests.servers import refusal
 from tests.unit.sds.holding import ROOT, UID_1, empty_bundle, entry, held, holdings, own_bundle
 from tests.workloads import Workload, workload_at
@@ -72,6 +73,11 @@ class Node:
 
     def stands(self) -> list[dict[str, int]]:
         return [{each.name: each.state for each in report.resources} for report in self.registry.snapshot()]
+
+    def lists_held(self) -> list[str]:
+        """The revocation lists that each stream has been told, by their version."""
+        reports = [each for report in self.registry.snapshot() for each in report.resources]
+        return [each.held_revocation_version for each in reports if each.trust_domain == A_TEST.name]
 
 
 @pytest.fixture
@@ -297,6 +303,52 @@ class TestWhenItIsSent:
         reading = await waits(call)
         await node.clock.advance(LOOK_AGAIN + 1)
         assert set(ids(await reading)) == {"web", "named"}
+
+
+class TestRevocationLists:
+    """Of our own domain alone, whole, or not at all."""
+
+    issuer = certificates.intermediate(ROOT)
+
+    @pytest.mark.spec("WAPI-07", "WAPI-09")
+    async def test_they_stand_in_both_messages_and_new_ones_are_sent_and_reported(
+        self, node: Node, workload: Workload
+    ) -> None:
+        web, lists = entry("web", federates_with=frozenset({B_TEST})), revocation_set(ROOT, self.issuer)
+        theirs = certificates.bundle(certificates.root(uri="spiffe://b.test"), trust_domain=B_TEST)
+        there = holdings([web], [held(web, issuer=self.issuer)], own_bundle(), theirs)
+        node.feed.publish(replace(there, revocations=lists))
+        svids, bundles = workload.svids(), workload.bundles()
+        for call in (svids, bundles):
+            assert list((await call.read()).crl) == [each.to_der() for each in lists.lists]
+        await eventually(lambda: node.lists_held() == [lists.version, lists.version])
+        more = revocation_set(ROOT, self.issuer, revoked=(7,))
+        node.feed.publish(replace(there, revocations=more))
+        for call in (svids, bundles):
+            assert list((await call.read()).crl) == [each.to_der() for each in more.lists]
+        await eventually(lambda: node.lists_held() == [more.version, more.version])
+        reported = {each.name: each for report in node.registry.snapshot() for each in report.resources}
+        assert reported["spiffe://a.test"].revocation_version == more.version
+        assert reported["spiffe://b.test"].held_revocation_version == ""
+
+    async def test_there_are_none_where_one_is_missing(self, node: Node, workload: Workload) -> None:
+        web = entry("web")
+        of_web, other = held(web, issuer=self.issuer), certificates.intermediate(ROOT)
+        for lists in (revocation_set(self.issuer), revocation_set(ROOT, other), revocation_set(ROOT)):
+            node.feed.publish(replace(holdings([web], [of_web]), revocations=lists))
+            message = await workload.svids().read()
+            assert not message.crl
+            assert message.svids
+        await eventually(lambda: set(node.lists_held()) == {""})
+
+    @pytest.mark.invariant(5)
+    async def test_too_many_for_a_message_that_clients_take_are_left_out(self, node: Node, workload: Workload) -> None:
+        web = entry("web")
+        lists = revocation_set(ROOT, self.issuer, revoked=range(1 << 150, (1 << 150) + 30_000))
+        node.feed.publish(replace(holdings([web], [held(web, issuer=self.issuer)]), revocations=lists))
+        message = await workload.svids().read()
+        assert message.svids
+        assert not message.crl
 
 
 class TestWhatIsReported:
