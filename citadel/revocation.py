@@ -85,7 +85,11 @@ class RevocationSet:
 
     def holds(self, svid: X509Svid) -> bool:
         """Whether this SVID is revoked."""
-        return (svid.issuer_key_id, svid.leaf.serial_number) in self._revoked
+        return self.hold(svid.issuer_key_id, svid.leaf.serial_number)
+
+    def hold(self, issuer_key_id: bytes, serial: int) -> bool:
+        """Whether the certificate with this serial of this authority is revoked."""
+        return (issuer_key_id, serial) in self._revoked
 
     def covers_roots_of(self, bundle: TrustBundle) -> bool:
         """Whether there is a list of every root, which a verifier of whole chains asks for."""

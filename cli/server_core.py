@@ -28,6 +28,8 @@ from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import Sealer
 from ca.metrics import MeteredLedger
+from ca.revocation.lists import RevocationLists
+from ca.revocation.revoker import Revoker
 from ca.settings import ServerSettings
 from ca.store.agents import SqlAgentStore
 from ca.store.authorities import SqlAuthorityStore
@@ -41,6 +43,7 @@ from citadel.metrics import new_registry
 from citadel.tally import Tally
 from cli.server_agents import AgentAffairs, agent_affairs
 from cli.server_records import RecordKeeping
+from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
 from cli.server_rotation import RotationAffairs, rotation_affairs
 
 _log = structlog.get_logger(__name__)
@@ -65,6 +68,8 @@ class ServerCore:
     ledger_gaps: Sequence[LedgerGap]
     records: RecordKeeping
     rotation: RotationAffairs
+    revocation: RevocationAffairs
+    revoker: Revoker
     background: tuple[asyncio.Task[None], ...]
 
 
@@ -81,11 +86,26 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         tally = Tally(clock=clock, sink=records.trail)
         stack.push_async_callback(tally.close)  # says the sums that were not told yet
         await database.migrate()
-        authorities = _authorities(settings, database, keys, clock)
-        await authorities.start()
-        await records.start()
+        revocation = revocation_affairs(settings.trust_domain, database=database, keys=keys)
+        authorities = _authorities(settings, database, keys, revocation.lists, clock)
         roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
         await roster.start()
+
+        def committed(rows: int) -> None:
+            records.notary.note_rows(rows)
+            metered.note_commit(rows)
+
+        ledger = SqlLedger(
+            database=database,
+            is_banned=roster.is_shut_out,
+            is_revoked=revocation.bars.hold,
+            clock=clock,
+            on_commit=committed,
+        )
+        revoking = revoker(revocation, database=database, roster=roster, commits=ledger, clock=clock)
+        await revoking.load()
+        await authorities.start()
+        await records.start()
         directory = EntryDirectory(trust_domain=settings.trust_domain)
         registry = EntryRegistry(
             trust_domain=settings.trust_domain, store=SqlEntryStore(database=database), directory=directory, clock=clock
@@ -95,23 +115,19 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             _log.warning("ledger has a gap since a restore", begin=gap.begin.isoformat(), end=gap.end.isoformat())
         metrics = new_registry()
 
-        def committed(rows: int) -> None:
-            records.notary.note_rows(rows)
-            metered.note_commit(rows)
-
-        ledger = SqlLedger(database=database, is_banned=roster.is_shut_out, clock=clock, on_commit=committed)
         metered = MeteredLedger(ledger, registry=metrics, clock=clock)
         issuer = Issuer(
             entries=directory,
+            bars=revocation.bars,
             authorities=authorities,
             ledger=metered,
             clock=clock,
             policy=LifetimePolicy(
                 default=settings.svids.default_lifetime,
+                own=settings.svids.agent_lifetime,
                 cap=settings.svids.max_lifetime,
                 backdate=settings.svids.backdate,
             ),
-            agent_lifetime=settings.svids.agent_lifetime,
             quota=Quota(max_batch=settings.limits.batch, per_second=settings.limits.svids_per_second, clock=clock),
             on_signed=metered.note_signed,
         )
@@ -125,6 +141,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         identity = ServerIdentity(issuer=issuer, authorities=authorities, clock=clock)
         writing = await stack.enter_async_context(_running(ledger.run()))
         await identity.start()
+        await revoking.start()
         rotation = rotation_affairs(
             settings,
             database=database,
@@ -132,10 +149,11 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             identity=identity,
             roster=roster,
             sessions=sessions,
+            lists=revocation.lists,
             clock=clock,
         )
         await rotation.rotator.start()
-        renewing = [await stack.enter_async_context(_running(work)) for work in (authorities.run(), identity.run())]
+        renewing = await stack.enter_async_context(_running(identity.run()))
         rotating = [
             await stack.enter_async_context(_running(work))
             for work in (rotation.rotator.run(), rotation.steering.run())
@@ -157,7 +175,9 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             ledger_gaps=gaps,
             records=records,
             rotation=rotation,
-            background=(writing, keeping, seeing, *renewing, *rotating),
+            revocation=revocation,
+            revoker=revoking,
+            background=(writing, keeping, seeing, renewing, *rotating),
         )
 
 
@@ -169,7 +189,9 @@ def _keys(settings: ServerSettings, database: Database) -> KeyManager:
     )
 
 
-def _authorities(settings: ServerSettings, database: Database, keys: KeyManager, clock: Clock) -> AuthorityManager:
+def _authorities(
+    settings: ServerSettings, database: Database, keys: KeyManager, lists: RevocationLists, clock: Clock
+) -> AuthorityManager:
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     upstream = SelfSignedUpstream(
         trust_domain=settings.trust_domain,
@@ -184,9 +206,9 @@ def _authorities(settings: ServerSettings, database: Database, keys: KeyManager,
         upstream=upstream,
         keys=keys,
         store=store,
+        lists=lists,
         clock=clock,
         issuer_lifetime=settings.authorities.issuer_lifetime,
-        issuer_at=settings.rotation.issuer_at,
         backdate=settings.svids.backdate,
     )
 

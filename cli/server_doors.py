@@ -27,6 +27,7 @@ from citadel._wire.backup_pb2_grpc import add_BackupServicer_to_server
 from citadel._wire.bootstrap_pb2_grpc import add_BootstrapServicer_to_server
 from citadel._wire.insight_pb2_grpc import add_InsightServicer_to_server
 from citadel._wire.records_pb2_grpc import add_RecordsServicer_to_server
+from citadel._wire.revocation_pb2_grpc import add_RevocationsServicer_to_server
 from citadel._wire.rotation_pb2_grpc import add_RotationsServicer_to_server
 from citadel.config.types import HostPort
 from citadel.health import HealthBoard
@@ -37,6 +38,7 @@ from citadel.wire import to_timestamp
 from cli.server_backup import backup_service
 from cli.server_core import ServerCore
 from cli.server_insight import insight_service, server_condition, server_watch
+from cli.server_revocation import revocation_service
 from cli.server_rotation import rotation_service
 
 GRACE_SECONDS: Final = 3.0
@@ -49,6 +51,7 @@ _ADMIN_SERVICES: Final = (
     "citadel.v1.Backup",
     "citadel.v1.Insight",
     "citadel.v1.Records",
+    "citadel.v1.Revocations",
     "citadel.v1.Rotations",
 )
 
@@ -144,13 +147,27 @@ def _add_admin_services(
     add_RecordsServicer_to_server(_records_service(core, actor_of), server)
     rotations = rotation_service(core.rotation, core.agents, clock=core.clock, actor_of=actor_of)
     add_RotationsServicer_to_server(rotations, server)
+    revocations = revocation_service(
+        core.revocation,
+        revoker=core.revoker,
+        sessions=core.sessions,
+        roster=core.roster,
+        clock=core.clock,
+        actor_of=actor_of,
+    )
+    add_RevocationsServicer_to_server(revocations, server)
     add_AgentAdminServicer_to_server(_agent_admin_service(core, actor_of), server)
 
 
 def _agent_service(core: ServerCore) -> AgentService:
     return AgentService(
         roster=core.roster,
-        sources=Sources(directory=core.directory, authorities=core.authorities, orders=core.rotation.board),
+        sources=Sources(
+            directory=core.directory,
+            authorities=core.authorities,
+            lists=core.revocation.lists,
+            orders=core.rotation.board,
+        ),
         issuer=core.issuer,
         sessions=core.sessions,
         sightings=core.agents.sightings,

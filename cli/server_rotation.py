@@ -10,12 +10,14 @@ from ca.api.rotations import RotationService
 from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
+from ca.revocation.lists import RevocationLists
 from ca.rotation.mesh import Mesh
 from ca.rotation.orders import OrderBoard
 from ca.rotation.rotator import Rotator
 from ca.rotation.steady import TOLERANCE
 from ca.rotation.steering import Steering
 from ca.settings import ServerSettings
+from ca.store.audit import SqlAuditLog
 from ca.store.database import Database
 from ca.store.rotations import SqlIssuedEnds, SqlRotations
 from citadel.clock import Clock
@@ -50,11 +52,13 @@ def rotation_affairs(
     identity: ServerIdentity,
     roster: AgentRoster,
     sessions: SessionBook,
+    lists: RevocationLists,
     clock: Clock,
 ) -> RotationAffairs:
     """The parts, not yet started."""
-    store, board = SqlRotations(database=database), OrderBoard()
+    store, board = SqlRotations(database=database), OrderBoard(wake_agents=sessions.wake_all)
     authorities.watch(sessions.wake_all)
+    lists.watch(sessions.wake_all)
     rotator = Rotator(
         store=store,
         authorities=authorities,
@@ -67,17 +71,18 @@ def rotation_affairs(
             clock=clock,
         ),
         board=board,
-        wake_agents=sessions.wake_all,
+        lists=lists,
         longest_leaf=min(settings.svids.max_lifetime, settings.authorities.issuer_lifetime),
         clock=clock,
     )
     steering = Steering(
         rotator=rotator,
         authorities=authorities,
-        store=store,
+        acts=SqlAuditLog(database=database),
         window=settings.rotation.window,
         margin=settings.rotation.margin,
         root_at=settings.rotation.root_at,
+        issuer_at=settings.rotation.issuer_at,
         clock=clock,
     )
     return RotationAffairs(store=store, board=board, rotator=rotator, steering=steering)

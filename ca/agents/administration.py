@@ -59,6 +59,17 @@ class AgentAdministration:
         """Forget the agent with its key, also where it is banned, and give back what it was."""
         return await to_its_end(self._evict(name, why, by))
 
+    async def shut_out(self, spiffe_id: SpiffeId, *, why: str, by: Actor) -> None:
+        """Fulfils `ca.revocation.revoker.Agents`: ban the agent, unless it is banned or gone already."""
+        agent = self._roster.all().get(spiffe_id)
+        if agent is not None and not agent.banned:
+            await self.ban(str(spiffe_id), why=why, by=by)
+
+    async def let_in(self, spiffe_id: SpiffeId, *, why: str, by: Actor) -> None:
+        """Fulfils `ca.revocation.revoker.Agents`: unban the agent, if it is banned."""
+        if self._roster.is_banned(spiffe_id):
+            await self.unban(str(spiffe_id), why=why, by=by)
+
     async def _set_banned(self, name: str, *, banned: bool, why: str, by: Actor) -> Agent:
         async with self._roster.one_change_at_a_time:
             agent = self.find(name)

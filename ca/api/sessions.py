@@ -48,6 +48,7 @@ class AgentSession:
         self.version = ""
         self.acknowledged_revision = 0
         self.acknowledged_bundle = 0  # sequence of the own bundle that the agent keeps
+        self.acknowledged_lists = ""  # version of the revocation lists that it serves
         self.has_reported = False  # all of its streams at least once
         self.is_over = False  # it reports more than is remembered
         self.changes = 0  # rises with everything that the agent says
@@ -58,6 +59,7 @@ class AgentSession:
         self._told_orders: set[str] = set()
         self._told: dict[str, int] = {}
         self._told_bundles: dict[TrustDomain, TrustBundle] = {}
+        self._told_lists: types_pb2.RevocationSet | None = None
         self._first = True
 
     def take(self, message: pb.AgentMessage) -> None:
@@ -69,6 +71,7 @@ class AgentSession:
             case "acknowledge":
                 self.acknowledged_revision = message.acknowledge.revision
                 self.acknowledged_bundle = message.acknowledge.bundle_sequence
+                self.acknowledged_lists = message.acknowledge.revocation_version
             case "streams":
                 self._take_streams(message.streams)
             case "progress":
@@ -86,6 +89,7 @@ class AgentSession:
         news: EntryNews,
         bundles: Mapping[TrustDomain, TrustBundle],
         revision: int,
+        lists: types_pb2.RevocationSet | None = None,
         orders: Iterable[pb.RenewOrder] = (),
     ) -> Iterator[pb.Update]:
         """What the agent must be told so that it knows exactly what it may; nothing if it does already.
@@ -98,10 +102,12 @@ class AgentSession:
         fresh = [bundle for domain, bundle in bundles.items() if self._told_bundles.get(domain) != bundle]
         dropped = [domain.name for domain in self._told_bundles if domain not in bundles]
         self._told_bundles = dict(bundles)
+        fresh_lists = lists if lists is not self._told_lists else None
+        self._told_lists = lists
         is_first, self._first = self._first, False
-        if changed or removed or fresh or dropped or is_first:
+        if changed or removed or fresh or dropped or fresh_lists is not None or is_first:
             self.told_revision = revision
-            first = pb.Update(bundles=map(bundle_message, fresh), removed_bundles=dropped)
+            first = pb.Update(bundles=map(bundle_message, fresh), removed_bundles=dropped, revocations=fresh_lists)
             yield from _parts(first, changed, removed, revision=revision, is_snapshot=is_first)
         for order in orders:
             if order.id not in self._told_orders:

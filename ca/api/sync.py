@@ -14,6 +14,7 @@ from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
 from ca.entries.watch import EntryWatch
 from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import types_pb2
 from citadel.clock import Clock
 from citadel.svid import X509Svid
 
@@ -28,12 +29,19 @@ class Orders(Protocol):
         ...
 
 
+class Lists(Protocol):
+    """What proxies check against."""
+
+    message: types_pb2.RevocationSet  # another object whenever it is another set
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where it stands what agents are told."""
 
     directory: EntryDirectory
     authorities: AuthorityManager
+    lists: Lists
     orders: Orders
 
 
@@ -69,6 +77,7 @@ class SyncPush:
                 news=self._sources.directory.news(self._watch, now),
                 bundles={own.trust_domain: own},
                 revision=self._sources.directory.revision,
+                lists=self._sources.lists.message,
                 orders=self._sources.orders.of(self._session, now),
             ):
                 if not await self._written(write(update)):

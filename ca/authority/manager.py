@@ -1,4 +1,4 @@
-"""The issuing authority of this server, renewed ahead of its end, and the bundle that it is trusted by."""
+"""The issuing authorities of this server, and the bundle that they are trusted by."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
-from ca.authority.ports import AuthorityStore, KeyManager, UpstreamAuthority
+from ca.authority.ports import AuthorityStore, KeyManager, Lists, UpstreamAuthority
 from ca.keys.sealing import KeyPurpose
 from citadel.bundle import TrustBundle
-from citadel.clock import Clock, sleep_until
+from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.spiffe import TrustDomain
 
 _log = structlog.get_logger(__name__)
 
 REFRESH_HINT: Final = timedelta(minutes=5)
-_LEAST_PAUSE: Final = timedelta(seconds=1)
-_RETRY_AFTER: Final = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +34,12 @@ class IssuingAuthority:
 
 
 class AuthorityManager:
-    """Owns the issuing authority. `start` before use; `run` keeps it fresh."""
+    """Owns the issuing authorities: the one that signs, the one that is prepared to, and those that did.
+
+    `start` before use.
+    What is new signs nothing until `activate_root` or `activate_issuer`: who calls these has waited until everybody
+    knows it. Each method, asked again after a crash, changes nothing more.
+    """
 
     def __init__(
         self,
@@ -45,22 +48,21 @@ class AuthorityManager:
         upstream: UpstreamAuthority,
         keys: KeyManager,
         store: AuthorityStore,
+        lists: Lists,
         clock: Clock,
         issuer_lifetime: timedelta,
         backdate: timedelta,
-        issuer_at: float = 0.5,
     ) -> None:
-        """`issuer_at` is the share of its life after which the issuing authority is renewed."""
-        self._issuer_at = issuer_at
         self._trust_domain = trust_domain
         self._upstream = upstream
         self._keys = keys
         self._store = store
+        self._lists = lists
         self._clock = clock
         self._issuer_lifetime = issuer_lifetime
         self._backdate = backdate
         self._issuing: IssuingAuthority | None = None
-        self._issuers: tuple[Authority, ...] = ()  # also those that sign no more
+        self._issuers: tuple[Authority, ...] = ()
         self._turn = asyncio.Lock()  # one change of authorities at a time
         self._watchers: list[Callable[[], None]] = []
         self._bundle: TrustBundle | None = None
@@ -71,61 +73,71 @@ class AuthorityManager:
         self._issuers = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ISSUER)
         active = next((a for a in reversed(self._issuers) if a.state is AuthorityState.ACTIVE), None)
         if active is not None and active.not_after > self._clock.now():
-            key = await self._keys.signer(active.key_id, KeyPurpose.ISSUER)
-            self._issuing = IssuingAuthority(authority=active, key=key)
+            await self._sign_with(active)
         else:
-            await self._renew()
-        self._bundle = await self._settle_bundle()
-
-    async def run(self) -> None:
-        """Renew the issuing authority when it is old enough, for ever; while that fails the old one serves."""
-        while self._issuing is not None:
-            previous = self._issuing.authority
-            await self._clock.sleep(_LEAST_PAUSE.total_seconds())  # near the root's end lives get short: no busy loop
-            await sleep_until(
-                self._clock, previous.created_at + (previous.not_after - previous.created_at) * self._issuer_at
-            )
-            try:
-                await self._renew_unless_renewed(previous)
-            except CitadelError as error:
-                _log.error("issuing authority not renewed", reason=error.reason, error=str(error))
-                await self._clock.sleep(_RETRY_AFTER.total_seconds())
+            await self._activate(self._prepared_under_the_active_root() or await self._make_issuer())
+        await self._settle()
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call `callback` at every change of the bundle from now on."""
         self._watchers.append(callback)
 
-    async def prepare_root(self, authority_id: str) -> None:
-        """Put a new root of this id into the bundle; it signs nothing yet. Asked again, it changes nothing."""
+    async def prepare_root(self, root_id: str) -> None:
+        """Put a new root of this id into the bundle, and an issuing authority under it beside the one that signs."""
         async with self._turn:
-            await self._upstream.prepare(authority_id)
-            await self._change_bundle()
+            await self._upstream.prepare(root_id)
+            if self._newest_issuer(root_id) is None:
+                await self._make_issuer(root_id=root_id)
+            await self._settle()
 
-    async def activate_root(self, authority_id: str, *, taints: bool) -> None:
-        """Sign under this root from now on, by a new issuing authority. Asked again, it changes nothing."""
+    async def prepare_issuer(self, issuer_id: str) -> None:
+        """Have an issuing authority of this id, under the root as it is, beside the one that signs."""
         async with self._turn:
-            await self._upstream.activate(authority_id, taints=taints)
-            if self._issuing is None or self._issuing.authority.parent_id != authority_id:
-                await self._renew()
+            if all(each.id != issuer_id for each in self._issuers):
+                await self._make_issuer(issuer_id)
+            await self._settle()
 
-    async def renew_issuer(self, authority_id: str) -> None:
-        """Sign by a new issuing authority of this id. Asked again, it changes nothing."""
+    async def activate_root(self, root_id: str, *, taints: bool) -> None:
+        """Sign under this root from now on, by the issuing authority that was prepared under it."""
         async with self._turn:
-            if self._issuing is None or self._issuing.authority.id != authority_id:
-                await self._renew(authority_id)
+            await self._upstream.activate(root_id, taints=taints)
+            if self._issuing is None or self._issuing.authority.parent_id != root_id:
+                await self._activate(self._newest_issuer(root_id) or await self._make_issuer(root_id=root_id))
+            await self._settle()
 
-    async def drop_roots(self, authority_ids: Collection[str]) -> None:
-        """Take roots out of the bundle, and forget them and what they signed. Asked again, it changes nothing."""
+    async def activate_issuer(self, issuer_id: str) -> None:
+        """Sign by the issuing authority of this id from now on; by a new one where it has ended meanwhile."""
         async with self._turn:
-            await self._forget_issuers([issuer for issuer in self._issuers if issuer.parent_id in authority_ids])
-            await self._upstream.drop(authority_ids)
-            await self._change_bundle()
+            if self._issuing is None or self._issuing.authority.id != issuer_id:
+                prepared = (each for each in self._issuers if each.id == issuer_id and not self._has_ended(each))
+                await self._activate(next(prepared, None) or await self._make_issuer())
+            await self._settle()
 
-    async def drop_issuers(self, authority_ids: Collection[str]) -> None:
-        """Forget issuing authorities that sign no more. Asked again, it changes nothing."""
+    async def replace_issuer(self) -> None:
+        """Sign by a new issuing authority at once, whoever has not heard of it: the last resort before an outage."""
         async with self._turn:
-            old = [each for each in self._issuers if each.state is not AuthorityState.ACTIVE]
-            await self._forget_issuers([each for each in old if each.id in authority_ids])
+            await self._activate(await self._make_issuer())
+            await self._settle()
+
+    async def drop_roots(self, root_ids: Collection[str]) -> None:
+        """Take roots out of the bundle, and forget them and the issuing authorities under them."""
+        async with self._turn:
+            await self._forget_issuers([issuer for issuer in self._issuers if issuer.parent_id in root_ids])
+            await self._upstream.drop(root_ids)
+            await self._settle()
+
+    async def drop_issuers(self, issuer_ids: Collection[str]) -> None:
+        """Forget issuing authorities that do not sign now."""
+        async with self._turn:
+            await self._forget_issuers([each for each in self._issuers if each.id in issuer_ids])
+            await self._settle()
+
+    async def drop_ended(self, now: datetime) -> None:
+        """Forget the issuing authorities that had ended by `now`: nothing that they signed is valid any more."""
+        if any(each.not_after <= now for each in self._issuers if each.state is not AuthorityState.ACTIVE):
+            async with self._turn:
+                await self._forget_issuers([each for each in self._issuers if each.not_after <= now])
+                await self._settle()
 
     def backdated(self, moment: datetime) -> datetime:
         """Where the validity of a leaf begins that is signed at `moment`; certificates count whole seconds."""
@@ -134,21 +146,6 @@ class AuthorityManager:
     def issuers(self) -> tuple[Authority, ...]:
         """The issuing authorities that are on record, oldest first: the one that signs, and earlier ones."""
         return self._issuers
-
-    async def _renew_unless_renewed(self, previous: Authority) -> None:
-        async with self._turn:
-            if self._issuing is not None and self._issuing.authority is previous:
-                await self._renew()
-
-    async def _forget_issuers(self, gone: Sequence[Authority]) -> None:
-        if gone:
-            await self._store.set_states({issuer.id: AuthorityState.REVOKED for issuer in gone})
-            self._issuers = tuple(issuer for issuer in self._issuers if issuer not in gone)
-
-    async def _change_bundle(self) -> None:
-        self._bundle = await self._settle_bundle()
-        for callback in self._watchers:
-            callback()
 
     def issuing(self) -> IssuingAuthority:
         """The authority to sign with. Raises `Unavailable` (`issuer_unavailable`) when it has ended."""
@@ -163,16 +160,31 @@ class AuthorityManager:
         return self._bundle
 
     def authorities(self) -> tuple[Authority, ...]:
-        """The roots and the issuing authority, for people to look at."""
-        return (*self._upstream.authorities(), *([self._issuing.authority] if self._issuing else []))
+        """The roots and the issuing authorities, the oldest first."""
+        return (*self._upstream.authorities(), *self._issuers)
 
-    async def _renew(self, authority_id: str = "") -> None:
+    def _prepared_under_the_active_root(self) -> Authority | None:
+        active = (root for root in self._upstream.authorities() if root.state is AuthorityState.ACTIVE)
+        return next((found for root in active if (found := self._newest_issuer(root.id)) is not None), None)
+
+    def _newest_issuer(self, root_id: str) -> Authority | None:
+        under = [each for each in self._issuers if each.parent_id == root_id and not self._has_ended(each)]
+        return under[-1] if under else None
+
+    def _has_ended(self, authority: Authority) -> bool:
+        return authority.not_after <= self._clock.now()
+
+    async def _make_issuer(self, issuer_id: str = "", *, root_id: str = "") -> Authority:
+        """A prepared issuing authority, under the root of this id or else under the active one."""
         now = self._clock.now()
         key_id = await self._keys.create(KeyPurpose.ISSUER)
         try:
             key = await self._keys.signer(key_id, KeyPurpose.ISSUER)
             minted = await self._upstream.mint(
-                key.public_key(), not_before=now - self._backdate, not_after=now + self._issuer_lifetime
+                key.public_key(),
+                not_before=now - self._backdate,
+                not_after=now + self._issuer_lifetime,
+                root_id=root_id,
             )
         except BaseException:
             # Nothing names this key yet, so every failed try would leave one behind. Once the row was tried it must
@@ -180,30 +192,55 @@ class AuthorityManager:
             await self._forget_key(key_id)
             raise
         authority = Authority(
-            id=authority_id or uuid4().hex,
+            id=issuer_id or uuid4().hex,
             kind=AuthorityKind.ISSUER,
-            state=AuthorityState.ACTIVE,
+            state=AuthorityState.PREPARED,
             key_id=key_id,
             certificate=minted.certificate,
             parent_id=minted.root_id,
             created_at=now,
         )
-        # Recorded before it signs: after a crash the next start finds it and goes on with it (invariant 12).
-        replaced = [issuer for issuer in self._issuers if issuer.state is AuthorityState.ACTIVE]
-        await self._store.record(authority, replaces=[issuer.id for issuer in replaced])
-        old = (replace(each, state=AuthorityState.OLD) if each in replaced else each for each in self._issuers)
-        self._issuers = (*old, authority)
-        self._issuing = IssuingAuthority(authority=authority, key=key)
-        await self._forget_issuers([issuer for issuer in self._issuers if issuer.not_after <= now])
-        for issuer in replaced:
-            await self._forget_key(issuer.key_id)
+        await self._store.record(authority)
+        self._issuers = (*self._issuers, authority)
         _log.info("issuing authority made", authority=authority.id, not_after=authority.not_after.isoformat())
+        return authority
+
+    async def _activate(self, authority: Authority) -> None:
+        # Recorded before it signs: after a crash the next start finds it and goes on with it (invariant 12).
+        states = {each.id: AuthorityState.OLD for each in self._issuers if each.state is AuthorityState.ACTIVE}
+        states[authority.id] = AuthorityState.ACTIVE
+        await self._store.set_states(states)
+        self._issuers = tuple(replace(each, state=states.get(each.id, each.state)) for each in self._issuers)
+        await self._sign_with(next(each for each in self._issuers if each.id == authority.id))
+        _log.info("issuing authority signs", authority=authority.id)
+
+    async def _sign_with(self, authority: Authority) -> None:
+        key = await self._keys.signer(authority.key_id, KeyPurpose.ISSUER)
+        self._issuing = IssuingAuthority(authority=authority, key=key)
+
+    async def _forget_issuers(self, issuers: Sequence[Authority]) -> None:
+        gone = [each for each in issuers if each.state is not AuthorityState.ACTIVE]
+        if not gone:
+            return
+        await self._store.set_states({issuer.id: AuthorityState.REVOKED for issuer in gone})
+        self._issuers = tuple(issuer for issuer in self._issuers if issuer not in gone)
+        for issuer in gone:
+            await self._forget_key(issuer.key_id)
 
     async def _forget_key(self, key_id: str) -> None:
         try:
             await self._keys.delete(key_id)
         except CitadelError as error:
             _log.warning("unused key not deleted", key=key_id, error=str(error))
+
+    async def _settle(self) -> None:
+        """Publish the lists and the bundle as they must be now."""
+        before = self._bundle
+        await self._lists.settle(self.authorities())
+        self._bundle = await self._settle_bundle()
+        if self._bundle != before:
+            for callback in self._watchers:
+                callback()
 
     async def _settle_bundle(self) -> TrustBundle:
         bundle = TrustBundle(

@@ -37,8 +37,8 @@ class AuthorityStore(Protocol):
         """Every authority that was not revoked, oldest first."""
         ...
 
-    async def record(self, authority: Authority, *, replaces: Sequence[str] = ()) -> None:
-        """Insert `authority`, and make those in `replaces` OLD in the same transaction."""
+    async def record(self, authority: Authority) -> None:
+        """Insert `authority`, or put it in the place of one with its id that nobody has seen: a failed try's."""
         ...
 
     async def set_states(self, states: Mapping[str, AuthorityState]) -> None:
@@ -47,6 +47,14 @@ class AuthorityStore(Protocol):
 
     async def bundle_sequence(self, digest: str) -> int:
         """The sequence number of the own bundle with this content: the recorded one, or the next if it changed."""
+        ...
+
+
+class Lists(Protocol):
+    """Keeps a revocation list of every authority. `ca.revocation.lists` is the one there is."""
+
+    async def settle(self, authorities: Sequence[Authority]) -> None:
+        """Have a list of each of these, and of no others. They are published on return."""
         ...
 
 
@@ -66,9 +74,12 @@ class UpstreamAuthority(Protocol):
         ...
 
     async def mint(
-        self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime
+        self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime, root_id: str = ""
     ) -> MintedIssuer:
-        """Sign an intermediate for `public_key`; its end may come sooner than asked for, never later."""
+        """Sign an intermediate for `public_key`, by the root of this id or else by the active one.
+
+        Its end may come sooner than asked for, never later.
+        """
         ...
 
     async def prepare(self, authority_id: str) -> None:

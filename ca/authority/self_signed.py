@@ -51,9 +51,9 @@ class SelfSignedUpstream:
             self._roots = (*self._roots, await self._make_root(uuid4().hex, AuthorityState.ACTIVE))
 
     async def mint(
-        self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime
+        self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime, root_id: str = ""
     ) -> MintedIssuer:
-        root = self._active_root()
+        root = self._root_to_sign_with(root_id)
         certificate = build_issuer(
             trust_domain=self._trust_domain,
             public_key=public_key,
@@ -89,10 +89,11 @@ class SelfSignedUpstream:
         """The roots with their states, for `status`."""
         return self._roots
 
-    def _active_root(self) -> Authority:
+    def _root_to_sign_with(self, root_id: str) -> Authority:
         now = self._clock.now()
         for root in self._roots:
-            if root.state is AuthorityState.ACTIVE and root.not_after > now:
+            is_meant = root.id == root_id if root_id else root.state is AuthorityState.ACTIVE
+            if is_meant and root.not_after > now:
                 return root
         raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the root has expired", fix="rotate the root")
 

@@ -65,6 +65,14 @@ class Entries(Protocol):
         ...
 
 
+class Bars(Protocol):
+    """Answers what was revoked."""
+
+    def refuse(self, spiffe_id: SpiffeId, *, entry_id: str, requested_by: SpiffeId) -> None:
+        """Raises `PermissionDenied` (`identity_revoked`) where nothing new may be signed for this."""
+        ...
+
+
 class Authorities(Protocol):
     """Answers who signs."""
 
@@ -129,21 +137,21 @@ class Issuer:
         self,
         *,
         entries: Entries,
+        bars: Bars,
         authorities: Authorities,
         ledger: Ledger,
         clock: Clock,
         policy: LifetimePolicy,
-        agent_lifetime: timedelta,
         quota: Quota,
         on_signed: OnSigned = lambda _number, _seconds: None,
     ) -> None:
         """`on_signed` is told how many requests of a batch were worked on, and for how many seconds."""
         self._entries = entries
+        self._bars = bars
         self._authorities = authorities
         self._ledger = ledger
         self._clock = clock
         self._policy = policy
-        self._agent_lifetime = agent_lifetime
         self._quota = quota
         self._on_signed = on_signed
         self._latest_press: _Press | None = None
@@ -170,8 +178,10 @@ class Issuer:
 
         def prepare(request: SvidRequest) -> _Signed | CitadelError:
             try:
-                # 2. Authorize: the entry's parent is the agent, or an alias that the server matched itself.
+                # 2. Authorize: the entry's parent is the agent, or an alias that the server matched itself; and its
+                #    identity was not revoked.
                 entry = self._entries.authorized(agent, request.entry_id, now)
+                self._bars.refuse(entry.spiffe_id, entry_id=entry.id, requested_by=agent.spiffe_id)
                 # 3. Check the request: proof of possession, key type. Nothing but its public key is used.
                 public_key = public_key_of(request.csr)
                 # 4. Settle the lifetime.
@@ -184,7 +194,7 @@ class Issuer:
         begun = self._clock.monotonic()
         signed = await self._map(prepare, requests)
         self._on_signed(len(signed), self._clock.monotonic() - begun)
-        # 6. Make the rows durable; a ban that came meanwhile refuses them here.
+        # 6. Make the rows durable; a ban or a revocation that came meanwhile refuses them here.
         await self._ledger.append([item.row for item in signed if isinstance(item, _Signed)])
         # 7. Answer.
         return [item.svid if isinstance(item, _Signed) else item for item in signed]
@@ -193,12 +203,13 @@ class Issuer:
         """Sign for one of Citadel's own identities (an agent, the server), whose right to it the caller has checked."""
         self._quota.take(spiffe_id, 1)
         press, now = self._press(), self._clock.now()
-        validity = press.settled(now=now, policy=replace(self._policy, default=self._agent_lifetime))
+        validity = press.settled(now=now, policy=replace(self._policy, default=self._policy.own))
         subject = _Subject(spiffe_id=spiffe_id, entry_id="", dns_names=dns_names, validity=validity)
         return await self._record(_signed(press, subject, public_key_of(csr), requested_by=spiffe_id, now=now))
 
     async def issue_minted(self, terms: Entry, csr: bytes, *, requested_by: SpiffeId) -> IssuedSvid:
         """Sign what an administrator asks for, by `terms` that `ca.insight.minting` has checked like an entry's."""
+        self._bars.refuse(terms.spiffe_id, entry_id=terms.id, requested_by=requested_by)
         press, now = self._press(), self._clock.now()
         validity = press.settled(terms.x509_svid_ttl, terms.expires_at, now=now, policy=self._policy)
         subject = _subject_of(terms, validity)

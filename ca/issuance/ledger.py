@@ -32,7 +32,8 @@ class Ledger(Protocol):
     async def append(self, rows: Sequence[LedgerRow]) -> None:
         """Return once all rows are durable.
 
-        Raises `PermissionDenied` (`agent_banned`) if the agent that asked was banned meanwhile, and `Unavailable`
-        (`store_unavailable`) if nothing could be written; then no certificate of these rows may be handed out.
+        Raises `PermissionDenied` (`agent_banned`) if the agent that asked was banned meanwhile, or `Unavailable`:
+        `identity_revoked` if one of these was revoked meanwhile, and asking again says which, `store_unavailable` if
+        nothing could be written. Then no certificate of these rows may be handed out.
         """
         ...

@@ -21,9 +21,10 @@ class LimitedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LifetimePolicy:
-    """The server's settings for leaves."""
+    """The server's settings for leaves; `own` is the default for Citadel's own identities."""
 
     default: timedelta
+    own: timedelta
     cap: timedelta
     backdate: timedelta
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +20,7 @@ class AgentView:
 
     name: str
     acknowledged_bundle: int
+    acknowledged_lists: str
     has_reported: bool
     is_over: bool
     own_issuer: bytes
@@ -27,23 +28,49 @@ class AgentView:
     progress: pb.OrderProgress | None
 
 
-def without_bundle(agent: AgentView, sequence: int, trust_domain: str) -> Iterator[Holder]:
-    """Whoever of this agent has not acknowledged the bundle with `sequence`, or a later one."""
-    if agent.acknowledged_bundle < sequence or not agent.has_reported:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """What everybody must know before something new signs: the bundle with `sequence` or a later one, and its lists.
+
+    Who checks no lists refuses nobody for the lack of one; who holds older ones would refuse the new authority.
+    """
+
+    trust_domain: str
+    sequence: int
+    lists: str
+
+    def is_known_by(self, resource: types_pb2.ResourceReport) -> bool:
+        """Whether the proxy holds it."""
+        return resource.held_bundle_sequence >= self.sequence and self.agrees_with(resource.held_revocation_version)
+
+    def agrees_with(self, lists: str) -> bool:
+        """Whether these are the lists, or none."""
+        return lists in ("", self.lists)
+
+    def of(self, stream: types_pb2.StreamReport) -> Iterator[types_pb2.ResourceReport]:
+        """What the stream has asked for of the own trust domain."""
+        return (resource for resource in stream.resources if resource.trust_domain == self.trust_domain)
+
+
+def without(agent: AgentView, trust: Trust) -> Iterator[Holder]:
+    """Whoever of this agent does not know of what is to be trusted."""
+    if agent.acknowledged_bundle < trust.sequence or not agent.has_reported:
         yield Holder(name=agent.name, words="the agent has not acknowledged the bundle")
+    elif not trust.agrees_with(agent.acknowledged_lists):
+        yield Holder(name=agent.name, words="the agent has not taken the revocation lists")
     if agent.is_over:
         yield Holder(name=agent.name, words="the agent has more streams than are remembered")
     for stream in agent.streams:
-        for resource in stream.resources:
-            if resource.trust_domain == trust_domain and resource.held_bundle_sequence < sequence:
+        for resource in trust.of(stream):
+            if not trust.is_known_by(resource):
                 yield Holder(name=f"{agent.name}/{stream.stream_id}", words=_what_it_said(stream, resource))
                 break
 
 
-def has_acknowledged(stream: types_pb2.StreamReport, sequence: int, trust_domain: str) -> bool | None:
-    """Whether the stream's proxy holds the bundle; None for a stream that never asked for one."""
-    own = [resource for resource in stream.resources if resource.trust_domain == trust_domain]
-    return all(resource.held_bundle_sequence >= sequence for resource in own) if own else None
+def has_acknowledged(stream: types_pb2.StreamReport, trust: Trust) -> bool | None:
+    """Whether the stream's proxy knows of it; None for a stream that never asked for a bundle."""
+    own = [trust.is_known_by(resource) for resource in trust.of(stream)]
+    return all(own) if own else None
 
 
 def not_renewed(agent: AgentView, order_id: str, old_issuers: Collection[bytes]) -> Iterator[Holder]:
@@ -57,11 +84,15 @@ def not_renewed(agent: AgentView, order_id: str, old_issuers: Collection[bytes])
         yield Holder(name=agent.name, words=f"{left} SVIDs not renewed", until=until)
 
 
-def depending(agent: AgentView, old_issuers: Collection[bytes]) -> Iterator[Holder]:
-    """Streams whose proxy holds a certificate of these issuers, or an unknown one."""
+def depending(
+    agent: AgentView, old_issuers: Collection[bytes], is_revoked: Callable[[bytes, str], bool]
+) -> Iterator[Holder]:
+    """Streams whose proxy holds a certificate of these issuers, or an unknown one; not where peers refuse it anyway."""
     for stream in agent.streams:
         for resource in stream.resources:
             if not resource.spiffe_id or resource.state == _STATE.WAITING:
+                continue
+            if is_revoked(resource.held_issuer_key_id, resource.held_serial):
                 continue
             is_unknown = resource.held_version and not resource.held_issuer_key_id
             if is_unknown or resource.held_issuer_key_id in old_issuers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
@@ -20,30 +20,40 @@ COURSE: Final[Mapping[RotationKind, tuple[Phase, ...]]] = {
         Phase.SETTLE,
         Phase.DONE,
     ),
-    # Every verifier finds the new issuer in the chain, so nobody must have heard of it before it signs.
-    RotationKind.ISSUER: (Phase.ACTIVATE, Phase.RENEW, Phase.DRAIN, Phase.RETIRE, Phase.DONE),
+    # Every verifier finds the new issuer in the chain, but one that checks revocation lists must have the issuer's own.
+    RotationKind.ISSUER: (
+        Phase.PREPARE,
+        Phase.OBSERVE,
+        Phase.ACTIVATE,
+        Phase.RENEW,
+        Phase.DRAIN,
+        Phase.RETIRE,
+        Phase.DONE,
+    ),
     RotationKind.SVID: (Phase.RENEW, Phase.DONE),
 }
 _AFTER_ABORT: Final = (Phase.UNDO, Phase.ABORTED)
 _WAITING: Final = frozenset({Phase.OBSERVE, Phase.RENEW, Phase.DRAIN, Phase.SETTLE})
 # Proxies acknowledge a moment before they use what they acknowledged.
 _WITH_MARGIN: Final = frozenset({Phase.OBSERVE, Phase.DRAIN})
-_LONGEST_SETTLING: Final = timedelta(seconds=30)
-# Until here the new root has signed nothing, and the old one is as it was.
+_LONGEST_SETTLING: Final = 30.0  # seconds
+# Until here what is new has signed nothing, and what is old is as it was.
 _CAN_BE_UNDONE: Final = frozenset({Phase.PREPARE, Phase.OBSERVE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the next phase depends on. `clear_for` is for how many seconds nobody has been waited for.
+    """What the next phase depends on; seconds are counted by a clock that never jumps.
 
-    `goes_on_at` is when an observation goes on without everybody: the old root's remaining life is that of a leaf.
+    `clear_for` is for how long nobody has been waited for, `lasts_for` how long the phase has lasted. `is_pressing`
+    where what signs now is so near its end that an observation goes on without everybody.
     """
 
     now: datetime
     holders: Sequence[Holder]
     clear_for: float
-    goes_on_at: datetime | None = None
+    lasts_for: float
+    is_pressing: bool
 
 
 def first_phase(kind: RotationKind) -> Phase:
@@ -74,7 +84,7 @@ def alarm(rotation: Rotation, facts: Facts) -> str:
     more = f" and {len(facts.holders) - 5} more" if len(facts.holders) > 5 else ""
     if rotation.is_emergency:
         return f"emergency: went on from {rotation.phase.value} without {names}{more}"
-    return f"the old root nears its end: went on from {rotation.phase.value} without {names}{more}"
+    return f"what signed until now nears its end: went on from {rotation.phase.value} without {names}{more}"
 
 
 def _may_go_on(rotation: Rotation, facts: Facts) -> bool:
@@ -85,6 +95,6 @@ def _may_go_on(rotation: Rotation, facts: Facts) -> bool:
         # Nobody waits for an observation here: until the new root signs, the tainted one does.
         return rotation.phase in (Phase.OBSERVE, Phase.SETTLE) or facts.now >= rotation.deadline
     if rotation.phase is Phase.OBSERVE:
-        return facts.goes_on_at is not None and facts.now >= facts.goes_on_at
+        return facts.is_pressing
     # What has gone cannot be depended on any more: nobody is worse off where a proxy has not heard of it.
-    return rotation.phase is Phase.SETTLE and facts.now - rotation.phase_since >= _LONGEST_SETTLING
+    return rotation.phase is Phase.SETTLE and facts.lasts_for >= _LONGEST_SETTLING

@@ -11,9 +11,10 @@ from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession, SessionBook
 from ca.insight.proxies import agent_name
 from ca.rotation import gate
-from ca.rotation.gate import AgentView
+from ca.rotation.gate import AgentView, Trust
 from ca.rotation.model import Holder
 from ca.rotation.ports import IssuedEnds
+from citadel._wire import types_pb2
 from citadel.clock import Clock
 from citadel.reserved import RESERVED_SEGMENT, is_agent_id, server_id
 from citadel.spiffe import SpiffeId, TrustDomain
@@ -96,13 +97,11 @@ class Mesh:
         """The ID of the agent of this name."""
         return self.trust_domain.member(RESERVED_SEGMENT, "agent", *name.split("/"))
 
-    def census(self, *, sequence: int, order_id: str) -> Census:
+    def census(self, *, trust: Trust, order_id: str) -> Census:
         """Counts over all connected agents."""
         sessions = self._sessions.newest()
         acknowledged = [
-            gate.has_acknowledged(stream, sequence, self.trust_domain.name)
-            for session in sessions.values()
-            for stream in session.streams.values()
+            gate.has_acknowledged(stream, trust) for session in sessions.values() for stream in session.streams.values()
         ]
         progress = [p for session in sessions.values() if (p := session.progress.get(order_id)) is not None]
         joined = sum(1 for agent in self._roster.all().values() if not agent.banned)
@@ -123,16 +122,16 @@ class Mesh:
             for agent, session in self._sessions.newest().items()
             for stream in session.streams.values()
             if any(resource.spiffe_id for resource in stream.resources)
-            and gate.has_acknowledged(stream, 0, self.trust_domain.name) is None
+            and not self._has_bundle(stream)
             and not self._has_bundle_elsewhere(session, stream.pid)
         ]
 
     def _has_bundle_elsewhere(self, session: AgentSession, pid: int) -> bool:
         """An Envoy opens a stream of its own for each secret."""
-        return any(
-            stream.pid == pid and gate.has_acknowledged(stream, 0, self.trust_domain.name) is not None
-            for stream in session.streams.values()
-        )
+        return any(stream.pid == pid and self._has_bundle(stream) for stream in session.streams.values())
+
+    def _has_bundle(self, stream: types_pb2.StreamReport) -> bool:
+        return any(resource.trust_domain == self.trust_domain.name for resource in stream.resources)
 
     def svid_count(self) -> int:
         """How many different certificates the connected proxies hold."""
@@ -151,6 +150,7 @@ def _view(session: AgentSession, order_id: str) -> AgentView:
     return AgentView(
         name=agent_name(session.agent.spiffe_id),
         acknowledged_bundle=session.acknowledged_bundle,
+        acknowledged_lists=session.acknowledged_lists,
         has_reported=session.has_reported,
         is_over=session.is_over,
         own_issuer=session.own_issuer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,12 +26,18 @@ class RenewalTerms:
 class OrderBoard:
     """Fulfils `ca.api.sync.Orders`. At most one order is out."""
 
-    def __init__(self) -> None:
-        self.terms: RenewalTerms | None = None
+    def __init__(self, *, wake_agents: Callable[[], None]) -> None:
+        self._wake_agents = wake_agents
+        self._terms: RenewalTerms | None = None
+
+    def give(self, terms: RenewalTerms) -> None:
+        """Give this order in the place of the one before, also to agents that come later."""
+        self._terms = terms
+        self._wake_agents()
 
     def of(self, session: AgentSession, now: datetime) -> Sequence[pb.RenewOrder]:
         """An agent renews its own SVID first: only over the new connection it is told of those of its workloads."""
-        terms = self.terms
+        terms = self._terms
         if terms is None or terms.agent not in ("", str(session.agent.spiffe_id)):
             return ()
         order = pb.RenewOrder(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ca.audit.model import Act
 from ca.rotation.model import Rotation
+from citadel.revocation import RevocationSet
 
 
 class RotationStore(Protocol):
@@ -26,12 +27,22 @@ class RotationStore(Protocol):
         ...
 
 
+class Lists(Protocol):
+    """What proxies check against."""
+
+    @property
+    def current(self) -> RevocationSet:
+        """The revocation lists as they are pushed."""
+        ...
+
+
 class IssuedEnds(Protocol):
     """What the ledger knows of certificates that have not ended."""
 
     async def last_ends(self, *, now: datetime, issuer_ids: Collection[str] | None = None) -> Mapping[str, datetime]:
         """For everybody who asked for a certificate that is valid after `now`: when the last of them ends.
 
-        With `issuer_ids`, only of certificates that these authorities signed. The keys are SPIFFE IDs.
+        With `issuer_ids`, only of certificates that these authorities signed. What is revoked does not count. The keys
+        are SPIFFE IDs.
         """
         ...

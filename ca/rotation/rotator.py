@@ -1,4 +1,4 @@
-"""The rotator: drives the one rotation that runs, and starts one when an authority is old enough.
+"""The rotator: drives the one rotation that runs.
 
 Every phase is a row in the store before it is acted upon, and every act can be done again, so that a server that was
 killed at any instant goes on by itself (invariant 12).
@@ -7,7 +7,7 @@ killed at any instant goes on by itself (invariant 12).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,13 +17,14 @@ import structlog
 from ca.api.server_identity import ServerIdentity
 from ca.audit.model import Act, Actor, ActorKind
 from ca.authority.manager import AuthorityManager
-from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.model import Authority, AuthorityState
 from ca.rotation import gate, machine
+from ca.rotation.gate import AgentView, Trust
 from ca.rotation.machine import Facts
 from ca.rotation.mesh import Census, Mesh
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard, RenewalTerms
-from ca.rotation.ports import RotationStore
+from ca.rotation.ports import Lists, RotationStore
 from ca.rotation.steady import SteadyTime
 from citadel.clock import Clock
 from citadel.errors import CitadelError
@@ -55,7 +56,7 @@ class Rotator:
         identity: ServerIdentity,
         mesh: Mesh,
         board: OrderBoard,
-        wake_agents: Callable[[], None],
+        lists: Lists,
         longest_leaf: timedelta,
         clock: Clock,
     ) -> None:
@@ -63,11 +64,12 @@ class Rotator:
         self._authorities = authorities
         self._identity = identity
         self._board = board
-        self._wake_agents = wake_agents
+        self._lists = lists
         self._longest_leaf = longest_leaf
         self._clock = clock
         self._clear_since: float | None = None
         self._acted_in: tuple[str, Phase] | None = None
+        self._acted_at = 0.0
         self._holders: dict[str, tuple[Holder, datetime]] = {}
         self._news = asyncio.Event()
         self.mesh = mesh
@@ -103,12 +105,26 @@ class Rotator:
     def view(self) -> View:
         """How it stands, for people."""
         rotation = self.current
-        sequence = self._authorities.bundle().sequence or 0
         return View(
             rotation=rotation,
-            census=self.mesh.census(sequence=sequence, order_id=rotation.id if rotation is not None else ""),
+            census=self.mesh.census(trust=self.trust(), order_id=rotation.id if rotation is not None else ""),
             holders=tuple(self._holders.values()),
         )
+
+    def trust(self) -> Trust:
+        """What everybody is to know of now."""
+        return Trust(
+            trust_domain=self.mesh.trust_domain.name,
+            sequence=self._authorities.bundle().sequence or 0,
+            lists=self._lists.current.version,
+        )
+
+    def reserve(self, authority: Authority, margin: timedelta) -> timedelta:
+        """How much of its life must be left for its successor to be waited for: that of the longest leaf, and a margin.
+
+        Where leaves live as long as authorities do, a quarter of its life.
+        """
+        return min(self._longest_leaf + margin, (authority.not_after - authority.not_before) / 4)
 
     async def change(self, rotation: Rotation, act: Act) -> None:
         """Put `rotation` in the place of the current one, durably. The caller holds `one_change_at_a_time`."""
@@ -125,21 +141,28 @@ class Rotator:
         return found
 
     def _connected_holders(self, rotation: Rotation) -> list[Holder]:
-        sequence, name = self._authorities.bundle().sequence or 0, self.mesh.trust_domain.name
-        old, agent = self._old_issuer_keys(rotation), rotation.scope.agent
-        question = (rotation.id, rotation.phase, sequence, len(old))
-        match rotation.phase:
-            case Phase.OBSERVE | Phase.SETTLE:
-                judge: Callable[[gate.AgentView], object] = lambda view: gate.without_bundle(view, sequence, name)  # noqa: E731
-            case Phase.RENEW:
-                judge = lambda view: (  # noqa: E731
-                    gate.not_renewed(view, rotation.id, old) if agent in ("", view.name) else ()
-                )
-            case Phase.DRAIN:
-                judge = lambda view: (*gate.not_renewed(view, rotation.id, old), *gate.depending(view, old))  # noqa: E731
-            case _:
-                return []
-        return self.mesh.connected(question, judge, rotation.id)  # type: ignore[arg-type]
+        trust, old, agent = self.trust(), self._old_issuer_keys(rotation), rotation.scope.agent
+        is_revoked = self._is_revoked
+
+        def judge(view: AgentView) -> Iterable[Holder]:
+            match rotation.phase:
+                case Phase.OBSERVE | Phase.SETTLE:
+                    yield from gate.without(view, trust)
+                case Phase.RENEW if agent in ("", view.name):
+                    yield from gate.not_renewed(view, rotation.id, old)
+                case Phase.DRAIN:
+                    yield from gate.not_renewed(view, rotation.id, old)
+                    yield from gate.depending(view, old, is_revoked)
+                case _:
+                    pass
+
+        return self.mesh.connected((rotation.id, rotation.phase, trust, len(old)), judge, rotation.id)
+
+    def _is_revoked(self, issuer_key_id: bytes, serial: str) -> bool:
+        try:
+            return self._lists.current.hold(issuer_key_id, int(serial, 16))
+        except ValueError:  # an agent says what it likes
+            return False
 
     async def _away_holders(self, rotation: Rotation, now: datetime) -> list[Holder]:
         is_first = not self._holders and self._clear_since is None
@@ -157,14 +180,17 @@ class Rotator:
             return False
         if self._acted_in != (rotation.id, rotation.phase):
             await self._act(rotation)
-            self._acted_in, self._clear_since, self._holders = (rotation.id, rotation.phase), None, {}
+            self._acted_in, self._acted_at = (rotation.id, rotation.phase), self._clock.monotonic()
+            self._clear_since, self._holders = None, {}
         holders = await self.holders(rotation)
         self._note(holders)
+        monotonic = self._clock.monotonic()
         facts = Facts(
-            now=self._clock.now(),
+            now=self.time.now(),
             holders=holders,
-            clear_for=self._clock.monotonic() - self._clear_since if self._clear_since is not None else 0.0,
-            goes_on_at=self._goes_on_at(rotation),
+            clear_for=monotonic - self._clear_since if self._clear_since is not None else 0.0,
+            lasts_for=monotonic - self._acted_at,
+            is_pressing=self._is_pressing(rotation),
         )
         entered = machine.next_phase(rotation, facts)
         if entered is None:
@@ -197,13 +223,15 @@ class Rotator:
     async def _act(self, rotation: Rotation) -> None:
         """The act of the phase. Done again after a crash, it changes nothing more."""
         match rotation.phase:
-            case Phase.PREPARE:
+            case Phase.PREPARE if rotation.kind is RotationKind.ROOT:
                 await self._authorities.prepare_root(rotation.new_id)
+            case Phase.PREPARE:
+                await self._authorities.prepare_issuer(rotation.new_id)
             case Phase.ACTIVATE if rotation.kind is RotationKind.ROOT:
                 await self._authorities.activate_root(rotation.new_id, taints=rotation.is_emergency)
                 await self._identity.renew()
             case Phase.ACTIVATE:
-                await self._authorities.renew_issuer(rotation.new_id)
+                await self._authorities.activate_issuer(rotation.new_id)
                 await self._identity.renew()
             case Phase.RENEW | Phase.DRAIN:
                 self._order(rotation)
@@ -211,15 +239,17 @@ class Rotator:
                 await self._authorities.drop_roots(rotation.old_ids)
             case Phase.RETIRE:
                 await self._authorities.drop_issuers(rotation.old_ids)
-            case Phase.UNDO:
+            case Phase.UNDO if rotation.kind is RotationKind.ROOT:
                 await self._authorities.drop_roots([rotation.new_id])
+            case Phase.UNDO:
+                await self._authorities.drop_issuers([rotation.new_id])
             case _:
                 pass
 
     def _order(self, rotation: Rotation) -> None:
         # It stays on the board when all is over: an agent that was away finds it when it comes back.
         is_by_time = rotation.kind is RotationKind.SVID
-        self._board.terms = RenewalTerms(
+        terms = RenewalTerms(
             id=rotation.id,
             issuer_key_ids=self._old_issuer_keys(rotation),
             # Certificates begin a little before they are signed, and count whole seconds.
@@ -228,7 +258,7 @@ class Rotator:
             agent=str(self.mesh.agent_id(rotation.scope.agent)) if rotation.scope.agent else "",
             ends_at=rotation.started_at if rotation.is_emergency else rotation.phase_since + rotation.window,
         )
-        self._wake_agents()
+        self._board.give(terms)
 
     def _old_issuer_ids(self, rotation: Rotation) -> list[str]:
         return [issuer.id for issuer in self._old_issuers(rotation)]
@@ -240,16 +270,11 @@ class Rotator:
         gone = rotation.old_ids
         return [each for each in self._authorities.issuers() if each.id in gone or each.parent_id in gone]
 
-    def _goes_on_at(self, rotation: Rotation) -> datetime | None:
-        """A rotation that is waited for until the old root has ended would end in an outage for everybody."""
-        if rotation.kind is not RotationKind.ROOT:
-            return None
-        ends = [
-            each.not_after
-            for each in self._authorities.authorities()
-            if each.kind is AuthorityKind.ROOT and each.state is AuthorityState.ACTIVE
-        ]
-        return min(ends) - self._longest_leaf - rotation.margin if ends else None
+    def _is_pressing(self, rotation: Rotation) -> bool:
+        """A rotation that is waited for until what signs now has ended would end in an outage for everybody."""
+        active = (each for each in self._authorities.authorities() if each.state is AuthorityState.ACTIVE)
+        now = self.time.latest()
+        return any(each.not_after - self.reserve(each, rotation.margin) <= now for each in active)
 
     def _note(self, holders: list[Holder]) -> None:
         now = self._clock.now()

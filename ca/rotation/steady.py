@@ -30,5 +30,9 @@ class SteadyTime:
         """The earlier of the two."""
         return min(self._clock.now(), self._expected())
 
+    def latest(self) -> datetime:
+        """The later of the two: for what must not come too late, while nothing is lost if it comes early."""
+        return max(self._clock.now(), self._expected())
+
     def _expected(self) -> datetime:
         return self._begun + timedelta(seconds=self._clock.monotonic() - self._begun_monotonic)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
 import structlog
 
 from ca.audit.model import Act, Actor, ActorKind
+from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.rotation import machine
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind, Scope
-from ca.rotation.ports import RotationStore
 from ca.rotation.rotator import Rotator
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason
@@ -49,40 +49,68 @@ class Plan:
 
 
 class Steering:
-    """Starts, pauses, resumes and aborts; `run` starts a rotation of the root when it is due."""
+    """Starts, pauses, resumes and aborts; `run` starts rotations of authorities when they are due."""
 
     def __init__(
         self,
         *,
         rotator: Rotator,
         authorities: AuthorityManager,
-        store: RotationStore,
+        acts: Acts,
         window: timedelta,
         margin: timedelta,
         root_at: float | None,
+        issuer_at: float,
         clock: Clock,
     ) -> None:
+        """`root_at` and `issuer_at` are the shares of their lives after which these are rotated."""
         self._rotator = rotator
         self._authorities = authorities
-        self._store = store
+        self._acts = acts
         self._window = window
         self._margin = margin
         self._root_at = root_at
+        self._issuer_at = issuer_at
         self._clock = clock
 
     async def run(self) -> None:
-        """Look every second whether the root is old enough, for ever."""
+        """Look every second which authority is old enough, for ever."""
         while True:
             await self._clock.sleep(_LOOK_SECONDS)
-            if self._root_at is None or self._rotator.running is not None:
-                continue
-            root = self._active_root()
-            if root.not_before + (root.not_after - root.not_before) * self._root_at > self._rotator.time.now():
-                continue
             try:
-                await self.start(Wish(kind=RotationKind.ROOT, why="it is due"), by=Actor(ActorKind.SERVER))
+                await self._look()
             except CitadelError as error:
-                _log.error("rotation of the root not begun", reason=error.reason.value, error=str(error))
+                _log.error("authority not renewed, trying again", reason=error.reason.value, error=str(error))
+
+    async def _look(self) -> None:
+        # What goes, goes late rather than early, and what comes the other way round: a clock that jumps does no harm.
+        await self._authorities.drop_ended(self._rotator.time.now())
+        now = self._rotator.time.latest()
+        if await self._has_rescued(now):
+            return
+        if self._rotator.running is None and (due := self._due(now)) is not None:
+            await self.start(Wish(kind=due, why="it is due"), by=Actor(ActorKind.SERVER))
+
+    def _due(self, now: datetime) -> RotationKind | None:
+        """What is old enough. A new root brings a new issuing authority along."""
+        if self._root_at is not None and _is_older(self._active(AuthorityKind.ROOT), self._root_at, now):
+            return RotationKind.ROOT
+        return RotationKind.ISSUER if _is_older(self._active(AuthorityKind.ISSUER), self._issuer_at, now) else None
+
+    async def _has_rescued(self, now: datetime) -> bool:
+        """Replace the issuing authority at the last moment, whatever rotation hangs or is paused.
+
+        Without one nobody has a certificate; with one that not everybody has acknowledged, few may miss theirs.
+        """
+        issuer = self._active(AuthorityKind.ISSUER)
+        if issuer.not_after - now > self._rotator.reserve(issuer, self._margin) / 2:
+            return False
+        why = "its end was near, and not everybody had acknowledged a successor"
+        act = Act(actor=Actor(ActorKind.SERVER), what="issuer.replace", target=issuer.id, why=why)
+        await self._acts.record_all([act], at=self._clock.now())
+        await self._authorities.replace_issuer()
+        _log.error("issuing authority replaced before everybody had acknowledged its successor", ended=issuer.id)
+        return True
 
     async def start(self, wish: Wish, *, by: Actor) -> Rotation:
         """Begin. Raises `FailedPrecondition` (`rotation_running`) naming the one that runs, or `InvalidArgument`."""
@@ -155,7 +183,7 @@ class Steering:
             scope=wish.scope,
             window=self._window if wish.window is None else wish.window,
             margin=self._margin,
-            deadline=now + wish.deadline if wish.deadline is not None else None,
+            deadline=self._rotator.time.now() + wish.deadline if wish.deadline is not None else None,
             skipped=wish.skip,
         )
 
@@ -191,13 +219,17 @@ class Steering:
             raise FailedPrecondition(Reason.ROTATION_NOT_RUNNING, "no rotation runs")
         return running
 
-    def _active_root(self) -> Authority:
-        roots = (each for each in self._authorities.authorities() if each.kind is AuthorityKind.ROOT)
-        return next(each for each in roots if each.state is AuthorityState.ACTIVE)
+    def _active(self, kind: AuthorityKind) -> Authority:
+        authorities = (each for each in self._authorities.authorities() if each.kind is kind)
+        return next(each for each in authorities if each.state is AuthorityState.ACTIVE)
 
     @staticmethod
     def _act(what: str, rotation: Rotation, by: Actor, why: str, detail: str = "") -> Act:
         return Act(actor=by, what=what, target=rotation.id, detail=detail, why=_shown(why))
+
+
+def _is_older(authority: Authority, share: float, now: datetime) -> bool:
+    return authority.not_before + (authority.not_after - authority.not_before) * share <= now
 
 
 def _shown(why: str) -> str:

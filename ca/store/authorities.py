@@ -30,23 +30,20 @@ class SqlAuthorityStore:
         async with self._database.transaction() as connection:
             return [_from_row(row) for row in await connection.execute(query)]
 
-    async def record(self, authority: Authority, *, replaces: Sequence[str] = ()) -> None:
+    async def record(self, authority: Authority) -> None:
+        values = {
+            "kind": authority.kind.value,
+            "state": authority.state.value,
+            "key_id": authority.key_id,
+            "certificate": authority.certificate.public_bytes(Encoding.DER),
+            "parent_id": authority.parent_id,
+            "created_at": authority.created_at,
+        }
+        known = authorities.c.id == authority.id
         async with self._database.transaction() as connection:
-            if replaces:
-                await connection.execute(
-                    update(authorities).where(authorities.c.id.in_(replaces)).values(state=AuthorityState.OLD.value)
-                )
-            await connection.execute(
-                insert(authorities).values(
-                    id=authority.id,
-                    kind=authority.kind.value,
-                    state=authority.state.value,
-                    key_id=authority.key_id,
-                    certificate=authority.certificate.public_bytes(Encoding.DER),
-                    parent_id=authority.parent_id,
-                    created_at=authority.created_at,
-                )
-            )
+            changed = await connection.execute(update(authorities).where(known).values(values))
+            if changed.rowcount == 0:
+                await connection.execute(insert(authorities).values(id=authority.id, **values))
 
     async def set_states(self, states: Mapping[str, AuthorityState]) -> None:
         async with self._database.transaction() as connection:

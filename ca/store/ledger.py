@@ -51,12 +51,15 @@ class SqlLedger:
         *,
         database: Database,
         is_banned: Callable[[SpiffeId], bool],
+        is_revoked: Callable[[LedgerRow], bool] = lambda _: False,
         clock: Clock | None = None,
         on_commit: OnCommit = lambda _: None,
     ) -> None:
-        """`on_commit` is told the number of rows of each commit."""
+        """`is_revoked` says what may not become real any more; `on_commit` is told how many rows each commit has."""
         self._database = database
         self._is_banned = is_banned
+        self._is_revoked = is_revoked
+        self._one_commit = asyncio.Lock()
         self._clock = clock or SystemClock()
         self._on_commit = on_commit
         self._statement = _insert_statement(database)
@@ -84,6 +87,11 @@ class SqlLedger:
         self._arrived.set()
         await append.done
 
+    async def settled(self) -> None:
+        """Wait until the commit under way, which has asked already who is banned and what is revoked, has ended."""
+        async with self._one_commit:
+            pass
+
     async def run(self) -> None:
         """Commit what was appended, for ever. On the way out every waiter is refused, never left hanging."""
         try:
@@ -92,7 +100,8 @@ class SqlLedger:
                 await self._linger()
                 batch, self._waiting, self._waiting_rows = self._waiting, [], 0
                 self._arrived.clear()
-                await self._commit(batch)
+                async with self._one_commit:
+                    await self._commit(batch)
         finally:
             self._settle(self._waiting, Unavailable(Reason.STORE_UNAVAILABLE, "the server is stopping"))
 
@@ -110,7 +119,9 @@ class SqlLedger:
         # gets nothing more.
         banned = [append for append in batch if any(map(self._is_banned, _requesters(append.rows)))]
         self._settle(banned, PermissionDenied(Reason.AGENT_BANNED, "the agent is banned"))
-        batch = [append for append in batch if append not in banned and not append.done.done()]
+        revoked = [append for append in batch if append not in banned and any(map(self._is_revoked, append.rows))]
+        self._settle(revoked, Unavailable(Reason.IDENTITY_REVOKED, "revoked while it was signed: ask again"))
+        batch = [append for append in batch if not append.done.done()]
         if not batch:
             return
         try:

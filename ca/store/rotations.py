@@ -13,7 +13,7 @@ from ca.audit.model import Act
 from ca.rotation.model import Phase, Rotation, RotationKind, Scope
 from ca.store.audit import record_act
 from ca.store.database import Database
-from ca.store.schema import ledger, rotations
+from ca.store.schema import ledger, revoked_certificates, rotations
 
 
 class SqlRotations:
@@ -52,6 +52,7 @@ class SqlIssuedEnds:
         query = (
             select(ledger.c.requested_by, func.max(ledger.c.not_after).label("ends"))
             .where(ledger.c.not_after > now)
+            .where(ledger.c.serial.not_in(select(revoked_certificates.c.serial)))
             .group_by(ledger.c.requested_by)
         )
         if issuer_ids is not None:

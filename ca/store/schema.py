@@ -215,6 +215,44 @@ rotations: Final = Table(
 
 Index("ix_rotation_started_at", rotations.c.started_at)
 
+revocations: Final = Table(
+    "revocation",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("target", _ID, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("code", String(32), nullable=False),
+    Column("revoked_at", Moment, nullable=False),
+    Column("revoked_by", Text, nullable=False),
+    Column("entry_id", String(36), nullable=False),
+    Column("agent", _ID, nullable=False),
+    Column("certificates", BigInteger, nullable=False),
+    Column("completed_at", Moment),
+    Column("lifted_at", Moment),
+)
+
+Index("ix_revocation_revoked_at", revocations.c.revoked_at)
+
+revoked_certificates: Final = Table(
+    "revoked_certificate",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("issuer_id", String(32), nullable=False),
+    Column("revocation_id", String(32), nullable=False, index=True),
+    Column("not_after", Moment, nullable=False, index=True),
+    Column("revoked_at", Moment, nullable=False),
+    Column("code", String(32), nullable=False),
+)
+
+# The newest signed list of each authority.
+revocation_lists: Final = Table(
+    "revocation_list",
+    metadata,
+    Column("authority_id", String(32), primary_key=True),
+    Column("crl", LargeBinary, nullable=False),
+)
+
 # At most one row: which server owns the store.
 lease: Final = Table(
     "lease",

@@ -37,6 +37,8 @@ from citadel._wire import (
     insight_pb2_grpc,
     records_pb2,
     records_pb2_grpc,
+    revocation_pb2,
+    revocation_pb2_grpc,
     rotation_pb2,
     rotation_pb2_grpc,
     types_pb2,
@@ -301,6 +303,7 @@ READS = {
     "Backup": set(),
     "Insight": {"ListProxies", "ExplainIdentity"},
     "Records": {"ListCertificates", "ListActs", "GetChain", "ReadChain"},
+    "Revocations": {"ListRevocations"},
     "Rotations": {"PlanRotation", "WatchRotation", "GetRotation", "ListRotations"},
 }
 
@@ -382,6 +385,21 @@ async def _abort_rotation(server: Server) -> None:
     await _rotations(server).AbortRotation(rotation_pb2.AbortRotationRequest(why="a test"))
 
 
+def _revocations(server: Server) -> revocation_pb2_grpc.RevocationsAsyncStub:
+    return revocation_pb2_grpc.RevocationsStub(server._open(aio.insecure_channel(_target(server))))
+
+
+async def _revoke(server: Server) -> None:
+    await _revocations(server).Revoke(revocation_pb2.RevokeRequest(target="node-1", reason="a test"))
+
+
+async def _lift_revocation(server: Server) -> None:
+    await _revoke(server)
+    await _revocations(server).LiftRevocation(
+        revocation_pb2.LiftRevocationRequest(id="spiffe://a.test/citadel/agent/node-1", reason="a test")
+    )
+
+
 async def _mint(server: Server) -> None:
     insight = insight_pb2_grpc.InsightStub(server._open(aio.insecure_channel(_target(server))))
     request = insight_pb2.MintX509SvidRequest(spiffe_id="spiffe://a.test/by-hand", csr=csr(), why="a test")
@@ -411,6 +429,8 @@ ACTS: dict[tuple[str, str], tuple[Callable[[Server], Awaitable[None]], str]] = {
     ("Backup", "MakeBackup"): (_backup, "backup.make"),
     ("Insight", "MintX509Svid"): (_mint, "svid.mint"),
     ("Records", "PruneRecords"): (_prune, "audit.prune"),
+    ("Revocations", "Revoke"): (_revoke, "revocation.revoke"),
+    ("Revocations", "LiftRevocation"): (_lift_revocation, "revocation.lift"),
     ("Rotations", "StartRotation"): (_rotate, "rotation.start"),
     ("Rotations", "PauseRotation"): (_pause_rotation, "rotation.pause"),
     ("Rotations", "ResumeRotation"): (_resume_rotation, "rotation.resume"),
@@ -421,7 +441,7 @@ ACTS: dict[tuple[str, str], tuple[Callable[[Server], Awaitable[None]], str]] = {
 
 @pytest.mark.invariant(10)
 def test_every_method_of_the_admin_socket_is_known_to_read_or_to_act() -> None:
-    files = (admin_pb2, agents_pb2, backup_pb2, insight_pb2, records_pb2, rotation_pb2)
+    files = (admin_pb2, agents_pb2, backup_pb2, insight_pb2, records_pb2, revocation_pb2, rotation_pb2)
     services = {name: service for file in files for name, service in file.DESCRIPTOR.services_by_name.items()}
     assert {f"citadel.v1.{name}" for name in services} == set(ADMIN_SERVICES)
     for name, service in services.items():

@@ -23,6 +23,7 @@ from ca.issuance.issuer import IssuedSvid, Issuer
 from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy
 from ca.issuance.quota import Quota
+from ca.revocation.bars import Bars
 from ca.store.agents import SqlAgentStore, SqlTokenStore
 from ca.store.database import Database
 from ca.store.schema import audit
@@ -90,11 +91,11 @@ class Joiner:
         self.ledger.roster = self.roster
         self.issuer = Issuer(
             entries=EntryDirectory(trust_domain=A_TEST),
+            bars=Bars(),
             authorities=OneAuthority(),
             ledger=self.ledger,
             clock=clock,
-            policy=LifetimePolicy(default=MINUTE, cap=60 * MINUTE, backdate=timedelta()),
-            agent_lifetime=30 * MINUTE,
+            policy=LifetimePolicy(default=MINUTE, own=30 * MINUTE, cap=60 * MINUTE, backdate=timedelta()),
             quota=Quota(max_batch=10, per_second=100, clock=clock),
         )
         self.joining = Joining(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +20,10 @@ from ca.authority.self_signed import SelfSignedUpstream
 from ca.keys.disk import DiskKeys
 from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KeyPurpose, Sealer
+from ca.revocation.lists import RevocationLists
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
+from ca.store.revocations import SqlRevocations
 from citadel.bundle import TrustBundle
 from citadel.errors import FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
@@ -32,7 +32,6 @@ from tests.csrs import new_key
 from tests.unit.ca.values import A_TEST, NOW
 
 DAY = timedelta(days=1)
-HALF_OF_AN_ISSUER = (7 * DAY + timedelta(seconds=10)).total_seconds() / 2  # its life begins ten seconds back
 
 
 class Crash(BaseException):
@@ -61,7 +60,7 @@ class CrashingKeys:
 
 
 class CrashingStore:
-    """A real store whose process dies right after the `crash_after`th authority was recorded."""
+    """A real store whose process dies right after the `crash_after`th change."""
 
     def __init__(self, store: AuthorityStore, *, crash_after: int) -> None:
         self._store = store
@@ -70,14 +69,18 @@ class CrashingStore:
     async def load(self) -> Sequence[Authority]:
         return await self._store.load()
 
-    async def record(self, authority: Authority, *, replaces: Sequence[str] = ()) -> None:
-        await self._store.record(authority, replaces=replaces)
-        self._left -= 1
-        if self._left == 0:
-            raise Crash
+    async def record(self, authority: Authority) -> None:
+        await self._store.record(authority)
+        self._written()
 
     async def set_states(self, states: Mapping[str, AuthorityState]) -> None:
         await self._store.set_states(states)
+        self._written()
+
+    def _written(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise Crash
 
     async def bundle_sequence(self, digest: str) -> int:
         return await self._store.bundle_sequence(digest)
@@ -111,7 +114,8 @@ class Machine:
             "backdate": timedelta(seconds=10),
         }
         upstream = SelfSignedUpstream(root_lifetime=365 * DAY, **common)
-        return AuthorityManager(upstream=upstream, issuer_lifetime=7 * DAY, **common)
+        lists = RevocationLists(keys=common["keys"], store=SqlRevocations(database=self.database))
+        return AuthorityManager(upstream=upstream, lists=lists, issuer_lifetime=7 * DAY, **common)
 
     async def started(self) -> AuthorityManager:
         manager = self.manager()
@@ -122,24 +126,6 @@ class Machine:
 @pytest.fixture
 def machine(database: Database, tmp_path: Path, clock: FakeClock) -> Machine:
     return Machine(database, tmp_path / "keys", clock)
-
-
-@asynccontextmanager
-async def renewing(manager: AuthorityManager) -> AsyncIterator[None]:
-    task = asyncio.create_task(manager.run())
-    try:
-        yield
-        assert not task.done(), "the renewal goes on for ever"
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Real work (disk, SQL) goes on in threads that the fake clock does not wait for."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def is_signed_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
@@ -179,7 +165,8 @@ async def test_a_restart_goes_on_with_the_same_root_issuer_and_sequence(machine:
         pytest.param("keys", 1, True, id="the root's key is made, its row is not"),
         pytest.param("store", 1, False, id="the root is recorded, no issuer exists"),
         pytest.param("keys", 2, False, id="the issuer's key is made, its row is not"),
-        pytest.param("store", 2, False, id="the issuer is recorded, the bundle is not settled"),
+        pytest.param("store", 2, False, id="the issuer is recorded, and does not sign yet"),
+        pytest.param("store", 3, False, id="the issuer signs, the bundle is not settled"),
     ],
 )
 async def test_a_crash_at_any_point_of_the_first_start_is_gone_on_from(
@@ -204,93 +191,140 @@ async def test_a_crash_at_any_point_of_the_first_start_is_gone_on_from(
     assert (await machine.started()).authorities() == manager.authorities()
 
 
-@pytest.mark.invariant(12)
-@pytest.mark.parametrize("dying_in", ["keys", "store"])
-async def test_a_crash_during_a_renewal_is_gone_on_from(machine: Machine, dying_in: str) -> None:
-    first = await machine.started()
-    keys: KeyManager = machine.keys
-    store: AuthorityStore = machine.store
-    if dying_in == "keys":
-        keys = CrashingKeys(keys, crash_after=1)
-    else:
-        store = CrashingStore(store, crash_after=1)
-    dying = machine.manager(keys=keys, store=store)
-    await dying.start()
-    task = asyncio.create_task(dying.run())
-    await machine.clock.advance(HALF_OF_AN_ISSUER)
-    with pytest.raises(Crash):
-        await task
-    after = await machine.started()
-    was_recorded = dying_in == "store"
-    assert (after.issuing().authority != first.issuing().authority) == was_recorded
-    active = [a for a in await machine.store.load() if a.kind is AuthorityKind.ISSUER and _is_active(a)]
-    assert active == [after.issuing().authority]
+NEXT_ISSUER, NEXT_ROOT = "1" * 32, "2" * 32
 
 
-def _is_active(authority: Authority) -> bool:
-    return authority.state is AuthorityState.ACTIVE
+async def rotate_issuer(manager: AuthorityManager, old: Authority) -> None:
+    await manager.prepare_issuer(NEXT_ISSUER)
+    await manager.activate_issuer(NEXT_ISSUER)
+    await manager.drop_issuers([old.id])
 
 
-@pytest.mark.invariant(6)
-async def test_the_issuer_is_renewed_at_half_of_its_life_and_its_old_key_forgotten(machine: Machine) -> None:
+async def rotate_root(manager: AuthorityManager, old: Authority) -> None:
+    await manager.prepare_root(NEXT_ROOT)
+    await manager.activate_root(NEXT_ROOT, taints=False)
+    await manager.drop_roots([old.parent_id or ""])
+
+
+@pytest.mark.invariant(3, 12)
+async def test_a_prepared_issuer_signs_nothing_until_it_is_activated(machine: Machine) -> None:
     manager = await machine.started()
     root, first = manager.authorities()
-    async with renewing(manager):
-        await machine.clock.advance(HALF_OF_AN_ISSUER - 1)
-        assert manager.issuing().authority == first
-        await machine.clock.advance(1)
-        await until(lambda: manager.issuing().authority != first)
-        await until(lambda: first.key_id not in machine.key_ids())
+    await manager.prepare_issuer(NEXT_ISSUER)
+    assert manager.issuing().authority == first
+    assert (await machine.started()).issuing().authority == first, "nor after a restart"
+    await manager.activate_issuer(NEXT_ISSUER)
     second = manager.issuing().authority
+    assert (second.id, second.parent_id, second.state) == (NEXT_ISSUER, root.id, AuthorityState.ACTIVE)
     assert is_signed_by(second.certificate, root.certificate)
     assert second.certificate.subject != first.certificate.subject
-    assert machine.key_ids() == {root.key_id, second.key_id}
     states = {a.id: a.state for a in await machine.store.load()}
     assert states == {
         root.id: AuthorityState.ACTIVE,
         first.id: AuthorityState.OLD,
         second.id: AuthorityState.ACTIVE,
     }
-    assert (await machine.started()).issuing().authority == second
+    assert machine.key_ids() == {root.key_id, first.key_id, second.key_id}, "the old one signs its list still"
+    await manager.drop_issuers([first.id, second.id])
+    assert manager.authorities() == (root, second), "what signs is never dropped"
+    assert machine.key_ids() == {root.key_id, second.key_id}
+    assert (await machine.started()).authorities() == (root, second)
+
+
+@pytest.mark.invariant(3, 12)
+async def test_a_prepared_root_is_in_the_bundle_and_signs_no_leaf_until_it_is_activated(machine: Machine) -> None:
+    manager = await machine.started()
+    root, first = manager.authorities()
+    await manager.prepare_root(NEXT_ROOT)
+    prepared = next(each for each in manager.authorities() if each.id == NEXT_ROOT)
+    assert prepared.state is AuthorityState.PREPARED
+    assert set(manager.bundle().x509_authorities) == {root.certificate, prepared.certificate}
+    assert manager.issuing().authority == first
+    await manager.activate_root(NEXT_ROOT, taints=False)
+    assert is_signed_by(manager.issuing().authority.certificate, prepared.certificate)
+    await manager.drop_roots([root.id])
+    assert manager.bundle().x509_authorities == (prepared.certificate,)
+    assert machine.key_ids() == {prepared.key_id, manager.issuing().authority.key_id}
+    assert manager.bundle().sequence == 3
+
+
+async def test_a_prepared_root_can_be_taken_back_without_a_trace(machine: Machine) -> None:
+    manager = await machine.started()
+    before, keys = manager.authorities(), machine.key_ids()
+    await manager.prepare_root(NEXT_ROOT)
+    await manager.drop_roots([NEXT_ROOT])
+    assert (manager.authorities(), machine.key_ids()) == (before, keys)
+    assert (await machine.started()).authorities() == before
+
+
+@pytest.mark.invariant(12)
+@pytest.mark.parametrize("rotate", [rotate_issuer, rotate_root])
+@pytest.mark.parametrize("dying_in", ["keys", "store"])
+async def test_a_rotation_that_dies_at_any_write_can_be_done_again(
+    machine: Machine, dying_in: str, rotate: Callable[[AuthorityManager, Authority], Awaitable[None]]
+) -> None:
+    first = (await machine.started()).issuing().authority
+    for crash_after in range(1, 10):
+        keys: KeyManager = machine.keys
+        store: AuthorityStore = machine.store
+        if dying_in == "keys":
+            keys = CrashingKeys(keys, crash_after=crash_after)
+        else:
+            store = CrashingStore(store, crash_after=crash_after)
+        dying = machine.manager(keys=keys, store=store)
+        await dying.start()
+        try:
+            await rotate(dying, first)
+        except Crash:
+            continue
+        break
+    else:
+        pytest.fail("it never came through")
+    assert crash_after > 1
+    after = await machine.started()
+    assert after.issuing().authority.id != first.id
+    (root,) = (each for each in after.authorities() if each.kind is AuthorityKind.ROOT)
+    active = [each for each in after.authorities() if each.kind is AuthorityKind.ISSUER and _is_active(each)]
+    assert active == [after.issuing().authority]
+    assert is_signed_by(active[0].certificate, root.certificate)
+    assert after.bundle().x509_authorities == (root.certificate,)
+
+
+def _is_active(authority: Authority) -> bool:
+    return authority.state is AuthorityState.ACTIVE
 
 
 @pytest.mark.invariant(5)
-async def test_while_renewal_fails_the_old_issuer_serves_and_it_is_tried_again(machine: Machine) -> None:
-    class FailingKeys(CrashingKeys):
-        fails = False
-
-        async def create(self, purpose: KeyPurpose) -> str:
-            if self.fails:
-                raise Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full")
-            return await super().create(purpose)
-
-    keys = FailingKeys(machine.keys, crash_after=100)
-    manager = machine.manager(keys=keys)
-    await manager.start()
-    first = manager.issuing().authority
-    keys.fails = True
-    async with renewing(manager):
-        await machine.clock.advance(HALF_OF_AN_ISSUER + 60)
-        assert manager.issuing().authority == first
-        keys.fails = False
-        await machine.clock.advance(10)
-        await until(lambda: manager.issuing().authority != first)
-
-
-@pytest.mark.invariant(5)
-async def test_an_old_key_that_cannot_be_deleted_does_not_end_the_renewal(machine: Machine) -> None:
+async def test_an_old_key_that_cannot_be_deleted_stops_nothing(machine: Machine) -> None:
     manager = await machine.started()
     first = manager.issuing().authority
+    await manager.prepare_issuer(NEXT_ISSUER)
+    await manager.activate_issuer(NEXT_ISSUER)
     file = machine.folder / f"{first.key_id}.sealed"
     file.unlink()
     file.mkdir()  # a disk that refuses
-    async with renewing(manager):
-        await machine.clock.advance(HALF_OF_AN_ISSUER)
-        await until(lambda: manager.issuing().authority != first)
-        second = manager.issuing().authority
-        await until(lambda: machine.clock.is_awaited)  # the key that cannot be deleted was tried
-        await machine.clock.advance(HALF_OF_AN_ISSUER + 60)
-        await until(lambda: manager.issuing().authority != second)
+    await manager.drop_issuers([first.id])
+    assert [each.id for each in manager.issuers()] == [NEXT_ISSUER]
+
+
+async def test_issuers_that_have_ended_are_forgotten(machine: Machine) -> None:
+    manager = await machine.started()
+    first = manager.issuing().authority
+    await machine.clock.advance((3 * DAY).total_seconds())
+    await manager.replace_issuer()
+    await manager.drop_ended(first.not_after - timedelta(seconds=1))
+    assert first.id in [each.id for each in manager.issuers()]
+    await manager.drop_ended(first.not_after)
+    assert first.id not in [each.id for each in manager.issuers()]
+    assert first.key_id not in machine.key_ids()
+
+
+async def test_an_issuer_that_ended_before_it_was_activated_is_made_anew(machine: Machine) -> None:
+    manager = await machine.started()
+    await manager.prepare_issuer(NEXT_ISSUER)
+    await machine.clock.advance((8 * DAY).total_seconds())
+    await manager.activate_issuer(NEXT_ISSUER)
+    assert manager.issuing().authority.not_after == machine.clock.now() + 7 * DAY
 
 
 async def test_an_issuer_that_ended_while_the_server_was_away_is_replaced_at_the_start(machine: Machine) -> None:
@@ -382,24 +416,8 @@ async def test_a_renewal_that_fails_leaves_no_key_behind(machine: Machine) -> No
     before = machine.key_ids()
     machine.clock.jump(366 * DAY)  # the root has ended: every try must fail
     with pytest.raises(Unavailable):
-        await manager._renew()
+        await manager.replace_issuer()
     assert machine.key_ids() == before
-
-
-async def test_a_clock_that_jumps_ahead_is_noticed_within_half_a_minute(machine: Machine) -> None:
-    manager = machine.manager()
-    await manager.start()
-    first = manager.issuing().authority.id
-    running = asyncio.create_task(manager.run())
-    await machine.clock.advance(10)
-    machine.clock.jump(4 * DAY)
-    await machine.clock.advance(31)
-    for _ in range(200):  # the renewal goes through worker threads
-        if manager.issuing().authority.id != first:
-            break
-        await asyncio.sleep(0.01)
-    running.cancel()
-    assert manager.issuing().authority.id != first
 
 
 async def test_the_data_of_another_trust_domain_is_named_and_left_alone(machine: Machine) -> None:

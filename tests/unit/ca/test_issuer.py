@@ -17,6 +17,7 @@ from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest, key_digest
 from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy
 from ca.issuance.quota import Quota
+from ca.revocation.bars import Bars
 from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, ResourceExhausted, Unavailable
 from citadel.serial import serial_hex
@@ -83,13 +84,14 @@ class Desk:
         self.directory = EntryDirectory(trust_domain=A_TEST)
         self.directory.load(entries, revision=len(entries))
         self.clock = FakeClock(NOW)
+        self.bars = Bars()
         self.issuer = Issuer(
             entries=self.directory,
+            bars=self.bars,
             authorities=self.authorities,
             ledger=self.ledger,
             clock=self.clock,
-            policy=LifetimePolicy(default=HOUR, cap=24 * HOUR, backdate=timedelta(seconds=10)),
-            agent_lifetime=HOUR,
+            policy=LifetimePolicy(default=HOUR, own=HOUR, cap=24 * HOUR, backdate=timedelta(seconds=10)),
             quota=Quota(max_batch=20, per_second=2, clock=self.clock),
         )
 

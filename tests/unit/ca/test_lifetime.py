@@ -12,7 +12,7 @@ from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from tests.unit.ca.values import NOW
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-POLICY = LifetimePolicy(default=HOUR, cap=DAY, backdate=timedelta(seconds=10))
+POLICY = LifetimePolicy(default=HOUR, own=HOUR, cap=DAY, backdate=timedelta(seconds=10))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def test_the_smallest_limit_wins_and_is_named(case: Case) -> None:
 
 
 def test_the_default_is_capped_too() -> None:
-    strict = LifetimePolicy(default=HOUR, cap=MINUTE, backdate=timedelta())
+    strict = LifetimePolicy(default=HOUR, own=HOUR, cap=MINUTE, backdate=timedelta())
     assert settled(policy=strict).limited_by is LimitedBy.CAP
 
 

@@ -1,0 +1,49 @@
+"""What gets no new certificate because it was revoked. In memory, asked for every certificate that is signed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ca.issuance.ledger import LedgerRow
+from ca.revocation.model import Revocation, RevocationKind
+from citadel.errors import PermissionDenied, Reason
+from citadel.spiffe import SpiffeId
+
+
+class Bars:
+    """Fulfils `ca.issuance.issuer.Bars`. An agent is barred by its ban, see `ca.agents.roster`."""
+
+    def __init__(self) -> None:
+        self._identities: dict[SpiffeId, str] = {}
+        self._entries: dict[tuple[str, SpiffeId], str] = {}
+
+    def replace(self, revocations: Iterable[Revocation]) -> None:
+        """Bar what these say, and nothing else."""
+        barring = [each for each in revocations if each.bars_anything]
+        self._identities = {
+            SpiffeId.parse(each.target): each.id for each in barring if each.kind is RevocationKind.IDENTITY
+        }
+        self._entries = {
+            (each.entry_id, SpiffeId.parse(each.agent)): each.id
+            for each in barring
+            if each.kind is RevocationKind.CERTIFICATE
+        }
+
+    def refuse(self, spiffe_id: SpiffeId, *, entry_id: str, requested_by: SpiffeId) -> None:
+        """Raises `PermissionDenied` (`identity_revoked`) where nothing may be signed for this."""
+        revocation = self._of(spiffe_id, entry_id, requested_by)
+        if revocation is not None:
+            raise PermissionDenied(
+                Reason.IDENTITY_REVOKED,
+                f"{spiffe_id} was revoked (revocation {revocation})",
+                fix="if it is good again, `citadel-cli revocation lift`",
+            )
+
+    def hold(self, row: LedgerRow) -> bool:
+        """Whether this certificate was signed before its identity was revoked, and must not become real any more."""
+        return self._of(row.spiffe_id, row.entry_id, row.requested_by) is not None
+
+    def _of(self, spiffe_id: SpiffeId, entry_id: str, requested_by: SpiffeId) -> str | None:
+        if not self._identities and not self._entries:
+            return None
+        return self._identities.get(spiffe_id) or self._entries.get((entry_id, requested_by))

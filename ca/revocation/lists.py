@@ -1,0 +1,129 @@
+"""The signed lists: one of each authority whose certificates can still be valid, kept, and pushed as one set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca.authority.model import Authority, AuthorityKind
+from ca.authority.ports import KeyManager
+from ca.keys.sealing import KeyPurpose
+from ca.revocation.crl import build_crl, number_of
+from ca.revocation.model import RevokedCertificate
+from ca.revocation.ports import ListStore
+from citadel._wire import types_pb2
+from citadel.errors import FailedPrecondition
+from citadel.revocation import RevocationList, RevocationSet
+
+_log = structlog.get_logger(__name__)
+
+_PURPOSES = {AuthorityKind.ROOT: KeyPurpose.ROOT, AuthorityKind.ISSUER: KeyPurpose.ISSUER}
+
+
+class RevocationLists:
+    """Fulfils `ca.authority.ports.Lists`. `current` is what every proxy is to check against.
+
+    A verifier that has lists refuses every issuer that it has none of, so the set is whole or empty: where the list of
+    one issuing authority cannot be signed, nothing is pushed, and `trouble` says why. A root without a list is left
+    out: whoever checks whole chains then does without lists, see `RevocationSet.covers_roots_of`.
+    """
+
+    def __init__(self, *, keys: KeyManager, store: ListStore) -> None:
+        self._keys = keys
+        self._store = store
+        self._kept: dict[str, x509.CertificateRevocationList] | None = None  # by authority, as the store has them
+        self._authorities: tuple[Authority, ...] = ()
+        self._revoked: Mapping[str, Sequence[RevokedCertificate]] = {}
+        self._watchers: list[Callable[[], None]] = []
+        self._turn = asyncio.Lock()
+        self.current = RevocationSet()
+        self.message = types_pb2.RevocationSet()  # the same, as it is pushed: made once for all agents
+        self.trouble = ""
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at every change of `current` from now on."""
+        self._watchers.append(callback)
+
+    async def settle(self, authorities: Sequence[Authority]) -> None:
+        async with self._turn:
+            self._authorities = tuple(authorities)
+            await self._sign_and_publish()
+
+    async def revoke(self, certificates: Iterable[RevokedCertificate]) -> None:
+        """Have these, which are all that are revoked and have not ended, in the lists. They are published on return."""
+        revoked: dict[str, list[RevokedCertificate]] = defaultdict(list)
+        for each in certificates:
+            revoked[each.issuer_id].append(each)
+        async with self._turn:
+            self._revoked = revoked
+            if self._authorities:  # otherwise they come after this, at the start
+                await self._sign_and_publish()
+
+    async def _sign_and_publish(self) -> None:
+        kept = await self._load()
+        lists: list[RevocationList] = []
+        trouble = ""
+        for authority in self._authorities:
+            try:
+                lists.append(RevocationList.of(authority.certificate, await self._list_of(authority, kept)))
+            except FailedPrecondition as error:
+                # Its key is gone, as that of an authority which an older version has replaced.
+                if authority.kind is AuthorityKind.ISSUER:
+                    trouble = f"the issuing authority {authority.id} cannot sign a list: {error}"
+        gone = [authority_id for authority_id in kept if all(each.id != authority_id for each in self._authorities)]
+        if gone:
+            await self._store.forget_lists(gone)
+            for authority_id in gone:
+                del kept[authority_id]
+        if trouble and trouble != self.trouble:
+            _log.error("no revocation lists are pushed", why=trouble)
+        self.trouble = trouble
+        await self._publish(() if trouble else tuple(lists))
+
+    async def _load(self) -> dict[str, x509.CertificateRevocationList]:
+        if self._kept is None:
+            self._kept = {key: x509.load_der_x509_crl(der) for key, der in (await self._store.lists()).items()}
+        return self._kept
+
+    async def _list_of(
+        self, authority: Authority, kept: dict[str, x509.CertificateRevocationList]
+    ) -> x509.CertificateRevocationList:
+        """The kept list where it says all that it must, or a new one. What has ended since may stand in it."""
+        wanted, known = self._revoked.get(authority.id, ()), kept.get(authority.id)
+        if known is not None and await asyncio.to_thread(_says_all, known, wanted):
+            return known
+        key = await self._keys.signer(authority.key_id, _PURPOSES[authority.kind])
+        number = number_of(known) + 1 if known is not None else 1
+        crl = await asyncio.to_thread(build_crl, issuer=authority.certificate, key=key, number=number, revoked=wanted)
+        await self._store.put_list(authority.id, crl.public_bytes(Encoding.DER))
+        kept[authority.id] = crl
+        return crl
+
+    async def _publish(self, lists: Sequence[RevocationList]) -> None:
+        published = await asyncio.to_thread(RevocationSet, tuple(lists))
+        if published.version == self.current.version:
+            return
+        self.current, self.message = published, _message(published)
+        for callback in self._watchers:
+            callback()
+
+
+def _says_all(crl: x509.CertificateRevocationList, wanted: Sequence[RevokedCertificate]) -> bool:
+    said = {entry.serial_number for entry in crl} if wanted else set()
+    return all(int(each.serial, 16) in said for each in wanted)
+
+
+def _message(published: RevocationSet) -> types_pb2.RevocationSet:
+    return types_pb2.RevocationSet(
+        lists=[
+            types_pb2.RevocationList(
+                issuer=each.issuer.public_bytes(Encoding.DER), crl=each.crl.public_bytes(Encoding.DER)
+            )
+            for each in published.lists
+        ]
+    )

@@ -1,0 +1,185 @@
+"""Revoking: `Revoker.revoke` reads from top to bottom. Whatever it has begun, the next start of the server ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import structlog
+
+from ca.audit.model import Act, Actor, ActorKind
+from ca.revocation.bars import Bars
+from ca.revocation.lists import RevocationLists
+from ca.revocation.meaning import Meaning, Meanings, Wish
+from ca.revocation.model import Revocation, RevocationKind, RevokedCertificate
+from ca.revocation.ports import RevocationStore
+from citadel.clock import Clock
+from citadel.errors import InvalidArgument, NotFound, Reason
+from citadel.spiffe import SpiffeId
+from citadel.tasks import to_its_end
+
+_log = structlog.get_logger(__name__)
+
+MAX_REASON: Final = 500  # characters
+
+
+class Agents(Protocol):
+    """What revocation does to agents. `ca.agents.administration` fulfils it."""
+
+    async def shut_out(self, spiffe_id: SpiffeId, *, why: str, by: Actor) -> None:
+        """Ban the agent, unless it is banned or gone already."""
+        ...
+
+    async def let_in(self, spiffe_id: SpiffeId, *, why: str, by: Actor) -> None:
+        """Unban the agent, if it is banned."""
+        ...
+
+
+class CommitsUnderWay(Protocol):
+    """What revocation needs of the ledger's writer."""
+
+    async def settled(self) -> None:
+        """Wait until the commit under way has ended: it asked what is revoked before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The revocation that is in force now. `was_revoked` where nothing was changed, because it was before."""
+
+    revocation: Revocation
+    was_revoked: bool
+
+
+class Revoker:
+    """Takes certificates back, and lets identities be issued again."""
+
+    def __init__(
+        self,
+        *,
+        store: RevocationStore,
+        meanings: Meanings,
+        commits: CommitsUnderWay,
+        agents: Agents,
+        bars: Bars,
+        lists: RevocationLists,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._meanings = meanings
+        self._commits = commits
+        self._agents = agents
+        self._bars = bars
+        self._lists = lists
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._unlifted: tuple[Revocation, ...] = ()
+
+    async def load(self) -> None:
+        """Know what is revoked. Call it before the authorities start, and before anything is signed."""
+        self._take(await self._store.unlifted())
+        await self._lists.revoke(await self._store.revoked(self._clock.now()))
+
+    async def start(self) -> None:
+        """End what an earlier run had begun. Call it once the ledger is written, and before any agent is served.
+
+        Of what is revoked, bars and lists know from `load` on.
+        """
+        async with self._turn:
+            for each in self._unlifted:
+                if each.completed_at is None:
+                    await self._carry_out(each, by=Actor(ActorKind.SERVER))
+
+    async def revoke(self, wish: Wish, *, by: Actor) -> Outcome:
+        """Revoke what is named. When this returns it is in the lists that are pushed.
+
+        Raises:
+            InvalidArgument: no reason, or a target that is no SPIFFE ID.
+            NotFound: `nothing_to_revoke`: it is unknown.
+            FailedPrecondition: `nothing_to_revoke`: it has ended, or is none that can be revoked.
+        """
+        reason = wish.reason.strip()
+        if not reason or len(reason) > MAX_REASON or not reason.isprintable():
+            raise InvalidArgument(
+                Reason.REQUEST_MALFORMED, f"a revocation needs a reason of at most {MAX_REASON} printable characters"
+            )
+        return await to_its_end(self._revoke(replace(wish, reason=reason), by))
+
+    async def lift(self, name: str, *, reason: str, by: Actor) -> Revocation:
+        """Let what this revocation bars be issued again. What was revoked stays so. Raises `NotFound`."""
+        return await to_its_end(self._lift(name, reason.strip()[:MAX_REASON], by))
+
+    async def _revoke(self, wish: Wish, by: Actor) -> Outcome:
+        async with self._turn:
+            # 1. What is meant, and whether there is anything left to revoke.
+            meant = await self._meanings.of(wish, by=by, now=self._clock.now())
+            known = await self._known(meant)
+            if known is not None:
+                return Outcome(known, was_revoked=True)
+            # 2. Record it: from here on it is carried out, whatever happens. What is signed from now on is refused.
+            revocation = meant.revocation
+            detail = f"{revocation.kind.value}, {revocation.code.value}"
+            act = Act(
+                actor=by, what="revocation.revoke", target=revocation.target, detail=detail, why=revocation.reason
+            )
+            await self._store.record(revocation, act, at=revocation.revoked_at)
+            self._take((*self._unlifted, revocation))
+            _log.warning("revoked", kind=revocation.kind.value, target=revocation.target, by=str(by))
+            return Outcome(await self._carry_out(revocation, by=by), was_revoked=False)
+
+    async def _carry_out(self, revocation: Revocation, *, by: Actor) -> Revocation:
+        # 3. An agent is banned. What was signed before all this is in the ledger once the commit under way has ended.
+        if revocation.kind is RevocationKind.AGENT:
+            await self._agents.shut_out(SpiffeId.parse(revocation.target), why=revocation.reason, by=by)
+        await self._commits.settled()
+        # 4. Everything that was issued and has not ended is revoked.
+        now = self._clock.now()
+        revoked = [
+            RevokedCertificate(
+                serial=each.serial,
+                issuer_id=each.issuer_id,
+                not_after=each.not_after,
+                revoked_at=revocation.revoked_at,
+                code=revocation.code,
+            )
+            for each in await self._meanings.issued(revocation, now)
+        ]
+        completed = await self._store.complete(replace(revocation, completed_at=now), revoked)
+        self._take(completed if each.id == completed.id else each for each in self._unlifted)
+        # 5. The lists say so, and are pushed.
+        await self._lists.revoke(await self._store.revoked(now))
+        return completed
+
+    async def _known(self, meant: Meaning) -> Revocation | None:
+        """The revocation that says the same already, of every certificate that this one would take back."""
+        wanted = (meant.revocation.kind, meant.revocation.target)
+        known = next((e for e in self._unlifted if (e.kind, e.target) == wanted and e.completed_at is not None), None)
+        if known is None:
+            return None
+        revoked = {each.serial for each in await self._store.revoked(self._clock.now())}
+        return known if all(each.serial in revoked for each in meant.certificates) else None
+
+    async def _lift(self, name: str, reason: str, by: Actor) -> Revocation:
+        async with self._turn:
+            found = next((each for each in reversed(self._unlifted) if name in (each.id, each.target)), None)
+            if found is None:
+                raise NotFound(
+                    Reason.NOTHING_TO_REVOKE,
+                    f"there is no revocation {name}, or it was lifted already",
+                    fix="`citadel-cli revocation list` shows those that there are",
+                )
+            now = self._clock.now()
+            lifted = replace(found, lifted_at=now)
+            act = Act(actor=by, what="revocation.lift", target=found.target, detail=found.id, why=reason)
+            await self._store.record(lifted, act, at=now)
+            self._take(each for each in self._unlifted if each.id != found.id)
+            if found.kind is RevocationKind.AGENT:
+                await self._agents.let_in(SpiffeId.parse(found.target), why=reason, by=by)
+            _log.warning("revocation lifted", target=found.target, by=str(by))
+            return lifted
+
+    def _take(self, revocations: Iterable[Revocation]) -> None:
+        self._unlifted = tuple(revocations)
+        self._bars.replace(self._unlifted)
