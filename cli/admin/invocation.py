@@ -51,8 +51,12 @@ class Invocation:
         return asyncio.run(self._ask(question))
 
     async def _ask(self, question: Callable[[aio.Channel], Awaitable[T]]) -> T:
-        # The status of a large mesh is larger than gRPC's default limit, and this server is trusted.
-        options = (("grpc.max_receive_message_length", -1),)
+        options = (
+            # The status of a large mesh is larger than gRPC's default limit, and this server is trusted.
+            ("grpc.max_receive_message_length", -1),
+            # Who watches finds a server that was restarted soon: gRPC itself would wait up to two minutes.
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        )
         async with aio.insecure_channel(f"unix:{self.socket}", options=options) as channel:
             try:
                 return await question(channel)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-import grpc
-from grpc import aio
 
 from citadel._wire import rotation_pb2 as pb
 from citadel._wire.rotation_pb2_grpc import RotationsStub
-from citadel.errors import Kind
 from citadel.spiffe import SpiffeId
 from citadel.wire import to_duration
 from cli.admin import rotation_view
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.parameters import DurationType, SpiffeIdType, TextType
 from cli.admin.plain import to_plain
-from cli.output import EXIT_CODES, EXIT_INTERRUPTED, Form, echo, print_json
+from cli.admin.rotation_watch import follow
+from cli.admin.tables import printable
+from cli.output import Form, echo, print_json
 
 if TYPE_CHECKING:
     from citadel._wire.rotation_pb2_grpc import RotationsAsyncStub  # exists for type checkers only
@@ -28,17 +26,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
-_AWAY_SECONDS: Final = 60.0  # a server that restarts, or its standby, is back within this
-_AGAIN_SECONDS: Final = 0.5
-_EMERGENCY_DEADLINE: Final = timedelta(minutes=10)
-_WHY: Final = click.option(
-    # No default: it would be refused as an empty value.
-    "--reason",
-    type=TextType(),
-    callback=lambda _context, _parameter, value: value or "",
-    help="Why, for the audit log.",
-)
+_NOW: Final = "now"
+_EMERGENCY_DEADLINE: Final = "30s"
+_WHY: Final = click.option("--reason", type=TextType(), help="Why, for the audit log.")
 _NAME: Final = click.argument("name", metavar="NODE|STREAM", type=TextType())
+
+
+class DeadlineType(DurationType):
+    """A duration, or `now`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        return timedelta(0) if value == _NOW else super().convert(value, param, ctx)
 
 
 @click.group("rotate")
@@ -53,7 +51,13 @@ def rotate_group() -> None:
 def _starting(command: _Decorated) -> _Decorated:
     options = (
         click.option("--window", type=DurationType(), help="Spread the renewal of SVIDs over this; else as is set."),
-        click.option("--skip", multiple=True, metavar="NODE|STREAM", help="Go on without this one. May be repeated."),
+        click.option(
+            "--skip",
+            type=TextType(),
+            multiple=True,
+            metavar="NODE|STREAM",
+            help="Go on without this one. May be repeated.",
+        ),
         click.option("--plan", is_flag=True, help="Only say what would happen."),
         click.option("--detach", is_flag=True, help="Start it and do not watch."),
         _WHY,
@@ -69,20 +73,22 @@ def _starting(command: _Decorated) -> _Decorated:
     "--emergency",
     is_flag=False,
     flag_value=_EMERGENCY_DEADLINE,
-    type=click.UNPROCESSED,
+    type=DeadlineType(),
     metavar="[=now|DURATION]",
-    help="The root is not to be trusted any more: it is dropped when this time is over (10m), whoever depends on it.",
+    help=f"The root is not to be trusted any more: it is dropped after this time ({_EMERGENCY_DEADLINE} if none is "
+    "given), whoever depends on it. Says what that costs, and asks.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def root(invocation: Invocation, *, emergency: object, yes: bool, plan: bool, detach: bool, **wish: Any) -> None:
+def root(
+    invocation: Invocation, *, emergency: timedelta | None, yes: bool, plan: bool, detach: bool, **wish: Any
+) -> None:
     """Take a new root with a new key: prepare, observe, activate, renew, drain, retire."""
     request = _request("root", **wish)
     if emergency is not None:
-        deadline = timedelta(0) if emergency == "now" else DurationType().convert(emergency, None, None)
         request.emergency = True
-        request.deadline.CopyFrom(to_duration(deadline))
+        request.deadline.CopyFrom(to_duration(emergency))
         if not (yes or plan):
-            _ask_first(invocation, request, deadline)
+            _ask_first(invocation, request)
     _begin(invocation, request, plan=plan, detach=detach)
 
 
@@ -128,8 +134,8 @@ def status(invocation: Invocation) -> None:
 
 @admin_command("watch", group=rotate_group, example="citadel-cli rotate watch")
 def watch(invocation: Invocation) -> None:
-    """Watch the rotation that runs until it ends. Ctrl-C ends the watching alone."""
-    _follow(invocation)
+    """Watch the rotation that runs until it ends, or show how the last one ended. Ctrl-C ends the watching alone."""
+    follow(invocation)
 
 
 @admin_command("history", group=rotate_group, example="citadel-cli rotate history --limit 5")
@@ -146,52 +152,53 @@ def history(invocation: Invocation, limit: int) -> None:
 
 @admin_command("pause", group=rotate_group, example="citadel-cli rotate pause --reason 'an incident'")
 @_WHY
-def pause(invocation: Invocation, reason: str) -> None:
+def pause(invocation: Invocation, reason: str | None) -> None:
     """Let the rotation stay in its phase until `resume`."""
-    request = pb.PauseRotationRequest(why=reason)
+    request = pb.PauseRotationRequest(why=reason or "")
     _steer(invocation, "paused in", lambda server: server.PauseRotation(request, timeout=CALL_SECONDS))
 
 
 @admin_command("resume", group=rotate_group, example="citadel-cli rotate resume")
 @_WHY
-def resume(invocation: Invocation, reason: str) -> None:
+def resume(invocation: Invocation, reason: str | None) -> None:
     """Let a paused rotation go on."""
-    request = pb.ResumeRotationRequest(why=reason)
+    request = pb.ResumeRotationRequest(why=reason or "")
     _steer(invocation, "goes on in", lambda server: server.ResumeRotation(request, timeout=CALL_SECONDS))
 
 
 @admin_command("abort", group=rotate_group, example="citadel-cli rotate abort --reason 'the wrong day'")
 @_WHY
-def abort(invocation: Invocation, reason: str) -> None:
+def abort(invocation: Invocation, reason: str | None) -> None:
     """Undo a rotation that has not come to `activate`."""
-    request = pb.AbortRotationRequest(why=reason)
+    request = pb.AbortRotationRequest(why=reason or "")
     _steer(invocation, "is undone:", lambda server: server.AbortRotation(request, timeout=CALL_SECONDS))
 
 
 @admin_command("skip", group=rotate_group, example="citadel-cli rotate skip node-7 --reason 'it burned'")
 @_NAME
 @_WHY
-def skip(invocation: Invocation, name: str, reason: str) -> None:
+def skip(invocation: Invocation, name: str, reason: str | None) -> None:
     """Go on without a node or a stream: its workloads may lose their connections."""
-    request = pb.SkipHolderRequest(name=name, why=reason)
-    _steer(invocation, "goes on in", lambda server: server.SkipHolder(request, timeout=CALL_SECONDS))
+    view = _call(invocation, lambda server: server.GetRotation(pb.GetRotationRequest(), timeout=CALL_SECONDS))
+    request = pb.SkipHolderRequest(name=name, why=reason or "")
+    _steer(invocation, f"goes on without {name} in", lambda server: server.SkipHolder(request, timeout=CALL_SECONDS))
+    if not rotation_view.waits_for(view, name):
+        click.echo(f"warning: it did not wait for {printable(name)}: see `citadel-cli rotate status`", err=True)
 
 
-def _request(kind: str, *, window: timedelta | None, skip: tuple[str, ...], reason: str) -> pb.StartRotationRequest:
+def _request(
+    kind: str, *, window: timedelta | None, skip: tuple[str, ...], reason: str | None
+) -> pb.StartRotationRequest:
     return pb.StartRotationRequest(
-        kind=kind, window=to_duration(window) if window is not None else None, skip=skip, why=reason
+        kind=kind, window=to_duration(window) if window is not None else None, skip=skip, why=reason or ""
     )
 
 
-def _ask_first(invocation: Invocation, request: pb.StartRotationRequest, deadline: timedelta) -> None:
+def _ask_first(invocation: Invocation, request: pb.StartRotationRequest) -> None:
     plan = _call(invocation, lambda server: server.PlanRotation(request, timeout=CALL_SECONDS))
-    when = f"{deadline.total_seconds():.0f} s from now" if deadline else "at once"
-    click.confirm(
-        f"Drop the root {when}, whoever depends on it? {plan.agents} agents and {plan.proxies} proxies are connected, "
-        f"{plan.agents_away} agents are away. Whoever has not taken the new root by then is cut off.",
-        abort=True,
-        err=True,
-    )
+    for line in rotation_view.emergency_cost(plan, request):
+        click.echo(line, err=True)
+    click.confirm("Rotate the root in an emergency?", abort=True, err=True)
 
 
 def _begin(invocation: Invocation, request: pb.StartRotationRequest, *, plan: bool, detach: bool) -> None:
@@ -200,50 +207,15 @@ def _begin(invocation: Invocation, request: pb.StartRotationRequest, *, plan: bo
         if invocation.form is Form.JSON:
             print_json(to_plain(planned))
         else:
-            rotation_view.print_plan(planned, invocation.clock.now())
+            rotation_view.print_plan(planned, request, invocation.clock.now())
         return
     rotation = _call(invocation, lambda server: server.StartRotation(request, timeout=CALL_SECONDS))
     if not detach:
-        _follow(invocation)
+        follow(invocation)
     elif invocation.form is Form.JSON:
         print_json(to_plain(rotation))
     else:
         echo(f"rotation {rotation.id} begins: see `citadel-cli rotate watch`")
-
-
-def _follow(invocation: Invocation) -> None:
-    try:
-        view = invocation.ask_service(
-            lambda channel: rotation_view.show_live(_views(channel), invocation.clock.now),
-        )
-    except KeyboardInterrupt:
-        click.echo("\nthe rotation goes on; `citadel-cli rotate watch` shows it again", err=True)
-        click.get_current_context().exit(EXIT_INTERRUPTED)
-    if invocation.form is Form.JSON:
-        print_json(to_plain(view or pb.RotationView()))
-    elif view is None or not view.HasField("rotation"):
-        echo("no rotation yet")
-    else:
-        rotation_view.print_summary(view)
-    if view is not None and view.rotation.phase == "aborted":
-        click.get_current_context().exit(EXIT_CODES[Kind.FAILED_PRECONDITION])
-
-
-async def _views(channel: aio.Channel) -> AsyncIterator[pb.RotationView]:
-    """Every view until the rotation has ended, also across a restart of the server, in which it goes on."""
-    loop = asyncio.get_running_loop()
-    heard = loop.time()
-    while True:
-        try:
-            async for view in RotationsStub(channel).WatchRotation(pb.WatchRotationRequest(), wait_for_ready=False):
-                heard = loop.time()
-                yield view
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or loop.time() - heard > _AWAY_SECONDS:
-                raise
-            await asyncio.sleep(_AGAIN_SECONDS)
-        else:
-            return
 
 
 def _steer(invocation: Invocation, what: str, change: Callable[[RotationsAsyncStub], Awaitable[pb.Rotation]]) -> None:
@@ -251,7 +223,7 @@ def _steer(invocation: Invocation, what: str, change: Callable[[RotationsAsyncSt
     if invocation.form is Form.JSON:
         print_json(to_plain(rotation))
     else:
-        echo(f"rotation {rotation.id} {what} {rotation.phase}")
+        echo(printable(f"rotation {rotation.id} {what} {rotation.phase}"))
 
 
 def _call(invocation: Invocation, question: Callable[[RotationsAsyncStub], Awaitable[T]]) -> T:

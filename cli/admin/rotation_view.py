@@ -1,78 +1,85 @@
-"""How a rotation is shown: the live view, its summary, the plan, and the history."""
+"""How a rotation is shown: its lines while it runs, its summary, the plan, and the history."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from datetime import datetime
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
-import click
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
 
 from citadel._wire import rotation_pb2 as pb
 from citadel.config.types import format_duration
 from citadel.wire import from_duration, from_timestamp
-from cli.admin.tables import about, moment_and_distance, moment_cell, print_fields, print_heading, print_table
+from cli.admin.tables import (
+    about,
+    moment,
+    moment_and_distance,
+    moment_cell,
+    print_fields,
+    print_heading,
+    print_table,
+    printable,
+)
 from cli.output import echo
 
 _MOST_HOLDERS: Final = 10  # in the live view; `rotate status` lists more
+_NUMBERS: Final = re.compile(r"\d+")
 
 
 def status_lines(view: pb.RotationView, now: datetime) -> list[str]:
     """The live view, a line each: phase, counts, and who holds it up since when."""
-    rotation = view.rotation
-    phase = f"{rotation.phase}, paused" if rotation.paused else rotation.phase
-    lines = [
-        f"rotation {rotation.id} of {_what(rotation)}: {phase} for {_since(rotation.phase_since, now)}",
-        f"  proxies that have acknowledged the bundle   {view.proxies_acknowledged} of {view.proxies}",
-        f"  SVIDs renewed                               {view.svids_renewed} of {view.svids}",
-        f"  agents                                      {view.agents} connected, {view.agents_away} away",
-    ]
+    if not view.HasField("rotation"):
+        return []
+    lines = _state_lines(view, now)
     lines += [
         f"  waits for {each.name}, {_since(each.since, now)}: {each.words}{_until(each, now)}"
         for each in view.holders[:_MOST_HOLDERS]
     ]
     if view.holder_count > _MOST_HOLDERS:
         lines.append(f"  and for {view.holder_count - _MOST_HOLDERS} more: see `citadel-cli rotate status`")
-    return [_safe(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
-async def show_live(views: AsyncIterator[pb.RotationView], now: Callable[[], datetime]) -> pb.RotationView | None:
-    """Show every view on standard error: in place on a terminal, else a line for each phase and each one waited for."""
-    if sys.stderr.isatty():
-        return await _show_in_place(views, now)
-    return await _show_in_lines(views, now)
+def _state_lines(view: pb.RotationView, now: datetime) -> list[str]:
+    rotation = view.rotation
+    lines = [
+        f"rotation {rotation.id} of {_what(rotation)}: {_phase(rotation)} for {_since(rotation.phase_since, now)}",
+        f"  proxies that have acknowledged the bundle   {view.proxies_acknowledged} of {view.proxies}",
+        f"  SVIDs renewed                               {_renewed(view)}",
+        f"  agents                                      {view.agents} connected, {view.agents_away} away",
+    ]
+    deadline = _time(rotation.deadline)
+    if deadline is not None:
+        lines.append(f"  the old root is dropped at                  {moment_and_distance(deadline, now)}")
+    if rotation.skipped:
+        lines.append(f"  goes on without                             {', '.join(rotation.skipped)}")
+    if rotation.alarm:
+        lines.append(f"  alarm: {rotation.alarm}")
+    return lines
 
 
-async def _show_in_place(views: AsyncIterator[pb.RotationView], now: Callable[[], datetime]) -> pb.RotationView | None:
-    last: list[pb.RotationView] = []
+def events(view: pb.RotationView) -> Mapping[str, str]:
+    """What is worth a line of its own where lines stay, each under a key by which it is known to be the same."""
+    rotation = view.rotation
+    found = {f"phase {_phase(rotation)}": _phase(rotation)} if view.HasField("rotation") else {}
+    if rotation.alarm:
+        found[f"alarm {rotation.alarm}"] = f"  alarm: {rotation.alarm}"
+    for each in view.holders[:_MOST_HOLDERS]:
+        until = _time(each.until)
+        at_most = f" (until {moment(until)} at most)" if until is not None else ""
+        # Numbers that count down are not told one by one.
+        found[f"{rotation.phase} {each.name} {_NUMBERS.sub('', each.words)}"] = (
+            f"  waits for {each.name}: {each.words}{at_most}"
+        )
+    return {key: printable(line) for key, line in found.items()}
 
-    def frame() -> Group:
-        # Made anew at each refresh, so that the seconds go on while nothing else changes.
-        lines = status_lines(last[-1], now()) if last else ["asking the server"]
-        return Group(*(Text(line, overflow="ellipsis", no_wrap=True) for line in lines))
 
-    with Live(get_renderable=frame, console=Console(stderr=True), refresh_per_second=4, transient=True):
-        async for view in views:
-            last[:] = [view]
-    return last[-1] if last else None
-
-
-async def _show_in_lines(views: AsyncIterator[pb.RotationView], now: Callable[[], datetime]) -> pb.RotationView | None:
-    last, phase, named = None, "", set[str]()
-    async for last in views:
-        if last.rotation.phase != phase:
-            phase, named = last.rotation.phase, set()
-            click.echo(f"{phase}", err=True)
-        for holder in last.holders[:_MOST_HOLDERS]:
-            if (text := f"{holder.name}: {holder.words}") not in named:
-                named.add(text)
-                click.echo(_safe(f"  waits for {text}{_until(holder, now())}"), err=True)
-    return last
+def waits_for(view: pb.RotationView, name: str) -> bool:
+    """Whether somebody of this name, or of this agent, is waited for; in doubt, yes."""
+    known = {part for each in view.holders for part in (each.name, each.name.partition("/")[0])}
+    return name in known or view.holder_count > len(view.holders)
 
 
 def print_summary(view: pb.RotationView) -> None:
@@ -102,10 +109,8 @@ def print_status(view: pb.RotationView, now: datetime) -> None:
     if view.rotation.HasField("ended_at"):
         print_summary(view)
         return
-    for line in status_lines(view, now)[:4]:
-        echo(line)
-    if view.rotation.alarm:
-        echo(f"  alarm: {_safe(view.rotation.alarm)}")
+    for line in _state_lines(view, now):
+        echo(printable(line))
     print_heading("waits for")
     print_holders(view.holders, now)
     if view.holder_count > len(view.holders):
@@ -124,21 +129,41 @@ def print_holders(holders: Sequence[pb.Holder], now: datetime) -> None:
     )
 
 
-def print_plan(plan: pb.RotationPlan, now: datetime) -> None:
-    """What a rotation would do."""
+def print_plan(plan: pb.RotationPlan, request: pb.StartRotationRequest, now: datetime) -> None:
+    """What the rotation that is asked for would do."""
     print_fields(
         (
             ("steps", " → ".join(plan.steps)),
             ("agents", f"{plan.agents} connected, {plan.agents_away} away"),
             ("proxies", plan.proxies),
             ("SVIDs", plan.svids),
-            ("takes at least", format_duration(from_duration(plan.takes))),
+            *(
+                (("the old root is dropped", _when_dropped(request)),)
+                if request.emergency
+                else (("takes at least", format_duration(from_duration(plan.takes))),)
+            ),
         )
     )
-    print_heading("would be waited for")
+    print_heading("would be waited for" if not request.emergency else "would be waited for until then")
     print_holders(plan.holders, now)
     print_heading("have an identity and never asked for a bundle: nobody knows what they trust")
     print_table(("STREAM",), ((each,) for each in plan.without_bundle), none="none")
+
+
+def emergency_cost(plan: pb.RotationPlan, request: pb.StartRotationRequest) -> list[str]:
+    """What an emergency costs as things are now, a line each."""
+    lines = [
+        f"The root is tainted, and dropped {_when_dropped(request)}, whoever depends on it. As things are now:",
+        f"  proxies     {plan.proxies} need the new root and {plan.svids} new SVIDs: whoever lacks one is cut off",
+        f"  agents      {plan.agents} connected, renewed first and all at once",
+        f"  away        {plan.agents_away} agents, cut off with their workloads until they are back",
+    ]
+    late = [holder.name for holder in plan.holders]
+    if late:
+        lines.append(f"  held up by  {len(late)}: {_some(late)}")
+    if plan.without_bundle:
+        lines.append(f"  unknown     {len(plan.without_bundle)} never asked for a bundle: {_some(plan.without_bundle)}")
+    return [printable(line) for line in lines]
 
 
 def print_history(rotations: Iterable[pb.Rotation], now: datetime) -> None:
@@ -161,6 +186,16 @@ def print_history(rotations: Iterable[pb.Rotation], now: datetime) -> None:
     )
 
 
+def _when_dropped(request: pb.StartRotationRequest) -> str:
+    deadline = from_duration(request.deadline)
+    return f"{format_duration(deadline)} after it begins" if deadline else "at once"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_HOLDERS
+    return ", ".join(names[:_MOST_HOLDERS]) + (f" and {more} more" if more > 0 else "")
+
+
 def _what(rotation: pb.Rotation) -> str:
     what = f"SVIDs ({rotation.scope})" if rotation.kind == "svid" else rotation.kind
     return f"{what}, emergency" if rotation.emergency else what
@@ -173,8 +208,17 @@ def _end(rotation: pb.Rotation) -> str:
     return f"{rotation.phase} after {took.total_seconds():.1f} s"
 
 
+def _phase(rotation: pb.Rotation) -> str:
+    return f"{rotation.phase}, paused" if rotation.paused else rotation.phase
+
+
+def _renewed(view: pb.RotationView) -> str:
+    # Agents say how many there are once they are told to renew them.
+    return f"{view.svids_renewed} of {view.svids}" if view.svids else "not begun"
+
+
 def _since(message: Timestamp, now: datetime) -> str:
-    return about(max(now - from_timestamp(message), now - now))
+    return about(max(now - from_timestamp(message), timedelta(0)))
 
 
 def _until(holder: pb.Holder, now: datetime) -> str:
@@ -185,8 +229,3 @@ def _until(holder: pb.Holder, now: datetime) -> str:
 def _time(message: Timestamp) -> datetime | None:
     # A time that was not sent reads as 1970, which nothing here happened in.
     return from_timestamp(message) if message.ByteSize() else None
-
-
-def _safe(text: str) -> str:
-    # Some of it comes from proxies: it must not steer the terminal of an administrator.
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -86,6 +86,11 @@ def about(value: timedelta) -> str:
     return format_duration(timedelta(seconds=int(value.total_seconds())))
 
 
+def printable(text: str) -> str:
+    """The text, escaped where it could steer a terminal: some of what is shown comes from proxies."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
 def _distance(value: datetime, now: datetime) -> str:
     return f"in {about(value - now)}" if value > now else f"{about(now - value)} ago"
 
@@ -114,8 +119,7 @@ def _cell(value: object) -> Text:
         text = ", ".join(str(item) for item in value) or "-"
     else:
         text = str(value)
-    # Some of it comes from proxies: it must not steer the terminal of an administrator.
-    return Text(text if text.isprintable() else text.encode("unicode_escape").decode("ascii"))
+    return Text(printable(text))
 
 
 def _console() -> Console:
