@@ -1,7 +1,7 @@
 """Revocation lists from the server, judged before anything relies on them (invariant 9). Blocks: call it off the loop.
 
-Envoy acknowledges a list that is dated in the future, has lapsed or was signed by somebody else, and from then on
-refuses every certificate of its issuer.
+Envoy acknowledges a list that is dated in the future, has lapsed, was signed by somebody else, names another key or has
+a critical extension, and from then on refuses every certificate of its issuer. This was measured.
 """
 
 from __future__ import annotations

@@ -24,8 +24,10 @@ def for_leaves(holdings: Holdings, now: datetime) -> RevocationSet:
     """
     revocations = holdings.revocations
     covered = {each.issuer_key_id for each in revocations.of_leaf_issuers()}
+    if not covered:
+        return NO_REVOCATIONS
     needed = {held.issuer_key_id for held in holdings.svids.values() if held.svid.not_after > now}
-    return revocations if covered and needed <= covered else NO_REVOCATIONS
+    return revocations if needed <= covered else NO_REVOCATIONS
 
 
 def for_chains(holdings: Holdings, own: TrustDomain, now: datetime) -> RevocationSet:

@@ -23,13 +23,15 @@ A_TEST = TrustDomain("a.test")
 
 
 class FakeAuthority:
-    """A root and an intermediate of `a.test`, valid around `now`."""
+    """A root and an intermediate of `a.test`, or of another domain, valid around `now`."""
 
-    def __init__(self, now: datetime, name: str = "one", sequence: int = 1) -> None:
+    def __init__(self, now: datetime, name: str = "one", sequence: int = 1, trust_domain: TrustDomain = A_TEST) -> None:
         dates = {"not_before": now - timedelta(hours=1), "not_after": now + timedelta(days=30)}
-        self.root = certificates.root(f"root {name}", **dates)
-        self.issuer = certificates.intermediate(self.root, f"issuer {name}", **dates)
-        self.bundle = TrustBundle(trust_domain=A_TEST, x509_authorities=(self.root.certificate,), sequence=sequence)
+        self.root = certificates.root(f"root {name}", str(trust_domain.id), **dates)
+        self.issuer = certificates.intermediate(self.root, f"issuer {name}", str(trust_domain.id), **dates)
+        self.bundle = TrustBundle(
+            trust_domain=trust_domain, x509_authorities=(self.root.certificate,), sequence=sequence
+        )
 
     def issue(
         self, spiffe_id: SpiffeId | str, public: object, now: datetime, lifetime: timedelta, dns: Sequence[str] = ()

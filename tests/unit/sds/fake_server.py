@@ -106,6 +106,7 @@ class FakeAgentApi(agent_api_pb2_grpc.AgentApiServicer):
         self.lose_renewals = 0
         self.agent_lifetime = HOUR
         self.entries: dict[str, Entry] = {}
+        self.barred: set[str] = set()
         self.hang_signing = False
 
     async def Sync(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[agent_api_pb2.Update]:
@@ -136,7 +137,10 @@ class FakeAgentApi(agent_api_pb2_grpc.AgentApiServicer):
         response = agent_api_pb2.SignX509SvidsResponse()
         for item in request.requests:
             asked = self.entries.get(item.entry_id)
-            if asked is None:
+            if item.entry_id in self.barred:
+                refusal = agent_api_pb2.Refusal(code="PERMISSION_DENIED", reason="identity_revoked", message="barred")
+                response.results.add(refusal=refusal)
+            elif asked is None:
                 refusal = agent_api_pb2.Refusal(code="NOT_FOUND", reason="entry_not_found", message="no such entry")
                 response.results.add(refusal=refusal)
             else:
@@ -177,8 +181,9 @@ async def serve_agents(
 
 def make_identity(authority: FakeAuthority, agent_api: HostPort, lifetime: timedelta = HOUR) -> AgentIdentity:
     key = new_key("ec-p256")
+    agent = authority.bundle.trust_domain.member("citadel", "agent", "n1")
     return AgentIdentity(
-        svid=X509Svid.from_der(authority.issue(AGENT, key, now(), lifetime)),
+        svid=X509Svid.from_der(authority.issue(agent, key, now(), lifetime)),
         key=key,
         bundle=authority.bundle,
         agent_api=agent_api,
