@@ -20,6 +20,7 @@ from cli.admin.ledger import ledger_group
 from cli.admin.mint import mint
 from cli.admin.parameters import SocketType
 from cli.admin.proxy import proxy_group
+from cli.admin.revoke import revocation_group, revoke_command
 from cli.admin.rotate import rotate_group
 from cli.admin.status import status_command
 from cli.admin.svid import svid_group
@@ -69,6 +70,8 @@ citadel_cli.add_command(svid_group)
 citadel_cli.add_command(ledger_group)
 citadel_cli.add_command(audit_group)
 citadel_cli.add_command(rotate_group)
+citadel_cli.add_command(revoke_command)
+citadel_cli.add_command(revocation_group)
 svid_group.add_command(fetch_command)
 svid_group.add_command(watch_command)
 citadel_cli.add_command(status_command)
