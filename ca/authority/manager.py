@@ -235,9 +235,8 @@ class AuthorityManager:
 
     async def _settle(self) -> None:
         """Publish the lists and the bundle as they must be now."""
-        before = self._bundle
-        await self._lists.settle(self.authorities())
-        self._bundle = await self._settle_bundle()
+        async with self._lists.settled(self.authorities()):
+            before, self._bundle = self._bundle, await self._settle_bundle()
         if self._bundle != before:
             for callback in self._watchers:
                 callback()

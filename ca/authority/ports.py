@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -53,8 +54,12 @@ class AuthorityStore(Protocol):
 class Lists(Protocol):
     """Keeps a revocation list of every authority. `ca.revocation.lists` is the one there is."""
 
-    async def settle(self, authorities: Sequence[Authority]) -> None:
-        """Have a list of each of these, and of no others. They are published on return."""
+    def settled(self, authorities: Sequence[Authority]) -> AbstractAsyncContextManager[None]:
+        """Have a list of each of these, and of no others.
+
+        They are published at the end of the context, in the same moment as the bundle that is put in force as the last
+        thing within it: the one is judged by the other.
+        """
         ...
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import structlog
 from cryptography import x509
@@ -49,10 +50,13 @@ class RevocationLists:
         """Call `callback` at every change of `current` from now on."""
         self._watchers.append(callback)
 
-    async def settle(self, authorities: Sequence[Authority]) -> None:
+    @asynccontextmanager
+    async def settled(self, authorities: Sequence[Authority]) -> AsyncIterator[None]:
         async with self._turn:
             self._authorities = tuple(authorities)
-            await self._sign_and_publish()
+            signed = await self._sign()
+            yield
+            self._publish(signed)  # without an `await` since the bundle changed: nobody sees the one without the other
 
     async def revoke(self, certificates: Iterable[RevokedCertificate]) -> None:
         """Have these, which are all that are revoked and have not ended, in the lists. They are published on return."""
@@ -62,9 +66,9 @@ class RevocationLists:
         async with self._turn:
             self._revoked = revoked
             if self._authorities:  # otherwise they come after this, at the start
-                await self._sign_and_publish()
+                self._publish(await self._sign())
 
-    async def _sign_and_publish(self) -> None:
+    async def _sign(self) -> RevocationSet:
         kept = await self._load()
         lists: list[RevocationList] = []
         trouble = ""
@@ -83,7 +87,14 @@ class RevocationLists:
         if trouble and trouble != self.trouble:
             _log.error("no revocation lists are pushed", why=trouble)
         self.trouble = trouble
-        await self._publish(() if trouble else tuple(lists))
+        return await asyncio.to_thread(RevocationSet, () if trouble else tuple(lists))
+
+    def _publish(self, signed: RevocationSet) -> None:
+        if signed.version == self.current.version:
+            return
+        self.current, self.message = signed, _message(signed)
+        for callback in self._watchers:
+            callback()
 
     async def _load(self) -> dict[str, x509.CertificateRevocationList]:
         if self._kept is None:
@@ -103,14 +114,6 @@ class RevocationLists:
         await self._store.put_list(authority.id, crl.public_bytes(Encoding.DER))
         kept[authority.id] = crl
         return crl
-
-    async def _publish(self, lists: Sequence[RevocationList]) -> None:
-        published = await asyncio.to_thread(RevocationSet, tuple(lists))
-        if published.version == self.current.version:
-            return
-        self.current, self.message = published, _message(published)
-        for callback in self._watchers:
-            callback()
 
 
 def _says_all(crl: x509.CertificateRevocationList, wanted: Sequence[RevokedCertificate]) -> bool:
