@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import ReasonFlags
 
 from ca.authority.certificates import build_issuer
 from ca.authority.manager import IssuingAuthority
@@ -18,6 +19,7 @@ from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy
 from ca.issuance.quota import Quota
 from ca.revocation.bars import Bars
+from ca.revocation.model import Revocation, RevocationKind
 from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, ResourceExhausted, Unavailable
 from citadel.serial import serial_hex
@@ -102,6 +104,18 @@ class Desk:
         return await self.issuer.issue(agent(NODE_1), requests)
 
 
+def revocation_of(revoked: Entry) -> Revocation:
+    return Revocation(
+        id="r" * 32,
+        kind=RevocationKind.IDENTITY,
+        target=str(revoked.spiffe_id),
+        reason="stolen",
+        code=ReasonFlags.unspecified,
+        revoked_at=NOW,
+        revoked_by="local:uid:0",
+    )
+
+
 async def issued(desk: Desk, wanted: Entry, key: ec.EllipticCurvePrivateKey | None = None) -> IssuedSvid:
     (svid,) = await desk.issue((wanted, csr(key)))
     assert isinstance(svid, IssuedSvid)
@@ -175,13 +189,16 @@ async def test_what_the_ledger_refuses_is_not_answered(refusal: CitadelError) ->
 @pytest.mark.parametrize("neighbours", [1, 12])  # inline, and in a worker thread
 async def test_a_refused_item_takes_nothing_from_its_neighbours(neighbours: int) -> None:
     web, other, ended = entry(), entry("/other", NODE_2), entry("/ended", expires_at=NOW)
-    desk = Desk(web, other, ended)
+    stolen = entry("/stolen")
+    desk = Desk(web, other, ended, stolen)
+    desk.bars.replace([revocation_of(stolen)])
     good = [(web, csr())] * neighbours
     bad: list[tuple[Entry | str, bytes]] = [
         (web, b"garbage"),
         (other, csr()),
         ("made-up", csr()),
         (ended, csr()),
+        (stolen, csr()),
         (web, csr(new_key(ec.SECP224R1()))),
     ]
     results = await desk.issue(*good, *bad, *good[:1])
@@ -191,6 +208,7 @@ async def test_a_refused_item_takes_nothing_from_its_neighbours(neighbours: int)
         Reason.ENTRY_NOT_AUTHORIZED,
         Reason.ENTRY_NOT_AUTHORIZED,
         Reason.ENTRY_EXPIRED,
+        Reason.IDENTITY_REVOKED,
         Reason.CSR_KEY_REFUSED,
         "issued",
     ]

@@ -72,6 +72,18 @@ async def test_a_store_that_fails_refuses_every_waiter_and_recovers(database: Da
     assert await serials(database) == [good.serial]
 
 
+async def test_what_was_revoked_meanwhile_does_not_become_real_and_takes_nothing_from_others(
+    database: Database,
+) -> None:
+    async with writing(database, is_revoked=lambda one: one.entry_id == "revoked") as ledger:
+        good, bad = row(), row(entry_id="revoked")
+        results = await asyncio.gather(ledger.append([good]), ledger.append([bad]), return_exceptions=True)
+    assert results[0] is None
+    assert isinstance(results[1], Unavailable)
+    assert results[1].reason is Reason.IDENTITY_REVOKED
+    assert await serials(database) == [good.serial]
+
+
 async def test_a_serial_is_recorded_once(database: Database) -> None:
     async with writing(database) as ledger:
         await ledger.append([row(serial="aa")])
