@@ -149,7 +149,20 @@ async def test_bundles_are_named_by_the_id_of_their_domain_and_the_own_one_is_th
     await agent.entry("/web", federates_with=["b.test"])  # whose bundle nobody has yet
     message = await workload.bundles().read()
     assert dict(message.bundles) == {"spiffe://a.test": own_roots(agent.server.bundle)}
-    assert not message.crl
+
+
+@pytest.mark.spec("WAPI-07")
+async def test_the_revocation_lists_of_all_that_vouch_for_a_certificate_come_with_it_and_with_the_bundles(
+    agent: Agent, workload: Workload
+) -> None:
+    await agent.entry("/web")
+    message = await workload.svids().read()
+    authorities = {*read_chain(message.svids[0].x509_svid)[1:], *agent.server.bundle.x509_authorities}
+    for lists in (message.crl, (await workload.bundles().read()).crl):
+        by_issuer = {crl.issuer: crl for crl in map(x509.load_der_x509_crl, lists)}
+        assert by_issuer.keys() == {each.subject for each in authorities}
+        assert all(by_issuer[each.subject].is_signature_valid(each.public_key()) for each in authorities)
+        assert not any(map(len, by_issuer.values())), "nothing was revoked"
 
 
 @pytest.mark.spec("WAPI-23")
