@@ -201,6 +201,7 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
         roster=core.roster,
         directory=core.directory,
         sessions=core.sessions,
+        rotator=core.rotation.rotator,
         tally=core.tally,
         started_at=core.clock.now(),
     )

@@ -8,6 +8,7 @@ from ca.insight.condition import ServerCondition
 from ca.insight.gather import IdentityGatherer
 from ca.insight.minting import Minter
 from ca.metrics import ServerCollector
+from ca.rotation_metrics import RotationCollector
 from ca.store.audit import SqlAuditLog
 from ca.store.insight import SqlIdentityRecords
 from citadel.health import HealthBoard
@@ -22,7 +23,7 @@ def server_condition(core: ServerCore) -> ServerCondition:
         roster=core.roster,
         sessions=core.sessions,
         clock=core.clock,
-        further=(core.database.health.check, core.rotation.check),
+        further=(core.database.health.check, core.rotation.clock_check, core.rotation.rotation_check),
     )
 
 
@@ -32,6 +33,9 @@ def server_watch(core: ServerCore, condition: ServerCondition, *, services: tupl
         ServerCollector(
             authorities=core.authorities, roster=core.roster, directory=core.directory, sessions=core.sessions
         )
+    )
+    core.metrics.register(
+        RotationCollector(rotator=core.rotation.rotator, authorities=core.authorities.authorities, clock=core.clock)
     )
     core.metrics.register(RefusalCollector(core.tally))
     return Watch(

@@ -5,16 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 from importlib.metadata import version
 
+from google.protobuf.duration_pb2 import Duration
+
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession, SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority
 from ca.entries.directory import EntryDirectory
+from ca.insight.rotating import Rotating
+from ca.rotation.steady import TOLERANCE
 from citadel._wire import admin_pb2 as pb
 from citadel.serial import serial_hex
 from citadel.tally import Tally
-from citadel.wire import to_timestamp
+from citadel.wire import to_duration, to_timestamp
 
 
 class StatusReader:
@@ -27,6 +31,7 @@ class StatusReader:
         roster: AgentRoster,
         directory: EntryDirectory,
         sessions: SessionBook,
+        rotator: Rotating,
         tally: Tally,
         started_at: datetime,
     ) -> None:
@@ -34,6 +39,7 @@ class StatusReader:
         self._roster = roster
         self._directory = directory
         self._sessions = sessions
+        self._rotator = rotator
         self._tally = tally
         self._started_at = started_at
 
@@ -52,7 +58,33 @@ class StatusReader:
             agents=[_agent(agent, sessions.get(agent.spiffe_id)) for agent in self._roster.all().values()],
             issued=self._tally.issued,
             refused={reason.value: count for reason, count in self._tally.refused.items()},
+            rotation=rotation_status(self._rotator),
+            clock_jump=clock_jump(self._rotator),
         )
+
+
+def rotation_status(rotator: Rotating) -> pb.RotationStatus | None:
+    """The rotation that runs, in short; None where none does."""
+    running = rotator.running
+    if running is None:
+        return None
+    return pb.RotationStatus(
+        id=running.id,
+        kind=running.kind.value,
+        phase=running.phase.value,
+        started_at=to_timestamp(running.started_at),
+        phase_since=to_timestamp(running.phase_since),
+        holders=len(rotator.view().holders),
+        paused=running.paused,
+        emergency=running.is_emergency,
+        alarm=running.alarm,
+    )
+
+
+def clock_jump(rotator: Rotating) -> Duration | None:
+    """By how much the wall clock has jumped since the start; None for less than clocks that are kept in step drift."""
+    jump = rotator.time.jump
+    return to_duration(jump) if abs(jump) > TOLERANCE else None
 
 
 def _authority(authority: Authority) -> pb.AuthorityStatus:

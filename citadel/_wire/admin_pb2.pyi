@@ -421,6 +421,8 @@ class Status(_message.Message):
     ISSUED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     LEDGER_GAPS_FIELD_NUMBER: _builtins.int
+    ROTATION_FIELD_NUMBER: _builtins.int
+    CLOCK_JUMP_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     trust_domain: _builtins.str
     revision: _builtins.int
@@ -440,6 +442,14 @@ class Status(_message.Message):
 
     @_builtins.property
     def ledger_gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerGap]: ...
+    @_builtins.property
+    def rotation(self) -> Global___RotationStatus:
+        """the one that runs, where one does"""
+
+    @_builtins.property
+    def clock_jump(self) -> _duration_pb2.Duration:
+        """of the wall clock since the start, where it has jumped"""
+
     def __init__(
         self,
         *,
@@ -454,14 +464,65 @@ class Status(_message.Message):
         issued: _builtins.int = ...,
         refused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         ledger_gaps: _abc.Iterable[Global___LedgerGap] | None = ...,
+        rotation: Global___RotationStatus | None = ...,
+        clock_jump: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "entries", b"entries", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "started_at", b"started_at", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "clock_jump", b"clock_jump", "entries", b"entries", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class RotationStatus(_message.Message):
+    """In short: `Rotations` tells all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    PHASE_SINCE_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    EMERGENCY_FIELD_NUMBER: _builtins.int
+    ALARM_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    kind: _builtins.str
+    phase: _builtins.str
+    holders: _builtins.int
+    """how many it waits for"""
+    paused: _builtins.bool
+    emergency: _builtins.bool
+    alarm: _builtins.str
+    """why it went on without everybody, where it did"""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def phase_since(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        phase_since: _timestamp_pb2.Timestamp | None = ...,
+        holders: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        emergency: _builtins.bool = ...,
+        alarm: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["phase_since", b"phase_since", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "emergency", b"emergency", "holders", b"holders", "id", b"id", "kind", b"kind", "paused", b"paused", "phase", b"phase", "phase_since", b"phase_since", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotationStatus: _TypeAlias = RotationStatus  # noqa: Y015
 
 @_typing.final
 class LedgerGap(_message.Message):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from citadel._wire import admin_pb2, types_pb2
-from citadel.wire import from_timestamp
+from citadel.wire import from_duration, from_timestamp
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.plain import to_plain
 from cli.admin.tables import Abridged, about, moment, moment_cell, print_fields, print_heading, print_table, serial_cell
@@ -36,6 +36,8 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             ("bundle sequence", status.bundle_sequence),
             ("entries", status.entries),
             ("issued", status.issued),
+            *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
+            *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),
             *(("ledger gap", f"{_gap_end(gap.begin)} to {_gap_end(gap.end)}") for gap in status.ledger_gaps),
         )
     )
@@ -88,6 +90,19 @@ def _when(message: Timestamp, now: datetime) -> Abridged:
 
 def _gap_end(message: Timestamp) -> str:
     return moment(from_timestamp(message))
+
+
+def _rotation(rotation: admin_pb2.RotationStatus, now: datetime) -> str:
+    kind = f"{rotation.kind}, emergency" if rotation.emergency else rotation.kind
+    phase = f"{rotation.phase}, paused" if rotation.paused else rotation.phase
+    since = about(max(now - from_timestamp(rotation.phase_since), timedelta(0)))
+    alarm = f"; alarm: {rotation.alarm}" if rotation.alarm else ""
+    return f"{kind}: {phase} for {since}, waits for {rotation.holders or 'nobody'}{alarm}"
+
+
+def _jump(status: admin_pb2.Status) -> str:
+    seconds = round(from_duration(status.clock_jump).total_seconds())
+    return f"has jumped by {seconds:+d} s since the server's start: see that it is right, then restart the server"
 
 
 def _state(agent: admin_pb2.AgentStatus) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
 
 from citadel._wire import admin_pb2, types_pb2
 from citadel.bundle import TrustBundle
-from citadel.wire import to_timestamp
+from citadel.wire import to_duration, to_timestamp
 from tests import certificates
 from tests.clock import FakeClock
 from tests.unit.cli.fake_admin import FakeAdmin, Program
@@ -190,3 +191,39 @@ async def test_status_for_programs(program: Program) -> None:
 
 async def test_status_of_a_server_with_nothing(admin: FakeAdmin, program: Program) -> None:  # noqa: ARG001
     assert (await program("status")).stdout.count("\nnone\n") == 4
+
+
+@pytest.mark.usefixtures("busy")
+async def test_status_shows_no_rotation_and_no_jump_where_there_is_none(program: Program) -> None:
+    text = (await program("status")).stdout
+    assert [line for line in text.splitlines() if line.startswith(("rotation", "clock"))] == []
+    plain = json.loads((await program("status", "-o", "json")).stdout)
+    assert (plain["rotation"], plain["clock_jump"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({}, "root: observe for 3m, waits for nobody"),
+        ({"holders": 2}, "root: observe for 3m, waits for 2"),
+        ({"paused": True, "emergency": True}, "root, emergency: observe, paused for 3m, waits for nobody"),
+        ({"alarm": "went on\x1b[2J"}, r"root: observe for 3m, waits for nobody; alarm: went on\x1b[2J"),
+    ],
+)
+async def test_status_shows_the_rotation_that_runs(
+    admin: FakeAdmin, program: Program, clock: FakeClock, change: dict[str, Any], line: str
+) -> None:
+    since = to_timestamp(clock.now() - timedelta(minutes=3))
+    admin.status.rotation.CopyFrom(admin_pb2.RotationStatus(kind="root", phase="observe", phase_since=since, **change))
+    shown = [row.split(maxsplit=1)[1] for row in (await program("status")).stdout.splitlines() if "rotation " in row]
+    assert shown == [line]
+    plain = json.loads((await program("status", "-o", "json")).stdout)
+    assert plain["rotation"]["phase_since"] == "2025-12-31T23:57:00Z"
+
+
+@pytest.mark.parametrize(("jump", "text"), [(timedelta(hours=1), "+3600 s"), (timedelta(hours=-1), "-3600 s")])
+async def test_status_shows_that_the_clock_has_jumped(
+    admin: FakeAdmin, program: Program, jump: timedelta, text: str
+) -> None:
+    admin.status.clock_jump.CopyFrom(to_duration(jump))
+    assert f"has jumped by {text} since the server's start" in (await program("status")).stdout
