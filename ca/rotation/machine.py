@@ -34,6 +34,7 @@ COURSE: Final[Mapping[RotationKind, tuple[Phase, ...]]] = {
 }
 _AFTER_ABORT: Final = (Phase.UNDO, Phase.ABORTED)
 _WAITING: Final = frozenset({Phase.OBSERVE, Phase.RENEW, Phase.DRAIN, Phase.SETTLE})
+_OBSERVING: Final = frozenset({Phase.OBSERVE, Phase.SETTLE})
 # Proxies acknowledge a moment before they use what they acknowledged.
 _WITH_MARGIN: Final = frozenset({Phase.OBSERVE, Phase.DRAIN})
 _LONGEST_SETTLING: Final = 30.0  # seconds
@@ -43,7 +44,7 @@ _CAN_BE_UNDONE: Final = frozenset({Phase.PREPARE, Phase.OBSERVE})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the next phase depends on; seconds are counted by a clock that never jumps.
+    """What the next phase depends on; `now` and seconds are counted by a clock that never jumps.
 
     `clear_for` is for how long nobody has been waited for, `lasts_for` how long the phase has lasted. `is_pressing`
     where what signs now is so near its end that an observation goes on without everybody.
@@ -88,12 +89,12 @@ def alarm(rotation: Rotation, facts: Facts) -> str:
 
 
 def _may_go_on(rotation: Rotation, facts: Facts) -> bool:
+    # Nobody waits for an observation in an emergency: until the new root signs, the tainted one does.
+    if rotation.deadline is not None and (rotation.phase in _OBSERVING or facts.now >= rotation.deadline):
+        return True
     if not facts.holders:
         # Envoy uses a bundle a moment after its ACK, so an ACK alone opens no gate.
         return rotation.phase not in _WITH_MARGIN or facts.clear_for >= rotation.margin.total_seconds()
-    if rotation.deadline is not None:
-        # Nobody waits for an observation here: until the new root signs, the tainted one does.
-        return rotation.phase in (Phase.OBSERVE, Phase.SETTLE) or facts.now >= rotation.deadline
     if rotation.phase is Phase.OBSERVE:
         return facts.is_pressing
     # What has gone cannot be depended on any more: nobody is worse off where a proxy has not heard of it.

@@ -24,15 +24,16 @@ class SteadyTime:
     @property
     def jump(self) -> timedelta:
         """By how much the wall clock has jumped since the start; negative where it was set back."""
-        return self._clock.now() - self._expected()
+        return self._clock.now() - self.unmoved()
 
     def now(self) -> datetime:
         """The earlier of the two."""
-        return min(self._clock.now(), self._expected())
+        return min(self._clock.now(), self.unmoved())
 
     def latest(self) -> datetime:
         """The later of the two: for what must not come too late, while nothing is lost if it comes early."""
-        return max(self._clock.now(), self._expected())
+        return max(self._clock.now(), self.unmoved())
 
-    def _expected(self) -> datetime:
+    def unmoved(self) -> datetime:
+        """The time as if the wall clock had never jumped: for what must come neither too early nor too late."""
         return self._begun + timedelta(seconds=self._clock.monotonic() - self._begun_monotonic)

@@ -183,8 +183,8 @@ class Steering:
             scope=wish.scope,
             window=self._window if wish.window is None else wish.window,
             margin=self._margin,
-            deadline=self._rotator.time.now() + wish.deadline if wish.deadline is not None else None,
-            skipped=wish.skip,
+            deadline=self._rotator.time.unmoved() + wish.deadline if wish.deadline is not None else None,
+            skipped=wish.skip - {""},
         )
 
     async def _set(self, what: str, by: Actor, why: str, *, paused: bool) -> Rotation:
