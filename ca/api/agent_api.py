@@ -70,7 +70,12 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         agent, svid = await self._authenticate(context)
         with self._sessions.silent(agent.spiffe_id):
             hello = await self._hello(request_iterator)
-        session = AgentSession(agent=agent, connected_at=self._clock.now(), own_issuer=svid.issuer_key_id)
+        session = AgentSession(
+            agent=agent,
+            connected_at=self._clock.now(),
+            own_issuer=svid.issuer_key_id,
+            own_ends=svid.not_after,
+        )
         session.take(hello)
         reader = asyncio.create_task(_read(request_iterator, session))
         watch = self._sources.directory.watch(session.wake, agent)

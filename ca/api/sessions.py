@@ -38,10 +38,13 @@ _log = structlog.get_logger(__name__)
 class AgentSession:
     """The state of one Sync stream; reads and writes happen in `ca.api.agent_api`."""
 
-    def __init__(self, *, agent: Agent, connected_at: datetime, own_issuer: bytes = b"") -> None:
-        """`own_issuer` is the key id of the authority that signed the SVID which the agent showed."""
+    def __init__(
+        self, *, agent: Agent, connected_at: datetime, own_issuer: bytes = b"", own_ends: datetime | None = None
+    ) -> None:
+        """`own_issuer` is the key id of who signed the SVID that the agent showed, `own_ends` its end."""
         self.agent = agent
         self.own_issuer = own_issuer
+        self.own_ends = own_ends
         self.connected_at = connected_at
         self.wake = asyncio.Event()
         self.is_ending = False

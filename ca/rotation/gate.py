@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from ca.rotation.model import Holder
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
+from citadel.errors import CitadelError
 from citadel.wire import from_timestamp
 
 _STATE = types_pb2.ResourceReport
+_TOO_MANY: Final = "the agent has more streams than are remembered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +29,7 @@ class AgentView:
     has_reported: bool
     is_over: bool
     own_issuer: bytes
+    own_ends: datetime | None
     streams: Sequence[types_pb2.StreamReport]
     progress: pb.OrderProgress | None
 
@@ -59,11 +65,11 @@ def without(agent: AgentView, trust: Trust) -> Iterator[Holder]:
     elif not trust.agrees_with(agent.acknowledged_lists):
         yield Holder(name=agent.name, words="the agent has not taken the revocation lists")
     if agent.is_over:
-        yield Holder(name=agent.name, words="the agent has more streams than are remembered")
+        yield Holder(name=agent.name, words=_TOO_MANY)
     for stream in agent.streams:
         for resource in trust.of(stream):
             if not trust.is_known_by(resource):
-                yield Holder(name=f"{agent.name}/{stream.stream_id}", words=_what_it_said(stream, resource))
+                yield _stream_holder(agent, stream, words=_what_it_said(stream, resource))
                 break
 
 
@@ -73,32 +79,46 @@ def has_acknowledged(stream: types_pb2.StreamReport, trust: Trust) -> bool | Non
     return all(own) if own else None
 
 
-def not_renewed(agent: AgentView, order_id: str, old_issuers: Collection[bytes]) -> Iterator[Holder]:
-    """Whether this agent has SVIDs that the order covers, its own first."""
+def not_renewed(
+    agent: AgentView, order_id: str, old_issuers: Collection[bytes], *, latest: datetime
+) -> Iterator[Holder]:
+    """Whether this agent has SVIDs that the order covers, its own first.
+
+    `latest` is when whatever the order covers has ended: an agent that says nothing is waited for no longer.
+    """
     if agent.own_issuer in old_issuers:
-        yield Holder(name=agent.name, words="the agent's own SVID is not renewed")
+        until = min(agent.own_ends or latest, latest)
+        yield Holder(name=agent.name, words="the agent's own SVID is not renewed", until=until)
     elif agent.progress is None or agent.progress.order_id != order_id:
-        yield Holder(name=agent.name, words="the agent has not said how far it is")
+        yield Holder(name=agent.name, words="the agent has not said how far it is", until=latest)
     elif agent.progress.left:
-        left, until = agent.progress.left, from_timestamp(agent.progress.left_until)
-        yield Holder(name=agent.name, words=f"{left} SVIDs not renewed", until=until)
+        told = agent.progress.left_until if agent.progress.HasField("left_until") else None
+        yield Holder(name=agent.name, words=f"{agent.progress.left} SVIDs not renewed", until=_end(told, latest))
 
 
 def depending(
-    agent: AgentView, old_issuers: Collection[bytes], is_revoked: Callable[[bytes, str], bool]
+    agent: AgentView,
+    old_issuers: Collection[bytes],
+    is_revoked: Callable[[bytes, str], bool],
+    *,
+    latest: datetime,
 ) -> Iterator[Holder]:
-    """Streams whose proxy holds a certificate of these issuers, or an unknown one; not where peers refuse it anyway."""
+    """Streams whose proxy holds a certificate of these issuers, or an unknown one; not where peers refuse it anyway.
+
+    A proxy may hold something unknown that its agent has nothing to send for: an agent that was started anew knows only
+    the version that the proxy brought. By `latest` whatever these issuers signed has ended.
+    """
+    if agent.is_over:
+        yield Holder(name=agent.name, words=_TOO_MANY, until=latest)
     for stream in agent.streams:
         for resource in stream.resources:
-            if not resource.spiffe_id or resource.state == _STATE.WAITING:
-                continue
-            if is_revoked(resource.held_issuer_key_id, resource.held_serial):
+            if resource.trust_domain or is_revoked(resource.held_issuer_key_id, resource.held_serial):
                 continue
             is_unknown = resource.held_version and not resource.held_issuer_key_id
             if is_unknown or resource.held_issuer_key_id in old_issuers:
-                until = from_timestamp(resource.held_not_after) if resource.HasField("held_not_after") else None
-                words = f"holds {resource.held_serial or 'an unknown certificate'}: {_what_it_said(stream, resource)}"
-                yield Holder(name=f"{agent.name}/{stream.stream_id}", words=words, until=until)
+                told = resource.held_not_after if resource.HasField("held_not_after") else None
+                words = f"holds {resource.held_serial or 'something unknown'}: {_what_it_said(stream, resource)}"
+                yield _stream_holder(agent, stream, words=words, until=_end(told, latest))
                 break
 
 
@@ -114,10 +134,22 @@ def still_held(holders: Iterable[Holder], skipped: Collection[str], now: datetim
     return [
         holder
         for holder in holders
-        if holder.name not in skipped
-        and holder.name.partition("/")[0] not in skipped
-        and (holder.until is None or holder.until > now)
+        if holder.name not in skipped and holder.agent not in skipped and (holder.until is None or holder.until > now)
     ]
+
+
+def _stream_holder(
+    agent: AgentView, stream: types_pb2.StreamReport, *, words: str, until: datetime | None = None
+) -> Holder:
+    return Holder(name=f"{agent.name}/{stream.stream_id}", words=words, until=until, agent=agent.name)
+
+
+def _end(told: Timestamp | None, latest: datetime) -> datetime:
+    """What an agent said of an end, but never later than what is known here: agents may say what they like."""
+    try:
+        return latest if told is None else min(from_timestamp(told), latest)
+    except CitadelError:
+        return latest
 
 
 def _what_it_said(stream: types_pb2.StreamReport, resource: types_pb2.ResourceReport) -> str:
@@ -127,5 +159,7 @@ def _what_it_said(stream: types_pb2.StreamReport, resource: types_pb2.ResourceRe
             return f"{who} refused {resource.name}: {resource.refusal}"
         case _STATE.SENT:
             return f"{who} has not answered {resource.name}"
+        case _STATE.WAITING:
+            return f"{who} waits for {resource.name}"
         case _:
             return f"{who} holds an older {resource.name}"

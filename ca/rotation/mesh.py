@@ -117,18 +117,17 @@ class Mesh:
 
     def streams_without_bundle(self) -> list[str]:
         """Streams that have an identity and never asked for a bundle: nobody knows what they trust."""
-        return [
-            f"{agent_name(agent)}/{stream.stream_id}"
-            for agent, session in self._sessions.newest().items()
-            for stream in session.streams.values()
-            if any(resource.spiffe_id for resource in stream.resources)
-            and not self._has_bundle(stream)
-            and not self._has_bundle_elsewhere(session, stream.pid)
-        ]
-
-    def _has_bundle_elsewhere(self, session: AgentSession, pid: int) -> bool:
-        """An Envoy opens a stream of its own for each secret."""
-        return any(stream.pid == pid and self._has_bundle(stream) for stream in session.streams.values())
+        found: list[str] = []
+        for agent, session in self._sessions.newest().items():
+            streams = session.streams.values()
+            # An Envoy opens a stream of its own for each secret.
+            with_bundle = {stream.pid for stream in streams if self._has_bundle(stream)}
+            found += (
+                f"{agent_name(agent)}/{stream.stream_id}"
+                for stream in streams
+                if stream.pid not in with_bundle and any(resource.spiffe_id for resource in stream.resources)
+            )
+        return found
 
     def _has_bundle(self, stream: types_pb2.StreamReport) -> bool:
         return any(resource.trust_domain == self.trust_domain.name for resource in stream.resources)
@@ -154,6 +153,7 @@ def _view(session: AgentSession, order_id: str) -> AgentView:
         has_reported=session.has_reported,
         is_over=session.is_over,
         own_issuer=session.own_issuer,
+        own_ends=session.own_ends,
         streams=tuple(session.streams.values()),
         progress=session.progress.get(order_id),
     )

@@ -81,8 +81,12 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who is waited for. `name` is what a person may skip; `until` is when it is waited for no longer, if ever."""
+    """Who is waited for. `name` is what a person may skip; `until` is when it is waited for no longer, if ever.
+
+    `agent` is set for a stream: who skips its agent skips it too.
+    """
 
     name: str
     words: str
     until: datetime | None = None
+    agent: str = ""

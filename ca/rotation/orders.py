@@ -20,6 +20,7 @@ class RenewalTerms:
     not_before_until: datetime | None
     spiffe_id: str
     agent: str
+    window: timedelta
     ends_at: datetime  # of the window
 
 
@@ -45,7 +46,8 @@ class OrderBoard:
             issuer_key_ids=sorted(terms.issuer_key_ids),
             not_before_until=to_timestamp(terms.not_before_until) if terms.not_before_until is not None else None,
             spiffe_id=terms.spiffe_id,
-            window=to_duration(max(timedelta(0), terms.ends_at - now)),
+            # A clock that was set back since makes it no longer.
+            window=to_duration(min(terms.window, max(timedelta(0), terms.ends_at - now))),
         )
         if session.own_issuer in terms.issuer_key_ids:
             order.id, order.own = f"{terms.id}-own", True

@@ -142,21 +142,23 @@ class Rotator:
 
     def _connected_holders(self, rotation: Rotation) -> list[Holder]:
         trust, old, agent = self.trust(), self._old_issuer_keys(rotation), rotation.scope.agent
-        is_revoked = self._is_revoked
+        latest, is_revoked = self._latest_end(rotation), self._is_revoked
+        if rotation.phase in (Phase.RENEW, Phase.DRAIN) and not self._has_something_to_renew(rotation):
+            return []
 
         def judge(view: AgentView) -> Iterable[Holder]:
             match rotation.phase:
                 case Phase.OBSERVE | Phase.SETTLE:
                     yield from gate.without(view, trust)
                 case Phase.RENEW if agent in ("", view.name):
-                    yield from gate.not_renewed(view, rotation.id, old)
+                    yield from gate.not_renewed(view, rotation.id, old, latest=latest)
                 case Phase.DRAIN:
-                    yield from gate.not_renewed(view, rotation.id, old)
-                    yield from gate.depending(view, old, is_revoked)
+                    yield from gate.not_renewed(view, rotation.id, old, latest=latest)
+                    yield from gate.depending(view, old, is_revoked, latest=latest)
                 case _:
                     pass
 
-        return self.mesh.connected((rotation.id, rotation.phase, trust, len(old)), judge, rotation.id)
+        return self.mesh.connected((rotation.id, rotation.phase, trust, old), judge, rotation.id)
 
     def _is_revoked(self, issuer_key_id: bytes, serial: str) -> bool:
         try:
@@ -186,7 +188,7 @@ class Rotator:
         self._note(holders)
         monotonic = self._clock.monotonic()
         facts = Facts(
-            now=self.time.now(),
+            now=self.time.unmoved(),
             holders=holders,
             clear_for=monotonic - self._clear_since if self._clear_since is not None else 0.0,
             lasts_for=monotonic - self._acted_at,
@@ -248,6 +250,8 @@ class Rotator:
 
     def _order(self, rotation: Rotation) -> None:
         # It stays on the board when all is over: an agent that was away finds it when it comes back.
+        if not self._has_something_to_renew(rotation):
+            return  # an order that names no authority would be about all of them, for ever
         is_by_time = rotation.kind is RotationKind.SVID
         terms = RenewalTerms(
             id=rotation.id,
@@ -256,9 +260,20 @@ class Rotator:
             not_before_until=self._authorities.backdated(rotation.started_at) if is_by_time else None,
             spiffe_id=rotation.scope.spiffe_id,
             agent=str(self.mesh.agent_id(rotation.scope.agent)) if rotation.scope.agent else "",
+            window=rotation.window,
             ends_at=rotation.started_at if rotation.is_emergency else rotation.phase_since + rotation.window,
         )
         self._board.give(terms)
+
+    def _has_something_to_renew(self, rotation: Rotation) -> bool:
+        """Not once the authorities that go have ended: nothing that they signed is valid any more."""
+        return rotation.kind is RotationKind.SVID or bool(self._old_issuers(rotation))
+
+    def _latest_end(self, rotation: Rotation) -> datetime:
+        """When whatever was signed before this phase by what goes has ended, as lifetimes are set now."""
+        ends = [each.not_after for each in self._old_issuers(rotation)]
+        longest = rotation.phase_since + self._longest_leaf
+        return min(longest, max(ends)) if ends else longest
 
     def _old_issuer_ids(self, rotation: Rotation) -> list[str]:
         return [issuer.id for issuer in self._old_issuers(rotation)]
