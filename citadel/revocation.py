@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, Self
 
 from cryptography import x509
@@ -22,9 +23,12 @@ from citadel.svid import X509Svid
 _VERSION_DIGITS: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RevocationList:
-    """What one authority revoked. The constructors check that the authority signed it; use `from_der`."""
+    """What one authority revoked. The constructors check that the authority signed it; use `from_der`.
+
+    Its encodings are made once, when they are first asked for: of a long list that takes a while.
+    """
 
     issuer: x509.Certificate
     crl: x509.CertificateRevocationList
@@ -53,11 +57,13 @@ class RevocationList:
         """Whether the authority is self-signed."""
         return self.issuer.subject == self.issuer.issuer
 
-    def to_der(self) -> bytes:
+    @cached_property
+    def der(self) -> bytes:
         """The list in DER."""
         return self.crl.public_bytes(Encoding.DER)
 
-    def to_pem(self) -> bytes:
+    @cached_property
+    def pem(self) -> bytes:
         """The list in PEM."""
         return self.crl.public_bytes(Encoding.PEM)
 
@@ -106,7 +112,7 @@ NO_REVOCATIONS: Final = RevocationSet()
 
 def to_pem(lists: Iterable[RevocationList]) -> bytes:
     """Lists as concatenated PEM."""
-    return b"".join(each.to_pem() for each in lists)
+    return b"".join(each.pem for each in lists)
 
 
 def _malformed(message: str) -> InvalidArgument:

@@ -31,6 +31,8 @@ def read_revocations(message: types_pb2.RevocationSet, *, bundle: TrustBundle | 
                 raise _malformed(f"the revocation list of {each.issuer.subject.rfc4514_string()} {fault}")
         if len({each.issuer_key_id for each in lists}) < len(lists):
             raise _malformed("two revocation lists are of one authority, and no verifier asks both")
+        for each in lists:
+            _ = each.der, each.pem  # made here rather than where secrets are built, which must not block
         return RevocationSet(lists)
     except UNREADABLE as error:
         raise _malformed(f"a revocation list cannot be read: {error}") from error

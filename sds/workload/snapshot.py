@@ -162,7 +162,7 @@ class SnapshotShelf:
         """The lists of our own domain, for callers that check whole chains; none where one is missing, or too much."""
         if self._lists is None:
             lists = for_chains(self._holdings, self._own, now)
-            is_large = sum(len(each.to_der()) for each in lists.lists) > _MOST_LISTED
+            is_large = sum(len(each.der) for each in lists.lists) > _MOST_LISTED
             self._lists = NO_REVOCATIONS if is_large else lists
         return self._lists
 
@@ -172,7 +172,7 @@ class SnapshotShelf:
         bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]],
         lists: RevocationSet,
     ) -> Answer[pb.X509SVIDResponse]:
-        message, about = pb.X509SVIDResponse(crl=(each.to_der() for each in lists.lists)), []
+        message, about = pb.X509SVIDResponse(crl=(each.der for each in lists.lists)), []
         hints = {""}
         for held, entry in identities:
             message.svids.add(
@@ -194,7 +194,7 @@ def _bundles_answer(
     bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]], lists: RevocationSet
 ) -> Answer[pb.X509BundlesResponse]:
     message = pb.X509BundlesResponse(
-        crl=(each.to_der() for each in lists.lists),
+        crl=(each.der for each in lists.lists),
         bundles={str(domain.id): der for domain, (_, der) in bundles.items()},
     )
     return Answer(message, _about_bundles(bundles, lists))

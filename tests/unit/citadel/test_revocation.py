@@ -37,7 +37,7 @@ def test_a_list_is_that_of_the_authority_that_signed_it(authority: certificates.
     read = RevocationList.from_der(authority.der, crl.public_bytes(Encoding.DER))
     assert read == RevocationList.of(authority.certificate, crl)
     assert read.issuer_key_id == x509.SubjectKeyIdentifier.from_public_key(authority.key.public_key()).digest
-    assert x509.load_pem_x509_crl(read.to_pem()) == x509.load_der_x509_crl(read.to_der()) == crl
+    assert x509.load_pem_x509_crl(read.pem) == x509.load_der_x509_crl(read.der) == crl
 
 
 def unnamed_key() -> certificates.Signed:
@@ -124,5 +124,5 @@ def test_those_that_sign_leaves_are_told_apart_from_roots_and_lists_are_put_toge
     there = revocation_set(ROOT, OTHER, ISSUER)
     leaf_issuers = list(there.of_leaf_issuers())
     assert {each.issuer for each in leaf_issuers} == {OTHER.certificate, ISSUER.certificate}
-    assert to_pem(leaf_issuers) == b"".join(each.to_pem() for each in leaf_issuers)
+    assert to_pem(leaf_issuers) == b"".join(each.pem for each in leaf_issuers)
     assert to_pem(()) == b""

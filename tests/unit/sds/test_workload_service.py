@@ -320,12 +320,12 @@ class TestRevocationLists:
         node.feed.publish(replace(there, revocations=lists))
         svids, bundles = workload.svids(), workload.bundles()
         for call in (svids, bundles):
-            assert list((await call.read()).crl) == [each.to_der() for each in lists.lists]
+            assert list((await call.read()).crl) == [each.der for each in lists.lists]
         await eventually(lambda: node.lists_held() == [lists.version, lists.version])
         more = revocation_set(ROOT, self.issuer, revoked=(7,))
         node.feed.publish(replace(there, revocations=more))
         for call in (svids, bundles):
-            assert list((await call.read()).crl) == [each.to_der() for each in more.lists]
+            assert list((await call.read()).crl) == [each.der for each in more.lists]
         await eventually(lambda: node.lists_held() == [more.version, more.version])
         reported = {each.name: each for report in node.registry.snapshot() for each in report.resources}
         assert reported["spiffe://a.test"].revocation_version == more.version
