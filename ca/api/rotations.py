@@ -72,7 +72,8 @@ class RotationService(rotation_pb2_grpc.RotationsServicer):
             if view != told:
                 yield view
                 told = view
-            if self._rotator.running is None:
+            # By what was told: it may have ended since.
+            if not view.HasField("rotation") or view.rotation.HasField("ended_at"):
                 return
             await self._clock.sleep(_LOOK_SECONDS)
 
