@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from random import Random, SystemRandom
@@ -18,6 +19,7 @@ from citadel.config.files import ensure_private_dir, remove_unfinished
 from citadel.errors import FailedPrecondition, Reason
 from citadel.folder_lock import folder_lock
 from citadel.probes import Probes
+from citadel.wire import to_duration
 from cli.agent_insight import AgentInsight
 from cli.agent_joining import check_can_join, own_identity, returning
 from sds.agent import AgentCondition
@@ -123,6 +125,15 @@ async def _serve(
         random=random,
     )
 
+    begun = clock.monotonic()
+
+    def hello() -> agent_api_pb2.Hello:
+        return agent_api_pb2.Hello(
+            agent_version=metadata.version("citadel"),
+            host=socket.gethostname(),
+            serving_for=to_duration(timedelta(seconds=clock.monotonic() - begun)),
+        )
+
     def obey(order: RenewOrder) -> None:
         renewal.obey(order)
         keeper.obey(order)
@@ -130,7 +141,7 @@ async def _serve(
     link = Link(
         identity=identity,
         servers=settings.servers,
-        hello=agent_api_pb2.Hello(agent_version=metadata.version("citadel"), host=socket.gethostname()),
+        hello=hello,
         feed=feed,
         telling=Telling(reports=registry, progress=keeper.progress()),
         heeding=Heeding(

@@ -73,6 +73,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         session = AgentSession(
             agent=agent,
             connected_at=self._clock.now(),
+            connected_monotonic=self._clock.monotonic(),
             own_issuer=svid.issuer_key_id,
             own_ends=svid.not_after,
         )

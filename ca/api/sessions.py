@@ -20,7 +20,7 @@ from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.errors import Reason, ResourceExhausted
 from citadel.spiffe import SpiffeId, TrustDomain
-from citadel.wire import entry_to_wire
+from citadel.wire import entry_to_wire, from_duration
 
 _MEGABYTE: Final = 1024 * 1024
 # What agents take in one message is bounded, and an entry can have hundreds of kilobytes.
@@ -39,13 +39,24 @@ class AgentSession:
     """The state of one Sync stream; reads and writes happen in `ca.api.agent_api`."""
 
     def __init__(
-        self, *, agent: Agent, connected_at: datetime, own_issuer: bytes = b"", own_ends: datetime | None = None
+        self,
+        *,
+        agent: Agent,
+        connected_at: datetime,
+        connected_monotonic: float = 0.0,
+        own_issuer: bytes = b"",
+        own_ends: datetime | None = None,
     ) -> None:
-        """`own_issuer` is the key id of who signed the SVID that the agent showed, `own_ends` its end."""
+        """`own_issuer` is the key id of who signed the SVID that the agent showed, `own_ends` its end.
+
+        `connected_monotonic` is the moment by the clock that never jumps.
+        """
         self.agent = agent
         self.own_issuer = own_issuer
         self.own_ends = own_ends
         self.connected_at = connected_at
+        self.serving_since: float | None = None  # by the clock that never jumps; not known of an older agent
+        self._connected_monotonic = connected_monotonic
         self.wake = asyncio.Event()
         self.is_ending = False
         self.version = ""
@@ -71,6 +82,9 @@ class AgentSession:
         match message.WhichOneof("kind"):
             case "hello":
                 self.version = message.hello.agent_version[:100]
+                if message.hello.HasField("serving_for"):
+                    serving_for = max(0.0, from_duration(message.hello.serving_for).total_seconds())
+                    self.serving_since = self._connected_monotonic - serving_for
             case "acknowledge":
                 self.acknowledged_revision = message.acknowledge.revision
                 self.acknowledged_bundle = message.acknowledge.bundle_sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from ca.agents.roster import AgentRoster
@@ -20,6 +20,8 @@ from citadel.reserved import RESERVED_SEGMENT, is_agent_id, server_id
 from citadel.spiffe import SpiffeId, TrustDomain
 
 _ASK_AGAIN: Final = 2.0  # seconds between two looks into the ledger
+# Envoy looks for an agent that was away at intervals of up to 30 s.
+_PROXIES_ARE_BACK: Final = 35.0  # seconds
 
 Judge = Callable[[AgentView], Iterable[Holder]]
 
@@ -50,6 +52,7 @@ class Mesh:
         self._judged: dict[AgentSession, tuple[int, tuple[Holder, ...]]] = {}
         self._judged_for: object = None
         self._asked: tuple[object, float, Mapping[str, datetime]] | None = None
+        self._had_before: dict[AgentSession, tuple[object, datetime | None]] = {}
 
     def connected(self, question: object, judge: Judge, order_id: str) -> list[Holder]:
         """What `judge` says of every connected agent. The same `question` is judged by the same rule."""
@@ -83,6 +86,32 @@ class Mesh:
             if self._counts(spiffe_id, any_issuer=issuer_ids is None)
         }
         return list(gate.away(counted, connected={agent_name(each) for each in connected}, now=now))
+
+    async def not_back(self, now: datetime, *, issuer_ids: Collection[str] | None) -> list[Holder]:
+        """Agents that were started so lately that proxies from before may not have found them yet.
+
+        Such a proxy holds what it was given then, of these issuers or of any, and no stream tells of it.
+        """
+        before, self._had_before = self._had_before, {}
+        holders = []
+        for agent, session in self._sessions.newest().items():
+            if session.serving_since is None:
+                continue
+            age = self._clock.monotonic() - session.serving_since
+            if age >= _PROXIES_ARE_BACK:
+                continue
+            question = tuple(sorted(issuer_ids)) if issuer_ids is not None else None
+            known = before.get(session)
+            if known is None or known[0] != question:
+                begun = self._clock.now() - timedelta(seconds=age)
+                end = await self._ends.last_end_of_workloads(agent, issued_before=begun, now=now, issuer_ids=issuer_ids)
+                known = (question, end)
+            self._had_before[session] = known
+            if known[1] is not None:
+                until = min(known[1], now + timedelta(seconds=_PROXIES_ARE_BACK - age))
+                words = "was started anew, and proxies from before may not have found it yet"
+                holders.append(Holder(name=agent_name(agent), words=words, until=until))
+        return holders
 
     def _counts(self, who: SpiffeId, *, any_issuer: bool) -> bool:
         if who == server_id(self.trust_domain):  # it shows its newest certificate alone

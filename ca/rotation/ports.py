@@ -9,6 +9,7 @@ from typing import Protocol
 from ca.audit.model import Act
 from ca.rotation.model import Rotation
 from citadel.revocation import RevocationSet
+from citadel.spiffe import SpiffeId
 
 
 class RotationStore(Protocol):
@@ -37,12 +38,20 @@ class Lists(Protocol):
 
 
 class IssuedEnds(Protocol):
-    """What the ledger knows of certificates that have not ended."""
+    """What the ledger knows of certificates that have not ended. What is revoked does not count.
+
+    With `issuer_ids`, only certificates that these authorities signed count.
+    """
 
     async def last_ends(self, *, now: datetime, issuer_ids: Collection[str] | None = None) -> Mapping[str, datetime]:
         """For everybody who asked for a certificate that is valid after `now`: when the last of them ends.
 
-        With `issuer_ids`, only of certificates that these authorities signed. What is revoked does not count. The keys
-        are SPIFFE IDs.
+        The keys are SPIFFE IDs.
         """
+        ...
+
+    async def last_end_of_workloads(
+        self, agent: SpiffeId, *, issued_before: datetime, now: datetime, issuer_ids: Collection[str] | None = None
+    ) -> datetime | None:
+        """When the last certificate ends that the agent had for a workload then; None where all have ended."""
         ...

@@ -168,11 +168,13 @@ class Rotator:
 
     async def _away_holders(self, rotation: Rotation, now: datetime) -> list[Holder]:
         is_first = not self._holders and self._clear_since is None
-        if rotation.phase is Phase.OBSERVE:
-            return await self.mesh.away(now, issuer_ids=None, at_once=is_first)
-        if rotation.phase is Phase.DRAIN:
-            return await self.mesh.away(now, issuer_ids=self._old_issuer_ids(rotation), at_once=is_first)
-        return []
+        if rotation.phase not in (Phase.OBSERVE, Phase.DRAIN):
+            return []
+        issuer_ids = None if rotation.phase is Phase.OBSERVE else self._old_issuer_ids(rotation)
+        return [
+            *await self.mesh.away(now, issuer_ids=issuer_ids, at_once=is_first),
+            *await self.mesh.not_back(now, issuer_ids=issuer_ids),
+        ]
 
     async def _look(self) -> bool:
         """Do what the phase asks for, and enter the next one if it may be. Whether it was entered."""

@@ -14,6 +14,7 @@ from ca.rotation.model import Phase, Rotation, RotationKind, Scope
 from ca.store.audit import record_act
 from ca.store.database import Database
 from ca.store.schema import ledger, revoked_certificates, rotations
+from citadel.spiffe import SpiffeId
 
 
 class SqlRotations:
@@ -59,6 +60,21 @@ class SqlIssuedEnds:
             query = query.where(ledger.c.issuer_id.in_(sorted(issuer_ids)))
         async with self._database.reading() as connection:
             return {row.requested_by: row.ends for row in await connection.execute(query)}
+
+    async def last_end_of_workloads(
+        self, agent: SpiffeId, *, issued_before: datetime, now: datetime, issuer_ids: Collection[str] | None = None
+    ) -> datetime | None:
+        query = (
+            select(func.max(ledger.c.not_after))
+            .where(ledger.c.requested_by == str(agent), ledger.c.issued_at < issued_before, ledger.c.entry_id != "")
+            .where(ledger.c.not_after > now)
+            .where(ledger.c.serial.not_in(select(revoked_certificates.c.serial)))
+        )
+        if issuer_ids is not None:
+            query = query.where(ledger.c.issuer_id.in_(sorted(issuer_ids)))
+        async with self._database.reading() as connection:
+            end: datetime | None = await connection.scalar(query)
+            return end
 
 
 def _values(rotation: Rotation) -> dict[str, Any]:

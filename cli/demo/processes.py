@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -65,8 +66,9 @@ class Child:
             )
 
     async def kill(self) -> None:
-        """End it at once, as a crash would."""
-        self._process.kill()
+        """End it at once, as a crash would; it may have ended already."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
         await self._process.wait()
 
     async def stop(self) -> None:

@@ -56,7 +56,7 @@ class Link:
         *,
         identity: OwnIdentity,
         servers: Sequence[HostPort],
-        hello: pb.Hello,
+        hello: Callable[[], pb.Hello],
         feed: HoldingsFeed,
         telling: Telling,
         heeding: Heeding,

@@ -75,7 +75,7 @@ class SyncStream:
     def __init__(
         self,
         *,
-        hello: pb.Hello,
+        hello: Callable[[], pb.Hello],
         take: Callable[[Change], Awaitable[None]],
         on_synced: Callable[[], None],
         reports: StreamReports,
@@ -126,7 +126,7 @@ class SyncStream:
 
     async def _outgoing(self) -> AsyncIterator[pb.AgentMessage]:
         """Pulled by gRPC as fast as the server reads, so that nothing piles up here while it does not."""
-        yield pb.AgentMessage(hello=self._hello)
+        yield pb.AgentMessage(hello=self._hello())
         is_first, told_progress = True, pb.RenewProgress()
         while not self._is_over:
             await self._wake.wait()

@@ -67,7 +67,7 @@ class Bench:
         self.link = Link(
             identity=self.own,
             servers=(),
-            hello=pb.Hello(agent_version="1.2.3", host="n1"),
+            hello=lambda: pb.Hello(agent_version="1.2.3", host="n1"),
             feed=self.feed,
             telling=Telling(reports=self.reports, progress=RenewalProgress(self.orders, self.feed)),
             heeding=Heeding(on_up=self._up, on_order=self.orders.add, on_roots=lambda: None),
