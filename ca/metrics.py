@@ -16,6 +16,7 @@ from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
 from ca.issuance.ledger import Ledger, LedgerRow
+from ca.revocation.lists import RevocationLists
 from citadel._wire import types_pb2
 from citadel.clock import Clock
 from citadel.metrics import SECONDS
@@ -29,9 +30,16 @@ class ServerCollector(Collector):
     """Reads the state of the server at each scrape, so that nothing has to be kept in step."""
 
     def __init__(
-        self, *, authorities: AuthorityManager, roster: AgentRoster, directory: EntryDirectory, sessions: SessionBook
+        self,
+        *,
+        authorities: AuthorityManager,
+        lists: RevocationLists,
+        roster: AgentRoster,
+        directory: EntryDirectory,
+        sessions: SessionBook,
     ) -> None:
         self._authorities = authorities
+        self._lists = lists
         self._roster = roster
         self._directory = directory
         self._sessions = sessions
@@ -40,6 +48,8 @@ class ServerCollector(Collector):
         yield self._expiries()
         sequence = self._authorities.bundle().sequence or 0
         yield GaugeMetricFamily("citadel_bundle_sequence", "Sequence number of the own trust bundle.", value=sequence)
+        pushed = len(self._lists.current.lists)
+        yield GaugeMetricFamily("citadel_revocation_lists", "Revocation lists that are pushed.", value=pushed)
         yield GaugeMetricFamily("citadel_entries", "Registration entries.", value=len(self._directory))
         yield self._agents()
         yield from self._lag()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ca.api.insight import InsightService
 from ca.api.listeners import ActorOf, Watch
-from ca.insight.condition import ServerCondition
+from ca.insight.condition import ServerCondition, revocation_check
 from ca.insight.gather import IdentityGatherer
 from ca.insight.minting import Minter
 from ca.metrics import ServerCollector
@@ -23,7 +23,12 @@ def server_condition(core: ServerCore) -> ServerCondition:
         roster=core.roster,
         sessions=core.sessions,
         clock=core.clock,
-        further=(core.database.health.check, core.rotation.clock_check, core.rotation.rotation_check),
+        further=(
+            core.database.health.check,
+            core.rotation.clock_check,
+            core.rotation.rotation_check,
+            lambda: revocation_check(core.revocation.lists.trouble),
+        ),
     )
 
 
@@ -31,7 +36,11 @@ def server_watch(core: ServerCore, condition: ServerCondition, *, services: tupl
     """The meter and the health of every listener; what is read at each scrape is registered too. Call it once."""
     core.metrics.register(
         ServerCollector(
-            authorities=core.authorities, roster=core.roster, directory=core.directory, sessions=core.sessions
+            authorities=core.authorities,
+            lists=core.revocation.lists,
+            roster=core.roster,
+            directory=core.directory,
+            sessions=core.sessions,
         )
     )
     core.metrics.register(

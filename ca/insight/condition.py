@@ -76,3 +76,10 @@ def agents_check(*, joined: int, connected: int) -> Check:
     """No agent at all is how a server begins; none of those that have joined is not."""
     health = Health.DEGRADED if joined and not connected else Health.GOOD
     return Check("agents", health, f"{connected} of {joined} connected")
+
+
+def revocation_check(trouble: str) -> Check:
+    """Degraded while no revocation lists are pushed: what is revoked is then not refused."""
+    if trouble:
+        return Check("revocation", Health.DEGRADED, f"no lists are pushed: {trouble}")
+    return Check("revocation", Health.GOOD, "lists are pushed")

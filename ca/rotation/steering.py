@@ -124,7 +124,9 @@ class Steering:
         asked = replace(rotation, phase=Phase.OBSERVE if Phase.OBSERVE in course else Phase.PREPARE)
         margins = rotation.margin * sum(1 for phase in course if phase in (Phase.OBSERVE, Phase.DRAIN))
         holders = await self._rotator.holders(asked, at_once=True)
-        return Plan(steps=course, takes=margins + rotation.window, holders=holders)
+        # In an emergency everything is renewed at once.
+        takes = margins + rotation.window if wish.deadline is None else min(rotation.margin, wish.deadline)
+        return Plan(steps=course, takes=takes, holders=holders)
 
     async def pause(self, *, why: str, by: Actor) -> Rotation:
         """Stay in the phase where it is."""

@@ -293,6 +293,7 @@ async def test_both_processes_tell_what_they_measure(server: Server, node: Runni
     assert told["citadel_agents|connected"] == 1
     assert told["citadel_streams|sds"] == 2
     assert told["citadel_bundle_sequence"] >= 1
+    assert told["citadel_revocation_lists"] == 2  # of the root and of the issuing authority
     assert told["citadel_ledger_append_seconds_count"] >= 3
     assert told["citadel_ledger_queue_rows"] == 0
     assert told["citadel_grpc_server_handled_total|OK|citadel.v1.Admin/CreateEntry"] == 1

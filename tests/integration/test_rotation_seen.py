@@ -90,3 +90,13 @@ async def test_a_rotation_that_is_held_up_is_seen_until_it_is_over(server: Serve
 
         await until(is_over)
         assert (await measured(server)).get("citadel_rotation_running") is None
+
+
+async def test_a_plan_of_an_emergency_waits_for_no_window(server: Server, node: RunningAgent) -> None:  # noqa: ARG001 - somebody is there
+    async def takes(*options: str) -> float:
+        plan = await ask(server, "rotate", "root", "--plan", "--window", "70s", *options)
+        return float(plan["takes"].removesuffix("s"))
+
+    assert await takes() > 70
+    assert await takes("--emergency") < 10
+    assert await takes("--emergency=now") == 0

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
-from ca.insight.condition import agents_check, authority_check
+from ca.insight.condition import agents_check, authority_check, revocation_check
 from citadel.probes import Check, Health, Readiness
 from tests import certificates
 
@@ -40,6 +40,12 @@ def test_an_authority_is_degraded_near_its_end_and_dead_after_it(left: float, he
 )
 def test_a_server_that_lost_all_its_agents_is_degraded(joined: int, connected: int, health: Health) -> None:
     assert agents_check(joined=joined, connected=connected).health is health
+
+
+@pytest.mark.parametrize(("trouble", "health"), [("", Health.GOOD), ("the key is gone", Health.DEGRADED)])
+def test_a_server_whose_revocation_lists_are_not_pushed_is_degraded(trouble: str, health: Health) -> None:
+    check = revocation_check(trouble)
+    assert (check.health, trouble in check.text) == (health, True)
 
 
 @pytest.mark.parametrize(
