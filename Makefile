@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint conformance bench format stubs lock clean
+.PHONY: help setup demo test soak lint conformance bench format stubs lock clean
 
 help: ## Show what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running.
 
 test: $(READY) ## Run every test, real Envoys included.
 	$(BIN)/pytest
+
+soak: $(READY) ## Rotate for minutes under load, and say the figures (about 8 minutes).
+	$(BIN)/pytest -m soak -s
 
 lint: $(READY) ## Check style, types, the arrows between rooms, and the generated stubs.
 	$(BIN)/ruff check .

@@ -108,7 +108,14 @@ class SdsStream:
 @asynccontextmanager
 async def sds_stream(agent: RunningAgent, name: str) -> AsyncIterator[SdsStream]:
     """An SDS stream that asks for `name`."""
-    async with aio.insecure_channel(f"unix:{agent.settings.socket}") as channel:
+    async with sds_stream_at(agent.settings.socket, name) as stream:
+        yield stream
+
+
+@asynccontextmanager
+async def sds_stream_at(socket: Path, name: str) -> AsyncIterator[SdsStream]:
+    """The same at the socket of an agent that runs elsewhere."""
+    async with aio.insecure_channel(f"unix:{socket}") as channel:
         call = sds_pb2_grpc.SecretDiscoveryServiceStub(channel).StreamSecrets()
         await call.write(discovery_pb2.DiscoveryRequest(type_url=SECRET_TYPE_URL, resource_names=[name]))
         yield SdsStream(call, name)

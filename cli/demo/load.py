@@ -29,14 +29,14 @@ class Tally:
 
 
 class Load:
-    """Calls productpage until it is told to stop."""
+    """Calls `page`, which it closes in the end, until it is told to stop."""
 
-    def __init__(self, plan: Plan, tally: Tally) -> None:
+    def __init__(self, plan: Plan, tally: Tally, page: Productpage) -> None:
         self._tally = tally
+        self._page = page
         self._pause = _WORKERS / plan.pace
         self._caller = str(plan.productpage.spiffe_id)
         self._server = str(plan.reviews.spiffe_id)
-        self._page = Productpage(sidecar_port=plan.productpage.listen_port)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ends once `stop` is set and the requests in hand are answered, so that each that was begun is counted."""
@@ -56,10 +56,16 @@ class Load:
         try:
             caller, server = await self._page.render()
         except httpx.HTTPStatusError as error:
-            self._tally.failures[f"{error.response.status_code}: {error.response.text[:200]}"] += 1
+            self._tally.failures[_told(error.response)] += 1
         except httpx.HTTPError as error:
             self._tally.failures[f"{type(error).__name__}: {error}"] += 1
         else:
             if (caller, server) != (self._caller, self._server):
                 self._tally.failures[f"wrong peers: caller {caller!r}, server {server!r}"] += 1
         self._tally.done += 1
+
+
+def _told(response: httpx.Response) -> str:
+    # A sidecar's own answer and one that it passed on look the same, but for this header.
+    where = "behind" if "x-envoy-upstream-service-time" in response.headers else "on the way to"
+    return f"{response.status_code} {where} the sidecar of reviews: {response.text[:200]}"

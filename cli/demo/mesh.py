@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -32,11 +32,14 @@ _KEK_BYTES: Final = 32
 
 
 class Mesh:
-    """Starts everything in order, and stops it in the reverse order."""
+    """Starts everything in order, and stops it in the reverse order. `server` has more settings for the server."""
 
-    def __init__(self, plan: Plan, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, plan: Plan, client: httpx.AsyncClient, *, server: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         self._plan = plan
         self._client = client
+        self._server_settings = server or {}
         self._stack = AsyncExitStack()
         self.children: dict[str, Child] = {}
 
@@ -109,7 +112,7 @@ class Mesh:
         folder = plan.folder / "server"
         # The demo alone makes its key-encryption key itself; an operator supplies one.
         write_private(folder / "kek", base64.b64encode(os.urandom(_KEK_BYTES)))
-        settings = {
+        settings: dict[str, Any] = {
             "trust_domain": TRUST_DOMAIN.name,
             "data_dir": str(folder / "data"),
             "keys": {"kek_file": str(folder / "kek")},
@@ -122,6 +125,8 @@ class Mesh:
             "svids": {"default_lifetime": format_duration(plan.leaf_lifetime)},
             "rotation": {"margin": format_duration(LEAST_MARGIN)},
         }
+        for section, values in self._server_settings.items():
+            settings[section] = {**settings.get(section, {}), **values}
         self._configure("server", settings)
         await self.launch("server")
 

@@ -14,6 +14,7 @@ import httpx
 
 from citadel.config.types import format_duration
 from citadel.errors import CitadelError, Reason
+from cli.demo.bookinfo import Productpage
 from cli.demo.envoy import EnvoyAdmin
 from cli.demo.intruder import attempt
 from cli.demo.load import Load, Tally
@@ -96,7 +97,8 @@ async def _observe_load(plan: Plan, screen: Screen, onlooker: _Onlooker, rotator
     """Certificates are rotated by themselves, then the root by us, and the load goes on all the time."""
     tally, enough = onlooker.tally, asyncio.Event()
     await onlooker.look()
-    load = asyncio.ensure_future(Load(plan, tally).run(enough))
+    page = Productpage(sidecar_port=plan.productpage.listen_port)
+    load = asyncio.ensure_future(Load(plan, tally, page).run(enough))
     try:
         async with asyncio.timeout(plan.most_seconds):
             await onlooker.until(lambda: is_enough(plan, tally, onlooker.sightings))
