@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -55,7 +56,7 @@ class AgentRoster:
         self._store = store
         self._clock = clock
         self._agents: dict[SpiffeId, Agent] = {}
-        self._watchers: dict[asyncio.Event, SpiffeId] = {}
+        self._watchers: defaultdict[SpiffeId, set[asyncio.Event]] = defaultdict(set)
         # Keys that a renewal replaced a moment ago: what the agent began under the old one may end in peace. A re-join
         # gives no such grace.
         self._just_replaced: dict[SpiffeId, tuple[str, datetime]] = {}
@@ -95,11 +96,13 @@ class AgentRoster:
 
     def watch(self, event: asyncio.Event, spiffe_id: SpiffeId) -> None:
         """Set `event` at every change of this agent's row."""
-        self._watchers[event] = spiffe_id
+        self._watchers[spiffe_id].add(event)
 
-    def unwatch(self, event: asyncio.Event) -> None:
+    def unwatch(self, event: asyncio.Event, spiffe_id: SpiffeId) -> None:
         """Stop setting `event`."""
-        self._watchers.pop(event, None)
+        self._watchers[spiffe_id].discard(event)
+        if not self._watchers[spiffe_id]:
+            del self._watchers[spiffe_id]
 
     def is_banned(self, spiffe_id: SpiffeId) -> bool:
         """Whether an agent of this ID is banned. One that never joined is not."""
@@ -192,9 +195,8 @@ class AgentRoster:
             return agent
 
     def _wake(self, spiffe_id: SpiffeId) -> None:
-        for event, watched in self._watchers.items():
-            if watched == spiffe_id:
-                event.set()
+        for event in self._watchers.get(spiffe_id, ()):
+            event.set()
 
     def _just_replaced_key(self, spiffe_id: SpiffeId) -> str | None:
         key, until = self._just_replaced.get(spiffe_id, (None, self._clock.now()))

@@ -98,7 +98,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         finally:
             reader.cancel()
             self._sources.directory.unwatch(watch)
-            self._roster.unwatch(session.wake)
+            self._roster.unwatch(session.wake, agent.spiffe_id)
             self._sessions.close(session)
             self._sightings.note(agent.spiffe_id)
             _log.info("agent disconnected", agent=str(agent.spiffe_id))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.agents.joining import JoinToken, MakeAgent
@@ -34,10 +34,15 @@ class SqlAgentStore:
             return [_from_row(row) for row in await connection.execute(select(agents))]
 
     async def set_keys(self, spiffe_id: SpiffeId, *, key: str, next_key: str | None) -> None:
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                update(agents).where(agents.c.spiffe_id == str(spiffe_id)).values(key=key, next_key=next_key)
-            )
+        # A write that came through after its time was up must not undo a join by another machine in between: both the
+        # key that stays and the one that is promoted are on record already.
+        is_known = or_(agents.c.key == key, agents.c.next_key == key)
+        change = update(agents).where(agents.c.spiffe_id == str(spiffe_id), is_known).values(key=key, next_key=next_key)
+
+        def work(connection: Connection) -> None:
+            connection.execute(change)
+
+        await self._database.at_once(work)
 
     async def record(self, agent: Agent, act: Act, *, at: datetime) -> None:
         async with self._database.transaction() as connection:

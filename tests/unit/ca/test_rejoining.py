@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.issuance.issuer import IssuedSvid, key_digest
+from ca.store.agents import SqlAgentStore
 from ca.store.database import Database
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unauthenticated, Unavailable
 from tests.clock import FakeClock
@@ -123,6 +124,14 @@ async def test_a_restarted_server_knows_both_keys(database: Database, clock: Fak
     again.ledger.rows = server.ledger.rows
     await rejoin(again, old, new)
     await rejoin(again, new, new_key())
+
+
+async def test_keys_that_are_written_too_late_do_not_undo_a_join_in_between(server: Joiner, database: Database) -> None:
+    old, new = new_key(), new_key()
+    await server.joining.join(await server.token(), csr(old))
+    await server.joining.join(await server.token(), csr(new))
+    await SqlAgentStore(database=database).set_keys(NODE_1, key=digest(old), next_key=digest(new_key()))
+    assert await keys(server) == (digest(new), None)
 
 
 Ruin = Callable[[Joiner, FakeClock], Awaitable[None]]
