@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -31,6 +31,7 @@ _BYTES_PER_PART: Final = _MEGABYTE
 _MOST_STREAMS: Final = 20_000
 _MOST_STREAM_BYTES: Final = 16 * _MEGABYTE
 _MOST_SESSIONS_PER_AGENT: Final = 3
+_WOKEN_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
 
@@ -172,7 +173,8 @@ class SessionBook:
 
     def __init__(self, *, most_silent: int, hello_timeout: timedelta) -> None:
         self.hello_timeout = hello_timeout
-        self._sessions: list[AgentSession] = []
+        self._sessions: dict[SpiffeId, list[AgentSession]] = {}  # of each agent, the newest last
+        self._to_wake: deque[AgentSession] = deque()
         self._silent: Counter[SpiffeId] = Counter()
         self._most_silent = most_silent
 
@@ -193,28 +195,42 @@ class SessionBook:
 
     def open(self, session: AgentSession) -> None:
         """Note a new session; the oldest of an agent that has too many are ended."""
-        self._sessions.append(session)
-        own = [other for other in self._sessions if other.agent.spiffe_id == session.agent.spiffe_id]
+        own = self._sessions.setdefault(session.agent.spiffe_id, [])
+        own.append(session)
         for other in own[:-_MOST_SESSIONS_PER_AGENT]:
             other.end()
 
     def close(self, session: AgentSession) -> None:
         """Forget an ended session."""
-        self._sessions.remove(session)
+        own = self._sessions[session.agent.spiffe_id]
+        own.remove(session)
+        if not own:
+            del self._sessions[session.agent.spiffe_id]
 
     def newest(self) -> dict[SpiffeId, AgentSession]:
         """The newest session of each connected agent."""
-        return {session.agent.spiffe_id: session for session in self._sessions}
+        return {spiffe_id: own[-1] for spiffe_id, own in self._sessions.items()}
 
     def wake_all(self) -> None:
-        """Let every session look for what it has to say."""
-        for session in self._sessions:
-            session.wake.set()
+        """Let every session look soon for what it has to say: some at a time, so that other calls have their turns."""
+        is_waking = bool(self._to_wake)
+        self._to_wake = deque(self._all())  # also who was woken a moment ago: it may have looked already
+        if not is_waking:
+            self._wake_some()
 
     def end_all(self) -> None:
         """End every session, so that agents look for another server at once."""
-        for session in self._sessions:
+        for session in self._all():
             session.end()
+
+    def _all(self) -> list[AgentSession]:
+        return [session for own in self._sessions.values() for session in own]
+
+    def _wake_some(self) -> None:
+        for _ in range(min(_WOKEN_AT_ONCE, len(self._to_wake))):
+            self._to_wake.popleft().wake.set()
+        if self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
 
 def _parts(

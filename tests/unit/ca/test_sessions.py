@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -180,6 +181,23 @@ async def test_of_two_sessions_of_one_agent_the_newest_counts_until_it_ends() ->
     book.end_all()
     assert (old.is_ending, other.is_ending, new.is_ending) == (True, True, False)
     assert (old.wake.is_set(), other.wake.is_set(), new.wake.is_set()) == (True, True, False)
+
+
+async def test_all_are_woken_some_at_a_time_also_who_had_looked_already_when_there_is_more_news() -> None:
+    book = SessionBook(most_silent=2, hello_timeout=timedelta(seconds=10))
+    opened = [
+        AgentSession(agent=agent(A_TEST.member("citadel", "agent", f"n{number}")), connected_at=NOW)
+        for number in range(100)
+    ]
+    for session in opened:
+        book.open(session)
+    book.wake_all()
+    assert 0 < sum(session.wake.is_set() for session in opened) < 50
+    opened[0].wake.clear()
+    book.wake_all()
+    for _ in opened:
+        await asyncio.sleep(0)
+    assert all(session.wake.is_set() for session in opened)
 
 
 def test_large_entries_come_in_parts_that_an_agent_can_take(session: AgentSession) -> None:
