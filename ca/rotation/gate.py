@@ -122,10 +122,10 @@ def depending(
                 break
 
 
-def away(ends: Mapping[str, datetime], *, connected: Collection[str], now: datetime) -> Iterator[Holder]:
-    """Agents (and administrators) that are not connected, until the last certificate issued through them has ended."""
+def away(ends: Mapping[str, datetime], *, now: datetime) -> Iterator[Holder]:
+    """Of agents (and administrators) that are not connected those whose last certificate has not ended."""
     for who, end in sorted(ends.items()):
-        if who not in connected and end > now:
+        if end > now:
             yield Holder(name=who, words="away, and certificates issued through it are valid", until=end)
 
 

@@ -51,7 +51,9 @@ class Mesh:
         self._clock = clock
         self._judged: dict[AgentSession, tuple[int, tuple[Holder, ...]]] = {}
         self._judged_for: object = None
-        self._asked: tuple[object, float, Mapping[str, datetime]] | None = None
+        # By what it was counted for, so that whoever watches a rotation costs little where nothing changes.
+        self._counted: dict[AgentSession, tuple[tuple[int, Trust], int, int]] = {}
+        self._asked: tuple[object, float, Mapping[SpiffeId, datetime]] | None = None
         self._had_before: dict[AgentSession, tuple[object, datetime | None]] = {}
 
     def connected(self, question: object, judge: Judge, order_id: str) -> list[Holder]:
@@ -79,13 +81,13 @@ class Mesh:
         if asked is None or is_stale or at_once:
             begun = self._clock.monotonic()
             ends = await self._ends.last_ends(now=now, issuer_ids=issuer_ids)
-            asked = self._asked = (question, begun, ends)
+            asked = self._asked = (question, begun, {SpiffeId.parse(text): end for text, end in ends.items()})
         counted = {
             self._name(spiffe_id): end
-            for spiffe_id, end in ((SpiffeId.parse(text), end) for text, end in asked[2].items())
-            if self._counts(spiffe_id, any_issuer=issuer_ids is None)
+            for spiffe_id, end in asked[2].items()
+            if spiffe_id not in connected and self._counts(spiffe_id, any_issuer=issuer_ids is None)
         }
-        return list(gate.away(counted, connected={agent_name(each) for each in connected}, now=now))
+        return list(gate.away(counted, now=now))
 
     async def not_back(self, now: datetime, *, issuer_ids: Collection[str] | None) -> list[Holder]:
         """Agents that were started so lately that proxies from before may not have found them yet.
@@ -129,20 +131,28 @@ class Mesh:
     def census(self, *, trust: Trust, order_id: str) -> Census:
         """Counts over all connected agents."""
         sessions = self._sessions.newest()
-        acknowledged = [
-            gate.has_acknowledged(stream, trust) for session in sessions.values() for stream in session.streams.values()
-        ]
+        before, self._counted = self._counted, {}
+        for session in sessions.values():
+            known = before.get(session)
+            if known is None or known[0] != (session.changes, trust):
+                known = ((session.changes, trust), *self._proxies(session, trust))
+            self._counted[session] = known
         progress = [p for session in sessions.values() if (p := session.progress.get(order_id)) is not None]
         joined = sum(1 for agent in self._roster.all().values() if not agent.banned)
         covered = sum(each.covered for each in progress)
         return Census(
             agents=len(sessions),
             agents_away=max(0, joined - len(sessions)),
-            proxies=sum(1 for each in acknowledged if each is not None),
-            proxies_acknowledged=sum(1 for each in acknowledged if each),
+            proxies=sum(proxies for _, proxies, _ in self._counted.values()),
+            proxies_acknowledged=sum(acknowledged for _, _, acknowledged in self._counted.values()),
             svids=covered,
             svids_renewed=max(0, covered - sum(each.left for each in progress)),
         )
+
+    def _proxies(self, session: AgentSession, trust: Trust) -> tuple[int, int]:
+        """Of this agent's proxies those that asked for a bundle, and of these those that have acknowledged it."""
+        said = [gate.has_acknowledged(stream, trust) for stream in session.streams.values()]
+        return len(said) - said.count(None), said.count(True)
 
     def streams_without_bundle(self) -> list[str]:
         """Streams that have an identity and never asked for a bundle: nobody knows what they trust."""

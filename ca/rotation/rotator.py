@@ -34,6 +34,9 @@ _log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 0.05
 _IDLE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
+# A look at 100,000 proxies takes its time, and others wait meanwhile: the next one follows after ten times as long.
+_REST: Final = 10
+_LONGEST_REST: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class Rotator:
         self._longest_leaf = longest_leaf
         self._clock = clock
         self._clear_since: float | None = None
+        self._looked_for = 0.0  # seconds
         self._acted_in: tuple[str, Phase] | None = None
         self._acted_at = 0.0
         self._holders: dict[str, tuple[Holder, datetime]] = {}
@@ -100,7 +104,8 @@ class Rotator:
                 await self._clock.sleep(_RETRY_SECONDS)
                 continue
             if not moved:
-                await self._rest(_LOOK_SECONDS if self.running is not None else _IDLE_SECONDS)
+                pause = max(_LOOK_SECONDS, min(_LONGEST_REST, _REST * self._looked_for))
+                await self._rest(pause if self.running is not None else _IDLE_SECONDS)
 
     def view(self) -> View:
         """How it stands, for people."""
@@ -134,8 +139,9 @@ class Rotator:
 
     async def holders(self, rotation: Rotation, *, at_once: bool = False) -> list[Holder]:
         """Who is waited for in this phase, without those that were skipped."""
-        now = self.time.now()
+        now, begun = self.time.now(), self._clock.monotonic()
         found = gate.still_held(self._connected_holders(rotation), rotation.skipped, now)
+        self._looked_for = self._clock.monotonic() - begun
         if not found or at_once:
             found += gate.still_held(await self._away_holders(rotation, now), rotation.skipped, now)
         return found
