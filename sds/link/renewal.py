@@ -26,6 +26,8 @@ from sds.link.returning import Returning
 from sds.settings import ReconnectSettings
 
 _TIMEOUT: Final = 15.0  # seconds
+# Of an order's window. Workloads' SVIDs wait for the agent's own, and are spread over what is left.
+_OWN_SHARE: Final = 0.25
 
 _log = structlog.get_logger(__name__)
 
@@ -50,16 +52,19 @@ class OwnRenewal:
         self._link = link
         self._returning = returning
         self._now = asyncio.Event()  # renew without waiting for half of the life
+        self._due = identity.current.svid.not_after
+        self._sooner = asyncio.Event()  # an order made `_due` earlier
         self._told: set[Reason] = set()  # kinds of trouble, since it last went well
         self._reconnect = reconnect
         self._clock = clock
         self._random = random
 
     def obey(self, order: RenewOrder) -> None:
-        """Renew at once where the order covers the agent's own SVID."""
+        """Renew soon where the order covers the agent's own SVID, and at once where it leaves no time."""
         svid = self._identity.current.svid
         if order.own and order.covers(svid, svid.issuer_key_id):
-            self._now.set()
+            self._due = min(self._due, self._clock.now() + order.window * (_OWN_SHARE * self._random.random()))
+            self._sooner.set()
 
     def look_again(self) -> None:
         """The roots of the own trust domain have changed: whoever hangs on one that is gone is let in no more."""
@@ -71,8 +76,8 @@ class OwnRenewal:
         received = self._identity.current.svid.not_before  # when it was really received is not known after a restart
         while True:
             not_after = self._identity.current.svid.not_after
-            due = half_life(received=received, not_after=not_after, random=self._random)
-            await first_of(sleep_until(self._clock, due), self._now.wait())
+            self._due = half_life(received=received, not_after=not_after, random=self._random)
+            await self._until_due()
             self._now.clear()
             attempts = AsyncRetrying(
                 retry=retry_if_exception_type(CitadelError), wait=self._wait, sleep=self._clock.sleep, reraise=True
@@ -80,6 +85,11 @@ class OwnRenewal:
             await attempts(self._renew_or_return)
             self._told.clear()
             received = self._clock.now()
+
+    async def _until_due(self) -> None:
+        while not self._now.is_set() and self._clock.now() < self._due:
+            self._sooner.clear()
+            await first_of(sleep_until(self._clock, self._due), self._now.wait(), self._sooner.wait())
 
     async def _renew_or_return(self) -> None:
         key = await self._next_key()  # the server may know it already, whichever way it was sent

@@ -17,6 +17,7 @@ from citadel.selector import Selector
 from sds.holdings import HoldingsFeed
 from sds.keep.keeper import Keeper
 from sds.keep.keys import new_key
+from sds.keep.orders import RenewOrder
 from sds.settings import ReconnectSettings
 from tests import certificates
 from tests.clock import FakeClock
@@ -25,6 +26,18 @@ from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, FakeSigner, ent
 from tests.unit.sds.test_schedule import FixedRandom
 
 SECOND = timedelta(seconds=1)
+
+
+def order(*, window: timedelta) -> RenewOrder:
+    return RenewOrder(
+        id="1",
+        own=False,
+        svids=True,
+        issuer_key_ids=frozenset(),
+        not_before_until=None,
+        spiffe_id=None,
+        window=window,
+    )
 
 
 class Bench:
@@ -288,6 +301,21 @@ async def test_an_entry_that_is_removed_while_it_is_being_signed_gets_nothing(be
     await bench.holds("api")
     await bench.quiet()
     assert bench.feed.current.svids.keys() == {"api"}
+
+
+async def test_an_order_is_obeyed_within_its_window_and_what_it_covers_goes_together(bench: Bench) -> None:
+    names = [f"w{number}" for number in range(150)]
+    bench.set_entries(*(entry(name) for name in names))
+    await bench.holds(*names)
+    draws, old = bench.random.draws, bench.serial("w0")
+    bench.keeper.obey(order(window=20 * SECOND))
+    assert bench.random.draws - draws == 2
+    await bench.clock.advance(9.9)
+    await bench.quiet()
+    assert len(bench.signer.calls) == 1
+    await bench.clock.advance(0.2)
+    await bench.until(lambda: bench.serial("w0") != old)
+    assert [len(call) for call in bench.signer.calls] == [150, 150]
 
 
 async def test_a_batch_that_is_too_large_is_halved(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from grpc import aio
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
-from citadel.clock import SystemClock
+from citadel.clock import Clock, SystemClock
 from citadel.errors import PermissionDenied, Reason, Unauthenticated
 from citadel.spiffe import TrustDomain
 from citadel.svid import X509Svid
@@ -22,12 +22,13 @@ from citadel.wire import entry_to_wire
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.keeper import RenewalProgress
 from sds.keep.keys import new_key
-from sds.keep.orders import OrderBook
+from sds.keep.orders import OrderBook, RenewOrder
 from sds.link.bootstrap import Bootstrap
 from sds.link.link import Heeding, Link, Telling
 from sds.link.renewal import OwnRenewal
 from sds.link.returning import Returning
 from sds.link.updates import Assembly
+from tests.clock import FakeClock
 from tests.revocations import revocation_set, set_message
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
 from tests.unit.sds.fake_server import (
@@ -43,6 +44,7 @@ from tests.unit.sds.fake_server import (
     own_identity,
     serve_agents,
 )
+from tests.unit.sds.test_schedule import FixedRandom
 
 
 class Bench:
@@ -50,6 +52,7 @@ class Bench:
 
     server: aio.Server
     link: Link
+    renewal: OwnRenewal
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,16 +82,16 @@ class Bench:
         self.ups += 1
 
     @asynccontextmanager
-    async def running(self, *, renewing: bool = False) -> AsyncIterator[None]:
-        renewal = OwnRenewal(
+    async def running(self, *, renewing: bool = False, clock: Clock | None = None) -> AsyncIterator[None]:
+        renewal = self.renewal = OwnRenewal(
             identity=self.own,
             link=self.link,
             returning=Returning(
                 bootstrap=Bootstrap(trust_domain=A_TEST, reconnect=QUICK, clock=SystemClock()), servers=()
             ),
             reconnect=QUICK,
-            clock=SystemClock(),
-            random=SystemRandom(),
+            clock=clock or SystemClock(),
+            random=FixedRandom(0.5) if clock else SystemRandom(),
         )
         tasks = [asyncio.create_task(self.link.run())]
         if renewing:
@@ -480,6 +483,35 @@ async def test_a_renewal_whose_answer_was_lost_is_asked_again_for_the_same_key_w
         assert bench.own.current.key.public_key() == wanted
         assert len(bench.api.renewals) == 4
     await bench.server.stop(None)
+
+
+@pytest.mark.parametrize(("window", "seconds"), [(timedelta(minutes=4), 30.0), (timedelta(0), 0.0)])
+async def test_an_order_renews_the_agent_s_own_svid_in_the_first_quarter_of_its_window(
+    bench: Bench, window: timedelta, seconds: float
+) -> None:
+    clock, first = FakeClock(start=now()), bench.own.current.svid.serial
+    async with bench.running(renewing=True, clock=clock):
+        await bench.until(lambda: bench.link.is_up)
+        await clock.advance(0)
+        bench.renewal.obey(own_order(window))
+        if seconds:
+            await clock.advance(seconds - 0.1)
+            assert bench.api.renewals == []
+            await clock.advance(0.2)
+        await bench.until(lambda: bench.own.current.svid.serial != first)
+        assert len(bench.api.renewals) == 1
+
+
+def own_order(window: timedelta) -> RenewOrder:
+    return RenewOrder(
+        id="1-own",
+        own=True,
+        svids=False,
+        issuer_key_ids=frozenset(),
+        not_before_until=None,
+        spiffe_id=None,
+        window=window,
+    )
 
 
 async def test_an_old_stream_stays_until_the_new_one_is_up(bench: Bench) -> None:
