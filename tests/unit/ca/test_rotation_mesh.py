@@ -30,7 +30,6 @@ class FakeEnds:
         del issuer_ids
         return {who: end for who, end in self.ends.items() if end > now}
 
-
     async def last_end_of_workloads(
         self, agent: SpiffeId, *, issued_before: datetime, now: datetime, issuer_ids: Collection[str] | None = None
     ) -> datetime | None:
