@@ -41,7 +41,7 @@ lint: $(READY) ## Check style, types, the arrows between rooms, and the generate
 conformance: $(READY) ## Run the tests that show the SPIFFE checklist, and print it as a table.
 	@$(BIN)/python -m tests.conformance
 
-bench: $(READY) ## Measure speed and memory: a table, bench.json and a picture (about 12 minutes; QUICK=1 for less).
+bench: $(READY) ## Measure speed and memory: a table, bench.json and pictures (about 15 minutes; QUICK=1 for less).
 	@$(BIN)/python -m tests.bench $(if $(QUICK),--quick)
 
 format: $(READY) ## Format the code.

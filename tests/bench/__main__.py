@@ -27,6 +27,7 @@ from tests.bench.machine import Cores
 from tests.bench.memory import server_memory
 from tests.bench.push import entry_to_secret
 from tests.bench.report import Row, table, write
+from tests.bench.rotation import rotation
 from tests.bench.streams import measure_streams
 
 Section = Callable[[Path, Cores, Effort], Awaitable[list[Row]]]
@@ -73,6 +74,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "push": entry_to_secret,
     "streams": streams,
     "memory": server_memory,
+    "rotation": rotation,
 }
 
 
@@ -115,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure Citadel's speed and memory.")
     parser.add_argument("--quick", action="store_true", help="shorter and rougher: under two minutes")
     parser.add_argument("--only", action="append", choices=_SECTIONS, metavar="NAME", help=", ".join(_SECTIONS))
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for bench.json, bench.png and bench.svg")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for bench.json and the pictures")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     rows = asyncio.run(run(asked.only or list(_SECTIONS), QUICK if asked.quick else FULL, asked.out))

@@ -36,13 +36,13 @@ async def spawned(command: Sequence[str | Path], *, core: int, log: Path) -> Asy
 
 @asynccontextmanager
 async def server_process(
-    folder: Path, cores: Cores, *, module: Sequence[str] = _CITADEL
+    folder: Path, cores: Cores, *, module: Sequence[str] = _CITADEL, **sections: object
 ) -> AsyncIterator[tuple[Server, int]]:
-    """A server as its own process, and its pid. `module` is what stands for `citadel`."""
+    """A server as its own process, and its pid. `module` stands for `citadel`, `sections` are added to its settings."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = server_settings(folder, log={"level": "warning"})
     config = folder / "server.yaml"
-    config.write_text(yaml.safe_dump(_as_written(settings)))
+    config.write_text(yaml.safe_dump(_as_written(settings) | sections))
     command = [sys.executable, *module, "server", "run", "--config", str(config)]
     async with spawned(command, core=cores.server, log=folder / "server.log") as child:
         server = await connected(settings, asyncio.create_task(child.wait()))

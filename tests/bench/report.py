@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tests.bench import rotation_picture
+
 Unit = Literal["/s", "ms", "s", "MB", "B", "KiB", "%", "x"]
 _BAR_LIMIT: Final = 4.0  # bars end here, or one good row would flatten all others
 
@@ -51,7 +53,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], machine: Mapping[str, Any], folder: Path) -> None:
-    """Write `bench.json`, `bench.png` and `bench.svg`."""
+    """Write `bench.json`, `bench.png` and `bench.svg`; and `rotation.png` and `rotation.svg` where one was measured."""
     said = [
         {
             "what": row.what,
@@ -68,6 +70,8 @@ def write(rows: Sequence[Row], machine: Mapping[str, Any], folder: Path) -> None
     document = {"machine": dict(machine), "rows": said}
     (folder / "bench.json").write_text(json.dumps(document, indent=2) + "\n")
     _draw([row for row in rows if row.goal is not None], folder)
+    for course in (row.details["course"] for row in rows if "course" in row.details):
+        rotation_picture.draw(course, folder)
 
 
 def _draw(rows: Sequence[Row], folder: Path) -> None:
