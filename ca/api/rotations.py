@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from ca.api.listeners import ActorOf
 from ca.insight.proxies import agent_name
 from ca.rotation.model import Holder, Rotation, RotationKind, Scope
 from ca.rotation.ports import RotationStore
-from ca.rotation.rotator import Rotator
+from ca.rotation.rotator import Rotator, View
 from ca.rotation.steering import Steering, Wish
 from citadel._wire import rotation_pb2 as pb
 from citadel._wire import rotation_pb2_grpc
@@ -66,19 +67,21 @@ class RotationService(rotation_pb2_grpc.RotationsServicer):
         )
 
     async def WatchRotation(self, request: pb.WatchRotationRequest, context: Any) -> AsyncIterator[pb.RotationView]:
+        view, news, seen = self._rotator.view(), tuple[Rotation, ...](), self._rotator.changes.count
         told: pb.RotationView | None = None
         while True:
-            view = self._view()
-            if view != told:
-                yield view
-                told = view
-            # By what was told: it may have ended since.
-            if not view.HasField("rotation") or view.rotation.HasField("ended_at"):
-                return
+            # Phases that were over before they were looked at, and then how it stands.
+            for each in (*(replace(view, rotation=rotation, holders=()) for rotation in news[:-1]), view):
+                if (message := _view(each)) != told:
+                    yield message
+                    told = message
+                if each.rotation is None or each.rotation.phase.is_over:
+                    return
             await self._clock.sleep(_LOOK_SECONDS)
+            view, news, seen = self._rotator.view(), self._rotator.changes.since(seen), self._rotator.changes.count
 
     async def GetRotation(self, request: pb.GetRotationRequest, context: Any) -> pb.RotationView:
-        return self._view()
+        return _view(self._rotator.view())
 
     async def ListRotations(self, request: pb.ListRotationsRequest, context: Any) -> pb.ListRotationsResponse:
         newest = await self._store.newest(min(request.limit or _MOST_ROTATIONS, _MOST_ROTATIONS))
@@ -112,19 +115,19 @@ class RotationService(rotation_pb2_grpc.RotationsServicer):
             why=request.why,
         )
 
-    def _view(self) -> pb.RotationView:
-        view = self._rotator.view()
-        return pb.RotationView(
-            rotation=_rotation(view.rotation) if view.rotation is not None else None,
-            agents=view.census.agents,
-            agents_away=view.census.agents_away,
-            proxies=view.census.proxies,
-            proxies_acknowledged=view.census.proxies_acknowledged,
-            svids=view.census.svids,
-            svids_renewed=view.census.svids_renewed,
-            holders=[_holder(holder, since) for holder, since in view.holders[:_MOST_HOLDERS]],
-            holder_count=len(view.holders),
-        )
+
+def _view(view: View) -> pb.RotationView:
+    return pb.RotationView(
+        rotation=_rotation(view.rotation) if view.rotation is not None else None,
+        agents=view.census.agents,
+        agents_away=view.census.agents_away,
+        proxies=view.census.proxies,
+        proxies_acknowledged=view.census.proxies_acknowledged,
+        svids=view.census.svids,
+        svids_renewed=view.census.svids_renewed,
+        holders=[_holder(holder, since) for holder, since in view.holders[:_MOST_HOLDERS]],
+        holder_count=len(view.holders),
+    )
 
 
 def _rotation(rotation: Rotation) -> pb.Rotation:

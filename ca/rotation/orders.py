@@ -31,8 +31,8 @@ class OrderBoard:
         self._wake_agents = wake_agents
         self._terms: RenewalTerms | None = None
 
-    def give(self, terms: RenewalTerms) -> None:
-        """Give this order in the place of the one before, also to agents that come later."""
+    def give(self, terms: RenewalTerms | None) -> None:
+        """Give this order, or none, in the place of the one before, also to agents that come later."""
         self._terms = terms
         self._wake_agents()
 

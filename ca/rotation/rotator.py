@@ -17,13 +17,14 @@ import structlog
 from ca.api.server_identity import ServerIdentity
 from ca.audit.model import Act, Actor, ActorKind
 from ca.authority.manager import AuthorityManager
-from ca.authority.model import Authority, AuthorityState
 from ca.rotation import gate, machine
+from ca.rotation.changes import Changes
 from ca.rotation.gate import AgentView, Trust
+from ca.rotation.leaving import Leaving
 from ca.rotation.machine import Facts
 from ca.rotation.mesh import Census, Mesh
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
-from ca.rotation.orders import OrderBoard, RenewalTerms
+from ca.rotation.orders import OrderBoard
 from ca.rotation.ports import Lists, RotationStore
 from ca.rotation.steady import SteadyTime
 from citadel.clock import Clock
@@ -68,7 +69,6 @@ class Rotator:
         self._identity = identity
         self._board = board
         self._lists = lists
-        self._longest_leaf = longest_leaf
         self._clock = clock
         self._clear_since: float | None = None
         self._looked_for = 0.0  # seconds
@@ -78,11 +78,13 @@ class Rotator:
         self._news = asyncio.Event()
         self.mesh = mesh
         self.time = SteadyTime(clock)
+        self.leaving = Leaving(authorities=authorities, longest_leaf=longest_leaf)
         self.one_change_at_a_time = asyncio.Lock()
         self.current: Rotation | None = None
+        self.changes = Changes()
 
     async def start(self) -> None:
-        """Take up the rotation that an earlier run left unfinished."""
+        """Take up the rotation that an earlier run, or a commit of which nobody heard, left unfinished."""
         self.current = await self._store.unfinished()
         if self.current is None:
             self.current = next(iter(await self._store.newest(1)), None)
@@ -101,6 +103,7 @@ class Rotator:
                 moved = self.running is not None and await self._look()
             except CitadelError as error:
                 _log.error("rotation cannot go on, trying again", reason=error.reason.value, error=str(error))
+                self._acted_in = None
                 await self._clock.sleep(_RETRY_SECONDS)
                 continue
             if not moved:
@@ -124,17 +127,11 @@ class Rotator:
             lists=self._lists.current.version,
         )
 
-    def reserve(self, authority: Authority, margin: timedelta) -> timedelta:
-        """How much of its life must be left for its successor to be waited for: that of the longest leaf, and a margin.
-
-        Where leaves live as long as authorities do, a quarter of its life.
-        """
-        return min(self._longest_leaf + margin, (authority.not_after - authority.not_before) / 4)
-
     async def change(self, rotation: Rotation, act: Act) -> None:
         """Put `rotation` in the place of the current one, durably. The caller holds `one_change_at_a_time`."""
         await self._store.save(rotation, act, at=self._clock.now())
         self.current = rotation
+        self.changes.note(rotation)
         self._news.set()
 
     async def holders(self, rotation: Rotation, *, at_once: bool = False) -> list[Holder]:
@@ -147,9 +144,9 @@ class Rotator:
         return found
 
     def _connected_holders(self, rotation: Rotation) -> list[Holder]:
-        trust, old, agent = self.trust(), self._old_issuer_keys(rotation), rotation.scope.agent
-        latest, is_revoked = self._latest_end(rotation), self._is_revoked
-        if rotation.phase in (Phase.RENEW, Phase.DRAIN) and not self._has_something_to_renew(rotation):
+        trust, old, agent = self.trust(), self.leaving.key_ids(rotation), rotation.scope.agent
+        latest, is_revoked = self.leaving.latest_end(rotation), self._is_revoked
+        if rotation.phase in (Phase.RENEW, Phase.DRAIN) and not self.leaving.has_something_to_renew(rotation):
             return []
 
         def judge(view: AgentView) -> Iterable[Holder]:
@@ -176,7 +173,7 @@ class Rotator:
         is_first = not self._holders and self._clear_since is None
         if rotation.phase not in (Phase.OBSERVE, Phase.DRAIN):
             return []
-        issuer_ids = None if rotation.phase is Phase.OBSERVE else self._old_issuer_ids(rotation)
+        issuer_ids = None if rotation.phase is Phase.OBSERVE else [each.id for each in self.leaving.issuers(rotation)]
         return [
             *await self.mesh.away(now, issuer_ids=issuer_ids, at_once=is_first),
             *await self.mesh.not_back(now, issuer_ids=issuer_ids),
@@ -187,6 +184,7 @@ class Rotator:
         rotation = self.running
         assert rotation is not None  # noqa: S101 - for the type checker
         if rotation.paused:
+            self._acted_in = None  # what was prepared may have ended meanwhile
             return False
         if self._acted_in != (rotation.id, rotation.phase):
             await self._act(rotation)
@@ -200,7 +198,7 @@ class Rotator:
             holders=holders,
             clear_for=monotonic - self._clear_since if self._clear_since is not None else 0.0,
             lasts_for=monotonic - self._acted_at,
-            is_pressing=self._is_pressing(rotation),
+            is_pressing=self.leaving.is_pressing(rotation.margin, self.time.latest()),
         )
         entered = machine.next_phase(rotation, facts)
         if entered is None:
@@ -233,10 +231,9 @@ class Rotator:
     async def _act(self, rotation: Rotation) -> None:
         """The act of the phase. Done again after a crash, it changes nothing more."""
         match rotation.phase:
-            case Phase.PREPARE if rotation.kind is RotationKind.ROOT:
-                await self._authorities.prepare_root(rotation.new_id)
-            case Phase.PREPARE:
-                await self._authorities.prepare_issuer(rotation.new_id)
+            # Again when it is observed: after a long pause what was prepared is made anew, and then that is observed.
+            case Phase.PREPARE | Phase.OBSERVE:
+                await self._prepare(rotation)
             case Phase.ACTIVATE if rotation.kind is RotationKind.ROOT:
                 await self._authorities.activate_root(rotation.new_id, taints=rotation.is_emergency)
                 await self._identity.renew()
@@ -244,7 +241,9 @@ class Rotator:
                 await self._authorities.activate_issuer(rotation.new_id)
                 await self._identity.renew()
             case Phase.RENEW | Phase.DRAIN:
-                self._order(rotation)
+                # It stays on the board when all is over: an agent that was away finds it when it comes back.
+                scope = rotation.scope.agent
+                self._board.give(self.leaving.order(rotation, agent=self.mesh.agent_id(scope) if scope else None))
             case Phase.RETIRE if rotation.kind is RotationKind.ROOT:
                 await self._authorities.drop_roots(rotation.old_ids)
             case Phase.RETIRE:
@@ -256,48 +255,12 @@ class Rotator:
             case _:
                 pass
 
-    def _order(self, rotation: Rotation) -> None:
-        # It stays on the board when all is over: an agent that was away finds it when it comes back.
-        if not self._has_something_to_renew(rotation):
-            return  # an order that names no authority would be about all of them, for ever
-        is_by_time = rotation.kind is RotationKind.SVID
-        terms = RenewalTerms(
-            id=rotation.id,
-            issuer_key_ids=self._old_issuer_keys(rotation),
-            # Certificates begin a little before they are signed, and count whole seconds.
-            not_before_until=self._authorities.backdated(rotation.started_at) if is_by_time else None,
-            spiffe_id=rotation.scope.spiffe_id,
-            agent=str(self.mesh.agent_id(rotation.scope.agent)) if rotation.scope.agent else "",
-            window=rotation.window,
-            ends_at=rotation.started_at if rotation.is_emergency else rotation.phase_since + rotation.window,
-        )
-        self._board.give(terms)
-
-    def _has_something_to_renew(self, rotation: Rotation) -> bool:
-        """Not once the authorities that go have ended: nothing that they signed is valid any more."""
-        return rotation.kind is RotationKind.SVID or bool(self._old_issuers(rotation))
-
-    def _latest_end(self, rotation: Rotation) -> datetime:
-        """When whatever was signed before this phase by what goes has ended, as lifetimes are set now."""
-        ends = [each.not_after for each in self._old_issuers(rotation)]
-        longest = rotation.phase_since + self._longest_leaf
-        return min(longest, max(ends)) if ends else longest
-
-    def _old_issuer_ids(self, rotation: Rotation) -> list[str]:
-        return [issuer.id for issuer in self._old_issuers(rotation)]
-
-    def _old_issuer_keys(self, rotation: Rotation) -> frozenset[bytes]:
-        return frozenset(issuer.subject_key_id for issuer in self._old_issuers(rotation))
-
-    def _old_issuers(self, rotation: Rotation) -> list[Authority]:
-        gone = rotation.old_ids
-        return [each for each in self._authorities.issuers() if each.id in gone or each.parent_id in gone]
-
-    def _is_pressing(self, rotation: Rotation) -> bool:
-        """A rotation that is waited for until what signs now has ended would end in an outage for everybody."""
-        active = (each for each in self._authorities.authorities() if each.state is AuthorityState.ACTIVE)
-        now = self.time.latest()
-        return any(each.not_after - self.reserve(each, rotation.margin) <= now for each in active)
+    async def _prepare(self, rotation: Rotation) -> None:
+        await self._authorities.drop_ended(self.time.now())
+        if rotation.kind is RotationKind.ROOT:
+            await self._authorities.prepare_root(rotation.new_id)
+        else:
+            await self._authorities.prepare_issuer(rotation.new_id)
 
     def _note(self, holders: list[Holder]) -> None:
         now = self._clock.now()

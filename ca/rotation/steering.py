@@ -25,6 +25,7 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
 _MOST_WORDS: Final = 500
+_LONGEST: Final = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ class Steering:
         self._root_at = root_at
         self._issuer_at = issuer_at
         self._clock = clock
+        self._replacing = ""  # the issuing authority whose replacement was noted last
 
     async def run(self) -> None:
         """Look every second which authority is old enough, for ever."""
@@ -103,11 +105,13 @@ class Steering:
         Without one nobody has a certificate; with one that not everybody has acknowledged, few may miss theirs.
         """
         issuer = self._active(AuthorityKind.ISSUER)
-        if issuer.not_after - now > self._rotator.reserve(issuer, self._margin) / 2:
+        if issuer.not_after - now > self._rotator.leaving.reserve(issuer, self._margin) / 2:
             return False
-        why = "its end was near, and not everybody had acknowledged a successor"
-        act = Act(actor=Actor(ActorKind.SERVER), what="issuer.replace", target=issuer.id, why=why)
-        await self._acts.record_all([act], at=self._clock.now())
+        if self._replacing != issuer.id:  # noted before it is done, and once, however often that fails
+            why = "its end was near, and not everybody had acknowledged a successor"
+            act = Act(actor=Actor(ActorKind.SERVER), what="issuer.replace", target=issuer.id, why=why)
+            await self._acts.record_all([act], at=self._clock.now())
+            self._replacing = issuer.id
         await self._authorities.replace_issuer()
         _log.error("issuing authority replaced before everybody had acknowledged its successor", ended=issuer.id)
         return True
@@ -148,6 +152,8 @@ class Steering:
 
     async def _start(self, wish: Wish, by: Actor) -> Rotation:
         async with self._rotator.one_change_at_a_time:
+            if self._rotator.running is None:
+                await self._rotator.start()  # the store may know of one whose commit seemed to fail
             running = self._rotator.running
             if running is not None:
                 raise FailedPrecondition(
@@ -165,6 +171,9 @@ class Steering:
     def _new(self, wish: Wish, by: Actor) -> Rotation:
         if wish.deadline is not None and wish.kind is not RotationKind.ROOT:
             raise InvalidArgument(Reason.REQUEST_MALFORMED, "only roots are rotated in an emergency")
+        for name, value in (("window", wish.window), ("deadline", wish.deadline)):
+            if value is not None and not timedelta(0) <= value <= _LONGEST:
+                raise InvalidArgument(Reason.REQUEST_MALFORMED, f"the {name} must be from 0 to {_LONGEST.days} days")
         now = self._clock.now()
         old: tuple[str, ...] = ()
         if wish.kind is RotationKind.ROOT:

@@ -1,0 +1,410 @@
+"""A server that rotates, over a real store, and a mesh whose agents are played by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import insert, select
+
+from ca.agents.model import Agent
+from ca.agents.roster import AgentRoster
+from ca.api.server_identity import ServerIdentity
+from ca.api.sessions import AgentSession, SessionBook
+from ca.audit.model import Act
+from ca.authority.manager import AuthorityManager
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.self_signed import SelfSignedUpstream
+from ca.entries.directory import EntryDirectory
+from ca.entries.watch import EntryNews
+from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest
+from ca.issuance.ledger import LedgerRow
+from ca.issuance.lifetime import LifetimePolicy
+from ca.issuance.quota import Quota
+from ca.keys.disk import DiskKeys
+from ca.keys.manager import SealedKeyManager
+from ca.keys.sealing import Sealer
+from ca.revocation.bars import Bars
+from ca.revocation.lists import RevocationLists
+from ca.rotation.mesh import Mesh
+from ca.rotation.model import Phase, Rotation, RotationKind
+from ca.rotation.orders import OrderBoard
+from ca.rotation.rotator import Rotator
+from ca.rotation.steering import Steering, Wish
+from ca.store.audit import SqlAuditLog
+from ca.store.authorities import SqlAuthorityStore
+from ca.store.database import Database
+from ca.store.revocations import SqlRevocations
+from ca.store.rotations import SqlIssuedEnds, SqlRotations
+from ca.store.schema import audit, ledger
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import types_pb2
+from citadel.spiffe import SpiffeId
+from citadel.svid import X509Svid
+from citadel.wire import to_timestamp
+from tests.clock import FakeClock
+from tests.csrs import csr
+from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, NODE_2, agent, entry
+
+HOUR: Final = timedelta(hours=1)
+DAY: Final = 24 * HOUR
+_NO_NEWS: Final = EntryNews(is_everything=True, entries={})
+_TURNS: Final = 3000  # of some 50 ms of the mesh's time
+
+
+class Crash(BaseException):
+    """The process dies here: nothing catches it."""
+
+
+@dataclass
+class Fate:
+    """What comes over the writes of a server: it dies right after the `crash_after`th, or none comes through."""
+
+    crash_after: int = 0
+    failure: Exception | None = None
+    writes: int = 0
+
+    async def write(self, work: Any) -> Any:
+        if self.failure is not None:
+            work.close()
+            raise self.failure
+        done = await work
+        self.writes += 1
+        if self.writes == self.crash_after:
+            raise Crash
+        return done
+
+
+class Fated:
+    """A real store or key manager under a fate: every method that changes something meets it."""
+
+    _READS: Final = frozenset({"load", "unfinished", "newest", "signer", "lists", "certificates"})
+
+    def __init__(self, real: Any, fate: Fate) -> None:
+        self._real = real
+        self._fate = fate
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._real, name)
+        if name in self._READS:
+            return method
+
+        async def fated(*args: Any, **more: Any) -> Any:
+            return await self._fate.write(method(*args, **more))
+
+        return fated
+
+
+class PlainLedger:
+    """Rows in the real table, one batch after the other."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, rows: Sequence[LedgerRow]) -> None:
+        async with self._database.transaction() as connection:
+            for row in rows:
+                values = asdict(row) | {"spiffe_id": str(row.spiffe_id), "requested_by": str(row.requested_by)}
+                await connection.execute(insert(ledger).values(values))
+
+
+class Roll:
+    """The agents that there are; fulfils `AgentStore` as far as a rotation asks."""
+
+    def __init__(self, *agents: Agent) -> None:
+        self._agents = agents
+
+    async def load(self) -> Sequence[Agent]:
+        return self._agents
+
+    async def set_keys(self, spiffe_id: SpiffeId, *, key: str, next_key: str | None) -> None:
+        raise NotImplementedError
+
+    async def record(self, agent: Agent, act: Act, *, at: datetime) -> None:
+        raise NotImplementedError
+
+    async def remove(self, spiffe_id: SpiffeId, act: Act, *, at: datetime) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Disk:
+    """What survives a crash. Each `server` is another process on it."""
+
+    database: Database
+    folder: Path
+    clock: FakeClock
+    agents: tuple[Agent, ...] = field(default_factory=lambda: (agent(NODE_1), agent(NODE_2)))
+    window: timedelta = timedelta(0)
+    root_at: float | None = None
+    issuer_at: float = 0.99
+    issuer_lifetime: timedelta = 7 * DAY
+    root_lifetime: timedelta = 365 * DAY
+
+    @asynccontextmanager
+    async def server(self, fate: Fate | None = None) -> AsyncIterator[Server]:
+        """A process, until the block ends; with a fate it may die before."""
+        server = Server(self, fate or Fate())
+        try:
+            await server.start()
+            yield server
+        finally:
+            await server.stop()
+
+    async def acts(self) -> list[str]:
+        """The audit log: what was done, with its detail."""
+        async with self.database.reading() as connection:
+            rows = await connection.execute(select(audit.c.what, audit.c.detail).order_by(audit.c.number))
+            return [" ".join(filter(None, row)) for row in rows]
+
+
+class Server:
+    """The parts of a server that a rotation needs, wired as the real one wires them."""
+
+    def __init__(self, disk: Disk, fate: Fate) -> None:
+        self.disk, self.clock = disk, disk.clock
+        self.entries = [entry("/web", NODE_1), entry("/shop", NODE_2)]
+        keys = Fated(SealedKeyManager(keys=DiskKeys(disk.folder), trust_domain=A_TEST, sealer=Sealer(bytes(32))), fate)
+        store = Fated(SqlAuthorityStore(database=disk.database, trust_domain=A_TEST), fate)
+        common: Any = {"trust_domain": A_TEST, "keys": keys, "store": store, "clock": disk.clock}
+        common["backdate"] = timedelta(seconds=10)
+        self.lists = RevocationLists(keys=keys, store=Fated(SqlRevocations(database=disk.database), fate))  # type: ignore[arg-type] # it fulfils whatever the real one does
+        self.authorities = AuthorityManager(
+            upstream=SelfSignedUpstream(root_lifetime=disk.root_lifetime, **common),
+            lists=self.lists,
+            issuer_lifetime=disk.issuer_lifetime,
+            **common,
+        )
+        directory = EntryDirectory(trust_domain=A_TEST)
+        directory.load(self.entries, revision=1)
+        self.issuer = Issuer(
+            entries=directory,
+            bars=Bars(),
+            authorities=self.authorities,
+            ledger=PlainLedger(disk.database),
+            clock=disk.clock,
+            policy=LifetimePolicy(default=HOUR, own=HOUR, cap=DAY, backdate=timedelta(seconds=10)),
+            quota=Quota(max_batch=20, per_second=1_000_000, clock=disk.clock),
+        )
+        self.roster = AgentRoster(trust_domain=A_TEST, store=Roll(*disk.agents), clock=disk.clock)
+        self.sessions = SessionBook(most_silent=2, hello_timeout=timedelta(seconds=10))
+        self.board = OrderBoard(wake_agents=self.sessions.wake_all)
+        self.identity = ServerIdentity(issuer=self.issuer, authorities=self.authorities, clock=disk.clock)
+        self.store = Fated(SqlRotations(database=disk.database), fate)
+        self.mesh = Mesh(
+            trust_domain=A_TEST,
+            roster=self.roster,
+            sessions=self.sessions,
+            ends=SqlIssuedEnds(database=disk.database),
+            clock=disk.clock,
+        )
+        self.rotator = Rotator(
+            store=self.store,  # type: ignore[arg-type] # as above
+            authorities=self.authorities,
+            identity=self.identity,
+            mesh=self.mesh,
+            board=self.board,
+            lists=self.lists,
+            longest_leaf=min(DAY, disk.issuer_lifetime),
+            clock=disk.clock,
+        )
+        self.steering = Steering(
+            rotator=self.rotator,
+            authorities=self.authorities,
+            acts=SqlAuditLog(database=disk.database),
+            window=disk.window,
+            margin=timedelta(seconds=2),
+            root_at=disk.root_at,
+            issuer_at=disk.issuer_at,
+            clock=disk.clock,
+        )
+        self.nodes: list[Node] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        await self.roster.start()
+        await self.authorities.start()
+        await self.identity.start()
+        await self.rotator.start()
+        self._tasks = [asyncio.create_task(self.rotator.run()), asyncio.create_task(self.steering.run())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.issuer.close()
+
+    async def join(self, node: Node) -> Node:
+        """Let this node take part from now on."""
+        self.nodes.append(node)
+        await node.join(self)
+        return node
+
+    async def turn(self, seconds: float = 0.05) -> None:
+        """Some time, in which everybody does what there is to do. Raises what a part of the server died of."""
+        for node in self.nodes:
+            await node.turn()
+        await self.clock.advance(seconds)
+        await asyncio.sleep(0.001)  # the store works in threads of its own
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Until it is so. Waits for the store as well, whose time is not the mesh's."""
+        for _ in range(_TURNS):
+            if condition():
+                return
+            await self.turn()
+        raise AssertionError(f"it never came to it: {self.rotator.current}")
+
+    async def phase(self, phase: Phase) -> None:
+        """Until the rotation is in this phase."""
+        await self.until(lambda: self.rotator.current is not None and self.rotator.current.phase is phase)
+
+    async def over(self) -> Rotation:
+        """Until no rotation runs; returns the last one."""
+        await self.until(lambda: self.rotator.running is None)
+        assert self.rotator.current is not None
+        return self.rotator.current
+
+    async def begin(self, kind: RotationKind, **wish: Any) -> Rotation:
+        return await self.steering.start(Wish(kind=kind, **wish), by=ADMINISTRATOR)
+
+    def active(self, kind: AuthorityKind) -> Authority:
+        found = (each for each in self.authorities.authorities() if each.kind is kind)
+        return next(each for each in found if each.state is AuthorityState.ACTIVE)
+
+    def holders(self) -> Mapping[str, str]:
+        """Who is waited for, and what is said of it."""
+        return {holder.name: holder.words for holder, _ in self.rotator.view().holders}
+
+
+class Node:
+    """An agent with one proxy. It obeys and acknowledges at once, except as told."""
+
+    def __init__(self, spiffe_id: SpiffeId, entry_number: int) -> None:
+        self.spiffe_id = spiffe_id
+        self.is_silent = False  # its proxy answers nothing
+        self.hangs = False  # its agent hears and does nothing
+        self.ignores_orders = False
+        self.session: AgentSession | None = None
+        self.orders: list[pb.RenewOrder] = []
+        self.own: X509Svid | None = None
+        self.svid: X509Svid | None = None
+        self._entry_number = entry_number
+        self._held = types_pb2.ResourceReport(name="default")
+        self._trusted = types_pb2.ResourceReport(name="ROOTCA")
+        self._server: Server | None = None
+
+    async def join(self, server: Server) -> None:
+        self._server = server
+        self.own = await self._signed_own()
+        self.svid = await self._signed_svid()
+        self.connect()
+
+    def connect(self) -> None:
+        assert self._server is not None
+        assert self.own is not None
+        self.leave()
+        self.session = AgentSession(
+            agent=agent(self.spiffe_id),
+            connected_at=self._server.clock.now(),
+            own_issuer=self.own.issuer_key_id,
+            own_ends=self.own.not_after,
+        )
+        self._server.sessions.open(self.session)
+
+    def leave(self) -> None:
+        if self.session is not None and self._server is not None:
+            self._server.sessions.close(self.session)
+        self.session = None
+
+    async def turn(self) -> None:
+        """Take what the server says, do it, and say so."""
+        if self.session is None or self._server is None or self.hangs:
+            return
+        server = self._server
+        updates = list(
+            self.session.updates(
+                news=_NO_NEWS,
+                bundles={A_TEST: server.authorities.bundle()},
+                revision=1,
+                lists=server.lists.message,
+                orders=server.board.of(self.session, server.clock.now()),
+            )
+        )
+        orders = [] if self.ignores_orders else [each.renew for each in updates if each.HasField("renew")]
+        self.orders += orders
+        for order in orders:
+            if order.own:
+                self.own = await self._signed_own()
+                self.connect()
+                return
+        # What is still covered is renewed again: it may have been signed in the very second that an order is about.
+        if any(order.svids and self._covers(order) for order in self.orders):
+            self.svid = await self._signed_svid()
+        self._proxy_takes()
+        self._say(server)
+
+    def _proxy_takes(self) -> None:
+        assert self._server is not None
+        assert self.svid is not None
+        held, trusted = self._held, self._trusted
+        acknowledged = types_pb2.ResourceReport.SENT if self.is_silent else types_pb2.ResourceReport.ACKNOWLEDGED
+        held.state, trusted.state = acknowledged, acknowledged
+        held.spiffe_id, trusted.trust_domain = str(self.svid.spiffe_id), A_TEST.name
+        if self.is_silent:
+            return
+        trusted.held_bundle_sequence = self._server.authorities.bundle().sequence or 0
+        trusted.held_revocation_version = self._server.lists.current.version
+        held.held_serial, held.held_issuer_key_id = self.svid.serial, self.svid.issuer_key_id
+        held.held_version = self.svid.serial
+        held.held_not_after.CopyFrom(to_timestamp(self.svid.not_after))
+
+    def _say(self, server: Server) -> None:
+        assert self.session is not None
+        sequence, version = server.authorities.bundle().sequence, server.lists.current.version
+        stream = types_pb2.StreamReport(stream_id="1", pid=7, resources=[self._held, self._trusted])
+        progress = [
+            pb.OrderProgress(order_id=order.id, covered=1, left=1 if self._covers(order) else 0)
+            for order in self.orders
+            if order.svids
+        ]
+        for message in (
+            pb.AgentMessage(acknowledge=pb.Acknowledge(bundle_sequence=sequence, revocation_version=version)),
+            pb.AgentMessage(streams=pb.Streams(snapshot=True, reports=[stream])),
+            pb.AgentMessage(progress=pb.RenewProgress(orders=progress)),
+        ):
+            self.session.take(message)
+
+    def _covers(self, order: pb.RenewOrder) -> bool:
+        assert self.svid is not None
+        if order.issuer_key_ids:
+            return self.svid.issuer_key_id in order.issuer_key_ids
+        return self.svid.not_before <= order.not_before_until.ToDatetime(tzinfo=self.svid.not_before.tzinfo)
+
+    async def _signed_own(self) -> X509Svid:
+        assert self._server is not None
+        return _parsed(await self._server.issuer.issue_reserved(self.spiffe_id, csr()))
+
+    async def _signed_svid(self) -> X509Svid:
+        assert self._server is not None
+        request = SvidRequest(entry_id=self._server.entries[self._entry_number].id, csr=csr())
+        (issued,) = await self._server.issuer.issue(agent(self.spiffe_id), [request])
+        assert isinstance(issued, IssuedSvid)
+        return _parsed(issued)
+
+
+def _parsed(issued: IssuedSvid) -> X509Svid:
+    return X509Svid.from_der(list(issued.chain_der))
+
+
+def nodes() -> tuple[Node, Node]:
+    """The two of the mesh."""
+    return Node(NODE_1, 0), Node(NODE_2, 1)
