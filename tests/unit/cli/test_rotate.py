@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from grpc import aio
 
 from citadel._wire import rotation_pb2 as pb
@@ -416,14 +417,29 @@ async def test_what_a_proxy_says_cannot_steer_the_terminal(
     assert [line for line in result.output.splitlines() if not line.isprintable()] == []
 
 
-async def test_a_server_that_restarts_is_watched_on(rotations: FakeRotations, program: Program, tmp_path: Path) -> None:
+@asynccontextmanager
+async def watching(program: Program, clock: FakeClock) -> AsyncIterator[asyncio.Task[Result]]:
+    """`rotate watch`, which has given up at the end of the block where it has not ended before."""
+    task = asyncio.create_task(program("rotate", "watch"))
+    try:
+        yield task
+    finally:
+        while not task.done():  # it counts from what it last heard
+            await clock.advance(61)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_server_that_restarts_is_watched_on(
+    rotations: FakeRotations, program: Program, tmp_path: Path, clock: FakeClock
+) -> None:
     rotations.views = [rotations.view("observe")]
-    async with serving(rotations, tmp_path / "admin.sock"):
-        watching = asyncio.create_task(program("rotate", "watch"))
-        assert await asyncio.wait_for(rotations.watched.get(), 20) == "observe"
-    rotations.views = [rotations.view("renew"), rotations.view("done", ended_after=9)]
-    async with serving(rotations, tmp_path / "admin.sock"):
-        result = await watching
+    async with watching(program, clock) as task:
+        async with serving(rotations, tmp_path / "admin.sock"):
+            assert await asyncio.wait_for(rotations.watched.get(), 20) == "observe"
+            await clock.advance(50)
+        rotations.views = [rotations.view("renew"), rotations.view("done", ended_after=9)]
+        async with serving(rotations, tmp_path / "admin.sock"):
+            result = await asyncio.wait_for(task, 20)
     assert (result.exit_code, "done, after 9.0 s" in result.stdout) == (0, True)
     assert result.stderr.splitlines()[-3:] == [
         "the server does not answer; the rotation goes on when it is back",
@@ -436,13 +452,9 @@ async def test_a_server_that_stays_away_for_a_minute_is_given_up(
     rotations: FakeRotations, program: Program, tmp_path: Path, clock: FakeClock
 ) -> None:
     rotations.views = [rotations.view("observe")]
-    async with serving(rotations, tmp_path / "admin.sock"):
-        watching = asyncio.create_task(program("rotate", "watch"))
-        await asyncio.wait_for(rotations.watched.get(), 20)
-    while not watching.done():  # it counts from what it last heard
-        await clock.advance(61)
-        await asyncio.sleep(0.05)
-    result = await watching
+    async with watching(program, clock) as task, serving(rotations, tmp_path / "admin.sock"):
+        assert await asyncio.wait_for(rotations.watched.get(), 20) == "observe"
+    result = task.result()
     assert (result.exit_code, result.stdout) == (7, "")
     assert "the server is not running" in result.stderr
 
