@@ -80,3 +80,11 @@ async def test_a_rotation_is_told_to_its_end_also_where_it_goes_on_meanwhile(
     rotator = SteppingRotator(clock)
     rotator.enter(*first)
     assert await watched(clock, rotator, *goes_on) == told
+
+
+def test_of_changes_only_some_are_kept_for_those_who_look_seldom(clock: FakeClock) -> None:
+    rotator = SteppingRotator(clock)
+    rotator.enter(*[Phase.OBSERVE, Phase.RENEW] * 500)
+    assert [each.phase for each in rotator.changes.since(998)] == [Phase.OBSERVE, Phase.RENEW]
+    assert rotator.changes.since(1000) == ()
+    assert len(rotator.changes.since(0)) < 100
