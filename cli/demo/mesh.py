@@ -35,7 +35,7 @@ class Mesh:
     """Starts everything in order, and stops it in the reverse order. `server` has more settings for the server."""
 
     def __init__(
-        self, plan: Plan, client: httpx.AsyncClient, *, server: Mapping[str, Mapping[str, str]] | None = None
+        self, plan: Plan, client: httpx.AsyncClient, *, server: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
         self._plan = plan
         self._client = client

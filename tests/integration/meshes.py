@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
@@ -129,7 +129,7 @@ async def until(what: str, holds: Callable[[], Awaitable[bool]], *, seconds: flo
 
 @asynccontextmanager
 async def live_mesh(
-    *, leaf_seconds: int, as_root: bool, pace: float = 50.0, server: Mapping[str, Mapping[str, str]] | None = None
+    *, leaf_seconds: int, as_root: bool, pace: float = 50.0, server: Mapping[str, Mapping[str, Any]] | None = None
 ) -> AsyncIterator[LiveMesh]:
     folder = Path(tempfile.mkdtemp(prefix="citadel-test-"))
     folder.chmod(0o755)  # sidecars of other users start from here
