@@ -55,21 +55,17 @@ def client_bootstrap(plan: Plan, sidecar: Sidecar) -> dict[str, Any]:
     service = _cluster(bootstrap, "service")
     _point(service, "127.0.0.1", plan.reviews.listen_port)
     _pin(service["transport_socket"], str(plan.reviews.spiffe_id))
-    options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    service["typed_extension_protocol_options"] = {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": options,
-            "common_http_protocol_options": {"max_requests_per_connection": 1},
-            "explicit_http_config": {"http_protocol_options": {}},
-        }
-    }
+    _set_options(service, max_requests_per_connection=1)
     return bootstrap
 
 
 def server_bootstrap(plan: Plan, sidecar: Sidecar) -> dict[str, Any]:
     """`deploy/envoy/server.yaml` for reviews."""
     bootstrap = _load("server.yaml", plan, sidecar)
-    _point(_cluster(bootstrap, "workload"), "127.0.0.1", plan.app_port)
+    workload = _cluster(bootstrap, "workload")
+    _point(workload, "127.0.0.1", plan.app_port)
+    # Less than the workload's own 2 s: a request on a connection that it is about to close would be lost.
+    _set_options(workload, idle_timeout="1s")
     chain = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]
     _pin(chain["transport_socket"], str(plan.productpage.spiffe_id))
     return bootstrap
@@ -168,6 +164,17 @@ def _cluster(bootstrap: dict[str, Any], name: str) -> dict[str, Any]:
 def _point(cluster: dict[str, Any], host: str, port: int) -> None:
     endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
     endpoint["address"]["socket_address"] = {"address": host, "port_value": port}
+
+
+def _set_options(cluster: dict[str, Any], **options: object) -> None:
+    name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    cluster["typed_extension_protocol_options"] = {
+        name: {
+            "@type": f"type.googleapis.com/{name}",
+            "common_http_protocol_options": options,
+            "explicit_http_config": {"http_protocol_options": {}},
+        }
+    }
 
 
 def _pin(transport_socket: dict[str, Any], spiffe_id: str) -> None:
