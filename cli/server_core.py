@@ -154,6 +154,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         )
         await rotation.rotator.start()
         renewing = await stack.enter_async_context(_running(identity.run()))
+        taking_back = await stack.enter_async_context(_running(revoking.run()))
         rotating = [
             await stack.enter_async_context(_running(work))
             for work in (rotation.rotator.run(), rotation.steering.run())
@@ -177,7 +178,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             rotation=rotation,
             revocation=revocation,
             revoker=revoking,
-            background=(writing, keeping, seeing, renewing, *rotating),
+            background=(writing, keeping, seeing, renewing, taking_back, *rotating),
         )
 
 

@@ -20,7 +20,7 @@ from citadel._wire import revocation_pb2 as pb
 from citadel._wire import revocation_pb2_grpc
 from citadel.clock import Clock
 from citadel.errors import InvalidArgument, Reason
-from citadel.spiffe import TrustDomain
+from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.wire import to_timestamp
 
 _PATIENCE_SECONDS: Final = 3.0  # a proxy that is well takes what it is sent within milliseconds
@@ -74,7 +74,7 @@ class RevocationService(revocation_pb2_grpc.RevocationsServicer):
         joined = [agent for agent in self._roster.all().values() if not agent.banned]
         connected = self._sessions.newest()
         return pb.RevokeResponse(
-            revocation=_revocation(outcome.revocation),
+            revocation=self._message(outcome.revocation),
             was_revoked=outcome.was_revoked,
             is_published=not self._lists.trouble,
             trouble=self._lists.trouble,
@@ -86,10 +86,11 @@ class RevocationService(revocation_pb2_grpc.RevocationsServicer):
 
     async def ListRevocations(self, request: pb.ListRevocationsRequest, context: Any) -> pb.ListRevocationsResponse:
         newest = await self._store.newest(min(request.limit or _MOST_REVOCATIONS, _MOST_REVOCATIONS))
-        return pb.ListRevocationsResponse(revocations=map(_revocation, newest))
+        return pb.ListRevocationsResponse(revocations=map(self._message, newest))
 
     async def LiftRevocation(self, request: pb.LiftRevocationRequest, context: Any) -> pb.Revocation:
-        return _revocation(await self._revoker.lift(request.id, reason=request.reason, by=self._actor_of(context)))
+        lifted = await self._revoker.lift(request.id, reason=request.reason, by=self._actor_of(context))
+        return self._message(lifted)
 
     async def _wait_for_force(self) -> Force:
         ends_at = self._clock.monotonic() + _PATIENCE_SECONDS
@@ -108,6 +109,32 @@ class RevocationService(revocation_pb2_grpc.RevocationsServicer):
             trust_domain=self._trust_domain.name,
         )
 
+    def _message(self, revocation: Revocation) -> pb.Revocation:
+        return pb.Revocation(
+            id=revocation.id,
+            kind=_KINDS[revocation.kind],
+            target=revocation.target,
+            reason=revocation.reason,
+            code=revocation.code.value,
+            revoked_at=to_timestamp(revocation.revoked_at),
+            revoked_by=revocation.revoked_by,
+            certificates=revocation.certificates,
+            bars=self._bars(revocation),
+        )
+
+    def _bars(self, revocation: Revocation) -> str:
+        if not revocation.bars_anything:
+            return ""
+        match revocation.kind:
+            case RevocationKind.CERTIFICATE:
+                return f"the entry {revocation.entry_id} at {revocation.agent}"
+            case RevocationKind.IDENTITY:
+                return f"every entry of {revocation.target}"
+            case RevocationKind.AGENT if self._roster.is_banned(SpiffeId.parse(revocation.target)):
+                return f"the agent {revocation.target}, which is banned, and all its workloads"
+            case RevocationKind.AGENT:
+                return ""  # it was unbanned since, or is not joined any more
+
 
 def _code(name: str) -> ReasonFlags:
     try:
@@ -118,29 +145,3 @@ def _code(name: str) -> ReasonFlags:
         good = ", ".join(flag.value for flag in ReasonFlags if flag not in _NOT_FOR_LEAVES)
         raise InvalidArgument(Reason.REQUEST_MALFORMED, f"{name!r} is no reason code here, use one of {good}")
     return code
-
-
-def _revocation(revocation: Revocation) -> pb.Revocation:
-    return pb.Revocation(
-        id=revocation.id,
-        kind=_KINDS[revocation.kind],
-        target=revocation.target,
-        reason=revocation.reason,
-        code=revocation.code.value,
-        revoked_at=to_timestamp(revocation.revoked_at),
-        revoked_by=revocation.revoked_by,
-        certificates=revocation.certificates,
-        bars=_bars(revocation),
-    )
-
-
-def _bars(revocation: Revocation) -> str:
-    if not revocation.bars_anything:
-        return ""
-    match revocation.kind:
-        case RevocationKind.CERTIFICATE:
-            return f"the entry {revocation.entry_id} at {revocation.agent}"
-        case RevocationKind.IDENTITY:
-            return f"every entry of {revocation.target}"
-        case RevocationKind.AGENT:
-            return f"the agent {revocation.target}, which is banned, and all its workloads"

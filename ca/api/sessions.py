@@ -19,7 +19,8 @@ from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.errors import Reason, ResourceExhausted
-from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.printable import printable
+from citadel.spiffe import MAX_ID_BYTES, SpiffeId, TrustDomain
 from citadel.wire import entry_to_wire, from_duration
 
 _MEGABYTE: Final = 1024 * 1024
@@ -31,6 +32,9 @@ _BYTES_PER_PART: Final = _MEGABYTE
 _MOST_STREAMS: Final = 20_000
 _MOST_STREAM_BYTES: Final = 16 * _MEGABYTE
 _MOST_SESSIONS_PER_AGENT: Final = 3
+_MOST_NAME: Final = MAX_ID_BYTES  # characters; the longest of them are SPIFFE IDs
+_MOST_WORDS: Final = 500
+_WORDS: Final = frozenset({"refusal"})
 _WOKEN_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
@@ -143,6 +147,7 @@ class AgentSession:
             self._stream_bytes = 0
             self.has_reported = True
         for report in streams.reports:
+            report.stream_id = printable(report.stream_id, _MOST_NAME)
             known = self.streams.get(report.stream_id)
             known_bytes = known.ByteSize() if known is not None else 0
             if report.closed:
@@ -153,10 +158,7 @@ class AgentSession:
             if (known is None and len(self.streams) >= _MOST_STREAMS) or total > _MOST_STREAM_BYTES:
                 self._say_once_that_it_is_over()
                 continue
-            # A copy: a part of a message keeps the whole message in memory.
-            kept = types_pb2.StreamReport()
-            kept.CopyFrom(report)
-            self.streams[report.stream_id] = kept
+            self.streams[report.stream_id] = _kept(report)
             self._stream_bytes = total
 
     def _say_once_that_it_is_over(self) -> None:
@@ -231,6 +233,22 @@ class SessionBook:
             self._to_wake.popleft().wake.set()
         if self._to_wake:
             asyncio.get_running_loop().call_soon(self._wake_some)
+
+
+def _kept(report: types_pb2.StreamReport) -> types_pb2.StreamReport:
+    """A copy, since a part of a message keeps the whole message in memory; with texts that can be shown and stored.
+
+    What an agent says of a stream comes into logs, alarms and the audit log, and an agent may be anybody's by now.
+    """
+    kept = types_pb2.StreamReport()
+    kept.CopyFrom(report)
+    for message in (kept, *kept.resources):
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_STRING:
+                limit = _MOST_WORDS if field.name in _WORDS else _MOST_NAME
+                if len(value) > limit or not value.isprintable():
+                    setattr(message, field.name, printable(value, limit))
+    return kept
 
 
 def _parts(

@@ -14,7 +14,7 @@ from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority
 from ca.entries.directory import EntryDirectory
 from ca.insight.rotating import Rotating
-from ca.rotation.steady import TOLERANCE
+from ca.steady import TOLERANCE
 from citadel._wire import admin_pb2 as pb
 from citadel.serial import serial_hex
 from citadel.tally import Tally

@@ -66,6 +66,7 @@ class AuthorityManager:
         self._turn = asyncio.Lock()  # one change of authorities at a time
         self._watchers: list[Callable[[], None]] = []
         self._bundle: TrustBundle | None = None
+        self._is_settled = False
 
     async def start(self) -> None:
         """Take up the recorded authority where it still serves, make what is missing, and settle the bundle."""
@@ -102,22 +103,28 @@ class AuthorityManager:
         async with self._turn:
             await self._upstream.activate(root_id, taints=taints)
             if self._issuing is None or self._issuing.authority.parent_id != root_id:
-                await self._activate(self._newest_issuer(root_id) or await self._make_issuer(root_id=root_id))
-            await self._settle()
+                issuer = self._newest_issuer(root_id) or await self._make_issuer(root_id=root_id)
+                await self._settle()  # whoever has no list of an authority refuses what it signs
+                await self._activate(issuer)
 
     async def activate_issuer(self, issuer_id: str) -> None:
         """Sign by the issuing authority of this id from now on; by a new one where it has ended meanwhile."""
         async with self._turn:
             if self._issuing is None or self._issuing.authority.id != issuer_id:
                 prepared = (each for each in self._issuers if each.id == issuer_id and not self._has_ended(each))
-                await self._activate(next(prepared, None) or await self._make_issuer())
-            await self._settle()
+                issuer = next(prepared, None) or await self._make_issuer()
+                await self._settle()
+                await self._activate(issuer)
 
     async def replace_issuer(self) -> None:
-        """Sign by a new issuing authority at once, whoever has not heard of it: the last resort before an outage."""
+        """Sign by a new issuing authority at once, whoever has not heard of it: the last resort before an outage.
+
+        Its list is published before it signs, and it is the same one where that failed a moment ago.
+        """
         async with self._turn:
-            await self._activate(await self._make_issuer())
+            fresh = self._fresh_issuer() or await self._make_issuer()
             await self._settle()
+            await self._activate(fresh)
 
     async def drop_roots(self, root_ids: Collection[str]) -> None:
         """Take roots out of the bundle, and forget them and the issuing authorities under them."""
@@ -134,7 +141,8 @@ class AuthorityManager:
 
     async def drop_ended(self, now: datetime) -> None:
         """Forget the issuing authorities that had ended by `now`: nothing that they signed is valid any more."""
-        if any(each.not_after <= now for each in self._issuers if each.state is not AuthorityState.ACTIVE):
+        ended = any(each.not_after <= now for each in self._issuers if each.state is not AuthorityState.ACTIVE)
+        if ended or not self._is_settled:
             async with self._turn:
                 await self._forget_issuers([each for each in self._issuers if each.not_after <= now])
                 await self._settle()
@@ -166,6 +174,12 @@ class AuthorityManager:
     def _prepared_under_the_active_root(self) -> Authority | None:
         active = (root for root in self._upstream.authorities() if root.state is AuthorityState.ACTIVE)
         return next((found for root in active if (found := self._newest_issuer(root.id)) is not None), None)
+
+    def _fresh_issuer(self) -> Authority | None:
+        """One that was prepared under the active root and has most of its life before it."""
+        found = self._prepared_under_the_active_root()
+        is_fresh = found is not None and found.not_after - self._clock.now() > self._issuer_lifetime / 2
+        return found if is_fresh and found is not None and found.state is AuthorityState.PREPARED else None
 
     def _newest_issuer(self, root_id: str) -> Authority | None:
         under = [each for each in self._issuers if each.parent_id == root_id and not self._has_ended(each)]
@@ -234,9 +248,11 @@ class AuthorityManager:
             _log.warning("unused key not deleted", key=key_id, error=str(error))
 
     async def _settle(self) -> None:
-        """Publish the lists and the bundle as they must be now."""
+        """Publish the lists and the bundle as they must be now. Where it fails, `drop_ended` tries again."""
+        self._is_settled = False
         async with self._lists.settled(self.authorities()):
             before, self._bundle = self._bundle, await self._settle_bundle()
+            self._is_settled = True
         if self._bundle != before:
             for callback in self._watchers:
                 callback()

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from ca.rotation.model import Holder, Rotation
 from ca.rotation.rotator import View
-from ca.rotation.steady import TOLERANCE, SteadyTime
+from ca.steady import TOLERANCE, SteadyTime
 from citadel.config.types import format_duration
 from citadel.probes import Check, Health
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final, Protocol
 
 import structlog
@@ -15,14 +16,17 @@ from ca.revocation.lists import RevocationLists
 from ca.revocation.meaning import Meaning, Meanings, Wish
 from ca.revocation.model import Revocation, RevocationKind, RevokedCertificate
 from ca.revocation.ports import RevocationStore
+from ca.steady import SteadyTime
 from citadel.clock import Clock
-from citadel.errors import InvalidArgument, NotFound, Reason
+from citadel.errors import CitadelError, InvalidArgument, NotFound, Reason
 from citadel.spiffe import SpiffeId
 from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
 
 MAX_REASON: Final = 500  # characters
+_RETRY_SECONDS: Final = 2.0
+_KEPT_LONGER: Final = timedelta(hours=1)
 
 
 class Agents(Protocol):
@@ -75,12 +79,15 @@ class Revoker:
         self._lists = lists
         self._clock = clock
         self._turn = asyncio.Lock()
+        self._time = SteadyTime(clock)
         self._unlifted: tuple[Revocation, ...] = ()
+        self._unfinished: set[str] = set()  # by id
 
     async def load(self) -> None:
         """Know what is revoked. Call it before the authorities start, and before anything is signed."""
         self._take(await self._store.unlifted())
-        await self._lists.revoke(await self._store.revoked(self._clock.now()))
+        self._unfinished = {each.id for each in self._unlifted if each.completed_at is None}
+        await self._lists.revoke(await self._store.revoked(self._time.now() - _KEPT_LONGER))
 
     async def start(self) -> None:
         """End what an earlier run had begun. Call it once the ledger is written, and before any agent is served.
@@ -89,8 +96,17 @@ class Revoker:
         """
         async with self._turn:
             for each in self._unlifted:
-                if each.completed_at is None:
+                if each.id in self._unfinished:
                     await self._carry_out(each, by=Actor(ActorKind.SERVER))
+
+    async def run(self) -> None:
+        """End what failed half way as soon as it can be, for ever."""
+        while True:
+            await self._clock.sleep(_RETRY_SECONDS)
+            try:
+                await self.start()
+            except CitadelError as error:
+                _log.error("revocation not carried out, trying again", reason=error.reason.value, error=str(error))
 
     async def revoke(self, wish: Wish, *, by: Actor) -> Outcome:
         """Revoke what is named. When this returns it is in the lists that are pushed.
@@ -114,10 +130,11 @@ class Revoker:
     async def _revoke(self, wish: Wish, by: Actor) -> Outcome:
         async with self._turn:
             # 1. What is meant, and whether there is anything left to revoke.
-            meant = await self._meanings.of(wish, by=by, now=self._clock.now())
+            meant = await self._meanings.of(wish, by=by, now=self._time.now())
             known = await self._known(meant)
             if known is not None:
-                return Outcome(known, was_revoked=True)
+                # Once more: an agent may have been unbanned since, and a try may have failed half way.
+                return Outcome(await self._carry_out(known, by=by), was_revoked=True)
             # 2. Record it: from here on it is carried out, whatever happens. What is signed from now on is refused.
             revocation = meant.revocation
             detail = f"{revocation.kind.value}, {revocation.code.value}"
@@ -126,6 +143,7 @@ class Revoker:
             )
             await self._store.record(revocation, act, at=revocation.revoked_at)
             self._take((*self._unlifted, revocation))
+            self._unfinished.add(revocation.id)
             _log.warning("revoked", kind=revocation.kind.value, target=revocation.target, by=str(by))
             return Outcome(await self._carry_out(revocation, by=by), was_revoked=False)
 
@@ -134,8 +152,9 @@ class Revoker:
         if revocation.kind is RevocationKind.AGENT:
             await self._agents.shut_out(SpiffeId.parse(revocation.target), why=revocation.reason, by=by)
         await self._commits.settled()
-        # 4. Everything that was issued and has not ended is revoked.
-        now = self._clock.now()
+        # 4. Everything that was issued and has not ended is revoked. By the earlier clock, and some time longer: peers
+        #    whose clocks are behind take a certificate that has ended here.
+        now = self._time.now()
         revoked = [
             RevokedCertificate(
                 serial=each.serial,
@@ -146,19 +165,20 @@ class Revoker:
             )
             for each in await self._meanings.issued(revocation, now)
         ]
-        completed = await self._store.complete(replace(revocation, completed_at=now), revoked)
+        completed = await self._store.complete(replace(revocation, completed_at=self._clock.now()), revoked)
+        # 5. The lists say so, and are pushed. Only then it is done: whatever failed until here is tried again.
+        await self._lists.revoke(await self._store.revoked(now - _KEPT_LONGER))
         self._take(completed if each.id == completed.id else each for each in self._unlifted)
-        # 5. The lists say so, and are pushed.
-        await self._lists.revoke(await self._store.revoked(now))
+        self._unfinished.discard(completed.id)
         return completed
 
     async def _known(self, meant: Meaning) -> Revocation | None:
         """The revocation that says the same already, of every certificate that this one would take back."""
         wanted = (meant.revocation.kind, meant.revocation.target)
-        known = next((e for e in self._unlifted if (e.kind, e.target) == wanted and e.completed_at is not None), None)
-        if known is None:
-            return None
-        revoked = {each.serial for each in await self._store.revoked(self._clock.now())}
+        known = next((each for each in reversed(self._unlifted) if (each.kind, each.target) == wanted), None)
+        if known is None or known.id in self._unfinished:
+            return known
+        revoked = {each.serial for each in await self._store.revoked(self._time.now())}
         return known if all(each.serial in revoked for each in meant.certificates) else None
 
     async def _lift(self, name: str, reason: str, by: Actor) -> Revocation:

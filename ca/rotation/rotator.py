@@ -26,7 +26,7 @@ from ca.rotation.mesh import Census, Mesh
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
 from ca.rotation.ports import Lists, RotationStore
-from ca.rotation.steady import SteadyTime
+from ca.steady import SteadyTime
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 

@@ -11,9 +11,10 @@ from typing import Final
 
 from envoy.service.discovery.v3 import discovery_pb2
 
+from citadel.printable import printable
 from sds.serve.available import Available
 from sds.serve.resource import SECRET_TYPE_URL, Resource
-from sds.serve.standing import MAX_NODE_CHARACTERS, Heard, Held, Standing, State, held_of, printable
+from sds.serve.standing import MAX_NODE_CHARACTERS, Heard, Held, Standing, State, held_of
 from sds.serve.subscription import DEFAULT_MAX_NAMES, Subscription
 from sds.settings import EVERYTHING
 

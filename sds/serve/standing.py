@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
+from citadel.printable import printable
 from sds.serve.resource import BundleFacts, Resource, SvidFacts
 
 MAX_REFUSAL_CHARACTERS: Final = 500
@@ -80,8 +81,3 @@ class Standing:
 def held_of(resource: Resource | None) -> Held | None:
     """What a proxy that took `resource` holds."""
     return None if resource is None else Held(resource.version, resource.facts)
-
-
-def printable(text: str, limit: int) -> str:
-    """At most `limit` characters of what a caller says, none of which can spoil a log or a terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text[:limit])

@@ -23,6 +23,7 @@ from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.ledger import SqlLedger
 from ca.store.revocations import SqlIssuedCertificates, SqlRevocations
+from citadel.errors import Reason, Unavailable
 from citadel.spiffe import SpiffeId
 from tests.clock import FakeClock
 from tests.unit.ca.records import row, writing
@@ -75,6 +76,24 @@ class CrashingRevocations(SqlRevocations):
             raise Crash
 
 
+class FailingRevocations(SqlRevocations):
+    """A real store in which writes of one kind fail while they are told to."""
+
+    fails = ""
+
+    async def complete(self, revocation: Revocation, certificates: Sequence[RevokedCertificate]) -> Revocation:
+        self._may_fail("complete")
+        return await super().complete(revocation, certificates)
+
+    async def put_list(self, authority_id: str, crl: bytes) -> None:
+        self._may_fail("put_list")
+        await super().put_list(authority_id, crl)
+
+    def _may_fail(self, what: str) -> None:
+        if self.fails == what:
+            raise Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full")
+
+
 class Office:
     """One run of a server on a disk. Another one on the same disk is a restart."""
 
@@ -87,7 +106,7 @@ class Office:
         self.store = (
             CrashingRevocations(database=database, crash_after=crash_after)
             if crash_after
-            else SqlRevocations(database=database)
+            else FailingRevocations(database=database)
         )
         self.lists = RevocationLists(keys=self.keys, store=self.store)
         authorities = SqlAuthorityStore(database=database, trust_domain=A_TEST)

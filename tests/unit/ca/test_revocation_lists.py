@@ -17,10 +17,11 @@ from ca.revocation.force import force_of
 from ca.revocation.model import RevokedCertificate
 from ca.store.database import Database
 from citadel._wire import types_pb2
+from citadel.errors import Unavailable
 from citadel.revocation import RevocationSet
 from tests import certificates
 from tests.clock import FakeClock
-from tests.unit.ca.revoking import HOUR, Office
+from tests.unit.ca.revoking import HOUR, FailingRevocations, Office
 from tests.unit.ca.values import NODE_1, NOW
 
 NewOffice = Callable[..., Office]
@@ -135,6 +136,33 @@ async def test_where_one_list_cannot_be_signed_none_is_pushed_and_it_is_said(off
     assert old.id in office.lists.trouble
     await office.authorities.drop_issuers([old.id])
     assert office.lists.trouble == ""
+    assert covered(office.lists.current, office)
+
+
+@pytest.mark.invariant(12)
+async def test_what_replaces_an_issuer_at_the_last_moment_signs_once_its_list_is_published(office: Office) -> None:
+    assert isinstance(office.store, FailingRevocations)
+    before = office.authorities.issuing().authority
+    office.store.fails = "put_list"
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await office.authorities.replace_issuer()
+        assert office.authorities.issuing().authority == before
+    office.store.fails = ""
+    await office.authorities.replace_issuer()
+    assert office.authorities.issuing().authority != before
+    assert len(office.authorities.issuers()) == 2, "the same one, however often it was tried"
+    assert covered(office.lists.current, office)
+
+
+async def test_lists_that_could_not_be_settled_are_settled_later(office: Office) -> None:
+    assert isinstance(office.store, FailingRevocations)
+    office.store.fails = "put_list"
+    with pytest.raises(Unavailable):
+        await office.authorities.prepare_issuer("1" * 32)
+    office.store.fails = ""
+    assert not covered(office.lists.current, office)
+    await office.authorities.drop_ended(NOW)
     assert covered(office.lists.current, office)
 
 

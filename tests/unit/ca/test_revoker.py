@@ -12,10 +12,18 @@ import pytest
 from ca.revocation.model import RevocationKind
 from ca.store.database import Database
 from ca.store.rotations import SqlIssuedEnds
-from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Reason
+from citadel.errors import (
+    CitadelError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    Unavailable,
+)
 from citadel.spiffe import SpiffeId
 from tests.clock import FakeClock
-from tests.unit.ca.revoking import HOUR, Crash, Office
+from tests.unit.ca.revoking import HOUR, Crash, FailingRevocations, Office
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, NODE_2, NOW, SERVER
 
 WEB = SpiffeId(A_TEST, "/web")
@@ -204,6 +212,57 @@ async def test_a_crash_at_any_write_is_gone_on_from(new_office: NewOffice, targe
                 assert revocation.completed_at is not None
                 await after.revoker.lift(revocation.id, reason="once more", by=ADMINISTRATOR)
             issued = await after.issue()
+
+
+@pytest.mark.invariant(12)
+@pytest.mark.parametrize("failing", ["complete", "put_list"])
+async def test_a_store_that_fails_half_way_never_makes_it_look_done(office: Office, failing: str) -> None:
+    assert isinstance(office.store, FailingRevocations)
+    issued = await office.issue()
+    office.store.fails = failing
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await office.revoke(WEB)
+    assert refused(office, WEB), "meanwhile nothing new is issued"
+    office.store.fails = ""
+    assert (await office.revoke(WEB)).was_revoked
+    assert office.is_listed(issued)
+    assert len(await office.store.newest(10)) == 1
+
+
+@pytest.mark.invariant(12)
+async def test_what_failed_half_way_is_done_as_soon_as_it_can_be(office: Office) -> None:
+    assert isinstance(office.store, FailingRevocations)
+    issued = await office.issue()
+    office.store.fails = "put_list"
+    with pytest.raises(Unavailable):
+        await office.revoke(WEB)
+    running = asyncio.create_task(office.revoker.run())
+    await office.clock.advance(3)
+    assert not office.is_listed(issued)
+    office.store.fails = ""
+    async with asyncio.timeout(10):
+        while not office.is_listed(issued):
+            await office.clock.advance(1)
+            await asyncio.sleep(0.01)  # SQL goes on in threads that the fake clock does not wait for
+    running.cancel()
+
+
+async def test_a_clock_that_jumps_ahead_takes_nothing_out_of_the_lists(office: Office) -> None:
+    first, second = await office.issue(), await office.issue("/other", entry_id="entry-2")
+    await office.revoke(first.serial)
+    office.clock.jump(2 * HOUR)
+    await office.revoke(second.serial)
+    assert office.is_listed(first)
+    assert office.is_listed(second), "valid for everybody whose clock is right"
+
+
+async def test_an_agent_that_was_unbanned_meanwhile_is_banned_again(office: Office) -> None:
+    await office.issue()
+    await office.revoke("node-1")
+    office.agents.banned.clear()
+    assert (await office.revoke("node-1")).was_revoked
+    assert office.agents.banned == {NODE_1}
 
 
 async def test_what_is_revoked_holds_nobody_up_who_is_waited_for(office: Office) -> None:

@@ -14,8 +14,8 @@ from ca.insight.rotating import PATIENCE, clock_check, rotation_check
 from ca.rotation.mesh import Census
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
 from ca.rotation.rotator import View
-from ca.rotation.steady import SteadyTime
 from ca.rotation_metrics import RotationCollector
+from ca.steady import SteadyTime
 from citadel.probes import Health
 from citadel.wire import from_duration
 from tests import certificates

@@ -251,3 +251,20 @@ def test_of_many_sessions_of_one_agent_the_oldest_are_ended() -> None:
     assert [session.is_ending for session in own] == [True, True, False, False, False]
     assert [session.wake.is_set() for session in own] == [True, True, False, False, False]
     assert not other.is_ending
+
+
+def test_what_an_agent_says_of_streams_can_be_shown_and_stored() -> None:
+    """PostgreSQL refuses a row with a NUL, and a rotation's alarm names whom it waited for."""
+    session = AgentSession(agent=agent(), connected_at=NOW)
+    resource = types_pb2.ResourceReport(name="a\x00b", refusal="\x1b[2J" + "x" * 10_000, held_issuer_key_id=b"\x00")
+    report = types_pb2.StreamReport(stream_id="1\x00", node_id="n" * 5000, pid=7, resources=[resource])
+    session.take(pb.AgentMessage(streams=pb.Streams(snapshot=True, reports=[report])))
+    ((stream_id, kept),) = session.streams.items()
+    assert stream_id == kept.stream_id == "1 "
+    assert (len(kept.node_id), kept.pid) == (2048, 7)
+    assert kept.resources[0].name == "a b"
+    assert kept.resources[0].refusal == " [2J" + "x" * 496
+    assert kept.resources[0].held_issuer_key_id == b"\x00"
+    closed = types_pb2.StreamReport(stream_id="1\x00", closed=True)
+    session.take(pb.AgentMessage(streams=pb.Streams(reports=[closed])))
+    assert session.streams == {}
