@@ -18,6 +18,7 @@ from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.authority.ports import KeyManager
 from ca.authority.self_signed import SelfSignedUpstream
+from ca.authority.vouching import Vouching
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.issuance.issuer import Issuer
@@ -38,6 +39,7 @@ from ca.store.entries import SqlEntryStore
 from ca.store.ledger import SqlLedger
 from ca.store.restores import LedgerGap, ledger_gaps
 from ca.store.sealed_keys import SqlKeys
+from ca.store.successions import SqlSuccessions
 from citadel.clock import Clock
 from citadel.metrics import new_registry
 from citadel.tally import Tally
@@ -198,6 +200,7 @@ def _authorities(
         trust_domain=settings.trust_domain,
         keys=keys,
         store=store,
+        vouching=_vouching(settings, database, keys, clock),
         clock=clock,
         root_lifetime=settings.authorities.root_lifetime,
         backdate=settings.svids.backdate,
@@ -211,6 +214,17 @@ def _authorities(
         clock=clock,
         issuer_lifetime=settings.authorities.issuer_lifetime,
         backdate=settings.svids.backdate,
+    )
+
+
+def _vouching(settings: ServerSettings, database: Database, keys: KeyManager, clock: Clock) -> Vouching:
+    return Vouching(
+        trust_domain=settings.trust_domain,
+        keys=keys,
+        store=SqlSuccessions(database=database, trust_domain=settings.trust_domain),
+        clock=clock,
+        # An agent may come back for as long as this after its last certificate, which one that was skipped has still.
+        lasts=settings.svids.agent_lifetime + settings.joining.rejoin_grace,
     )
 
 

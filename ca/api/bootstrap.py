@@ -19,6 +19,7 @@ from citadel._wire import bootstrap_pb2_grpc
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
 from citadel.limiter import RateLimiter
+from citadel.succession_wire import succession_to_wire
 from citadel.tally import Tally
 
 _BUNDLES_PER_SECOND: Final = 50.0
@@ -53,7 +54,10 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
 
     async def GetBundle(self, request: pb.GetBundleRequest, context: Any) -> pb.GetBundleResponse:
         self._bundles.admit(address(context))
-        return pb.GetBundleResponse(bundle=bundle_message(self._authorities.bundle()))
+        return pb.GetBundleResponse(
+            bundle=bundle_message(self._authorities.bundle()),
+            successions=map(succession_to_wire, self._authorities.successions()),
+        )
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
         self._joins.admit(address(context))

@@ -19,6 +19,7 @@ from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.spiffe import TrustDomain
+from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
 
@@ -166,6 +167,10 @@ class AuthorityManager:
         if self._bundle is None:
             raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the authorities are not started")
         return self._bundle
+
+    def successions(self) -> Sequence[Succession]:
+        """What roots that are gone said of those after them."""
+        return self._upstream.successions()
 
     def authorities(self) -> tuple[Authority, ...]:
         """The roots and the issuing authorities, the oldest first."""

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authority.model import Authority, AuthorityState
 from ca.keys.sealing import KeyPurpose
+from citadel.succession import Succession
 
 
 class KeyManager(Protocol):
@@ -99,11 +100,18 @@ class UpstreamAuthority(Protocol):
         ...
 
     async def drop(self, authority_ids: Collection[str]) -> None:
-        """Forget roots that are not the active one, with their keys. Those that are gone already are no error."""
+        """Forget roots that are not the active one, with their keys. Those that are gone already are no error.
+
+        One that was not tainted vouches for the active one before, where the upstream can have it do so.
+        """
         ...
 
     def roots(self) -> tuple[x509.Certificate, ...]:
         """The certificates of the trust bundle, oldest first."""
+        ...
+
+    def successions(self) -> Sequence[Succession]:
+        """What roots that are gone said of those after them, as far as it still holds."""
         ...
 
     def authorities(self) -> tuple[Authority, ...]:

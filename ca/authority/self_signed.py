@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -14,10 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.authority.certificates import build_issuer, build_root
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer
+from ca.authority.vouching import Vouching
 from ca.keys.sealing import KeyPurpose
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
+from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +33,7 @@ class SelfSignedUpstream:
         trust_domain: TrustDomain,
         keys: KeyManager,
         store: AuthorityStore,
+        vouching: Vouching,
         clock: Clock,
         root_lifetime: timedelta,
         backdate: timedelta,
@@ -38,12 +41,14 @@ class SelfSignedUpstream:
         self._trust_domain = trust_domain
         self._keys = keys
         self._store = store
+        self._vouching = vouching
         self._clock = clock
         self._root_lifetime = root_lifetime
         self._backdate = backdate
         self._roots: tuple[Authority, ...] = ()
 
     async def start(self) -> None:
+        await self._vouching.start()
         self._roots = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ROOT)
         for root in self._roots:
             _check_trust_domain(root.certificate, self._trust_domain)
@@ -77,6 +82,7 @@ class SelfSignedUpstream:
 
     async def drop(self, authority_ids: Collection[str]) -> None:
         gone = [r for r in self._roots if r.id in authority_ids and r.state is not AuthorityState.ACTIVE]
+        await self._leave_word(gone)
         await self._store.set_states({root.id: AuthorityState.REVOKED for root in gone})
         self._roots = tuple(root for root in self._roots if root not in gone)
         for root in gone:
@@ -85,9 +91,21 @@ class SelfSignedUpstream:
     def roots(self) -> tuple[x509.Certificate, ...]:
         return tuple(root.certificate for root in self._roots)
 
+    def successions(self) -> Sequence[Succession]:
+        return self._vouching.current()
+
     def authorities(self) -> tuple[Authority, ...]:
         """The roots with their states, for `status`."""
         return self._roots
+
+    async def _leave_word(self, gone: Sequence[Authority]) -> None:
+        """Whoever was away knows no other root than these. A tainted one says nothing, and nothing leads to it."""
+        heirs = [root.certificate for root in self._roots if root.state is AuthorityState.ACTIVE]
+        for root in gone:
+            if root.state is AuthorityState.OLD:
+                await self._vouching.leave(root, heirs)
+            elif root.state is AuthorityState.TAINTED:
+                await self._vouching.taint(root.certificate)
 
     def _root_to_sign_with(self, root_id: str) -> Authority:
         now = self._clock.now()

@@ -253,6 +253,16 @@ revocation_lists: Final = Table(
     Column("crl", LargeBinary, nullable=False),
 )
 
+# What roots that are gone said of those after them, see `citadel.succession`.
+successions: Final = Table(
+    "succession",
+    metadata,
+    Column("signer", LargeBinary, primary_key=True),
+    Column("heirs", Text, nullable=False),
+    Column("until", Moment, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+)
+
 # At most one row: which server owns the store.
 lease: Final = Table(
     "lease",

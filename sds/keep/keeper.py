@@ -10,6 +10,7 @@ from random import Random
 from typing import Final
 
 import structlog
+from cryptography import x509
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel.clock import LONGEST_NAP, Clock
@@ -17,7 +18,7 @@ from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhau
 from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.batch import Check, Draft, draft, judge
-from sds.keep.check import check_issued
+from sds.keep.check import believed_by_nobody, check_issued
 from sds.keep.keys import KeyKind
 from sds.keep.orders import OrderBook, RenewOrder
 from sds.keep.schedule import Outlook, Schedule, call_timeout, retry_delay
@@ -79,6 +80,7 @@ class Keeper:
         self._trouble = ""
         self._paused_until = 0.0  # by the clock that never jumps
         self._orders = OrderBook()
+        self._roots: tuple[x509.Certificate, ...] = ()  # by which all that is held was judged
 
     def server_is_back(self) -> None:
         """Ask at once for what is due, without waiting for the end of a pause."""
@@ -112,6 +114,7 @@ class Keeper:
                 self._news.clear()
                 now = self._clock.now()
                 self._follow(now)
+                await self._follow_roots(now)
                 if self._may_ask() and (due := self._schedule.due(now)):
                     await self._renew(await asyncio.to_thread(draft, due[: self._batch], self._key_kind))
                 else:
@@ -144,6 +147,16 @@ class Keeper:
             for key in current.svids.keys() - valid.keys():
                 _log.error("svid ended before it could be renewed", spiffe_id=str(current.svids[key].svid.spiffe_id))
             self._feed.publish(replace(current, svids=valid))
+
+    async def _follow_roots(self, now: datetime) -> None:
+        """Roots may go while the agent is away: what hangs on one of them is renewed before anything else."""
+        bundle = self._feed.current.bundles.get(self._trust_domain)
+        if bundle is None or bundle.x509_authorities == self._roots:
+            return
+        self._roots = bundle.x509_authorities
+        held = tuple(self._feed.current.svids.values())
+        for entry_id in await asyncio.to_thread(believed_by_nobody, held, bundle, now):
+            self._schedule.hasten(entry_id, now)
 
     async def _renew(self, drafts: Sequence[Draft]) -> None:
         # Of all that are held, not of these alone: while this call hangs nothing else is renewed either.

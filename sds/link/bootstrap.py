@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -24,6 +25,8 @@ from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unauthen
 from citadel.join_string import JoinString
 from citadel.reserved import is_agent_id
 from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.succession import Succession, heirs_of
+from citadel.succession_wire import successions_from_wire
 from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, request_for
 from sds.link.call import answer_of
@@ -99,9 +102,21 @@ class Bootstrap:
                 _log.info("server away, trying the next", server=str(server), reason=error.reason, error=str(error))
         return await self._join_at(invitation.servers[-1], invitation, key)
 
+    async def shown_by(self, servers: Sequence[HostPort]) -> TrustBundle:
+        """The bundle that the first of `servers` shows which answers. Nothing is proven by it.
+
+        Raises `Unavailable`, or what the last of them answered wrongly.
+        """
+        for server in servers[:-1]:
+            try:
+                return (await self._fetch_bundle(server)).bundle
+            except Unavailable:
+                continue
+        return (await self._fetch_bundle(servers[-1])).bundle
+
     async def _join_at(self, server: HostPort, invitation: Invitation, key: PrivateKey) -> AgentIdentity:
         fetched = await self._fetch_bundle(server)
-        trusted = self._expected(fetched, invitation, server)
+        trusted = await asyncio.to_thread(self._expected, fetched, invitation, server)
         answer = await self._present(invitation.credential, server, trusted, request_for(key))
         bundle = self._own_bundle(answer.bundle)
         spiffe_id = SpiffeId.parse(answer.spiffe_id)
@@ -119,7 +134,7 @@ class Bootstrap:
         _log.info("joined", spiffe_id=str(spiffe_id), server=str(server))
         return AgentIdentity(svid=svid, key=key, bundle=bundle, agent_api=_address(answer.agent_api), bootstrap=server)
 
-    async def _fetch_bundle(self, address: HostPort) -> TrustBundle:
+    async def _fetch_bundle(self, address: HostPort) -> _Fetched:
         """The bundle of whoever listens there. Nothing is proven by it yet, so nothing secret is sent."""
         # gRPC has no unverified TLS, so the channel is pinned to just the certificate that is presented right now.
         try:
@@ -131,7 +146,8 @@ class Bootstrap:
         async with anonymous_channel(address, roots_pem=presented.encode("ascii"), reconnect=self.reconnect) as channel:
             stub: bootstrap_pb2_grpc.BootstrapAsyncStub = bootstrap_pb2_grpc.BootstrapStub(channel)
             answer = await answer_of(stub.GetBundle(pb.GetBundleRequest(), timeout=TIMEOUT))
-        return self._own_bundle(answer.bundle)
+        successions = successions_from_wire(self.trust_domain, answer.successions)
+        return _Fetched(self._own_bundle(answer.bundle), tuple(successions))
 
     async def _present(
         self, credential: Credential, server: HostPort, trusted: TrustBundle, csr: bytes
@@ -142,8 +158,9 @@ class Bootstrap:
             stub: bootstrap_pb2_grpc.BootstrapAsyncStub = bootstrap_pb2_grpc.BootstrapStub(channel)
             return await credential.present(stub, csr, trust_domain=self.trust_domain)
 
-    def _expected(self, fetched: TrustBundle, invitation: Invitation, server: HostPort) -> TrustBundle:
-        """The bundle to believe the server by, once the fetched one is what was promised."""
+    def _expected(self, answer: _Fetched, invitation: Invitation, server: HostPort) -> TrustBundle:
+        """The bundle to believe the server by, once the fetched one is what was promised. Blocks: verifies."""
+        fetched = answer.bundle
         if invitation.insecure:
             _log.warning(
                 "INSECURE BOOTSTRAP: the server is believed without proof, and is shown what lets this agent in",
@@ -157,15 +174,34 @@ class Bootstrap:
                 return fetched
             raise _mismatch("does not have the digest that the join string names")
         # One root may have been added or dropped since it was known. The handshake decides on what is common.
-        if set(known.x509_authorities).isdisjoint(fetched.x509_authorities):
+        if not set(known.x509_authorities).isdisjoint(fetched.x509_authorities):
+            return known
+        return self._succeeded(known, answer, server)
+
+    def _succeeded(self, known: TrustBundle, answer: _Fetched, server: HostPort) -> TrustBundle:
+        """What the known roots, which are all gone, said of those that are there. The handshake decides on these."""
+        heirs = heirs_of(
+            known.x509_authorities, answer.successions, trust_domain=self.trust_domain, now=self.clock.now()
+        )
+        common = heirs.intersection(answer.bundle.x509_authorities)
+        if not common:
             raise _mismatch("has no authority in common with the one that this agent knows the server by")
-        return known
+        _log.warning("all roots of the server are new, and vouched for by those that were known", server=str(server))
+        return TrustBundle(trust_domain=self.trust_domain, x509_authorities=tuple(common))
 
     def _own_bundle(self, message: types_pb2.Bundle) -> TrustBundle:
         trust_domain = TrustDomain.parse(message.trust_domain)
         if trust_domain != self.trust_domain:
             raise _mismatch(f"is that of {trust_domain}, and this agent is for {self.trust_domain}")
         return TrustBundle.from_json(trust_domain, message.json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """What a server shows to everybody; nothing of it is verified."""
+
+    bundle: TrustBundle
+    successions: tuple[Succession, ...]
 
 
 def parse_bundle_file(trust_domain: TrustDomain, data: bytes) -> TrustBundle:

@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.reserved import is_agent_id
 from citadel.spiffe import TrustDomain
 from citadel.strict_json import load_object
-from citadel.svid import X509Svid
+from citadel.svid import X509Svid, verify_x509_svid
 from sds.keep.keys import PrivateKey, load_pem, to_pem
 
 FILE_NAME: Final = "identity.json"
@@ -46,6 +47,14 @@ class AgentIdentity:
     bundle: TrustBundle
     agent_api: HostPort
     bootstrap: HostPort
+
+    def is_believed_by(self, bundle: TrustBundle, now: datetime) -> bool:
+        """Whether `bundle` vouches for the agent's own SVID. Slow: call it off the loop."""
+        try:
+            verify_x509_svid(self.svid.chain_der, {bundle.trust_domain: bundle}, now)
+        except CitadelError:
+            return False
+        return True
 
 
 class IdentityFile:

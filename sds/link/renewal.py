@@ -13,7 +13,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from citadel._wire import agent_api_pb2 as pb
 from citadel.clock import Clock, sleep_until
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
-from citadel.svid import verify_x509_svid
 from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, new_key, request_for
 from sds.keep.orders import RenewOrder
@@ -28,6 +27,7 @@ from sds.settings import ReconnectSettings
 _TIMEOUT: Final = 15.0  # seconds
 # Of an order's window. Workloads' SVIDs wait for the agent's own, and are spread over what is left.
 _OWN_SHARE: Final = 0.25
+_LOOK_SECONDS: Final = 5.0  # without a link, between two looks at what the server shows
 
 _log = structlog.get_logger(__name__)
 
@@ -54,6 +54,7 @@ class OwnRenewal:
         self._now = asyncio.Event()  # renew without waiting for half of the life
         self._due = identity.current.svid.not_after
         self._sooner = asyncio.Event()  # an order made `_due` earlier
+        self._is_shut_out = False  # as the server says
         self._told: set[Reason] = set()  # kinds of trouble, since it last went well
         self._reconnect = reconnect
         self._clock = clock
@@ -73,6 +74,27 @@ class OwnRenewal:
 
     async def run(self) -> None:
         """Keep going until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_fresh())
+            tasks.create_task(self._see_whether_it_is_shut_out())
+
+    async def _see_whether_it_is_shut_out(self) -> None:
+        """Roots may go while the agent is away: then its SVID is good until its end, and yet nobody lets it in."""
+        while True:
+            await self._clock.sleep(_LOOK_SECONDS * self._random.uniform(1, 1.5))
+            if self._link.is_up or self._is_shut_out:
+                continue
+            try:
+                self._is_shut_out = await self._returning.knows_no_more(self._identity.current)
+            except CitadelError:
+                continue  # a server that is away: there is nobody to be let in by
+            if self._is_shut_out:
+                _log.warning(
+                    "the server has dropped the root of the agent's own svid, coming back with its recorded key"
+                )
+                self._now.set()
+
+    async def _keep_fresh(self) -> None:
         received = self._identity.current.svid.not_before  # when it was really received is not known after a restart
         while True:
             not_after = self._identity.current.svid.not_after
@@ -95,21 +117,17 @@ class OwnRenewal:
         key = await self._next_key()  # the server may know it already, whichever way it was sent
         # Hanging on a root that is gone, the own SVID opens no new connection; one that is open stays so until it ends.
         is_let_in = self._link.is_up and self._identity.current.svid.not_after > self._clock.now()
-        if is_let_in or await asyncio.to_thread(self._is_believed):
+        if is_let_in or (not self._is_shut_out and await asyncio.to_thread(self._is_believed)):
             await self._renew(key)
         else:
             await self._return(key)
+        self._is_shut_out = False
         self._link.move()
 
     def _is_believed(self) -> bool:
         """Whether a new connection with the own SVID would be let in, as far as the own bundle says."""
         identity = self._identity.current
-        try:
-            bundles = {identity.bundle.trust_domain: identity.bundle}
-            verify_x509_svid(identity.svid.chain_der, bundles, self._clock.now())
-        except CitadelError:
-            return False
-        return True
+        return identity.is_believed_by(identity.bundle, self._clock.now())
 
     async def _return(self, key: PrivateKey) -> None:
         back = await self._returning.identity(self._identity.current, key=key)

@@ -36,6 +36,15 @@ class Returning:
         self._servers = servers
         self._node_certificate = node_certificate
 
+    async def knows_no_more(self, current: AgentIdentity) -> bool:
+        """Whether the server says that it has dropped the root which the agent's own SVID hangs on.
+
+        Whoever answers may say so: it is a reason to ask to be let in anew, which no impostor can grant. Raises
+        `Unavailable`, or what the server answered wrongly.
+        """
+        shown = await self._bootstrap.shown_by(self._servers or (current.bootstrap,))
+        return not await asyncio.to_thread(current.is_believed_by, shown, self._bootstrap.clock.now())
+
     async def identity(self, current: AgentIdentity, *, key: PrivateKey) -> AgentIdentity:
         """The identity with `key`, which is on disk already, in the place of `current`, whose SVID has expired.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
@@ -13,7 +14,10 @@ from ca.rotation.machine import COURSE
 from ca.rotation.model import RotationKind
 from citadel._wire import rotation_pb2
 from citadel._wire.rotation_pb2_grpc import RotationsStub
+from citadel.reserved import server_id
 from citadel.wire import to_duration
+from cli.demo.load import Tally
+from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN
 from tests.integration.faulty import Assassin, Records
 from tests.integration.meshes import LiveMesh, live_mesh, until
 
@@ -48,6 +52,12 @@ class RotatingMesh:
             return (await self.view()).rotation.phase in ("done", "aborted")
         except grpc.aio.AioRpcError:
             return False
+
+    async def names_the_agent_as_away(self) -> bool:
+        holders = (await self.view()).holders
+        return [each.name for each in holders] == [AGENT_NAME] and all(
+            each.words.startswith("away") and each.HasField("until") for each in holders
+        )
 
     async def all_hang_on_the_only_root(self) -> bool:
         plan, (root,) = self.live.plan, self.records.standing_roots()
@@ -109,3 +119,57 @@ def _went_by_the_book(records: Records, course: list[str]) -> None:
     assert min(row.issued_at for row in then) >= entered["activate"], "what is new signs once everybody knows it"
     assert max(row.issued_at for row in first) <= min(row.issued_at for row in then)
     assert all(row.not_after <= row.issuer_not_after for row in records.signed())
+
+
+async def test_an_agent_that_was_skipped_comes_back_by_its_recorded_key_and_its_envoys_work_again(
+    mesh: RotatingMesh,
+) -> None:
+    live = mesh.live
+    (live.plan.folder / "agent" / "join").unlink()  # it must come back without a token
+    await live.mesh.children["agent"].kill()
+    await mesh.start("root")
+    await until("it is named, with how long it is waited for", mesh.names_the_agent_as_away, seconds=10)
+    async with live.mesh.admin_channel() as channel:
+        await RotationsStub(channel).SkipHolder(rotation_pb2.SkipHolderRequest(name=AGENT_NAME, why="it is broken"))
+    await until("the rotation has ended", mesh.is_over, seconds=10)
+    who = f"uid:{os.geteuid()}"
+    skips = "SELECT actor, detail, why FROM audit WHERE what = 'rotation.skip'"
+    assert mesh.records.rows(skips) == [(who, AGENT_NAME, "it is broken")]
+
+    await live.mesh.launch("agent")
+    await until("all Envoys trust the new root alone", mesh.all_hang_on_the_only_root, seconds=20)
+    async with live.under_load() as tally:
+        await _done(tally, 100)
+    assert not tally.failures
+
+
+async def test_in_an_emergency_agents_are_renewed_before_their_workloads_and_nobody_is_locked_out(
+    mesh: RotatingMesh,
+) -> None:
+    agent = mesh.live.mesh.children["agent"].pid
+    workloads = (mesh.live.plan.productpage.spiffe_id, mesh.live.plan.reviews.spiffe_id)
+    # With a deadline; at once; and at once while the agent does not run, which then finds its stream as it was.
+    for deadline, is_slow, most_failed in ((5, False, 0), (0, False, 5), (0, True, 0)):
+        async with mesh.live.under_load() as tally:
+            if is_slow:
+                os.kill(agent, signal.SIGSTOP)
+            await mesh.start("root", emergency=True, deadline=to_duration(timedelta(seconds=deadline)))
+            await until("the rotation has ended", mesh.is_over, seconds=deadline + 5)
+            if is_slow:
+                os.kill(agent, signal.SIGCONT)
+            await until("all Envoys trust the new root alone", mesh.all_hang_on_the_only_root, seconds=10)
+            await _done(tally, 50)
+        assert tally.failed <= most_failed, (deadline, is_slow, tally)
+        newest = [row.spiffe_id for row in mesh.records.signed() if row.issuer_id == mesh.records.issuers()[-1]]
+        assert {str(each) for each in (mesh.live.plan.agent_id, *workloads)} <= set(newest)
+        if deadline:
+            assert newest[:2] == [str(server_id(TRUST_DOMAIN)), str(mesh.live.plan.agent_id)], "its own comes first"
+
+
+async def _done(tally: Tally, more: int) -> None:
+    wanted = tally.done + more
+
+    async def is_past() -> bool:
+        return tally.done >= wanted
+
+    await until(f"{more} more requests are answered", is_past, seconds=10)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ca.audit.model import Act, Actor
 from ca.authority.manager import AuthorityManager
 from ca.authority.self_signed import SelfSignedUpstream
+from ca.authority.vouching import Vouching
 from ca.issuance.ledger import LedgerRow
 from ca.keys.disk import DiskKeys
 from ca.keys.manager import SealedKeyManager
@@ -23,6 +24,7 @@ from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.ledger import SqlLedger
 from ca.store.revocations import SqlIssuedCertificates, SqlRevocations
+from ca.store.successions import SqlSuccessions
 from citadel.errors import Reason, Unavailable
 from citadel.spiffe import SpiffeId
 from tests.clock import FakeClock
@@ -114,6 +116,13 @@ class Office:
             trust_domain=A_TEST,
             keys=self.keys,
             store=authorities,
+            vouching=Vouching(
+                trust_domain=A_TEST,
+                keys=self.keys,
+                store=SqlSuccessions(database=database, trust_domain=A_TEST),
+                clock=clock,
+                lasts=timedelta(days=7),
+            ),
             clock=clock,
             root_lifetime=timedelta(days=365),
             backdate=timedelta(seconds=10),

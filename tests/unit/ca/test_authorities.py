@@ -17,6 +17,7 @@ from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager
 from ca.authority.self_signed import SelfSignedUpstream
+from ca.authority.vouching import Vouching
 from ca.keys.disk import DiskKeys
 from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KeyPurpose, Sealer
@@ -24,14 +25,17 @@ from ca.revocation.lists import RevocationLists
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.revocations import SqlRevocations
+from ca.store.successions import SqlSuccessions
 from citadel.bundle import TrustBundle
 from citadel.errors import FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
+from citadel.succession import heirs_of
 from tests.clock import FakeClock
 from tests.csrs import new_key
 from tests.unit.ca.values import A_TEST, NOW
 
 DAY = timedelta(days=1)
+LASTS = 7 * DAY  # what a root says of its heirs
 
 
 class Crash(BaseException):
@@ -113,7 +117,14 @@ class Machine:
             "clock": self.clock,
             "backdate": timedelta(seconds=10),
         }
-        upstream = SelfSignedUpstream(root_lifetime=365 * DAY, **common)
+        vouching = Vouching(
+            trust_domain=A_TEST,
+            keys=common["keys"],
+            store=SqlSuccessions(database=self.database, trust_domain=A_TEST),
+            clock=self.clock,
+            lasts=LASTS,
+        )
+        upstream = SelfSignedUpstream(vouching=vouching, root_lifetime=365 * DAY, **common)
         lists = RevocationLists(keys=common["keys"], store=SqlRevocations(database=self.database))
         return AuthorityManager(upstream=upstream, lists=lists, issuer_lifetime=7 * DAY, **common)
 
@@ -248,6 +259,62 @@ async def test_a_prepared_root_is_in_the_bundle_and_signs_no_leaf_until_it_is_ac
     assert manager.bundle().sequence == 3
 
 
+class TestTheWordOfARootThatGoes:
+    """Agents that were away come back by it; see `citadel.succession`."""
+
+    async def test_leads_to_the_root_that_signs_then_also_after_a_restart_and_until_its_end(
+        self, machine: Machine
+    ) -> None:
+        manager = await machine.started()
+        first = manager.authorities()[0]
+        await rotate_root(manager, manager.issuing().authority)
+        for one in (manager, await machine.started()):
+            assert _led_from(first, one) == set(one.bundle().x509_authorities)
+        await machine.clock.advance(LASTS.total_seconds())
+        assert manager.successions() == []
+        assert (await machine.started()).successions() == []
+
+    async def test_of_a_tainted_root_there_is_none(self, machine: Machine) -> None:
+        manager = await machine.started()
+        first = manager.authorities()[0]
+        await manager.prepare_root(NEXT_ROOT)
+        await manager.activate_root(NEXT_ROOT, taints=True)
+        await manager.drop_roots([first.id])
+        assert manager.successions() == []
+        assert (await machine.started()).successions() == []
+
+    async def test_nothing_leads_to_a_root_that_was_tainted_since(self, machine: Machine) -> None:
+        manager = await machine.started()
+        await rotate_root(manager, manager.issuing().authority)
+        assert manager.successions()
+        await manager.prepare_root("3" * 32)
+        await manager.activate_root("3" * 32, taints=True)
+        await manager.drop_roots([NEXT_ROOT])
+        assert manager.successions() == []
+        assert (await machine.started()).successions() == []
+
+    async def test_there_is_none_of_a_root_that_was_taken_back_before_it_signed(self, machine: Machine) -> None:
+        manager = await machine.started()
+        await manager.prepare_root(NEXT_ROOT)
+        await manager.drop_roots([NEXT_ROOT])
+        assert manager.successions() == []
+
+    async def test_a_root_whose_key_is_gone_goes_without_one(self, machine: Machine) -> None:
+        manager = await machine.started()
+        first = manager.authorities()[0]
+        await manager.prepare_root(NEXT_ROOT)
+        await manager.activate_root(NEXT_ROOT, taints=False)
+        (machine.folder / f"{first.key_id}.sealed").unlink()
+        await manager.drop_roots([first.id])
+        assert manager.successions() == []
+        assert next(each.id for each in manager.authorities()) == NEXT_ROOT
+
+
+def _led_from(root: Authority, manager: AuthorityManager) -> set[x509.Certificate]:
+    now = manager.successions()[0].until - timedelta(seconds=1)
+    return set(heirs_of([root.certificate], manager.successions(), trust_domain=A_TEST, now=now))
+
+
 async def test_a_prepared_root_can_be_taken_back_without_a_trace(machine: Machine) -> None:
     manager = await machine.started()
     before, keys = manager.authorities(), machine.key_ids()
@@ -288,6 +355,7 @@ async def test_a_rotation_that_dies_at_any_write_can_be_done_again(
     assert active == [after.issuing().authority]
     assert is_signed_by(active[0].certificate, root.certificate)
     assert after.bundle().x509_authorities == (root.certificate,)
+    assert len(after.successions()) == (rotate is rotate_root)
 
 
 def _is_active(authority: Authority) -> bool:
@@ -427,6 +495,13 @@ async def test_the_data_of_another_trust_domain_is_named_and_left_alone(machine:
     foreign = SelfSignedUpstream(
         trust_domain=other,
         keys=machine.keys,
+        vouching=Vouching(
+            trust_domain=other,
+            keys=machine.keys,
+            store=SqlSuccessions(database=machine.database, trust_domain=other),
+            clock=machine.clock,
+            lasts=LASTS,
+        ),
         store=SqlAuthorityStore(database=machine.database, trust_domain=other),
         clock=machine.clock,
         root_lifetime=365 * DAY,

@@ -30,7 +30,9 @@ class KnowsNoToken:
 
 def service(clock: FakeClock, *, joins_per_second: float) -> BootstrapService:
     return BootstrapService(
-        authorities=cast("AuthorityManager", SimpleNamespace(bundle=lambda: TrustBundle(trust_domain=A_TEST))),
+        authorities=cast(
+            "AuthorityManager", SimpleNamespace(bundle=lambda: TrustBundle(trust_domain=A_TEST), successions=tuple)
+        ),
         joining=cast("Joining", KnowsNoToken()),
         x509pop=cast("X509PopJoining", KnowsNoToken()),
         rejoining=cast("Rejoining", KnowsNoToken()),

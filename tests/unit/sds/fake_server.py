@@ -22,6 +22,8 @@ from citadel.entry import Entry
 from citadel.errors import CitadelError
 from citadel.rpc import ErrorBorder
 from citadel.spiffe import SpiffeId
+from citadel.succession import Succession
+from citadel.succession_wire import succession_to_wire
 from citadel.svid import X509Svid
 from sds.keep.keys import PrivateKey, new_key
 from sds.link.identity import AgentIdentity, IdentityFile, OwnIdentity
@@ -47,6 +49,7 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
     def __init__(self, authority: FakeAuthority) -> None:
         self.authority = authority
         self.bundle = authority.bundle
+        self.successions: list[Succession] = []
         self.answered_id: SpiffeId = AGENT
         self.answered_key: PrivateKey | None = None
         self.refusal: CitadelError | None = None
@@ -57,7 +60,9 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
         self.on_join: Callable[[], object] = lambda: None
 
     async def GetBundle(self, request: Any, context: Any) -> bootstrap_pb2.GetBundleResponse:
-        return bootstrap_pb2.GetBundleResponse(bundle=bundle_message(self.bundle))
+        return bootstrap_pb2.GetBundleResponse(
+            bundle=bundle_message(self.bundle), successions=map(succession_to_wire, self.successions)
+        )
 
     async def Join(self, request: bootstrap_pb2.JoinRequest, context: Any) -> bootstrap_pb2.JoinResponse:
         self.tokens.append(request.token)

@@ -349,6 +349,21 @@ async def test_an_answer_is_checked_against_the_bundle_as_it_is_when_it_arrives(
     await bench.holds("web")
 
 
+@pytest.mark.invariant(4)
+async def test_what_hangs_on_a_root_that_went_meanwhile_is_renewed_at_once(bench: Bench) -> None:
+    bench.set_entries(entry("web"), entry("api"))
+    await bench.holds("web", "api")
+    before = {name: bench.serial(name) for name in ("web", "api")}
+    old = bench.authority.bundle
+    bench.authority = bench.signer.authority = FakeAuthority(bench.clock.now(), "two", sequence=2)
+    both = replace(old, x509_authorities=(*old.x509_authorities, *bench.authority.bundle.x509_authorities), sequence=2)
+    bench.feed.publish(replace(bench.feed.current, bundles={A_TEST: both}))
+    await bench.quiet()
+    assert {name: bench.serial(name) for name in before} == before, "a root that comes takes nothing away"
+    bench.feed.publish(replace(bench.feed.current, bundles={A_TEST: bench.authority.bundle}))
+    await bench.until(lambda: all(bench.serial(name) not in (None, serial) for name, serial in before.items()))
+
+
 async def test_without_the_own_bundle_nothing_is_asked_for(bench: Bench) -> None:
     bench.feed.publish(replace(bench.feed.current, bundles={}))
     bench.set_entries(entry("web"))

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import pytest
 import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from citadel.clock import SystemClock
 from citadel.config.types import HostPort
 from citadel.errors import CitadelError, InvalidArgument, Kind, Reason, Unauthenticated
 from citadel.join_string import JoinString
 from citadel.spiffe import TrustDomain
+from citadel.succession import Succession
 from sds.keep.keys import new_key
 from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
+from sds.link.credentials import Token
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority
 from tests.unit.sds.fake_server import AGENT, QUICK, FakeBootstrap, now, serve_bootstrap
 
@@ -169,3 +173,49 @@ def test_a_bundle_file_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidArgument) as refused:
         parse_bundle_file(A_TEST, data)
     assert refused.value.reason is Reason.BUNDLE_MALFORMED
+
+
+class TestAServerWhoseRootsAreAllNew:
+    """It was known by a root that is gone; what that root said before it went decides."""
+
+    @staticmethod
+    def said(by: FakeAuthority, heir: FakeAuthority, *, until: timedelta = timedelta(hours=1)) -> Succession:
+        assert isinstance(by.root.key, ec.EllipticCurvePrivateKey)
+        return Succession.signed(
+            trust_domain=A_TEST,
+            root=by.root.certificate,
+            key=by.root.key,
+            heirs=[heir.root.certificate],
+            until=now() + until,
+        )
+
+    async def test_is_believed_by_the_word_of_the_root_that_was_known(self, scene: Scene) -> None:
+        gone, between = FakeAuthority(now(), "gone"), FakeAuthority(now(), "between")
+        scene.service.successions = [self.said(between, scene.authority), self.said(gone, between)]
+        identity = await scene.bootstrap.join(replace(scene.invitation, known_bundle=gone.bundle), key=KEY)
+        assert identity.bundle == scene.authority.bundle
+
+    async def test_is_not_believed_once_that_word_has_ended(self, scene: Scene) -> None:
+        gone = FakeAuthority(now(), "gone")
+        scene.service.successions = [self.said(gone, scene.authority, until=timedelta(0))]
+        with pytest.raises(Unauthenticated) as refused:
+            await scene.bootstrap.join(replace(scene.invitation, known_bundle=gone.bundle), key=KEY)
+        assert refused.value.reason is Reason.BUNDLE_MISMATCH
+        assert scene.service.tokens == []
+
+    async def test_an_impostor_with_a_true_word_for_another_root_never_sees_what_lets_in(self) -> None:
+        gone, real, liar = (FakeAuthority(now(), name) for name in ("gone", "real", "liar"))
+        for shown, reason in ((real, Kind.UNAVAILABLE), (liar, Kind.UNAUTHENTICATED)):
+            service = FakeBootstrap(liar)
+            service.bundle = shown.bundle
+            service.successions = [self.said(gone, real), self.said(liar, liar)]
+            server, address = await serve_bootstrap(service, liar)
+            invitation = Invitation(
+                trust_domain=A_TEST, servers=(address,), credential=Token(TOKEN), known_bundle=gone.bundle
+            )
+            bootstrap = Bootstrap(trust_domain=A_TEST, reconnect=QUICK, clock=SystemClock())
+            with pytest.raises(CitadelError) as refused:
+                await bootstrap.join(invitation, key=KEY)
+            assert refused.value.kind is reason
+            assert service.tokens == []
+            await server.stop(None)
