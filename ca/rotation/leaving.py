@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityState
 from ca.rotation.model import Rotation, RotationKind
 from ca.rotation.orders import RenewalTerms
 from citadel.spiffe import SpiffeId
+
+_JUMPS: Final = timedelta(days=1)
 
 
 class Leaving:
@@ -53,6 +56,10 @@ class Leaving:
             window=rotation.window,
             ends_at=rotation.started_at if rotation.is_emergency else rotation.phase_since + rotation.window,
         )
+
+    def earliest(self) -> datetime:
+        """Nothing that is valid was signed before this: the oldest of those who sign, and time for clocks that jump."""
+        return min(each.not_before for each in self._authorities.issuers()) - _JUMPS
 
     def is_pressing(self, margin: timedelta, now: datetime) -> bool:
         """A rotation that is waited for until what signs now has ended would end in an outage for everybody."""

@@ -20,6 +20,7 @@ from citadel.reserved import RESERVED_SEGMENT, is_agent_id, server_id
 from citadel.spiffe import SpiffeId, TrustDomain
 
 _ASK_AGAIN: Final = 2.0  # seconds between two looks into the ledger
+_SELDOM: Final = 20  # times as long as a look takes
 # Envoy looks for an agent that was away at intervals of up to 30 s.
 _PROXIES_ARE_BACK: Final = 35.0  # seconds
 
@@ -38,6 +39,20 @@ class Census:
     svids_renewed: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What the ledger said: of whoever was not connected then."""
+
+    issuers: tuple[str, ...] | None
+    without: frozenset[SpiffeId]
+    ends: Mapping[SpiffeId, datetime]
+    good_until: float
+
+    def holds_for(self, issuers: tuple[str, ...] | None, connected: Mapping[SpiffeId, object], moment: float) -> bool:
+        """Whether it says all that is asked now. Whoever came since changes nothing."""
+        return self.issuers == issuers and self.without <= connected.keys() and moment < self.good_until
+
+
 class Mesh:
     """Judges every connected agent, each anew only when it has said something, and asks the ledger about the others."""
 
@@ -53,7 +68,7 @@ class Mesh:
         self._judged_for: object = None
         # By what it was counted for, so that whoever watches a rotation costs little where nothing changes.
         self._counted: dict[AgentSession, tuple[tuple[int, Trust], int, int]] = {}
-        self._asked: tuple[object, float, Mapping[SpiffeId, datetime]] | None = None
+        self._answer: _Answer | None = None
         self._had_before: dict[AgentSession, tuple[object, datetime | None]] = {}
 
     def connected(self, question: object, judge: Judge, order_id: str) -> list[Holder]:
@@ -68,23 +83,32 @@ class Mesh:
             self._judged[session] = known
         return [holder for _, holders in self._judged.values() for holder in holders]
 
-    async def away(self, now: datetime, *, issuer_ids: Collection[str] | None, at_once: bool) -> list[Holder]:
+    async def away(
+        self, now: datetime, *, issued_after: datetime, issuer_ids: Collection[str] | None, at_once: bool
+    ) -> list[Holder]:
         """Whoever is not connected and has valid certificates issued through it, of these issuers or of any.
 
         Without `issuer_ids`, agents alone, and none that is banned: they are those who would have to hear something.
-        The ledger is asked every two seconds, or `at_once`.
+        The ledger is asked when somebody leaves, every two seconds (seldom, where that takes long), or `at_once`.
         """
         connected = self._sessions.newest()
-        question = (tuple(sorted(issuer_ids)) if issuer_ids is not None else None, frozenset(connected))
-        asked = self._asked
-        is_stale = asked is None or asked[0] != question or self._clock.monotonic() - asked[1] >= _ASK_AGAIN
-        if asked is None or is_stale or at_once:
-            begun = self._clock.monotonic()
-            ends = await self._ends.last_ends(now=now, issuer_ids=issuer_ids)
-            asked = self._asked = (question, begun, {SpiffeId.parse(text): end for text, end in ends.items()})
+        issuers = tuple(sorted(issuer_ids)) if issuer_ids is not None else None
+        answer = self._answer
+        if answer is None or at_once or not answer.holds_for(issuers, connected, self._clock.monotonic()):
+            begun, without = self._clock.monotonic(), frozenset(connected)
+            ends = await self._ends.last_ends(
+                now=now, issued_after=issued_after, without=frozenset(map(str, without)), issuer_ids=issuer_ids
+            )
+            ended = self._clock.monotonic()
+            answer = self._answer = _Answer(
+                issuers=issuers,
+                without=without,
+                ends={SpiffeId.parse(text): end for text, end in ends.items()},
+                good_until=ended + max(_ASK_AGAIN, _SELDOM * (ended - begun)),
+            )
         counted = {
             self._name(spiffe_id): end
-            for spiffe_id, end in asked[2].items()
+            for spiffe_id, end in answer.ends.items()
             if spiffe_id not in connected and self._counts(spiffe_id, any_issuer=issuer_ids is None)
         }
         return list(gate.away(counted, now=now))

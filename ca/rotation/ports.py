@@ -43,10 +43,17 @@ class IssuedEnds(Protocol):
     With `issuer_ids`, only certificates that these authorities signed count.
     """
 
-    async def last_ends(self, *, now: datetime, issuer_ids: Collection[str] | None = None) -> Mapping[str, datetime]:
-        """For everybody who asked for a certificate that is valid after `now`: when the last of them ends.
+    async def last_ends(
+        self,
+        *,
+        now: datetime,
+        issued_after: datetime,
+        without: Collection[str],
+        issuer_ids: Collection[str] | None = None,
+    ) -> Mapping[str, datetime]:
+        """For everybody else who asked for a certificate that is valid after `now`: when the last of them ends.
 
-        The keys are SPIFFE IDs.
+        The keys, and `without`, are SPIFFE IDs. What was issued before `issued_after` is not looked at.
         """
         ...
 

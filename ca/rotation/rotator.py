@@ -175,7 +175,7 @@ class Rotator:
             return []
         issuer_ids = None if rotation.phase is Phase.OBSERVE else [each.id for each in self.leaving.issuers(rotation)]
         return [
-            *await self.mesh.away(now, issuer_ids=issuer_ids, at_once=is_first),
+            *await self.mesh.away(now, issued_after=self.leaving.earliest(), issuer_ids=issuer_ids, at_once=is_first),
             *await self.mesh.not_back(now, issuer_ids=issuer_ids),
         ]
 

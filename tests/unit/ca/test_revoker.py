@@ -268,9 +268,9 @@ async def test_an_agent_that_was_unbanned_meanwhile_is_banned_again(office: Offi
 async def test_what_is_revoked_holds_nobody_up_who_is_waited_for(office: Office) -> None:
     await office.issue()
     ends = SqlIssuedEnds(database=office.database)
-    assert await ends.last_ends(now=NOW) == {str(NODE_1): NOW + HOUR}
+    assert await ends.last_ends(now=NOW, issued_after=NOW, without=()) == {str(NODE_1): NOW + HOUR}
     await office.revoke(WEB)
-    assert await ends.last_ends(now=NOW) == {}
+    assert await ends.last_ends(now=NOW, issued_after=NOW, without=()) == {}
 
 
 async def test_a_revoked_certificate_is_forgotten_once_it_has_ended(office: Office) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
 
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
@@ -15,7 +18,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.spiffe import SpiffeId
 from tests.clock import FakeClock
-from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent
+from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, SERVER, agent
 
 HOUR = timedelta(hours=1)
 
@@ -25,10 +28,23 @@ class FakeEnds:
     """Fulfils `ca.rotation.ports.IssuedEnds`."""
 
     ends: dict[str, datetime] = field(default_factory=dict)
+    asked: int = 0
+    takes: tuple[FakeClock, float] | None = None
 
-    async def last_ends(self, *, now: datetime, issuer_ids: Collection[str] | None = None) -> Mapping[str, datetime]:
-        del issuer_ids
-        return {who: end for who, end in self.ends.items() if end > now}
+    async def last_ends(
+        self,
+        *,
+        now: datetime,
+        issued_after: datetime,
+        without: Collection[str],
+        issuer_ids: Collection[str] | None = None,
+    ) -> Mapping[str, datetime]:
+        del issued_after, issuer_ids
+        self.asked += 1
+        if self.takes is not None:
+            clock, seconds = self.takes
+            clock.leap(seconds)
+        return {who: end for who, end in self.ends.items() if end > now and who not in without}
 
     async def last_end_of_workloads(
         self, agent: SpiffeId, *, issued_before: datetime, now: datetime, issuer_ids: Collection[str] | None = None
@@ -60,10 +76,10 @@ class Scene:
         self.clock = FakeClock(NOW)
         self.book = SessionBook(most_silent=2, hello_timeout=timedelta(seconds=10))
         self.ends = FakeEnds()
-        roster = AgentRoster(trust_domain=A_TEST, store=NoStore(), clock=self.clock)  # type: ignore[arg-type]
+        self.roster = AgentRoster(trust_domain=A_TEST, store=NoStore(), clock=self.clock)  # type: ignore[arg-type]
         for each in (agent(NODE_1), agent(NODE_2)):
-            roster.put(each)
-        self.mesh = Mesh(trust_domain=A_TEST, roster=roster, sessions=self.book, ends=self.ends, clock=self.clock)
+            self.roster.put(each)
+        self.mesh = Mesh(trust_domain=A_TEST, roster=self.roster, sessions=self.book, ends=self.ends, clock=self.clock)
 
     def connect(self, spiffe_id: SpiffeId) -> AgentSession:
         who: Agent = agent(spiffe_id)
@@ -98,8 +114,93 @@ async def test_who_is_connected_is_not_away_whatever_the_ledger_said_before() ->
     scene.connect(NODE_1)
 
     async def away() -> list[str]:
-        return [holder.name for holder in await scene.mesh.away(NOW, issuer_ids=None, at_once=False)]
+        return [holder.name for holder in await scene.mesh.away(NOW, issued_after=NOW, issuer_ids=None, at_once=False)]
 
     assert await away() == ["node-2"]
     scene.connect(NODE_2)
     assert await away() == []
+
+
+async def test_the_ledger_is_asked_when_somebody_leaves_and_not_because_somebody_comes() -> None:
+    scene = Scene()
+    scene.connect(NODE_1)
+
+    async def asked(**more: Any) -> int:
+        question: dict[str, Any] = {"issued_after": NOW, "issuer_ids": None, "at_once": False}
+        await scene.mesh.away(NOW, **(question | more))
+        return scene.ends.asked
+
+    assert [await asked(), await asked()] == [1, 1]
+    two = scene.connect(NODE_2)
+    assert await asked() == 1
+    scene.book.close(two)
+    assert await asked() == 1, "it was not connected when the ledger was asked"
+    scene.connect(NODE_2)
+    assert await asked(at_once=True) == 2
+    scene.book.close(next(iter(scene.book.newest().values())))
+    assert await asked() == 3
+    assert await asked(issuer_ids=["i1"]) == 4
+    await scene.clock.advance(1.9)
+    assert await asked(issuer_ids=["i1"]) == 4
+    await scene.clock.advance(0.2)
+    assert await asked(issuer_ids=["i1"]) == 5, "what was revoked since counts no more"
+
+
+async def test_a_ledger_that_takes_long_is_asked_seldom() -> None:
+    scene = Scene()
+    scene.ends.takes = (clock := scene.clock, 3.0)
+
+    async def asked() -> int:
+        await scene.mesh.away(NOW, issued_after=NOW, issuer_ids=None, at_once=False)
+        return scene.ends.asked
+
+    assert await asked() == 1
+    clock.leap(59)
+    assert await asked() == 1
+    clock.leap(2)
+    assert await asked() == 2
+
+
+@pytest.mark.invariant(3, 4)
+async def test_whoever_must_hear_of_a_root_differs_from_whoever_depends_on_one() -> None:
+    scene = Scene()
+    local, evicted = SpiffeId(A_TEST, "/citadel/local/uid-0"), SpiffeId(A_TEST, "/citadel/agent/gone")
+    scene.ends.ends = {str(each): NOW + HOUR for each in (NODE_1, NODE_2, local, evicted, SERVER)}
+    scene.roster.put(agent(NODE_2, banned=True))
+
+    async def away(*issuers: str) -> list[str]:
+        ids = issuers or None
+        found = await scene.mesh.away(NOW, issued_after=NOW, issuer_ids=ids, at_once=True)
+        return [holder.name for holder in found]
+
+    assert await away() == ["node-1"], "nobody else would come and take a bundle"
+    assert await away("i1") == ["gone", "node-1", "node-2", str(local)], "peers take the certificates of all of these"
+
+
+async def test_an_agent_that_joined_and_never_connected_counts_as_away() -> None:
+    scene = Scene()
+    census = scene.mesh.census(trust=trust(1), order_id="")
+    assert (census.agents, census.agents_away) == (0, 2)
+    scene.connect(NODE_1)
+    scene.roster.put(agent(NODE_2, banned=True))
+    census = scene.mesh.census(trust=trust(1), order_id="")
+    assert (census.agents, census.agents_away) == (1, 0)
+
+
+def test_streams_whose_process_never_asked_for_a_bundle_are_named() -> None:
+    scene = Scene()
+    session = scene.connect(NODE_1)
+    bundle = types_pb2.ResourceReport(name="ROOTCA", trust_domain=A_TEST.name)
+    foreign = types_pb2.ResourceReport(name="spiffe://b.test", trust_domain="b.test")
+    svid = types_pb2.ResourceReport(name="default", spiffe_id="spiffe://a.test/web")
+    reports = [
+        types_pb2.StreamReport(stream_id="1", pid=7, resources=[svid]),  # an Envoy has a stream for each secret
+        types_pb2.StreamReport(stream_id="2", pid=7, resources=[bundle]),
+        types_pb2.StreamReport(stream_id="3", pid=8, resources=[svid, bundle]),
+        types_pb2.StreamReport(stream_id="4", pid=9, resources=[svid]),
+        types_pb2.StreamReport(stream_id="5", pid=9, resources=[foreign]),
+        types_pb2.StreamReport(stream_id="6", pid=10, resources=[types_pb2.ResourceReport(name="waits")]),
+    ]
+    session.take(pb.AgentMessage(streams=pb.Streams(reports=reports)))
+    scene.connect(NODE_2).take(pb.AgentMessage(streams=pb.Streams(reports=reports[1:2])))
+    assert scene.mesh.streams_without_bundle() == ["node-1/4"]
