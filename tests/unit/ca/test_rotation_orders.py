@@ -9,7 +9,7 @@ import pytest
 
 from ca.api.sessions import AgentSession
 from ca.rotation.orders import OrderBoard, RenewalTerms
-from ca.rotation.steady import SteadyTime
+from ca.steady import SteadyTime
 from citadel._wire import agent_api_pb2 as pb
 from citadel.wire import from_duration, from_timestamp
 from tests.clock import FakeClock
