@@ -20,6 +20,7 @@ from ca.audit.model import Act
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.self_signed import SelfSignedUpstream
+from ca.authority.vouching import Vouching
 from ca.entries.directory import EntryDirectory
 from ca.entries.watch import EntryNews
 from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest
@@ -42,6 +43,7 @@ from ca.store.database import Database
 from ca.store.revocations import SqlRevocations
 from ca.store.rotations import SqlIssuedEnds, SqlRotations
 from ca.store.schema import audit, ledger
+from ca.store.successions import SqlSuccessions
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.spiffe import SpiffeId
@@ -174,8 +176,16 @@ class Server:
         common: Any = {"trust_domain": A_TEST, "keys": keys, "store": store, "clock": disk.clock}
         common["backdate"] = timedelta(seconds=10)
         self.lists = RevocationLists(keys=keys, store=Fated(SqlRevocations(database=disk.database), fate))  # type: ignore[arg-type] # it fulfils whatever the real one does
+        successions = Fated(SqlSuccessions(database=disk.database, trust_domain=A_TEST), fate)
+        vouching = Vouching(
+            trust_domain=A_TEST,
+            keys=keys,  # type: ignore[arg-type] # as above
+            store=successions,  # type: ignore[arg-type] # as above
+            clock=disk.clock,
+            lasts=7 * DAY,
+        )
         self.authorities = AuthorityManager(
-            upstream=SelfSignedUpstream(root_lifetime=disk.root_lifetime, **common),
+            upstream=SelfSignedUpstream(vouching=vouching, root_lifetime=disk.root_lifetime, **common),
             lists=self.lists,
             issuer_lifetime=disk.issuer_lifetime,
             **common,
