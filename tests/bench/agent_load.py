@@ -11,8 +11,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from random import SystemRandom
 from typing import Any, Final
 
@@ -38,6 +38,18 @@ _FILLING_AT_ONCE: Final = 16
 _log = structlog.get_logger(__name__)
 
 
+class _OnTheLoop(ThreadPoolExecutor):
+    """Does at once what it is given: threads of a thousand agents would only take the interpreter from each other."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - whoever awaits it gets it
+            done.set_exception(error)
+        return done
+
+
 class Swarm:
     """All the agents."""
 
@@ -53,8 +65,7 @@ class Swarm:
 
     async def run(self) -> None:
         """Join, fill, and answer until standard input ends."""
-        # A thousand agents share what each real one has for itself; more threads would take the lock from the loop.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+        asyncio.get_running_loop().set_default_executor(_OnTheLoop())
         begun, joining = time.monotonic(), asyncio.Semaphore(_JOINING_AT_ONCE)
         channel = anonymous_channel(self._bootstrap, roots_pem=self._bundle.to_pem(), reconnect=ReconnectSettings())
         api = bootstrap_pb2_grpc.BootstrapStub(channel)
