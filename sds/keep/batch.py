@@ -5,35 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
-
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.errors import CitadelError
-from citadel.spiffe import SpiffeId
-from citadel.svid import X509Svid
 from sds.holdings import HeldSvid
 from sds.keep.check import check_issued
 from sds.keep.keys import KeyKind, PrivateKey, new_key, request_for, to_pkcs8
 from sds.keep.signer import Signed, SigningRequest
-
-
-class Check(Protocol):
-    """Whether an answer is what was asked for, as `sds.keep.check.check_issued` judges it."""
-
-    def __call__(
-        self,
-        chain_der: Sequence[bytes],
-        *,
-        spiffe_id: SpiffeId,
-        public_key: PublicKeyTypes,
-        bundle: TrustBundle,
-        now: datetime,
-    ) -> X509Svid:
-        """The SVID. Raises a `CitadelError` where it may not be handed on."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,25 +34,18 @@ def draft(entries: Sequence[Entry], kind: KeyKind) -> list[Draft]:
 
 
 def judge(
-    drafts: Sequence[Draft],
-    answers: Sequence[Signed | CitadelError],
-    *,
-    bundle: TrustBundle,
-    now: datetime,
-    check: Check = check_issued,
+    drafts: Sequence[Draft], answers: Sequence[Signed | CitadelError], *, bundle: TrustBundle, now: datetime
 ) -> list[HeldSvid | CitadelError]:
     """Of each answer the SVID that may be handed on, or why not. A bad one takes nothing from the others."""
     return [
-        answer if isinstance(answer, CitadelError) else _judge_one(each, answer, bundle, now, check)
+        answer if isinstance(answer, CitadelError) else _judge_one(each, answer, bundle, now)
         for each, answer in zip(drafts, answers, strict=True)
     ]
 
 
-def _judge_one(
-    draft: Draft, answer: Signed, bundle: TrustBundle, now: datetime, check: Check
-) -> HeldSvid | CitadelError:
+def _judge_one(draft: Draft, answer: Signed, bundle: TrustBundle, now: datetime) -> HeldSvid | CitadelError:
     try:
-        svid = check(
+        svid = check_issued(
             answer.chain,
             spiffe_id=draft.entry.spiffe_id,
             public_key=draft.key.public_key(),

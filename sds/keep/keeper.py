@@ -17,8 +17,8 @@ from citadel.clock import LONGEST_NAP, Clock
 from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated, Unavailable
 from citadel.spiffe import TrustDomain
 from sds.holdings import HeldSvid, HoldingsFeed
-from sds.keep.batch import Check, Draft, draft, judge
-from sds.keep.check import believed_by_nobody, check_issued
+from sds.keep.batch import Draft, draft, judge
+from sds.keep.check import believed_by_nobody
 from sds.keep.keys import KeyKind
 from sds.keep.orders import OrderBook, RenewOrder
 from sds.keep.schedule import Outlook, Schedule, call_timeout, retry_delay
@@ -63,7 +63,6 @@ class Keeper:
         reconnect: ReconnectSettings,
         clock: Clock,
         random: Random,
-        check: Check = check_issued,
     ) -> None:
         self._trust_domain = trust_domain
         self._key_kind = key_kind
@@ -72,7 +71,6 @@ class Keeper:
         self._reconnect = reconnect
         self._clock = clock
         self._random = random
-        self._check = check
         self._schedule = Schedule(initial=reconnect.initial, maximum=reconnect.maximum, random=random)
         self._news = asyncio.Event()
         self._batch = _LARGEST_BATCH[key_kind]
@@ -172,8 +170,7 @@ class Keeper:
         self._batch = min(2 * self._batch, _LARGEST_BATCH[self._key_kind])
         # The bundle as it is now: the answers may stand under a root that was published while they were made.
         bundle, now = self._feed.current.bundles[self._trust_domain], self._clock.now()
-        results = await asyncio.to_thread(judge, drafts, answers, bundle=bundle, now=now, check=self._check)
-        self._take(drafts, answers, results)
+        self._take(drafts, answers, await asyncio.to_thread(judge, drafts, answers, bundle=bundle, now=now))
 
     def _on_failed_call(self, drafts: Sequence[Draft], error: CitadelError) -> None:
         """A smaller batch finds the one that is at fault, or fits the limit; where all would fail, wait."""
