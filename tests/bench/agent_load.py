@@ -11,8 +11,8 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from random import SystemRandom
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ import structlog
 
 from citadel._wire import bootstrap_pb2, bootstrap_pb2_grpc
 from citadel.bundle import TrustBundle
-from citadel.clock import SystemClock
 from citadel.config.types import HostPort, LogSettings
 from citadel.logs import configure
 from citadel.spiffe import TrustDomain
@@ -38,18 +37,6 @@ _FILLING_AT_ONCE: Final = 16
 _log = structlog.get_logger(__name__)
 
 
-class _OnTheLoop(ThreadPoolExecutor):
-    """Does at once what it is given: threads of a thousand agents would only take the interpreter from each other."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        try:
-            done.set_result(fn(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - whoever awaits it gets it
-            done.set_exception(error)
-        return done
-
-
 class Swarm:
     """All the agents."""
 
@@ -65,7 +52,6 @@ class Swarm:
 
     async def run(self) -> None:
         """Join, fill, and answer until standard input ends."""
-        asyncio.get_running_loop().set_default_executor(_OnTheLoop())
         begun, joining = time.monotonic(), asyncio.Semaphore(_JOINING_AT_ONCE)
         channel = anonymous_channel(self._bootstrap, roots_pem=self._bundle.to_pem(), reconnect=ReconnectSettings())
         api = bootstrap_pb2_grpc.BootstrapStub(channel)
@@ -80,7 +66,7 @@ class Swarm:
         for identity in identities:
             # One that waits for its first SVIDs at the end of a long queue would give up and ask again.
             await self._filling.acquire()
-            agent = SimulatedAgent(identity, sidecars=self._sidecars, clock=SystemClock(), random=SystemRandom())
+            agent = SimulatedAgent(identity, sidecars=self._sidecars, random=SystemRandom())
             self._agents.append(agent)
             running += [asyncio.create_task(self._serve(agent)), asyncio.create_task(self._fill(agent))]
         await asyncio.gather(*(agent.has(self._entries) for agent in self._agents))
@@ -114,8 +100,7 @@ class Swarm:
             raise
 
     def _issuers(self) -> Mapping[str, int]:
-        held = (each for agent in self._agents for each in agent.feed.current.svids.values())
-        return Counter(each.issuer_key_id.hex() for each in held)
+        return Counter(each.issuer.hex() for agent in self._agents for each in agent.held.values())
 
 
 def _say(**what: object) -> None:

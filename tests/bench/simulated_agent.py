@@ -1,158 +1,267 @@
-"""An agent without a machine of its own: the product's link, keeper and own renewal, over its own channel.
+"""An agent as the server sees it, and no more: its stream, its certificates, its reports, over a connection of its own.
 
-What it lacks beside the real one: a disk, the attestation of callers, and proxies, whose reports it makes up: one
-sidecar for each entry, which acknowledges at once whatever it is sent. Of an answered certificate the key and the
-dates are looked at, and its path to a root is not walked: that costs each real node half a millisecond of its own
-processor, and a thousand of them in one process would measure nothing else.
+It does what a real one does on the wire: acknowledges, changes to a new connection when the roots or its own identity
+have changed, renews itself first, then its SVIDs at a random moment of the window, with fresh keys, and reports them as
+acknowledged by its sidecars. What a real one does for its own node alone is left out: the path of an answered
+certificate to a root costs half a millisecond of that node's processor, and a thousand nodes share one process here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
-from typing import Final
+from typing import Any, Final
 
+import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import aio
 
-from citadel._wire import agent_api_pb2, types_pb2
+from citadel._wire import agent_api_pb2 as pb
+from citadel._wire import agent_api_pb2_grpc, types_pb2
 from citadel.bundle import TrustBundle
-from citadel.clock import Clock
-from citadel.errors import Reason, Unauthenticated
-from citadel.spiffe import SpiffeId
+from citadel.revocation import RevocationList, RevocationSet
+from citadel.serial import serial_hex
+from citadel.spiffe import TrustDomain
 from citadel.svid import X509Svid
-from citadel.wire import to_timestamp
-from sds.holdings import HeldSvid, HoldingsFeed
-from sds.keep.keeper import Keeper
+from sds.keep.keys import new_key, request_for
 from sds.keep.orders import RenewOrder
-from sds.link.bootstrap import Bootstrap
-from sds.link.identity import AgentIdentity, IdentityFile, OwnIdentity
-from sds.link.link import Heeding, Link, Telling
-from sds.link.renewal import OwnRenewal
-from sds.link.returning import Returning
-from sds.link.signing import RemoteSigner
+from sds.link.channel import agent_channel
+from sds.link.identity import AgentIdentity
 from sds.settings import ReconnectSettings
 
 _ACKNOWLEDGED: Final = types_pb2.ResourceReport.ACKNOWLEDGED
-_Told = tuple[str, int]  # serial and bundle sequence
+_OWN_SHARE: Final = 0.25  # of an order's window, as `sds.link.renewal` has it
+_TIMEOUT: Final = 60.0
+_PAUSE: Final = 1.0
+_GRACE: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    spiffe_id: str
+    serial: str
+    issuer: bytes
+    not_after: Timestamp
+
+
+class _Line:
+    """One connection and its stream."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
+        self.api = agent_api_pb2_grpc.AgentApiStub(channel)
+        self.call: Any = self.api.Sync()
+        self.synced = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    async def say(self, **kind: Any) -> None:
+        async with self._turn:
+            await self.call.write(pb.AgentMessage(**kind))
 
 
 class SimulatedAgent:
     """Runs until it is cancelled."""
 
-    def __init__(self, identity: AgentIdentity, *, sidecars: int, clock: Clock, random: Random) -> None:
-        trust_domain, reconnect = identity.bundle.trust_domain, ReconnectSettings()
-        self.feed = HoldingsFeed()
-        self.feed.publish(replace(self.feed.current, bundles={trust_domain: identity.bundle}))
-        self.identity = OwnIdentity(current=identity, file=_NoFile(Path()))
-        self._keeper = Keeper(
-            trust_domain=trust_domain,
-            key_kind="ec-p256",
-            feed=self.feed,
-            signer=RemoteSigner(api=lambda: self._link.api),
-            reconnect=reconnect,
-            clock=clock,
-            random=random,
-            check=_as_asked_for,
-        )
-        self._link = Link(
-            identity=self.identity,
-            servers=(),
-            hello=lambda: agent_api_pb2.Hello(agent_version="simulated"),
-            feed=self.feed,
-            telling=Telling(reports=_Sidecars(self.feed, most=sidecars), progress=self._keeper.progress()),
-            heeding=Heeding(
-                on_up=self._keeper.server_is_back,
-                on_order=self._obey,
-                on_roots=lambda: self._renewal.look_again(),  # noqa: PLW0108 - it is made after the link
-            ),
-            reconnect=reconnect,
-            clock=clock,
-        )
-        self._renewal = OwnRenewal(
-            identity=self.identity,
-            link=self._link,
-            returning=Returning(
-                bootstrap=Bootstrap(trust_domain=trust_domain, reconnect=reconnect, clock=clock), servers=()
-            ),
-            reconnect=reconnect,
-            clock=clock,
-            random=random,
-        )
+    def __init__(self, identity: AgentIdentity, *, sidecars: int, random: Random) -> None:
+        self._identity = identity
+        self._sidecars = sidecars
+        self._random = random
+        self._entries: dict[str, str] = {}  # SPIFFE IDs by entry
+        self._lists = ""
+        self._orders: dict[str, tuple[RenewOrder, int]] = {}  # with how many SVIDs they covered
+        self._renewing: bytes = b""  # the own certificate that is being replaced
+        self._move, self._news = asyncio.Event(), asyncio.Event()
+        self._line: _Line | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self.held: dict[str, _Held] = {}
 
     async def run(self) -> None:
         """Keep going until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for part in (self._link.run(), self._keeper.run(), self._renewal.run()):
-                tasks.create_task(part)
+        async with asyncio.TaskGroup() as self._tasks:
+            while True:
+                fresh, old = _Line(agent_channel_of(self._identity)), self._line
+                self._tasks.create_task(self._listen(fresh))
+                await fresh.synced.wait()
+                self._line = fresh
+                if old is not None:
+                    old.call.cancel()
+                    self._tasks.create_task(old.channel.close(_GRACE))
+                await self._move.wait()
+                self._move.clear()
 
     async def has(self, svids: int) -> None:
         """Wait until it holds so many."""
-        news = asyncio.Event()
-        self.feed.watch(news)
-        while len(self.feed.current.svids) < svids:
-            await news.wait()
-            news.clear()
-        self.feed.unwatch(news)
+        while len(self.held) < svids:
+            self._news.clear()
+            await self._news.wait()
 
-    def _obey(self, order: RenewOrder) -> None:
-        self._renewal.obey(order)
-        self._keeper.obey(order)
+    async def _listen(self, line: _Line) -> None:
+        await line.say(hello=pb.Hello(agent_version="simulated"))
+        parts: list[pb.Update] = []
+        try:
+            while isinstance(part := await line.call.read(), pb.Update):
+                parts.append(part)
+                if not part.more:
+                    await self._take(line, parts)
+                    parts = []
+        except asyncio.CancelledError:
+            if not line.call.cancelled():  # otherwise it is the call that was given up, for the next one
+                raise
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.CANCELLED:
+                raise
+
+    async def _take(self, line: _Line, parts: Sequence[pb.Update]) -> None:
+        if any(part.snapshot for part in parts):
+            self._entries.clear()
+        for part in parts:
+            self._entries.update((entry.id, entry.spiffe_id) for entry in part.entries)
+            if part.HasField("revocations"):
+                self._lists = _version_of(part.revocations.SerializeToString(deterministic=True))
+        before = self._identity.bundle
+        for bundle in (bundle for part in parts for bundle in part.bundles):
+            self._identity = replace(self._identity, bundle=_bundle_of(bundle.trust_domain, bundle.json))
+        bundle = self._identity.bundle
+        taken = pb.Acknowledge(
+            revision=parts[-1].revision, bundle_sequence=bundle.sequence or 0, revocation_version=self._lists
+        )
+        await line.say(acknowledge=taken)
+        is_first = not line.synced.is_set()
+        line.synced.set()
+        if is_first or bundle != before:
+            await line.say(streams=pb.Streams(snapshot=is_first, reports=self._reports()))
+        if bundle.x509_authorities != before.x509_authorities:
+            self._move.set()  # a channel keeps the roots that it was made with
+        if missing := self._entries.keys() - self.held.keys():
+            self._start(self._sign(list(missing)))
+        for part in parts:
+            if part.HasField("renew"):
+                self._start(self._obey(line, RenewOrder.from_wire(part.renew)))
+
+    def _start(self, work: Any) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(work)
+
+    async def _obey(self, line: _Line, order: RenewOrder) -> None:
+        window = order.window.total_seconds()
+        if order.own:
+            await self._renew_itself(window * _OWN_SHARE * self._random.random())
+            return
+        if order.id in self._orders:  # told again over a new connection
+            await line.say(progress=self._progress())
+            return
+        covered = self._covered(order)
+        self._orders[order.id] = (order, len(covered))
+        await line.say(progress=self._progress())
+        await asyncio.sleep(window * self._random.random())
+        while covered := self._covered(order):
+            await self._sign(covered)
+        assert self._line is not None
+        await self._line.say(streams=pb.Streams(reports=self._reports()))
+        await self._line.say(progress=self._progress())
+
+    def _covered(self, order: RenewOrder) -> list[str]:
+        return [entry_id for entry_id, held in self.held.items() if held.issuer in order.issuer_key_ids]
+
+    def _progress(self) -> pb.RenewProgress:
+        told = []
+        for order, covered in self._orders.values():
+            left = self._covered(order)
+            progress = pb.OrderProgress(order_id=order.id, covered=covered, left=len(left))
+            if left:
+                progress.left_until.CopyFrom(self.held[left[0]].not_after)
+            told.append(progress)
+        return pb.RenewProgress(orders=told)
+
+    async def _renew_itself(self, delay: float) -> None:
+        now_held = self._identity.svid.chain_der[0]
+        if self._renewing == now_held or self._line is None:
+            return
+        self._renewing = now_held
+        await asyncio.sleep(delay)
+        key = new_key("ec-p256")
+        answer = await self._line.api.RenewAgent(pb.RenewAgentRequest(csr=request_for(key)), timeout=_TIMEOUT)
+        self._identity = replace(self._identity, svid=X509Svid.from_der(answer.chain), key=key)
+        self._move.set()
+
+    async def _sign(self, entry_ids: Sequence[str]) -> None:
+        keys = [new_key("ec-p256") for _ in entry_ids]
+        requests = [
+            pb.X509SvidRequest(entry_id=entry_id, csr=request_for(key))
+            for entry_id, key in zip(entry_ids, keys, strict=True)
+        ]
+        await asyncio.sleep(0)  # others have their turn before it is sent
+        while self._line is None:
+            await asyncio.sleep(0)
+        try:
+            answer = await self._line.api.SignX509Svids(pb.SignX509SvidsRequest(requests=requests), timeout=_TIMEOUT)
+        except aio.AioRpcError:
+            await asyncio.sleep(_PAUSE * self._random.random())
+            await self._sign(entry_ids)
+            return
+        for entry_id, key, result in zip(entry_ids, keys, answer.results, strict=True):
+            leaf = x509.load_der_x509_certificate(result.svid.chain[0])
+            assert leaf.public_key() == key.public_key(), result.svid.spiffe_id
+            self.held[entry_id] = _Held(
+                spiffe_id=result.svid.spiffe_id,
+                serial=serial_hex(leaf.serial_number),
+                issuer=_key_id_of(result.svid.chain[1]),
+                not_after=result.svid.not_after,
+            )
+        self._news.set()
+
+    def _reports(self) -> Iterable[types_pb2.StreamReport]:
+        bundle = self._identity.bundle
+        known = list(self.held.items())[: self._sidecars]
+        return [_report(entry_id, held, bundle, self._lists) for entry_id, held in known]
 
 
-class _NoFile(IdentityFile):
-    def save(self, identity: AgentIdentity) -> None:
-        del identity
+def agent_channel_of(identity: AgentIdentity) -> aio.Channel:
+    """A channel as the agent that `identity` is."""
+    return agent_channel(identity.agent_api, identity=identity, reconnect=ReconnectSettings())
 
 
-class _Sidecars:
-    """Fulfils `sds.link.sync.StreamReports`: for each SVID a stream with it and the bundle, for the first `most`."""
-
-    def __init__(self, feed: HoldingsFeed, *, most: int) -> None:
-        self._feed = feed
-        self._most = most
-        self._told: dict[str, _Told] = {}
-        self.watch, self.unwatch = feed.watch, feed.unwatch
-
-    def snapshot(self) -> Sequence[types_pb2.StreamReport]:
-        self._told = {}
-        return self.take_changed()
-
-    def take_changed(self) -> Sequence[types_pb2.StreamReport]:
-        current = self._feed.current
-        bundle = next(iter(current.bundles.values()))
-        changed = []
-        for held in list(current.svids.values())[: self._most]:
-            told = (held.svid.serial, bundle.sequence or 0)
-            if self._told.get(held.entry_id) != told:
-                self._told[held.entry_id] = told
-                changed.append(_report(held, bundle))
-        return changed
+# What the server tells all agents alike is read once.
+@lru_cache(maxsize=16)
+def _bundle_of(trust_domain: str, json: bytes) -> TrustBundle:
+    return TrustBundle.from_json(TrustDomain.parse(trust_domain), json)
 
 
-def _report(held: HeldSvid, bundle: TrustBundle) -> types_pb2.StreamReport:
-    ends, issuer, sequence = to_timestamp(held.svid.not_after), held.issuer_key_id, bundle.sequence or 0
+@lru_cache(maxsize=16)
+def _version_of(message: bytes) -> str:
+    lists = types_pb2.RevocationSet.FromString(message).lists
+    return RevocationSet(tuple(RevocationList.from_der(each.issuer, each.crl) for each in lists)).version
+
+
+@lru_cache(maxsize=16)
+def _key_id_of(issuer: bytes) -> bytes:
+    found = x509.load_der_x509_certificate(issuer).extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    return found.value.digest
+
+
+def _report(entry_id: str, held: _Held, bundle: TrustBundle, lists: str) -> types_pb2.StreamReport:
+    sequence = bundle.sequence or 0
     return types_pb2.StreamReport(
-        stream_id=held.entry_id,
+        stream_id=entry_id,
         protocol="sds",
         pid=1,
         resources=[
             types_pb2.ResourceReport(
                 name="default",
                 state=_ACKNOWLEDGED,
-                version=held.svid.serial,
-                spiffe_id=str(held.svid.spiffe_id),
-                serial=held.svid.serial,
-                not_after=ends,
-                issuer_key_id=issuer,
-                held_version=held.svid.serial,
-                held_serial=held.svid.serial,
-                held_not_after=ends,
-                held_issuer_key_id=issuer,
+                version=held.serial,
+                spiffe_id=held.spiffe_id,
+                serial=held.serial,
+                not_after=held.not_after,
+                issuer_key_id=held.issuer,
+                held_version=held.serial,
+                held_serial=held.serial,
+                held_not_after=held.not_after,
+                held_issuer_key_id=held.issuer,
             ),
             types_pb2.ResourceReport(
                 name="ROOTCA",
@@ -162,24 +271,8 @@ def _report(held: HeldSvid, bundle: TrustBundle) -> types_pb2.StreamReport:
                 bundle_sequence=sequence,
                 held_version=str(sequence),
                 held_bundle_sequence=sequence,
+                revocation_version=lists,
+                held_revocation_version=lists,
             ),
         ],
     )
-
-
-def _as_asked_for(
-    chain_der: Sequence[bytes],
-    *,
-    spiffe_id: SpiffeId,
-    public_key: PublicKeyTypes,
-    bundle: TrustBundle,
-    now: datetime,
-) -> X509Svid:
-    """Fulfils `sds.keep.batch.Check`."""
-    del bundle
-    leaf = x509.load_der_x509_certificate(chain_der[0])
-    svid = X509Svid(spiffe_id, (leaf,))
-    is_valid = svid.not_before <= now < svid.not_after
-    if not is_valid or leaf.public_key() != public_key:
-        raise Unauthenticated(Reason.SVID_UNTRUSTED, f"not the certificate that was asked for: {svid.spiffe_id}")
-    return svid
