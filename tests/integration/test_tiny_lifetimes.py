@@ -19,6 +19,10 @@ pytestmark = pytest.mark.integration
 
 LEAF_SECONDS: Final = 8
 PACE: Final = 100.0  # requests a second of each of the two loads
+# In MB, over some 30 rotations. The server keeps what agents have shown parsed, up to 1,024 certificates, which five
+# minutes do not reach (0.2 MB a minute here), and the store's page cache fills; the rest is the allocator's saw-tooth.
+# Seen: 2.1 for the server, 1.0 and 2.8 for the agent; in 10 further minutes no more than 3.5 and 1.5.
+MOST_GROWTH: Final = 4.0
 
 # Minutes at lifetimes of which each is a small part of the one above it.
 TINY: Final = {"root_lifetime": "90s", "issuer_lifetime": "30s"}
@@ -64,8 +68,8 @@ async def test_five_minutes_of_it_and_memory_is_flat() -> None:
         assert fresh.failures + kept.failures == Counter()
         assert done["root"] >= 4
         assert done["issuer"] >= 8
-        assert memory.growth("server") < 4.0
-        assert memory.growth("agent") < 4.0
+        assert memory.growth("server") < MOST_GROWTH
+        assert memory.growth("agent") < MOST_GROWTH
 
 
 class Memory:
