@@ -35,6 +35,7 @@ _log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 0.05
 _IDLE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
+_AGENTS_ARE_BACK: Final = 30.0  # seconds after a start
 # A look at 100,000 proxies takes its time, and others wait meanwhile: the next one follows after ten times as long.
 _REST: Final = 10
 _LONGEST_REST: Final = 1.0
@@ -74,6 +75,7 @@ class Rotator:
         self._looked_for = 0.0  # seconds
         self._acted_in: tuple[str, Phase] | None = None
         self._acted_at = 0.0
+        self._taken_up = -_AGENTS_ARE_BACK  # when a rotation of an earlier process was; long ago where none was
         self._holders: dict[str, tuple[Holder, datetime]] = {}
         self._news = asyncio.Event()
         self.mesh = mesh
@@ -89,6 +91,7 @@ class Rotator:
         if self.current is None:
             self.current = next(iter(await self._store.newest(1)), None)
         elif not self.current.phase.is_over:
+            self._taken_up = self._clock.monotonic()
             _log.info("rotation goes on", rotation=self.current.id, phase=self.current.phase.value)
 
     @property
@@ -171,6 +174,8 @@ class Rotator:
 
     async def _away_holders(self, rotation: Rotation, now: datetime) -> list[Holder]:
         is_first = not self._holders and self._clear_since is None
+        if rotation.kind is RotationKind.SVID:
+            return await self._not_here_again(rotation, now)
         if rotation.phase not in (Phase.OBSERVE, Phase.DRAIN):
             return []
         issuer_ids = None if rotation.phase is Phase.OBSERVE else [each.id for each in self.leaving.issuers(rotation)]
@@ -178,6 +183,16 @@ class Rotator:
             *await self.mesh.away(now, issued_after=self.leaving.earliest(), issuer_ids=issuer_ids, at_once=is_first),
             *await self.mesh.not_back(now, issuer_ids=issuer_ids),
         ]
+
+    async def _not_here_again(self, rotation: Rotation, now: datetime) -> list[Holder]:
+        """Right after a start nobody is connected: that nobody has anything left to renew says nothing then."""
+        left = self._taken_up + _AGENTS_ARE_BACK - self._clock.monotonic()
+        if left <= 0:
+            return []
+        away = await self.mesh.away(now, issued_after=self.leaving.earliest(), issuer_ids=None, at_once=False)
+        agent, until = rotation.scope.agent, now + timedelta(seconds=left)
+        words = "has not come back since the server was started"
+        return [Holder(name=each.name, words=words, until=until) for each in away if agent in ("", each.name)]
 
     async def _look(self) -> bool:
         """Do what the phase asks for, and enter the next one if it may be. Whether it was entered."""

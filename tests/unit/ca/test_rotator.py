@@ -271,6 +271,31 @@ async def test_a_restart_in_each_phase_goes_on_in_it(disk: Disk, phase: Phase) -
         ended_well(server, server.rotator.current)
 
 
+@pytest.mark.invariant(12)
+async def test_after_a_restart_a_rotation_of_svids_waits_until_agents_are_back_but_not_for_ever(disk: Disk) -> None:
+    first, second = nodes()
+    async with disk.server() as server:
+        for node in (first, second):
+            node.ignores_orders = True
+            await server.join(node)
+        await server.clock.advance(60)
+        await server.begin(SVID)
+        await server.until(lambda: len(server.holders()) == 2)
+    async with disk.server() as server:
+        await server.until(lambda: len(server.holders()) == 2)
+        assert server.holders() == dict.fromkeys(("node-1", "node-2"), "has not come back since the server was started")
+        begun, first.ignores_orders = server.clock.monotonic(), False
+        server.nodes.append(first)
+        first._server = server
+        first.session = None
+        first.connect()
+        before = first.svid
+        done = await server.over()
+        assert (done.phase, done.alarm) == (Phase.DONE, "")
+        assert first.svid is not before, "who came back has renewed"
+        assert 25 < server.clock.monotonic() - begun < 31, "the other one finds the order when it comes"
+
+
 @pytest.mark.invariant(5)
 async def test_a_store_that_fails_for_a_while_stops_nothing_for_good(disk: Disk) -> None:
     fate = Fate()
