@@ -64,7 +64,20 @@ class Leaving:
     def is_pressing(self, margin: timedelta, now: datetime) -> bool:
         """A rotation that is waited for until what signs now has ended would end in an outage for everybody."""
         active = (each for each in self._authorities.authorities() if each.state is AuthorityState.ACTIVE)
-        return any(each.not_after - self.reserve(each, margin) <= now for each in active)
+        return any(self._is_near_its_end(each, margin, now) for each in active)
+
+    def stale(self, rotation: Rotation, now: datetime) -> Sequence[str]:
+        """The issuing authority that this rotation has prepared, where that is too near its end."""
+        return [
+            each.id
+            for each in self._authorities.issuers()
+            if rotation.new_id in (each.id, each.parent_id)
+            and each.state is AuthorityState.PREPARED
+            and self._is_near_its_end(each, rotation.margin, now)
+        ]
+
+    def _is_near_its_end(self, authority: Authority, margin: timedelta, now: datetime) -> bool:
+        return authority.not_after - self.reserve(authority, margin) <= now
 
     def reserve(self, authority: Authority, margin: timedelta) -> timedelta:
         """How much of its life must be left for its successor to be waited for: that of the longest leaf, and a margin.

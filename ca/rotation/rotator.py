@@ -271,7 +271,7 @@ class Rotator:
                 pass
 
     async def _prepare(self, rotation: Rotation) -> None:
-        await self._authorities.drop_ended(self.time.now())
+        await self._authorities.drop_issuers(self.leaving.stale(rotation, self.time.latest()))
         if rotation.kind is RotationKind.ROOT:
             await self._authorities.prepare_root(rotation.new_id)
         else:

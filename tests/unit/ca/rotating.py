@@ -274,8 +274,10 @@ class Server:
         raise AssertionError(f"it never came to it: {self.rotator.current}")
 
     async def phase(self, phase: Phase) -> None:
-        """Until the rotation is in this phase."""
-        await self.until(lambda: self.rotator.current is not None and self.rotator.current.phase is phase)
+        """Until the rotation is in this phase, or was since this was asked."""
+        seen, current = self.rotator.changes.count, self.rotator.current
+        if current is None or current.phase is not phase:
+            await self.until(lambda: any(each.phase is phase for each in self.rotator.changes.since(seen)))
 
     async def over(self) -> Rotation:
         """Until no rotation runs; returns the last one."""

@@ -257,18 +257,40 @@ def ended_well(server: Server, done: Rotation | None) -> None:
     "phase", [Phase.PREPARE, Phase.OBSERVE, Phase.ACTIVATE, Phase.RENEW, Phase.DRAIN, Phase.RETIRE, Phase.SETTLE]
 )
 async def test_a_restart_in_each_phase_goes_on_in_it(disk: Disk, phase: Phase) -> None:
+    with pytest.raises(Crash):
+        await die_in(phase, disk)
     async with disk.server() as server:
-        for node in nodes():
-            await server.join(node)
-        begun = await server.begin(ROOT)
-        await server.phase(phase)
-        left = server.rotator.current
-    async with disk.server() as server:
-        assert server.rotator.running == left
+        assert server.rotator.running is not None
+        assert server.rotator.running.phase is phase
+        begun = server.rotator.running
         for node in nodes():
             await server.join(node)
         assert (await server.over()).id == begun.id
         ended_well(server, server.rotator.current)
+
+
+async def die_in(phase: Phase, disk: Disk) -> None:
+    async with disk.server() as server:
+        for node in nodes():
+            await server.join(node)
+        server.rotator._store = DyingIn(phase, server.store)
+        await server.begin(ROOT)
+        await server.over()
+
+
+class DyingIn:
+    """A store of rotations whose process dies once this phase is recorded."""
+
+    def __init__(self, phase: Phase, real: Any) -> None:
+        self._phase, self._real = phase, real
+
+    async def save(self, rotation: Rotation, *args: Any, **more: Any) -> None:
+        await self._real.save(rotation, *args, **more)
+        if rotation.phase is self._phase:
+            raise Crash
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
 
 @pytest.mark.invariant(12)

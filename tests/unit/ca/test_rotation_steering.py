@@ -1,0 +1,263 @@
+"""How people and time start and change rotations, and what happens when nobody does anything."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ca.authority.model import AuthorityKind, AuthorityState
+from ca.rotation.model import Phase, RotationKind
+from ca.rotation.steering import Wish
+from ca.store.database import Database
+from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
+from tests.clock import FakeClock
+from tests.unit.ca.rotating import DAY, HOUR, Disk, Fate, Server, nodes
+from tests.unit.ca.values import ADMINISTRATOR
+
+ROOT, ISSUER, SVID = RotationKind.ROOT, RotationKind.ISSUER, RotationKind.SVID
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture
+def disk(database: Database, tmp_path: Path, clock: FakeClock) -> Disk:
+    return Disk(database, tmp_path / "keys", clock)
+
+
+@pytest.fixture
+async def server(disk: Disk) -> AsyncIterator[Server]:
+    """With a mesh of two nodes that has settled, of which the first one's proxy answers nothing."""
+    async with disk.server() as server:
+        for node in nodes():
+            await server.join(node)
+        await server.turn()
+        server.nodes[0].is_silent = True
+        yield server
+
+
+async def test_a_second_rotation_is_refused_and_told_which_one_runs(server: Server) -> None:
+    first = await server.begin(ROOT)
+    await server.phase(Phase.OBSERVE)
+    for kind in RotationKind:
+        with pytest.raises(FailedPrecondition) as refused:
+            await server.begin(kind)
+        assert refused.value.reason is Reason.ROTATION_RUNNING
+        assert f"{first.id} (root) is in its phase observe" in refused.value.message
+
+
+@pytest.mark.invariant(10)
+async def test_each_act_of_a_person_is_audited_with_its_reason(server: Server, disk: Disk) -> None:
+    steering = server.steering
+    await server.begin(ISSUER)
+    await server.phase(Phase.OBSERVE)
+    await steering.pause(why="lunch", by=ADMINISTRATOR)
+    server.nodes[0].is_silent = False
+    for _ in range(200):
+        await server.turn()
+    assert server.rotator.running is not None
+    assert (server.rotator.running.phase, server.rotator.running.paused) == (Phase.OBSERVE, True)
+    await steering.resume(why="back", by=ADMINISTRATOR)
+    await server.over()
+    server.nodes[0].is_silent = True
+    await server.begin(ROOT)
+    await server.until(lambda: "node-1/1" in server.holders())
+    await steering.skip("node-1/1", why="scrapped", by=ADMINISTRATOR)
+    await server.phase(Phase.ACTIVATE)
+    acts = [act for act in await disk.acts() if not act.startswith("rotation.phase")]
+    assert acts == [
+        "rotation.start issuer",
+        "rotation.pause",
+        "rotation.resume",
+        "rotation.start root",
+        "rotation.skip node-1/1",
+    ]
+
+
+async def test_aborted_it_leaves_no_trace_but_its_record(server: Server) -> None:
+    before = server.authorities.authorities()
+    trusted = server.authorities.bundle().x509_authorities
+    await server.begin(ROOT)
+    await server.until(lambda: len(server.authorities.bundle().x509_authorities) == 2)
+    await server.steering.pause(why="", by=ADMINISTRATOR)
+    await server.steering.abort(why="not today", by=ADMINISTRATOR)
+    aborted = await server.over()
+    assert aborted.phase is Phase.ABORTED
+    assert server.authorities.authorities() == before
+    assert server.authorities.bundle().x509_authorities == trusted
+    assert len(server.lists.current.lists) == 2
+
+
+async def test_it_cannot_be_aborted_once_the_new_root_signs(server: Server) -> None:
+    server.nodes[0].is_silent = False
+    await server.begin(ROOT)
+    await server.phase(Phase.RENEW)
+    with pytest.raises(FailedPrecondition) as refused:
+        await server.steering.abort(why="", by=ADMINISTRATOR)
+    assert refused.value.reason is Reason.ROTATION_TOO_FAR
+    await server.over()
+    for steer in (server.steering.pause, server.steering.resume, server.steering.abort):
+        with pytest.raises(FailedPrecondition) as refused:
+            await steer(why="", by=ADMINISTRATOR)
+        assert refused.value.reason is Reason.ROTATION_NOT_RUNNING
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"kind": ISSUER, "deadline": SECOND},
+        {"kind": SVID, "deadline": SECOND},
+        {"kind": ROOT, "deadline": -SECOND},
+        {"kind": ROOT, "window": -SECOND},
+        {"kind": ROOT, "window": 366 * DAY},
+        {"kind": ROOT, "deadline": timedelta.max},
+    ],
+)
+async def test_a_wish_that_makes_no_sense_is_refused_and_begins_nothing(server: Server, wish: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        await server.steering.start(Wish(**wish), by=ADMINISTRATOR)
+    assert server.rotator.running is None
+    assert await server.store.unfinished() is None
+
+
+async def test_nobody_is_skipped_by_an_empty_name(server: Server) -> None:
+    rotation = await server.begin(ROOT, skip=frozenset({""}))
+    assert rotation.skipped == frozenset()
+    with pytest.raises(InvalidArgument):
+        await server.steering.skip("", why="", by=ADMINISTRATOR)
+
+
+async def test_a_plan_says_the_steps_the_time_and_who_would_hold_it_up_and_begins_nothing(server: Server) -> None:
+    server.nodes[0].leave()
+    plan = await server.steering.plan(Wish(kind=ROOT, window=timedelta(minutes=5)))
+    assert [step.value for step in plan.steps][:3] == ["prepare", "observe", "activate"]
+    assert plan.takes == timedelta(minutes=5, seconds=4)
+    assert [holder.name for holder in plan.holders] == ["node-1"]
+    assert server.rotator.current is None
+
+
+async def test_an_emergency_waits_for_nobody_and_ends_at_its_deadline(server: Server) -> None:
+    server.nodes[0].hangs = True
+    old = server.active(AuthorityKind.ROOT)
+    begun = server.clock.monotonic()
+    await server.begin(ROOT, deadline=30 * SECOND)
+    await server.phase(Phase.RENEW)
+    assert server.clock.monotonic() - begun < 5
+    tainted = next(each for each in server.authorities.authorities() if each.id == old.id)
+    assert tainted.state is AuthorityState.TAINTED
+    server.clock.jump(-HOUR)
+    done = await server.over()
+    assert 30 <= server.clock.monotonic() - begun < 32, "whatever the clock on the wall says"
+    assert "emergency: went on from renew without node-1" in done.alarm
+    assert len(server.authorities.bundle().x509_authorities) == 1
+
+
+async def test_what_is_old_enough_is_rotated_by_itself_and_a_root_brings_its_issuer_along(disk: Disk) -> None:
+    disk.root_at, disk.issuer_at, disk.root_lifetime = 0.5, 0.5, 10 * DAY
+    async with disk.server() as server:
+        for node in nodes():
+            await server.join(node)
+        kinds = []
+        for days in (3.4, 0.2, 1.3, 0.2):
+            server.clock.leap((days * DAY).total_seconds())
+            for node in server.nodes:
+                await node.join(server)
+            for _ in range(60):
+                await server.turn()
+            await server.over() if server.rotator.current is not None else None
+            kinds.append(server.rotator.current.kind if server.rotator.current is not None else None)
+        assert kinds == [None, ISSUER, ISSUER, ROOT]
+        starts = [act for act in await disk.acts() if act.startswith("rotation.start")]
+        assert starts == ["rotation.start issuer", "rotation.start root"], "and none twice"
+
+
+@pytest.mark.invariant(3, 5)
+@pytest.mark.parametrize("kind", [ROOT, ISSUER])
+async def test_before_the_issuer_ends_it_is_replaced_although_the_rotation_is_paused(
+    server: Server, disk: Disk, kind: RotationKind
+) -> None:
+    old = server.authorities.issuing().authority
+    await server.begin(kind)
+    await server.phase(Phase.OBSERVE)
+    await server.steering.pause(why="", by=ADMINISTRATOR)
+    server.clock.leap((old.not_after - server.clock.now() - 13 * HOUR).total_seconds())
+    for _ in range(40):
+        await server.turn()
+    assert server.authorities.issuing().authority.id == old.id, "not before it must be"
+    server.clock.leap((HOUR + SECOND).total_seconds())
+    await server.until(lambda: server.authorities.issuing().authority.id != old.id)
+    assert server.authorities.issuing().authority.parent_id == old.parent_id
+    assert (await disk.acts()).count("issuer.replace") == 1
+    for node in server.nodes:
+        await node.join(server)
+        node.is_silent = False
+    await server.steering.resume(why="", by=ADMINISTRATOR)
+    done = await server.over()
+    assert (done.phase, done.alarm) == (Phase.DONE, "")
+    active = AuthorityKind.ROOT if kind is ROOT else AuthorityKind.ISSUER
+    assert server.active(active).id == done.new_id
+
+
+@pytest.mark.invariant(3)
+async def test_where_somebody_hangs_the_observation_goes_on_with_an_alarm_before_what_signs_ends(
+    server: Server, disk: Disk
+) -> None:
+    old = server.authorities.issuing().authority
+    await server.begin(ISSUER)
+    await server.phase(Phase.OBSERVE)
+    server.clock.leap((old.not_after - server.clock.now() - DAY - 10 * SECOND).total_seconds())
+    for node in server.nodes:
+        await node.join(server)
+    for _ in range(40):
+        await server.turn()
+    assert server.rotator.running is not None
+    assert server.rotator.running.phase is Phase.OBSERVE
+    await server.phase(Phase.RENEW)
+    assert "nears its end: went on from observe without node-1/1" in server.rotator.running.alarm
+    assert "issuer.replace" not in await disk.acts()
+
+
+@pytest.mark.invariant(10)
+async def test_a_replacement_that_fails_again_and_again_is_noted_once(disk: Disk) -> None:
+    fate = Fate()
+    async with disk.server(fate) as server:
+        old = server.authorities.issuing().authority
+        server.clock.leap((old.not_after - server.clock.now() - HOUR).total_seconds())
+        fate.failure = Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full")
+        for _ in range(100):
+            await server.turn()
+        assert server.authorities.issuing().authority.id == old.id
+        fate.failure = None
+        await server.until(lambda: server.authorities.issuing().authority.id != old.id)
+        assert (await disk.acts()).count("issuer.replace") == 1
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize("jump", [HOUR, -HOUR])
+async def test_a_clock_that_jumps_retires_nothing_early(server: Server, jump: timedelta) -> None:
+    first, second = server.nodes
+    first.is_silent = False
+    await server.begin(ROOT)
+    await server.phase(Phase.ACTIVATE)
+    first.is_silent = True
+    await server.until(lambda: "node-1/1" in server.holders())
+    assert first.svid is not None
+    left = (first.svid.not_after - server.clock.now()).total_seconds()
+    server.clock.jump(jump)
+    server.clock.leap(left - 5)
+    await server.turn()
+    assert len(server.authorities.bundle().x509_authorities) == 2
+    server.clock.jump(-jump)
+    await server.turn()
+    assert len(server.authorities.bundle().x509_authorities) == 2
+    server.clock.leap(5)
+    assert second.svid is not None
+    await server.over()
+    assert len(server.authorities.bundle().x509_authorities) == 1
