@@ -75,6 +75,11 @@ class SelfSignedUpstream:
 
     async def activate(self, authority_id: str, *, taints: bool) -> None:
         left = AuthorityState.TAINTED if taints else AuthorityState.OLD
+        if not taints:  # from here on the server proves itself by the new one, which who is away does not know
+            new = [root.certificate for root in self._roots if root.id == authority_id]
+            for root in self._roots:
+                if root.state is AuthorityState.ACTIVE and root.id != authority_id:
+                    await self._vouching.leave(root, new)
         states = {root.id: left for root in self._roots if root.state is AuthorityState.ACTIVE}
         states[authority_id] = AuthorityState.ACTIVE
         await self._store.set_states(states)

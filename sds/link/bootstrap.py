@@ -174,20 +174,23 @@ class Bootstrap:
                 return fetched
             raise _mismatch("does not have the digest that the join string names")
         # One root may have been added or dropped since it was known. The handshake decides on what is common.
-        if not set(known.x509_authorities).isdisjoint(fetched.x509_authorities):
-            return known
-        return self._succeeded(known, answer, server)
+        common = set(known.x509_authorities).intersection(fetched.x509_authorities)
+        return self._succeeded(known, common, answer, server)
 
-    def _succeeded(self, known: TrustBundle, answer: _Fetched, server: HostPort) -> TrustBundle:
-        """What the known roots, which are all gone, said of those that are there. The handshake decides on these."""
+    def _succeeded(
+        self, known: TrustBundle, common: set[x509.Certificate], answer: _Fetched, server: HostPort
+    ) -> TrustBundle:
+        """The roots that are known, and those that these vouch for; the handshake decides on what is there of them."""
         heirs = heirs_of(
             known.x509_authorities, answer.successions, trust_domain=self.trust_domain, now=self.clock.now()
         )
-        common = heirs.intersection(answer.bundle.x509_authorities)
-        if not common:
+        led_to = heirs.intersection(answer.bundle.x509_authorities)
+        if not common and not led_to:
             raise _mismatch("has no authority in common with the one that this agent knows the server by")
-        _log.warning("all roots of the server are new, and vouched for by those that were known", server=str(server))
-        return TrustBundle(trust_domain=self.trust_domain, x509_authorities=tuple(common))
+        if led_to:
+            _log.warning("the server has new roots, vouched for by those that were known", server=str(server))
+        # A known root that is not shown counts for nothing here: it may be gone because it is tainted.
+        return TrustBundle(trust_domain=self.trust_domain, x509_authorities=(*common, *led_to))
 
     def _own_bundle(self, message: types_pb2.Bundle) -> TrustBundle:
         trust_domain = TrustDomain.parse(message.trust_domain)

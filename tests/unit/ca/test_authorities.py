@@ -274,6 +274,15 @@ class TestTheWordOfARootThatGoes:
         assert manager.successions() == []
         assert (await machine.started()).successions() == []
 
+    async def test_leads_there_from_the_moment_when_the_new_root_signs(self, machine: Machine) -> None:
+        manager = await machine.started()
+        first = manager.authorities()[0]
+        await manager.prepare_root(NEXT_ROOT)
+        assert manager.successions() == []
+        await manager.activate_root(NEXT_ROOT, taints=False)
+        new = next(each.certificate for each in manager.authorities() if each.id == NEXT_ROOT)
+        assert _led_from(first, manager) == {new}
+
     async def test_of_a_tainted_root_there_is_none(self, machine: Machine) -> None:
         manager = await machine.started()
         first = manager.authorities()[0]
@@ -303,8 +312,8 @@ class TestTheWordOfARootThatGoes:
         manager = await machine.started()
         first = manager.authorities()[0]
         await manager.prepare_root(NEXT_ROOT)
-        await manager.activate_root(NEXT_ROOT, taints=False)
         (machine.folder / f"{first.key_id}.sealed").unlink()
+        await manager.activate_root(NEXT_ROOT, taints=False)
         await manager.drop_roots([first.id])
         assert manager.successions() == []
         assert next(each.id for each in manager.authorities()) == NEXT_ROOT

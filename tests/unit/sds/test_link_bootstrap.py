@@ -195,6 +195,15 @@ class TestAServerWhoseRootsAreAllNew:
         identity = await scene.bootstrap.join(replace(scene.invitation, known_bundle=gone.bundle), key=KEY)
         assert identity.bundle == scene.authority.bundle
 
+    async def test_is_believed_by_it_also_while_the_root_that_was_known_is_still_there(self, scene: Scene) -> None:
+        """Between `activate` and `retire` the bundle has both, and the server proves itself by the new one alone."""
+        old = FakeAuthority(now(), "old")
+        scene.service.successions = [self.said(old, scene.authority)]
+        both = (*old.bundle.x509_authorities, *scene.authority.bundle.x509_authorities)
+        scene.service.bundle = replace(scene.authority.bundle, x509_authorities=both)
+        identity = await scene.bootstrap.join(replace(scene.invitation, known_bundle=old.bundle), key=KEY)
+        assert identity.bundle == scene.service.bundle
+
     async def test_is_not_believed_once_that_word_has_ended(self, scene: Scene) -> None:
         gone = FakeAuthority(now(), "gone")
         scene.service.successions = [self.said(gone, scene.authority, until=timedelta(0))]
