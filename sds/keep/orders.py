@@ -14,6 +14,16 @@ from citadel.wire import from_duration, from_timestamp, to_timestamp
 from sds.holdings import HeldSvid
 
 _MOST_ORDERS: Final = 8  # the server has one at a time
+_AGAIN: Final = timedelta(seconds=1)
+_MOST_DOUBLINGS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Covered:
+    """The SVID of one entry that an order covers, or did, and how many of this entry it covered before."""
+
+    serial: str
+    before: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +66,11 @@ class RenewOrder:
 
 
 class OrderBook:
-    """The orders that came, and for each which SVIDs (by serial) it covered at some time."""
+    """The orders that came, and for each of which entries it covered an SVID at some time."""
 
     def __init__(self) -> None:
         self._orders: dict[str, RenewOrder] = {}
-        self._covered: dict[str, set[str]] = {}
+        self._covered: dict[str, dict[str, _Covered]] = {}
 
     def add(self, order: RenewOrder) -> None:
         """Take an order. The same one may come again, after the stream to the server broke."""
@@ -68,19 +78,24 @@ class OrderBook:
             oldest = next(iter(self._orders))
             del self._orders[oldest], self._covered[oldest]
         self._orders[order.id] = order
-        self._covered.setdefault(order.id, set())
+        self._covered.setdefault(order.id, {})
 
     def newly_covered(self, svids: Iterable[HeldSvid]) -> Mapping[str, timedelta]:
         """The entries whose SVID an order covers and did not before, with the window to renew it in.
 
         Asked again after every renewal, since an SVID may have been signed just before the order's authority was left.
+        One that is covered again and again, as where the server's clock was set back, is renewed ever more seldom.
         """
         found: dict[str, timedelta] = {}
         for held in svids:
             for order in self._covering(held):
-                if held.svid.serial not in self._covered[order.id]:
-                    self._covered[order.id].add(held.svid.serial)
-                    found[held.entry_id] = min(order.window, found.get(held.entry_id, order.window))
+                known = self._covered[order.id].get(held.entry_id)
+                if known is not None and known.serial == held.svid.serial:
+                    continue
+                before = known.before + 1 if known is not None else 0
+                self._covered[order.id][held.entry_id] = _Covered(held.svid.serial, before)
+                window = max(order.window, _AGAIN * (1 << min(before, _MOST_DOUBLINGS))) if before else order.window
+                found[held.entry_id] = min(window, found.get(held.entry_id, window))
         return found
 
     def progress(self, svids: Iterable[HeldSvid]) -> pb.RenewProgress:

@@ -443,3 +443,13 @@ class TestRevocation:
         del bench.signer.tamper["web"]
         await bench.clock.advance(5)
         await bench.holds("web", "api")
+
+
+async def test_an_order_about_the_agent_itself_hastens_no_workload(bench: Bench) -> None:
+    bench.set_entries(entry("web"))
+    await bench.holds("web")
+    serial = bench.serial("web")
+    bench.keeper.obey(replace(order(window=timedelta(0)), own=True, svids=False))
+    await bench.quiet()
+    assert bench.serial("web") == serial
+    assert list(bench.keeper.progress().now().orders) == []

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
 
 import pytest
 import structlog
@@ -544,3 +545,51 @@ async def test_a_move_that_is_overtaken_by_another_costs_nothing(bench: Bench) -
         new.updates.put_nowait(snapshot[0])
         await bench.until(lambda: old.has_ended)
         assert (new.has_ended, bench.link.is_up) == (False, True)
+
+
+async def test_the_server_is_told_how_far_an_order_is_also_where_that_is_nothing_and_only_when_it_changes(
+    bench: Bench,
+) -> None:
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        sync = bench.api.syncs[0]
+
+        def told() -> list[tuple[str, int]]:
+            reports = [each.progress.orders for each in sync.messages if each.WhichOneof("kind") == "progress"]
+            return [(each.order_id, each.left) for orders in reports for each in orders]
+
+        issued = bench.authority.issue(A_TEST.member("web"), new_key("ec-p256"), now(), HOUR)
+        held = HeldSvid(entry_id="web", svid=X509Svid.from_der(issued), private_key=b"")
+        sync.updates.put_nowait(pb.Update(revision=2, renew=pb.RenewOrder(id="1", svids=True)))
+        await bench.until(lambda: told() == [("1", 0)])
+        bench.feed.publish(replace(bench.feed.current, svids={"web": held}))
+        await bench.until(lambda: told() == [("1", 0), ("1", 1)])
+        sync.updates.put_nowait(pb.Update(revision=3, renew=pb.RenewOrder(id="1-own", own=True)))
+        await bench.until(lambda: 3 in sync.acknowledged())
+        bench.feed.publish(replace(bench.feed.current, svids={}))
+        await bench.until(lambda: told() == [("1", 0), ("1", 1), ("1", 0)])
+
+
+@pytest.mark.parametrize("changes", [{"own": False, "svids": True}, {"issuer_key_ids": frozenset({b"another"})}])
+async def test_an_order_about_something_else_leaves_the_agent_s_own_svid_alone(
+    bench: Bench, changes: dict[str, Any]
+) -> None:
+    clock = FakeClock(start=now())
+    async with bench.running(renewing=True, clock=clock):
+        await bench.until(lambda: bench.link.is_up)
+        bench.renewal.obey(replace(own_order(timedelta(0)), **changes))
+        bench.renewal.look_again()  # the root of the own SVID is there still
+        await clock.advance(60)
+        assert bench.api.renewals == []
+
+
+async def test_an_agent_whose_root_is_gone_renews_at_once(bench: Bench) -> None:
+    clock, first = FakeClock(start=now()), bench.own.current.svid.serial
+    async with bench.running(renewing=True, clock=clock):
+        await bench.until(lambda: bench.link.is_up)
+        bench.api.authority = FakeAuthority(now(), "two")
+        await bench.own.change(bundle=replace(bench.api.authority.bundle, sequence=2))
+        bench.renewal.look_again()
+        await clock.advance(0)
+        await bench.until(lambda: bench.own.current.svid.serial != first)
+        assert len(bench.api.renewals) == 1
