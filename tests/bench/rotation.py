@@ -95,16 +95,15 @@ class Course:
 
 async def rotation(folder: Path, cores: Cores, effort: Effort) -> list[Row]:
     """The forced rotation of a mesh."""
-    both = {cores.server, cores.load}
-    shape = effort.mesh
-    async with (
-        server_process(folder / "server", cores, rotation={"margin": "500ms"}) as (server, pid),
-        simulated_mesh(server, folder, agents=shape.agents, entries=shape.entries, sidecars=_SIDECARS) as mesh,
-    ):
+    shape, both = effort.mesh, {cores.server, cores.load}
+    async with server_process(folder / "server", cores, rotation={"margin": "500ms"}) as (server, pid):
         confine(pid, both)
-        confine(mesh.pid, both)
-        course = await rotated(server, mesh, svids=shape.agents * shape.entries, window=shape.window, pid=pid)
-        issuers = await mesh.issuers()
+        async with simulated_mesh(
+            server, folder, agents=shape.agents, entries=shape.entries, sidecars=_SIDECARS
+        ) as mesh:
+            confine(mesh.pid, both)
+            course = await rotated(server, mesh, svids=shape.agents * shape.entries, window=shape.window, pid=pid)
+            issuers = await mesh.issuers()
     assert list(issuers.values()) == [course.svids], f"held after the rotation, by authority: {issuers}"
     return _rows(course, agents=shape.agents)
 

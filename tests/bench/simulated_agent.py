@@ -9,13 +9,13 @@ certificate to a root costs half a millisecond of that node's processor, and a t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 from typing import Any, Final
 
-import grpc
 from cryptography import x509
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
@@ -54,7 +54,8 @@ class _Line:
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
         self.api = agent_api_pb2_grpc.AgentApiStub(channel)
-        self.call: Any = self.api.Sync()
+        self.call: Any = None
+        self.is_given_up = False
         self.synced = asyncio.Event()
         self._turn = asyncio.Lock()
 
@@ -88,6 +89,7 @@ class SimulatedAgent:
                 await fresh.synced.wait()
                 self._line = fresh
                 if old is not None:
+                    old.is_given_up = True
                     old.call.cancel()
                     self._tasks.create_task(old.channel.close(_GRACE))
                 await self._move.wait()
@@ -100,22 +102,29 @@ class SimulatedAgent:
             await self._news.wait()
 
     async def _listen(self, line: _Line) -> None:
+        """Until the line is given up; a stream that breaks, or does not come about, is opened again."""
+        while not line.is_given_up:
+            try:
+                await self._stream(line)
+            except aio.AioRpcError:
+                pass
+            except asyncio.CancelledError:
+                if not line.is_given_up:  # otherwise its call was cancelled, and this task was not
+                    raise
+            await asyncio.sleep(_PAUSE * self._random.random())
+
+    async def _stream(self, line: _Line) -> None:
+        line.call = line.api.Sync()
         await line.say(hello=pb.Hello(agent_version="simulated"))
         parts: list[pb.Update] = []
-        try:
-            while isinstance(part := await line.call.read(), pb.Update):
-                parts.append(part)
-                if not part.more:
-                    await self._take(line, parts)
-                    parts = []
-        except asyncio.CancelledError:
-            if not line.call.cancelled():  # otherwise it is the call that was given up, for the next one
-                raise
-        except aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.CANCELLED:
-                raise
+        is_first = True
+        while isinstance(part := await line.call.read(), pb.Update):
+            parts.append(part)
+            if not part.more:
+                await self._take(line, parts, is_first=is_first)
+                parts, is_first = [], False
 
-    async def _take(self, line: _Line, parts: Sequence[pb.Update]) -> None:
+    async def _take(self, line: _Line, parts: Sequence[pb.Update], *, is_first: bool) -> None:
         if any(part.snapshot for part in parts):
             self._entries.clear()
         for part in parts:
@@ -130,7 +139,6 @@ class SimulatedAgent:
             revision=parts[-1].revision, bundle_sequence=bundle.sequence or 0, revocation_version=self._lists
         )
         await line.say(acknowledge=taken)
-        is_first = not line.synced.is_set()
         line.synced.set()
         if is_first or bundle != before:
             await line.say(streams=pb.Streams(snapshot=is_first, reports=self._reports()))
@@ -142,9 +150,14 @@ class SimulatedAgent:
             if part.HasField("renew"):
                 self._start(self._obey(line, RenewOrder.from_wire(part.renew)))
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        async def unless_it_broke() -> None:
+            # The next stream is told the same orders again, and tells how far they are.
+            with suppress(aio.AioRpcError, asyncio.InvalidStateError):
+                await work
+
         assert self._tasks is not None
-        self._tasks.create_task(work)
+        self._tasks.create_task(unless_it_broke())
 
     async def _obey(self, line: _Line, order: RenewOrder) -> None:
         window = order.window.total_seconds()
@@ -184,7 +197,12 @@ class SimulatedAgent:
         self._renewing = now_held
         await asyncio.sleep(delay)
         key = new_key("ec-p256")
-        answer = await self._line.api.RenewAgent(pb.RenewAgentRequest(csr=request_for(key)), timeout=_TIMEOUT)
+        try:
+            answer = await self._line.api.RenewAgent(pb.RenewAgentRequest(csr=request_for(key)), timeout=_TIMEOUT)
+        except aio.AioRpcError:
+            self._renewing = b""
+            await self._renew_itself(_PAUSE)
+            return
         self._identity = replace(self._identity, svid=X509Svid.from_der(answer.chain), key=key)
         self._move.set()
 
