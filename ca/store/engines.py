@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import suppress
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -18,13 +20,28 @@ _IDLE_SECONDS: Final = 3
 _PAGES_IN_LOG: Final = 4000
 
 
+class LettingGo(sqlite3.Connection):
+    """A connection that ends its transaction when it is closed.
+
+    A caller that is cancelled in the middle of a statement has its connection closed. SQLite keeps one alive, with its
+    lock on the whole store, for as long as a statement of it is: until Python's collector comes by some time.
+    """
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):  # one that is closed already
+            self.rollback()
+        super().close()
+
+
 def make_engine(url: str) -> AsyncEngine:
     """An engine for `url`. Nothing is connected yet. Raises SQLAlchemy's errors, and `ValueError`, for a bad URL."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         return create_async_engine(_for_asyncpg(parsed), connect_args=_postgresql_options(), pool_timeout=_WAIT_SECONDS)
-    engine = create_async_engine(parsed, pool_timeout=_WAIT_SECONDS)
-    if engine.dialect.name == "sqlite":
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    options = {"factory": LettingGo} if is_sqlite else {}
+    engine = create_async_engine(parsed, connect_args=options, pool_timeout=_WAIT_SECONDS)
+    if is_sqlite:
         _speak_sqlite(engine.sync_engine)
     return engine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
@@ -221,6 +222,28 @@ async def test_a_block_that_takes_too_long_is_given_up_and_leaves_no_trace(datab
     assert "did not answer in time" in refused.value.message
     async with database.reading() as connection:
         assert await connection.scalar(select(func.count()).select_from(bundles)) == 0
+
+
+@pytest.mark.invariant(5, 12)
+async def test_whoever_is_cancelled_at_any_instant_leaves_no_lock_behind(database: Database) -> None:
+    async def write() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text("INSERT INTO bundle VALUES ('x', 1, 'd') ON CONFLICT DO NOTHING"))
+            await connection.execute(text("SELECT 1"))
+
+    await write()
+    gc.disable()  # it would free what was left behind
+    try:
+        for turns in range(60):
+            cut_off = asyncio.create_task(write())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cut_off.cancel()
+            await asyncio.wait({cut_off})
+            async with asyncio.timeout(2):
+                await write()
+    finally:
+        gc.enable()
 
 
 async def test_a_file_that_is_read_only_can_be_read_and_is_unavailable_to_writers(tmp_path: Path) -> None:
