@@ -96,7 +96,7 @@ class UpstreamAuthority(Protocol):
         ...
 
     async def activate(self, authority_id: str, *, taints: bool) -> None:
-        """Mint under this root from now on. The one before becomes OLD, or TAINTED where `taints`."""
+        """Mint under this root from now on. The one before becomes OLD; with `taints` all others are TAINTED."""
         ...
 
     async def drop(self, authority_ids: Collection[str]) -> None:

@@ -80,7 +80,9 @@ class SelfSignedUpstream:
             for root in self._roots:
                 if root.state is AuthorityState.ACTIVE and root.id != authority_id:
                     await self._vouching.leave(root, new)
-        states = {root.id: left for root in self._roots if root.state is AuthorityState.ACTIVE}
+        # An emergency may have ended a rotation half way: nobody knows which of the others is the one that leaked.
+        leaving = (AuthorityState.ACTIVE, AuthorityState.OLD) if taints else (AuthorityState.ACTIVE,)
+        states = {root.id: left for root in self._roots if root.state in leaving}
         states[authority_id] = AuthorityState.ACTIVE
         await self._store.set_states(states)
         self._roots = tuple(replace(root, state=states.get(root.id, root.state)) for root in self._roots)

@@ -28,11 +28,12 @@ class Phase(StrEnum):
     DONE = "done"
     UNDO = "undo"
     ABORTED = "aborted"
+    SUPERSEDED = "superseded"
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more happens."""
-        return self in (Phase.DONE, Phase.ABORTED)
+        return self in (Phase.DONE, Phase.ABORTED, Phase.SUPERSEDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,7 +117,10 @@ class Steering:
         return True
 
     async def start(self, wish: Wish, *, by: Actor) -> Rotation:
-        """Begin. Raises `FailedPrecondition` (`rotation_running`) naming the one that runs, or `InvalidArgument`."""
+        """Begin. Raises `FailedPrecondition` (`rotation_running`) naming the one that runs, or `InvalidArgument`.
+
+        An emergency ends the one that runs where it is, and takes over what goes: no leaked key waits for a proxy.
+        """
         return await to_its_end(self._start(wish, by))
 
     async def plan(self, wish: Wish) -> Plan:
@@ -154,19 +157,26 @@ class Steering:
         async with self._rotator.one_change_at_a_time:
             if self._rotator.running is None:
                 await self._rotator.start()  # the store may know of one whose commit seemed to fail
-            running = self._rotator.running
-            if running is not None:
-                raise FailedPrecondition(
-                    Reason.ROTATION_RUNNING,
-                    f"the rotation {running.id} ({running.kind.value}) is in its phase {running.phase.value}",
-                    fix="see `citadel-cli rotate status`; wait for its end, or abort it",
-                )
             rotation = self._new(wish, by)
+            if (running := self._rotator.running) is not None:
+                await self._supersede(running, by=rotation, actor=by)
             what = f"{rotation.kind.value} {rotation.scope}" if wish.kind is RotationKind.SVID else rotation.kind.value
             detail = f"{what}, emergency" if rotation.is_emergency else what
             await self._rotator.change(rotation, self._act("rotation.start", rotation, by, wish.why, detail))
         _log.warning("rotation begins", rotation=rotation.id, what=detail, by=str(by))
         return rotation
+
+    async def _supersede(self, running: Rotation, *, by: Rotation, actor: Actor) -> None:
+        if not by.is_emergency:
+            raise FailedPrecondition(
+                Reason.ROTATION_RUNNING,
+                f"the rotation {running.id} ({running.kind.value}) is in its phase {running.phase.value}",
+                fix="see `citadel-cli rotate status`; wait for its end, or abort it",
+            )
+        now, why = self._clock.now(), f"superseded in {running.phase.value} by the emergency {by.id}"
+        alarm = "; ".join(filter(None, (running.alarm, why)))
+        ended = replace(running, phase=Phase.SUPERSEDED, phase_since=now, ended_at=now, paused=False, alarm=alarm)
+        await self._rotator.change(ended, self._act("rotation.supersede", ended, actor, by.why, why))
 
     def _new(self, wish: Wish, by: Actor) -> Rotation:
         if wish.deadline is not None and wish.kind is not RotationKind.ROOT:

@@ -86,7 +86,9 @@ def print_summary(view: pb.RotationView) -> None:
     """What came of a rotation that has ended."""
     rotation = view.rotation
     took = from_timestamp(rotation.ended_at) - from_timestamp(rotation.started_at)
-    ended = "aborted, everything is as it was" if rotation.phase == "aborted" else "done"
+    ended = {"aborted": "aborted, everything is as it was", "superseded": "ended where it was, by an emergency"}.get(
+        rotation.phase, "done"
+    )
     print_fields(
         (
             ("rotation", rotation.id),

@@ -43,7 +43,7 @@ def follow(invocation: Invocation) -> None:
         echo("no rotation yet")
     else:
         rotation_view.print_summary(view)
-    if view is not None and view.rotation.phase == "aborted":
+    if view is not None and view.rotation.phase in ("aborted", "superseded"):
         click.get_current_context().exit(EXIT_CODES[Kind.FAILED_PRECONDITION])
 
 

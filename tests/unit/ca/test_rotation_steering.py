@@ -13,6 +13,7 @@ from ca.authority.model import AuthorityKind, AuthorityState
 from ca.rotation.model import Phase, RotationKind
 from ca.rotation.steering import Wish
 from ca.store.database import Database
+from ca.store.rotations import SqlRotations
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
 from tests.clock import FakeClock
 from tests.unit.ca.rotating import DAY, HOUR, Disk, Fate, Server, nodes
@@ -157,6 +158,33 @@ async def test_an_emergency_waits_for_nobody_and_ends_at_its_deadline(server: Se
     assert 30 <= server.clock.monotonic() - begun < 32, "whatever the clock on the wall says"
     assert "emergency: went on from renew without node-1" in done.alarm
     assert len(server.authorities.bundle().x509_authorities) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase"),
+    [(ROOT, Phase.OBSERVE), (ROOT, Phase.RENEW), (ISSUER, Phase.OBSERVE), (ISSUER, Phase.RENEW), (SVID, Phase.RENEW)],
+)
+async def test_an_emergency_waits_for_no_rotation_either_and_takes_over_what_goes(
+    server: Server, disk: Disk, kind: RotationKind, phase: Phase
+) -> None:
+    server.nodes[0].is_silent = phase is Phase.OBSERVE
+    server.nodes[0].hangs = kind is SVID
+    first = await server.begin(kind)
+    if phase is Phase.RENEW and kind is not SVID:
+        await server.phase(Phase.ACTIVATE)
+        server.nodes[0].hangs = True
+    await server.until(lambda: server.rotator.running is not None and server.rotator.running.phase is phase)
+    before = {each.id for each in server.authorities.authorities()}
+    second = await server.begin(ROOT, deadline=SECOND)
+    done = await server.over()
+    assert done.id == second.id
+    assert not before & {each.id for each in server.authorities.authorities()}, "nothing of before is left"
+    assert server.authorities.successions() == [], "and nothing leads there from what may have leaked"
+    recorded = await SqlRotations(database=disk.database).newest(10)
+    superseded = next(each for each in recorded if each.id == first.id)
+    assert superseded.phase is Phase.SUPERSEDED
+    assert superseded.alarm == f"superseded in {phase.value} by the emergency {second.id}"
+    assert "rotation.supersede" in " ".join(await disk.acts())
 
 
 async def test_what_is_old_enough_is_rotated_by_itself_and_a_root_brings_its_issuer_along(disk: Disk) -> None:
