@@ -26,6 +26,49 @@ class PeerCredentials:
     gid: int
 
 
+class Process:
+    """A process held by a pidfd, so that a reused pid is never taken for it, until the last who holds it lets go.
+
+    Lives on one event loop.
+    """
+
+    def __init__(self, pidfd: int) -> None:
+        """Take over `pidfd`, for one holder; -1 stands for a process that cannot be held any more."""
+        self._pidfd = pidfd
+        self._holders = 1
+
+    def hold(self) -> Process:
+        """Hold it too: `let_go` must follow."""
+        self._holders += 1
+        return self
+
+    def let_go(self) -> None:
+        """Hold it no longer."""
+        self._holders -= 1
+        if not self._holders and self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def fileno(self) -> int:
+        """The pidfd, readable once the process has ended; -1 when nobody holds it any more."""
+        return self._pidfd
+
+    def has_ended(self) -> bool:
+        """Whether the process runs no longer, so that its pid says nothing.
+
+        Only for the event loop's thread: elsewhere the descriptor could be closed and reused in between.
+        """
+        if self._pidfd < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def apart(self) -> Process:
+        """The same process by another descriptor, for a watch of one's own. Raises `OSError` where none is free."""
+        return Process(os.dup(self._pidfd))
+
+
 class Caller:
     """A process at the other end of a connection, held by a pidfd so that a reused pid is never taken for it.
 
@@ -35,7 +78,8 @@ class Caller:
     def __init__(self, credentials: PeerCredentials, pidfd: int) -> None:
         """Take over `pidfd`; `close` gives it back."""
         self.credentials = credentials
-        self._pidfd = pidfd
+        self.process = Process(pidfd)  # who asks after it when the connection is gone holds it too
+        self._is_closed = False
 
     @classmethod
     def of(cls, connection: socket.socket) -> Caller:
@@ -62,24 +106,20 @@ class Caller:
 
     def fileno(self) -> int:
         """The pidfd, readable once the process has ended; -1 after `close`."""
-        return self._pidfd
+        return -1 if self._is_closed else self.process.fileno()
 
     def is_alive(self) -> bool:
         """Whether the process still runs and its connection is still ours. False means that its pid says nothing.
 
         Only for the event loop's thread: elsewhere the descriptor could be closed and reused in between.
         """
-        if self._pidfd < 0:
-            return False
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return not poll.poll(0)
+        return not self._is_closed and not self.process.has_ended()
 
     def close(self) -> None:
         """Let go of the process."""
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if not self._is_closed:
+            self._is_closed = True
+            self.process.let_go()
 
 
 def _pidfd_of(connection: socket.socket, credentials: PeerCredentials) -> int:

@@ -71,7 +71,7 @@ class AgentInsight:
             attestor=attestor,
             feed=self._feed,
             keeping=keeping,
-            streams=streams.snapshot,
+            streams=streams.live,
             sds_names=sds_names,
             condition=self._condition,
             clock=self._clock,

@@ -22,6 +22,7 @@ from citadel.probes import Probes
 from citadel.wire import to_duration
 from cli.agent_insight import AgentInsight
 from cli.agent_joining import check_can_join, own_identity, returning
+from cli.limits import open_files
 from sds.agent import AgentCondition
 from sds.attest.unix import UnixAttestor
 from sds.holdings import HoldingsFeed
@@ -31,11 +32,13 @@ from sds.link.identity import IdentityFile, OwnIdentity
 from sds.link.link import Heeding, Link, Telling
 from sds.link.renewal import OwnRenewal
 from sds.link.signing import RemoteSigner
+from sds.serve.lingering import MOST_LINGERING
 from sds.serve.registry import StreamRegistry
 from sds.serve.server import WorkloadServer
 from sds.settings import AgentSettings
 
 _CLOSE_GRACE: Final = 1.0  # seconds for the streams of workloads; Envoy reconnects by itself
+_SHARE_OF_FILES: Final = 8  # the part of the descriptors that closed streams may have, one a process
 
 _Result = TypeVar("_Result")
 
@@ -100,7 +103,7 @@ async def _serve(
     # The bundle from disk: what it vouched for before a restart is believed before the server is reached.
     bundle = identity.current.bundle
     feed.publish(replace(feed.current, bundles={bundle.trust_domain: bundle}))
-    registry = StreamRegistry()
+    registry = StreamRegistry(clock=clock, most_lingering=min(MOST_LINGERING, open_files() // _SHARE_OF_FILES))
     attestor = UnixAttestor()
     workloads = WorkloadServer(
         socket=settings.socket,

@@ -77,8 +77,8 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
             own_issuer=svid.issuer_key_id,
             own_ends=svid.not_after,
         )
-        session.take(hello)
-        reader = asyncio.create_task(_read(request_iterator, session))
+        session.take(hello, at=self._clock.monotonic())
+        reader = asyncio.create_task(_read(request_iterator, session, self._clock))
         watch = self._sources.directory.watch(session.wake, agent)
         self._roster.watch(session.wake, agent.spiffe_id)
         self._sessions.open(session)
@@ -121,9 +121,9 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         return await self._roster.authenticate(leaf_pem(context))
 
 
-async def _read(messages: AsyncIterator[pb.AgentMessage], session: AgentSession) -> None:
+async def _read(messages: AsyncIterator[pb.AgentMessage], session: AgentSession, clock: Clock) -> None:
     try:
         async for message in messages:
-            session.take(message)
+            session.take(message, at=clock.monotonic())
     finally:
         session.wake.set()  # the stream ended: let the writing side see it

@@ -9,18 +9,16 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
-import structlog
-
 from ca.agents.model import Agent
 from ca.api.answers import bundle_message
+from ca.api.reported import ReportedStreams
 from ca.entries.watch import EntryNews
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.errors import Reason, ResourceExhausted
-from citadel.printable import printable
-from citadel.spiffe import MAX_ID_BYTES, SpiffeId, TrustDomain
+from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.wire import entry_to_wire, from_duration
 
 _MEGABYTE: Final = 1024 * 1024
@@ -29,15 +27,8 @@ _ENTRIES_PER_PART: Final = 500
 _IDS_PER_PART: Final = 10_000
 _BYTES_PER_PART: Final = _MEGABYTE
 # What one agent can make the server remember.
-_MOST_STREAMS: Final = 20_000
-_MOST_STREAM_BYTES: Final = 16 * _MEGABYTE
 _MOST_SESSIONS_PER_AGENT: Final = 3
-_MOST_NAME: Final = MAX_ID_BYTES  # characters; the longest of them are SPIFFE IDs
-_MOST_WORDS: Final = 500
-_WORDS: Final = frozenset({"refusal"})
 _WOKEN_AT_ONCE: Final = 16
-
-_log = structlog.get_logger(__name__)
 
 
 class AgentSession:
@@ -68,21 +59,18 @@ class AgentSession:
         self.acknowledged_revision = 0
         self.acknowledged_bundle = 0  # sequence of the own bundle that the agent keeps
         self.acknowledged_lists = ""  # version of the revocation lists that it serves
-        self.has_reported = False  # all of its streams at least once
-        self.is_over = False  # it reports more than is remembered
         self.changes = 0  # rises with everything that the agent says
         self.progress: dict[str, pb.OrderProgress] = {}
         self.told_revision = 0  # of the newest update that was made for it
-        self.streams: dict[str, types_pb2.StreamReport] = {}
-        self._stream_bytes = 0
+        self.reported = ReportedStreams(agent.spiffe_id)
         self._told_orders: set[str] = set()
         self._told: dict[str, int] = {}
         self._told_bundles: dict[TrustDomain, TrustBundle] = {}
         self._told_lists: types_pb2.RevocationSet | None = None
         self._first = True
 
-    def take(self, message: pb.AgentMessage) -> None:
-        """Take what the agent said."""
+    def take(self, message: pb.AgentMessage, *, at: float = 0.0) -> None:
+        """Take what the agent said at this moment by the clock that never jumps."""
         self.changes += 1
         match message.WhichOneof("kind"):
             case "hello":
@@ -95,10 +83,15 @@ class AgentSession:
                 self.acknowledged_bundle = message.acknowledge.bundle_sequence
                 self.acknowledged_lists = message.acknowledge.revocation_version
             case "streams":
-                self._take_streams(message.streams)
+                self.reported.take(message.streams, at=at)
             case "progress":
                 known = (each for each in message.progress.orders if each.order_id in self._told_orders)
                 self.progress = {each.order_id: each for each in known}
+
+    @property
+    def streams(self) -> Mapping[str, types_pb2.StreamReport]:
+        """The open streams of its proxies."""
+        return self.reported.open
 
     def end(self) -> None:
         """Let the stream end at its next turn."""
@@ -140,31 +133,6 @@ class AgentSession:
         if not news.is_everything:
             return list(news.others)
         return [entry_id for entry_id in self._told if entry_id not in news.entries]
-
-    def _take_streams(self, streams: pb.Streams) -> None:
-        if streams.snapshot:
-            self.streams.clear()
-            self._stream_bytes = 0
-            self.has_reported = True
-        for report in streams.reports:
-            report.stream_id = printable(report.stream_id, _MOST_NAME)
-            known = self.streams.get(report.stream_id)
-            known_bytes = known.ByteSize() if known is not None else 0
-            if report.closed:
-                self.streams.pop(report.stream_id, None)
-                self._stream_bytes -= known_bytes
-                continue
-            total = self._stream_bytes - known_bytes + report.ByteSize()
-            if (known is None and len(self.streams) >= _MOST_STREAMS) or total > _MOST_STREAM_BYTES:
-                self._say_once_that_it_is_over()
-                continue
-            self.streams[report.stream_id] = _kept(report)
-            self._stream_bytes = total
-
-    def _say_once_that_it_is_over(self) -> None:
-        if not self.is_over:
-            self.is_over = True
-            _log.warning("agent reports more than is remembered", agent=str(self.agent.spiffe_id))
 
 
 class SessionBook:
@@ -233,22 +201,6 @@ class SessionBook:
             self._to_wake.popleft().wake.set()
         if self._to_wake:
             asyncio.get_running_loop().call_soon(self._wake_some)
-
-
-def _kept(report: types_pb2.StreamReport) -> types_pb2.StreamReport:
-    """A copy, since a part of a message keeps the whole message in memory; with texts that can be shown and stored.
-
-    What an agent says of a stream comes into logs, alarms and the audit log, and an agent may be anybody's by now.
-    """
-    kept = types_pb2.StreamReport()
-    kept.CopyFrom(report)
-    for message in (kept, *kept.resources):
-        for field, value in message.ListFields():
-            if field.type == field.TYPE_STRING:
-                limit = _MOST_WORDS if field.name in _WORDS else _MOST_NAME
-                if len(value) > limit or not value.isprintable():
-                    setattr(message, field.name, printable(value, limit))
-    return kept
 
 
 def _parts(

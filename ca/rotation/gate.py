@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,8 +15,19 @@ from citadel._wire import types_pb2
 from citadel.errors import CitadelError
 from citadel.wire import from_timestamp
 
+# Envoy looks for an agent that was away at intervals of up to 30 s.
+PROXIES_ARE_BACK: Final = timedelta(seconds=35)
+
 _STATE = types_pb2.ResourceReport
 _TOO_MANY: Final = "the agent has more streams than are remembered"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A stream that was closed so long ago, while its process goes on with what it was given."""
+
+    report: types_pb2.StreamReport
+    ago: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +43,7 @@ class AgentView:
     own_ends: datetime | None
     streams: Sequence[types_pb2.StreamReport]
     progress: pb.OrderProgress | None
+    closed: Sequence[Closed] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +83,17 @@ def without(agent: AgentView, trust: Trust) -> Iterator[Holder]:
             if not trust.is_known_by(resource):
                 yield _stream_holder(agent, stream, words=_what_it_said(stream, resource))
                 break
+
+
+def coming_back(agent: AgentView, trust: Trust, *, now: datetime) -> Iterator[Holder]:
+    """Whoever closed its stream without knowing, while it may be an Envoy that comes back.
+
+    A program that fetches once can be told of nothing, and is waited for no longer than that.
+    """
+    for closed in agent.closed:
+        if not all(trust.is_known_by(resource) for resource in trust.of(closed.report)):
+            words = f"{_who(closed.report)} closed its stream a moment ago, and may come back with an older bundle"
+            yield _stream_holder(agent, closed.report, words=words, until=now + PROXIES_ARE_BACK - closed.ago)
 
 
 def has_acknowledged(stream: types_pb2.StreamReport, trust: Trust) -> bool | None:
@@ -120,6 +143,38 @@ def depending(
                 words = f"holds {resource.held_serial or 'something unknown'}: {_what_it_said(stream, resource)}"
                 yield _stream_holder(agent, stream, words=words, until=_end(told, latest))
                 break
+    yield from left_with(agent, old_issuers, is_revoked, latest=latest)
+
+
+def left_with(
+    agent: AgentView,
+    old_issuers: Collection[bytes],
+    is_revoked: Callable[[bytes, str], bool],
+    *,
+    latest: datetime,
+) -> Iterator[Holder]:
+    """Processes that closed their streams and may hold a certificate of these issuers, or an unknown one."""
+    for closed in agent.closed:
+        ends = {
+            serial: _end(told, latest)
+            for resource in closed.report.resources
+            if not resource.trust_domain
+            for issuer, serial, told in _may_hold(resource)
+            if (not issuer or issuer in old_issuers) and not is_revoked(issuer, serial)
+        }
+        if ends:
+            last = max(ends, key=lambda serial: ends[serial])
+            words = f"{_who(closed.report)} closed its stream and may hold {last or 'something unknown'}"
+            yield _stream_holder(agent, closed.report, words=words, until=ends[last])
+
+
+def _may_hold(resource: types_pb2.ResourceReport) -> Iterator[tuple[bytes, str, Timestamp | None]]:
+    """Of a closed stream also what was sent: whoever fetches once closes it as soon as it has read."""
+    if resource.held_version or resource.held_issuer_key_id:
+        told = resource.held_not_after if resource.HasField("held_not_after") else None
+        yield resource.held_issuer_key_id, resource.held_serial, told
+    if resource.state == _STATE.SENT:
+        yield resource.issuer_key_id, resource.serial, resource.not_after if resource.HasField("not_after") else None
 
 
 def away(ends: Mapping[str, datetime], *, now: datetime) -> Iterator[Holder]:
@@ -153,7 +208,7 @@ def _end(told: Timestamp | None, latest: datetime) -> datetime:
 
 
 def _what_it_said(stream: types_pb2.StreamReport, resource: types_pb2.ResourceReport) -> str:
-    who = f"pid {stream.pid}" + (f" ({stream.node_id})" if stream.node_id else "")
+    who = _who(stream)
     match resource.state:
         case _STATE.REFUSED:
             return f"{who} refused {resource.name}: {resource.refusal}"
@@ -163,3 +218,7 @@ def _what_it_said(stream: types_pb2.StreamReport, resource: types_pb2.ResourceRe
             return f"{who} waits for {resource.name}"
         case _:
             return f"{who} holds an older {resource.name}"
+
+
+def _who(stream: types_pb2.StreamReport) -> str:
+    return f"pid {stream.pid}" + (f" ({stream.node_id})" if stream.node_id else "")

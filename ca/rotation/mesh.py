@@ -11,7 +11,7 @@ from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession, SessionBook
 from ca.insight.proxies import agent_name
 from ca.rotation import gate
-from ca.rotation.gate import AgentView, Trust
+from ca.rotation.gate import AgentView, Closed, Trust
 from ca.rotation.model import Holder
 from ca.rotation.ports import IssuedEnds
 from citadel._wire import types_pb2
@@ -21,8 +21,7 @@ from citadel.spiffe import SpiffeId, TrustDomain
 
 _ASK_AGAIN: Final = 2.0  # seconds between two looks into the ledger
 _SELDOM: Final = 20  # times as long as a look takes
-# Envoy looks for an agent that was away at intervals of up to 30 s.
-_PROXIES_ARE_BACK: Final = 35.0  # seconds
+_PROXIES_ARE_BACK: Final = gate.PROXIES_ARE_BACK.total_seconds()
 
 Judge = Callable[[AgentView], Iterable[Holder]]
 
@@ -79,7 +78,7 @@ class Mesh:
         for session in self._sessions.newest().values():
             known = before.get(session)
             if known is None or known[0] != session.changes:
-                known = (session.changes, tuple(judge(_view(session, order_id))))
+                known = (session.changes, tuple(judge(_view(session, order_id, self._clock.monotonic()))))
             self._judged[session] = known
         return [holder for _, holders in self._judged.values() for holder in holders]
 
@@ -208,15 +207,18 @@ class Mesh:
         )
 
 
-def _view(session: AgentSession, order_id: str) -> AgentView:
+def _view(session: AgentSession, order_id: str, monotonic: float) -> AgentView:
     return AgentView(
         name=agent_name(session.agent.spiffe_id),
         acknowledged_bundle=session.acknowledged_bundle,
         acknowledged_lists=session.acknowledged_lists,
-        has_reported=session.has_reported,
-        is_over=session.is_over,
+        has_reported=session.reported.are_all,
+        is_over=session.reported.is_over,
         own_issuer=session.own_issuer,
         own_ends=session.own_ends,
         streams=tuple(session.streams.values()),
         progress=session.progress.get(order_id),
+        closed=tuple(
+            Closed(each.report, timedelta(seconds=monotonic - each.at)) for each in session.reported.closed.values()
+        ),
     )

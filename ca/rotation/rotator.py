@@ -140,13 +140,23 @@ class Rotator:
     async def holders(self, rotation: Rotation, *, at_once: bool = False) -> list[Holder]:
         """Who is waited for in this phase, without those that were skipped."""
         now, begun = self.time.now(), self._clock.monotonic()
-        found = gate.still_held(self._connected_holders(rotation), rotation.skipped, now)
+        found = gate.still_held(self._connected_holders(rotation, now), rotation.skipped, now)
         self._looked_for = self._clock.monotonic() - begun
         if not found or at_once:
             found += gate.still_held(await self._away_holders(rotation, now), rotation.skipped, now)
         return found
 
-    def _connected_holders(self, rotation: Rotation) -> list[Holder]:
+    def left_with(self, rotation: Rotation) -> list[Holder]:
+        """Who closed its stream and will hold up the drain: it can be told of nothing before its SVID has ended."""
+        old, latest = self.leaving.key_ids(rotation), self.leaving.latest_end(rotation)
+
+        def judge(view: AgentView) -> Iterable[Holder]:
+            return gate.left_with(view, old, self._is_revoked, latest=latest)
+
+        found = self.mesh.connected((rotation.id, "left with", old), judge, rotation.id)
+        return gate.still_held(found, rotation.skipped, self.time.now())
+
+    def _connected_holders(self, rotation: Rotation, now: datetime) -> list[Holder]:
         trust, old, agent = self.trust(), self.leaving.key_ids(rotation), rotation.scope.agent
         latest, is_revoked = self.leaving.latest_end(rotation), self._is_revoked
         if rotation.phase in (Phase.RENEW, Phase.DRAIN) and not self.leaving.has_something_to_renew(rotation):
@@ -154,7 +164,10 @@ class Rotator:
 
         def judge(view: AgentView) -> Iterable[Holder]:
             match rotation.phase:
-                case Phase.OBSERVE | Phase.SETTLE:
+                case Phase.OBSERVE:
+                    yield from gate.without(view, trust)
+                    yield from gate.coming_back(view, trust, now=now)
+                case Phase.SETTLE:
                     yield from gate.without(view, trust)
                 case Phase.RENEW if agent in ("", view.name):
                     yield from gate.not_renewed(view, rotation.id, old, latest=latest)

@@ -131,6 +131,8 @@ class Steering:
         asked = replace(rotation, phase=Phase.OBSERVE if Phase.OBSERVE in course else Phase.PREPARE)
         margins = rotation.margin * sum(1 for phase in course if phase in (Phase.OBSERVE, Phase.DRAIN))
         holders = await self._rotator.holders(asked, at_once=True)
+        if Phase.DRAIN in course and wish.deadline is None:
+            holders += self._rotator.left_with(rotation)
         # In an emergency everything is renewed at once.
         takes = margins + rotation.window if wish.deadline is None else min(rotation.margin, wish.deadline)
         return Plan(steps=course, takes=takes, holders=holders)

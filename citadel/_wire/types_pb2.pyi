@@ -180,6 +180,7 @@ class StreamReport(_message.Message):
     RESOURCES_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     CONNECTED_AT_FIELD_NUMBER: _builtins.int
+    CLOSED_FOR_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """unique within the agent's run"""
     protocol: _builtins.str
@@ -197,6 +198,12 @@ class StreamReport(_message.Message):
     def connected_at(self) -> _timestamp_pb2.Timestamp:
         """when the stream was opened"""
 
+    @_builtins.property
+    def closed_for(self) -> _duration_pb2.Duration:
+        """Set only beside `closed`: for so long it has been closed, by a clock that never jumps, and the very process that had
+        it lives and may hold what it was given, with no other stream that says so. Told again without this, it is gone.
+        """
+
     def __init__(
         self,
         *,
@@ -210,10 +217,11 @@ class StreamReport(_message.Message):
         resources: _abc.Iterable[Global___ResourceReport] | None = ...,
         closed: _builtins.bool = ...,
         connected_at: _timestamp_pb2.Timestamp | None = ...,
+        closed_for: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connected_at", b"connected_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed_for", b"closed_for", "connected_at", b"connected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "connected_at", b"connected_at", "executable", b"executable", "gid", b"gid", "node_id", b"node_id", "pid", b"pid", "protocol", b"protocol", "resources", b"resources", "stream_id", b"stream_id", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "closed_for", b"closed_for", "connected_at", b"connected_at", "executable", b"executable", "gid", b"gid", "node_id", b"node_id", "pid", b"pid", "protocol", b"protocol", "resources", b"resources", "stream_id", b"stream_id", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

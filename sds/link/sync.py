@@ -25,11 +25,11 @@ class StreamReports(Protocol):
     """Where the reports of the proxies' streams come from: the serving side's registry."""
 
     def snapshot(self) -> Sequence[types_pb2.StreamReport]:
-        """All live streams."""
+        """All open streams, and closed ones that count."""
         ...
 
     def take_changed(self) -> Sequence[types_pb2.StreamReport]:
-        """The streams that changed or ended since the last call."""
+        """The streams that changed since the last call, and those that count no more."""
         ...
 
     def watch(self, event: asyncio.Event) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
+from envoy.service.discovery.v3 import discovery_pb2
 
 from citadel._wire import types_pb2
 from citadel.peer import Caller
@@ -67,7 +68,7 @@ class LiveStream:
     )
 
     def __init__(self, machine: StreamMachine, caller: Caller, registry: StreamRegistry, *, now: datetime) -> None:
-        self.id = registry.new_id()
+        self.id = registry.begin(caller)
         self.machine = machine
         self.wake = asyncio.Event()
         self.attestation = Attestation(selectors=frozenset())
@@ -99,6 +100,14 @@ class LiveStream:
         response = self.machine.offer(available)
         self.tell()
         return response
+
+    def take_all(self, request: discovery_pb2.DiscoveryRequest, available: Available) -> None:
+        """A single request: nobody answers what is sent for it, which counts as taken."""
+        asked = discovery_pb2.DiscoveryRequest(node=request.node, resource_names=request.resource_names)
+        self.machine.on_request(asked)
+        if (sent := self.next_response(available)) is not None:
+            asked.version_info, asked.response_nonce = sent.version_info, sent.nonce
+            self.machine.on_request(asked)
 
     def tell(self) -> None:
         """Let the registry know that the stream stands otherwise than before."""

@@ -74,6 +74,7 @@ class WorkloadServer:
         self._expiries = Expiries(clock=clock)
         callers = Callers(source=self._relay, attestor=attestor, clock=clock)
         self._shelf = SecretShelf(trust_domain=trust_domain, names=names)
+        self._registry = registry
         self._feed = feed
         self._clock = clock
         self._service = SecretDiscovery(
@@ -136,12 +137,16 @@ class WorkloadServer:
         return sorted(self._shelf.available(self._feed.current, selectors, self._clock.now()).resources)
 
     async def close(self, *, grace: float) -> None:
-        """Stop serving: streams, which never end by themselves, are ended; the rest is cut after `grace` seconds."""
+        """Stop serving: streams, which never end by themselves, are ended; the rest is cut after `grace` seconds.
+
+        What was told of streams is forgotten with them.
+        """
         await self._health.enter_graceful_shutdown()
         self._drain.end_all()
         if self._server is not None:
             await self._server.stop(grace)
         await self._relay.close()
+        self._registry.close()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)

@@ -76,8 +76,14 @@ class SecretDiscovery:
         if request.type_url not in ("", SECRET_TYPE_URL):
             raise InvalidArgument(Reason.REQUEST_MALFORMED, f"{request.type_url[:200]!r} is not served, only secrets")
         caller = self._callers.caller_of(context.peer())
-        attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
-        return fetched(request, self._available(attestation), max_names=self._max_names)
+        live = LiveStream(SecretStream(max_names=self._max_names), caller, self._registry, now=self._clock.now())
+        try:
+            live.attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
+            available = self._available(live.attestation)
+            live.take_all(request, available)
+            return fetched(request, available, max_names=self._max_names)
+        finally:
+            self._registry.end(live.id)
 
     async def _serve(
         self, machine: StreamMachine, requests: AsyncIterator[Any], context: _Context

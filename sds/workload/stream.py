@@ -24,7 +24,7 @@ class LiveStream:
     """One stream: its caller, what was sent last, and how long it has waited for something that is being made."""
 
     def __init__(self, caller: Caller, registry: StreamRegistry, *, now: datetime) -> None:
-        self.id = registry.new_id()
+        self.id = registry.begin(caller)
         self.caller = caller
         self.wake = asyncio.Event()
         self.attestation = Attestation(selectors=frozenset())

@@ -39,6 +39,19 @@ def fetch() -> None:
         )
 
 
+def job() -> None:
+    """Fetch once, close, and go on with the certificate until it is told to end."""
+    with WorkloadApiClient() as client:
+        svid = client.fetch_x509_svid()
+        own = client.fetch_x509_bundles().get_bundle_for_trust_domain(TrustDomain("a.test"))
+    say(
+        serial=f"{svid.leaf.serial_number:x}",
+        ends=svid.leaf.not_valid_after_utc.timestamp(),
+        authorities=len(own.x509_authorities) if own else 0,
+    )
+    sys.stdin.read()
+
+
 def refused() -> None:
     """A call of a workload that is none."""
     with WorkloadApiClient() as client:
@@ -62,7 +75,7 @@ def rotate() -> None:
             changed.clear()
 
 
-_MODES: Final[dict[str, Callable[[], None]]] = {"fetch": fetch, "refused": refused, "rotate": rotate}
+_MODES: Final[dict[str, Callable[[], None]]] = {"fetch": fetch, "job": job, "refused": refused, "rotate": rotate}
 
 if __name__ == "__main__":
     _MODES[sys.argv[1]]()

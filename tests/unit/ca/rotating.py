@@ -48,7 +48,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
-from citadel.wire import to_timestamp
+from citadel.wire import to_duration, to_timestamp
 from tests.clock import FakeClock
 from tests.csrs import csr
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, NODE_2, agent, entry
@@ -322,6 +322,7 @@ class Node:
         self.own: X509Svid | None = None
         self.svid: X509Svid | None = None
         self._entry_number = entry_number
+        self.left: list[tuple[types_pb2.StreamReport, float]] = []  # of programs that closed, and go on
         self._held = types_pb2.ResourceReport(name="default")
         self._trusted = types_pb2.ResourceReport(name="ROOTCA")
         self._server: Server | None = None
@@ -376,6 +377,13 @@ class Node:
         self._proxy_takes()
         self._say(server)
 
+    def fetch_and_close(self) -> None:
+        """A program takes what there is, closes its stream, and goes on."""
+        assert self._server is not None
+        report = types_pb2.StreamReport(stream_id=f"left-{len(self.left)}", pid=8, closed=True)
+        report.resources.extend([self._held, self._trusted])
+        self.left.append((report, self._server.clock.monotonic()))
+
     def _proxy_takes(self) -> None:
         assert self._server is not None
         assert self.svid is not None
@@ -394,7 +402,10 @@ class Node:
     def _say(self, server: Server) -> None:
         assert self.session is not None
         sequence, version = server.authorities.bundle().sequence, server.lists.current.version
-        stream = types_pb2.StreamReport(stream_id="1", pid=7, resources=[self._held, self._trusted])
+        stream, now = types_pb2.StreamReport(stream_id="1", pid=7), server.clock.monotonic()
+        stream.resources.extend([self._held, self._trusted])
+        for report, at in self.left:
+            report.closed_for.CopyFrom(to_duration(timedelta(seconds=now - at)))
         progress = [
             pb.OrderProgress(order_id=order.id, covered=1, left=1 if self._covers(order) else 0)
             for order in self.orders
@@ -402,10 +413,10 @@ class Node:
         ]
         for message in (
             pb.AgentMessage(acknowledge=pb.Acknowledge(bundle_sequence=sequence, revocation_version=version)),
-            pb.AgentMessage(streams=pb.Streams(snapshot=True, reports=[stream])),
+            pb.AgentMessage(streams=pb.Streams(snapshot=True, reports=[stream, *(report for report, _ in self.left)])),
             pb.AgentMessage(progress=pb.RenewProgress(orders=progress)),
         ):
-            self.session.take(message)
+            self.session.take(message, at=now)
 
     def _covers(self, order: pb.RenewOrder) -> bool:
         assert self.svid is not None

@@ -9,7 +9,20 @@ from typing import Any, Final
 
 import pytest
 
-from ca.rotation.gate import AgentView, Trust, away, depending, has_acknowledged, not_renewed, still_held, without
+from ca.rotation.gate import (
+    PROXIES_ARE_BACK,
+    AgentView,
+    Closed,
+    Trust,
+    away,
+    coming_back,
+    depending,
+    has_acknowledged,
+    left_with,
+    not_renewed,
+    still_held,
+    without,
+)
 from ca.rotation.model import Holder
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
@@ -173,6 +186,7 @@ def test_whoever_has_nothing_left_to_renew_is_not_waited_for() -> None:
         assert list(not_renewed(view, "order", {OLD}, latest=LATEST)) == []
 
 
+SENT_OLD: Final = {"issuer_key_id": OLD, "serial": "0c", "not_after": to_timestamp(NOW + HOUR)}
 UNKNOWN: Final = {"held_serial": "", "held_issuer_key_id": b"", "held_not_after": None}
 
 
@@ -257,6 +271,95 @@ def test_whoever_is_away_counts_until_the_last_of_its_certificates_has_ended() -
         Holder(name="node-1", words="away, and certificates issued through it are valid", until=NOW + MINUTE),
         Holder(name="node-2", words="away, and certificates issued through it are valid", until=NOW + HOUR),
     ]
+
+
+SECOND: Final = timedelta(seconds=1)
+
+
+def after_closing(*resources: types_pb2.ResourceReport, ago: timedelta = SECOND, **more: Any) -> AgentView:
+    """An agent of whose proxies one closed its stream and lives."""
+    return agent(closed=[Closed(stream(*resources, closed=True, **more), ago)])
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.parametrize(
+    ("resources", "is_waited_for"),
+    [
+        ([bundle(4)], True),
+        ([bundle(5, "lists-4")], True),
+        ([bundle(5), bundle(4, name="ALL")], True),
+        ([bundle(4, state=SENT)], True),
+        ([bundle(5, "lists-5")], False),
+        ([bundle(6)], False),
+        ([certificate(OLD)], False),
+        ([bundle(1, trust_domain="b.test")], False),
+    ],
+)
+def test_who_closed_its_stream_without_knowing_is_waited_for_as_long_as_an_envoy_stays_away(
+    resources: list[types_pb2.ResourceReport], *, is_waited_for: bool
+) -> None:
+    view = after_closing(*resources, ago=5 * SECOND, node_id="sidecar-1")
+    assert list(without(view, TRUST)) == []
+    said = "pid 42 (sidecar-1) closed its stream a moment ago, and may come back with an older bundle"
+    holder = Holder(name="node-1/7", words=said, until=NOW + 30 * SECOND, agent="node-1")
+    assert list(coming_back(view, TRUST, now=NOW)) == ([holder] if is_waited_for else [])
+
+
+def test_who_has_been_gone_for_longer_is_not_waited_for_before_a_root_signs() -> None:
+    holders = list(coming_back(after_closing(bundle(4), ago=PROXIES_ARE_BACK), TRUST, now=NOW))
+    assert still_held(holders, set(), NOW) == []
+
+
+@pytest.mark.invariant(4)
+@pytest.mark.parametrize(
+    ("resources", "held", "until"),
+    [
+        ([certificate(OLD)], "0a", NOW + MINUTE),
+        ([certificate(OLD), bundle(4)], "0a", NOW + MINUTE),
+        ([certificate(OLD, held_not_after=FOR_EVER)], "0a", LATEST),
+        (
+            [certificate(OLD, held_not_after=to_timestamp(NOW + HOUR), held_serial="0b"), certificate(OLD)],
+            "0b",
+            NOW + HOUR,
+        ),
+        ([certificate(b"", **UNKNOWN)], "something unknown", LATEST),
+        # Whoever fetches once may have read what was written, and may not.
+        ([certificate(b"", SENT, **(UNKNOWN | SENT_OLD | {"held_version": ""}))], "0c", NOW + HOUR),
+        ([certificate(NEW, SENT, **SENT_OLD)], "0c", NOW + HOUR),
+        ([certificate(OLD, SENT, issuer_key_id=NEW, serial="0d")], "0a", NOW + MINUTE),
+    ],
+)
+def test_who_closed_its_stream_and_may_hold_what_goes_is_waited_for_until_that_has_ended(
+    resources: list[types_pb2.ResourceReport], held: str, until: object
+) -> None:
+    view = after_closing(*resources, ago=HOUR)
+    (holder,) = left_with(view, {OLD}, never_revoked, latest=LATEST)
+    assert holder == Holder(
+        name="node-1/7",
+        words=f"pid 42 closed its stream and may hold {held}",
+        until=until,
+        agent="node-1",  # type: ignore[arg-type] # a table
+    )
+    assert list(depending(view, {OLD}, never_revoked, latest=LATEST)) == [holder]
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        certificate(NEW),
+        certificate(NEW, SENT, issuer_key_id=NEW, serial="0c"),
+        certificate(NEW, REFUSED, issuer_key_id=OLD, serial="0c"),
+        certificate(OLD, held_serial="0e"),  # which is revoked
+        bundle(4),
+    ],
+)
+def test_who_closed_its_stream_and_holds_nothing_that_goes_is_not_waited_for(
+    resource: types_pb2.ResourceReport,
+) -> None:
+    def is_revoked(_issuer: bytes, serial: str) -> bool:
+        return serial == "0e"
+
+    assert list(left_with(after_closing(resource), {OLD}, is_revoked, latest=LATEST)) == []
 
 
 POP: Final = f"x509pop/{'f' * 64}"

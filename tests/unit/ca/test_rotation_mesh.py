@@ -12,7 +12,7 @@ import pytest
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession, SessionBook
-from ca.rotation.gate import Trust
+from ca.rotation.gate import AgentView, Trust
 from ca.rotation.mesh import Mesh
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
@@ -185,6 +185,25 @@ async def test_an_agent_that_joined_and_never_connected_counts_as_away() -> None
     scene.roster.put(agent(NODE_2, banned=True))
     census = scene.mesh.census(trust=trust(1), order_id="")
     assert (census.agents, census.agents_away) == (1, 0)
+
+
+def test_streams_that_were_closed_are_judged_and_not_counted() -> None:
+    scene = Scene()
+    session = scene.connect(NODE_1)
+    (closed,) = proxy(1, holds=1).streams.reports
+    closed.resources.add(name="default", spiffe_id="spiffe://a.test/web", serial="0a")
+    closed.closed = True
+    closed.closed_for.FromSeconds(3)
+    scene.clock.leap(10)
+    session.take(pb.AgentMessage(streams=pb.Streams(reports=[closed])), at=scene.clock.monotonic())
+    scene.clock.leap(5)
+    views: list[AgentView] = []
+    scene.mesh.connected("a question", lambda view: views.append(view) or [], "")  # type: ignore[func-returns-value] # notes it
+    assert [(each.report, each.ago) for each in views[0].closed] == [(closed, timedelta(seconds=8))]
+    assert list(views[0].streams) == []
+    assert scene.proxies(1) == (0, 0)
+    assert scene.mesh.svid_count() == 0
+    assert scene.mesh.streams_without_bundle() == []
 
 
 def test_streams_whose_process_never_asked_for_a_bundle_are_named() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ca.authority.model import AuthorityKind, AuthorityState
 from ca.rotation.model import Phase, Rotation, RotationKind
+from ca.rotation.steering import Wish
 from ca.store.database import Database
 from citadel.errors import FailedPrecondition, Reason, Unavailable
 from tests.clock import FakeClock
@@ -161,6 +162,49 @@ async def test_a_proxy_that_does_not_take_its_new_certificate_keeps_the_old_root
     await server.over()
     assert server.clock.now() >= ends
     assert len(server.authorities.bundle().x509_authorities) == 1
+
+
+@pytest.mark.invariant(3, 4)
+async def test_a_program_that_closed_its_stream_holds_up_the_drain_to_the_end_of_its_certificate_and_nothing_else(
+    server: Server,
+) -> None:
+    first, _ = server.nodes
+    assert first.svid is not None
+    serial, ends = first.svid.serial, first.svid.not_after
+    first.fetch_and_close()
+    await server.turn()
+    words = f"pid 8 closed its stream and may hold {serial}"
+    plan = await server.steering.plan(Wish(kind=ROOT))
+    assert [(each.name, each.words, each.until) for each in plan.holders] == [("node-1/left-0", words, ends)]
+    begun = server.clock.monotonic()
+    await server.begin(ROOT)
+    await server.until(lambda: "node-1/left-0" in server.holders())
+    assert server.holders() == {
+        "node-1/left-0": "pid 8 closed its stream a moment ago, and may come back with an older bundle"
+    }
+    await server.phase(Phase.ACTIVATE)
+    assert 35 <= server.clock.monotonic() - begun < 40, "an Envoy would be back by then"
+    await server.until(lambda: server.holders() == {"node-1/left-0": words})
+    assert server.mesh.census(trust=server.rotator.trust(), order_id="").proxies == 2
+    server.clock.leap((ends - server.clock.now()).total_seconds() - 1)
+    server.clock.jump(HOUR)
+    await server.turn()
+    assert len(server.authorities.bundle().x509_authorities) == 2
+    done = await server.over()
+    assert server.clock.now() - HOUR >= ends
+    assert done.alarm == ""
+
+
+@pytest.mark.invariant(4)
+async def test_a_program_that_fetches_while_the_root_changes_delays_nothing(server: Server) -> None:
+    first, _ = server.nodes
+    await server.begin(ROOT)
+    await server.phase(Phase.DRAIN)
+    await server.turn()
+    first.fetch_and_close()
+    begun = server.clock.monotonic()
+    await server.over()
+    assert server.clock.monotonic() - begun < 5
 
 
 @pytest.mark.invariant(4)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ca.api import sessions
+from ca.api import reported, sessions
 from ca.api.sessions import AgentSession, SessionBook
 from ca.entries.watch import EntryNews
 from citadel._wire import agent_api_pb2 as pb
@@ -18,7 +18,7 @@ from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.spiffe import TrustDomain
-from citadel.wire import entry_from_wire
+from citadel.wire import entry_from_wire, to_duration
 from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, entry
 
 BUNDLE = TrustBundle(trust_domain=A_TEST, sequence=1)
@@ -157,10 +157,52 @@ def test_stream_reports_add_up_and_a_snapshot_replaces_them(session: AgentSessio
 def test_beyond_the_limit_no_stream_is_added_but_known_ones_stay_current(
     session: AgentSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "_MOST_STREAMS", 2)
+    monkeypatch.setattr(reported, "_MOST_STREAMS", 2)
     session.take(streams(report("1"), report("2"), report("3")))
     session.take(streams(report("1", pid=7)))
     assert {key: found.pid for key, found in session.streams.items()} == {"1": 7, "2": 0}
+
+
+def left(stream_id: str, seconds: float = 0.0) -> types_pb2.StreamReport:
+    """It was closed so long ago, and its process goes on."""
+    return report(stream_id, closed=True, closed_for=to_duration(timedelta(seconds=seconds)))
+
+
+@pytest.mark.invariant(4)
+def test_of_closed_streams_those_whose_processes_go_on_are_kept_apart_until_they_are_gone(
+    session: AgentSession,
+) -> None:
+    session.take(streams(report("1"), report("2"), left("before", 20), snapshot=True), at=100)
+    session.take(streams(left("1", 3)), at=110)
+    assert set(session.streams) == {"2"}
+    assert {key: found.at for key, found in session.reported.closed.items()} == {"before": 80, "1": 107}
+    session.take(streams(report("before", closed=True)), at=120)
+    assert set(session.reported.closed) == {"1"}
+    session.take(streams(report("1")), at=120)  # no agent says so, and nothing is counted twice if one does
+    assert (set(session.streams), set(session.reported.closed)) == ({"1", "2"}, set())
+    session.take(streams(left("1")), at=120)
+    session.take(streams(report("9"), snapshot=True), at=130)
+    assert (set(session.streams), set(session.reported.closed)) == ({"9"}, set())
+
+
+def test_closed_streams_count_for_what_one_agent_is_remembered_for(
+    session: AgentSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reported, "_MOST_STREAMS", 2)
+    session.take(streams(report("1"), left("2"), left("3")))
+    assert (set(session.streams), set(session.reported.closed)) == ({"1"}, {"2"})
+    assert session.reported.is_over
+
+
+def test_what_is_told_again_and_again_costs_the_room_that_it_takes_once(
+    session: AgentSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "x" * 10_000  # of which only a part is kept
+    monkeypatch.setattr(reported, "_MOST_STREAM_BYTES", 10_000)
+    for _ in range(100):
+        session.take(streams(report("1", node_id=long), left("2"), report("3")))
+        session.take(streams(left("3"), report("2", closed=True)))
+    assert not session.reported.is_over
 
 
 def test_acknowledgement_and_version_are_kept(session: AgentSession) -> None:
@@ -220,7 +262,7 @@ def test_an_entry_larger_than_a_part_comes_alone(session: AgentSession, monkeypa
 
 def test_reports_are_remembered_up_to_a_number_of_bytes(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
     size = report("1", executable="x" * 1000).ByteSize()
-    monkeypatch.setattr(sessions, "_MOST_STREAM_BYTES", 2 * size)
+    monkeypatch.setattr(reported, "_MOST_STREAM_BYTES", 2 * size)
     long = {"executable": "x" * 1000}
     with capture_logs() as lines:
         session.take(streams(report("1", **long), report("2", **long), report("3", **long)))

@@ -54,8 +54,8 @@ class Node:
     def __init__(self, path: Path, attestor: Any, **options: Any) -> None:
         self.address = f"unix:{path}"
         self.feed = HoldingsFeed()
-        self.registry = StreamRegistry()
         self.clock = FakeClock(NOW)
+        self.registry = StreamRegistry(clock=self.clock)
         self.refusals: list[tuple[str, CitadelError]] = []
         self.attestor = attestor
         self.server = WorkloadServer(
@@ -70,7 +70,7 @@ class Node:
         )
 
     def states(self) -> list[dict[str, int]]:
-        return [{each.name: each.state for each in report.resources} for report in self.registry.snapshot()]
+        return [{each.name: each.state for each in report.resources} for report in self.registry.live()]
 
 
 class Proxy:

@@ -260,13 +260,13 @@ class TestFloods:
                 silent = [Proxy(channel, "default") for _ in range(16)]
                 for proxy in silent:
                     await proxy.ask()
-                await eventually(lambda: len(node.registry.snapshot()) == 16)
+                await eventually(lambda: len(node.registry.live()) == 16)
                 silent += [Proxy(channel, "default") for _ in range(48)]
                 rest = [asyncio.create_task(proxy.ask()) for proxy in silent[16:]]
                 for _ in range(100):
                     node.feed.publish(holdings([entry("web", MYSELF)], [held(entry("web", MYSELF))]))
                     await asyncio.sleep(0)
-                assert len(node.registry.snapshot()) == 16, "the others wait in the client"
+                assert len(node.registry.live()) == 16, "the others wait in the client"
                 assert await is_served(node) < 1.0
                 for task in rest:
                     task.cancel()
@@ -296,7 +296,7 @@ class TestFloods:
                     await proxy.ask(response_nonce="")
                 assert await is_served(node) < 2.0
             assert len([log for log in logs if "names ignored" in log["event"]]) == 1
-            assert sum(report.ByteSize() for report in node.registry.snapshot()) < 64 * 1024
+            assert sum(report.ByteSize() for report in node.registry.live()) < 64 * 1024
 
     @pytest.mark.parametrize("says", [b"", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096)])
     async def test_a_connection_that_never_speaks_http2_is_let_go(self, tmp_path: Path, says: bytes) -> None:

@@ -77,7 +77,7 @@ class TestWithTheKernelsWord:
         secrets = await proxy.take()
         assert secrets.keys() == {"default", "ROOTCA"}
         assert chain(secrets["default"]) == node.feed.current.svids["mine"].svid.chain_pem
-        (report,) = node.registry.snapshot()
+        (report,) = node.registry.live()
         assert (report.pid, report.uid, report.gid) == (os.getpid(), os.geteuid(), os.getegid())
         assert report.executable == str(Path("/proc/self/exe").resolve())
         assert (report.protocol, report.node_id) == ("sds", "sidecar")
@@ -117,7 +117,7 @@ async def test_a_renewed_certificate_is_pushed_and_reported_as_far_as_it_came(
     assert node.states() == [{"default": REPORT.SENT}]
     await proxy.ask()
     await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED}])
-    (report,) = node.registry.snapshot()
+    (report,) = node.registry.live()
     assert report.resources[0].serial == renewed.svid.serial
     assert report.resources[0].spiffe_id == "spiffe://a.test/web"
     assert report.resources[0].not_after.ToDatetime(tzinfo=NOW.tzinfo) == renewed.svid.not_after
@@ -143,7 +143,7 @@ async def test_many_streams_of_one_connection_are_attested_once(node: Node, conn
     for name in ("default", "ROOTCA", "spiffe://a.test/web"):
         assert (await (await connect(name)).take()).keys() == {name}
     assert node.attestor.asked == [False]
-    assert len(node.registry.snapshot()) == 3
+    assert len(node.registry.live()) == 3
 
 
 async def test_a_caller_that_could_not_be_seen_whole_is_looked_at_again_until_it_is(
@@ -218,10 +218,10 @@ async def test_a_nack_is_reported_and_the_stream_waits_for_other_content(
             await proxy.ask(
                 version_info="", node={"id": f"{number}"}, error_detail={"code": 13, "message": "KEY_VALUES_MISMATCH"}
             )
-        await eventually(lambda: [report.node_id for report in node.registry.snapshot()] == ["19"])
+        await eventually(lambda: [report.node_id for report in node.registry.live()] == ["19"])
     assert node.states() == [{"default": REPORT.REFUSED}]
     assert [log["refusal"] for log in logs if log["event"] == "proxy refused a secret"] == ["KEY_VALUES_MISMATCH"]
-    assert node.registry.snapshot()[0].resources[0].refusal == "KEY_VALUES_MISMATCH"
+    assert node.registry.live()[0].resources[0].refusal == "KEY_VALUES_MISMATCH"
     fresh = held(web)
     node.feed.publish(replace(node.feed.current, svids={"web": fresh}))
     assert chain((await proxy.take())["default"]) == fresh.svid.chain_pem
@@ -293,7 +293,7 @@ async def test_an_ended_stream_leaves_nothing_behind(node: Node, how: str) -> No
             assert await proxy.call.read() is aio.EOF
         case _:
             await channel.close()
-    await eventually(lambda: not node.registry.snapshot())
+    await eventually(lambda: not node.registry.live())
     await eventually(lambda: not node.feed._watchers and not node.server._expiries._moments)
     assert [report.closed for report in node.registry.take_changed()] == [True]
     await channel.close()
@@ -313,7 +313,7 @@ async def test_a_caller_that_ended_while_it_was_attested_is_refused_with_a_reaso
         ("StreamSecrets", Reason.CALLER_UNKNOWN)
     ]
     assert not node.feed._watchers
-    assert not node.registry.snapshot()
+    assert not node.registry.live()
 
 
 async def test_who_comes_past_the_relay_is_refused(node: Node) -> None:
@@ -341,14 +341,14 @@ class TestDelta:
         renewed = held(web)
         node.feed.publish(replace(node.feed.current, svids={"web": renewed}))
         assert (await proxy.receive()).keys() == {"default"}
-        (report,) = node.registry.snapshot()
+        (report,) = node.registry.live()
         assert (report.protocol, report.node_id) == ("sds-delta", "sidecar")
         assert report.connected_at.ToDatetime(tzinfo=NOW.tzinfo) == NOW
         svid = {each.name: each for each in report.resources}["default"]
         assert (svid.state, svid.serial, svid.held_serial) == (REPORT.SENT, renewed.svid.serial, first.svid.serial)
         await proxy.ask(response_nonce=proxy.last.nonce, error_detail={"code": 13, "message": "KEY_VALUES_MISMATCH"})
         await eventually(lambda: node.states()[0]["default"] == REPORT.REFUSED)
-        svid = {each.name: each for each in node.registry.snapshot()[0].resources}["default"]
+        svid = {each.name: each for each in node.registry.live()[0].resources}["default"]
         assert (svid.refusal, svid.held_serial) == ("KEY_VALUES_MISMATCH", first.svid.serial)
 
     async def test_a_deleted_entry_is_told_and_disturbs_no_other_name(self, node: Node, channel: aio.Channel) -> None:
@@ -399,7 +399,7 @@ class TestDelta:
         await before.take()
         versions = {each.name: each.version for each in before.last.resources}
         before.call.cancel()
-        await eventually(lambda: not node.registry.snapshot())
+        await eventually(lambda: not node.registry.live())
         same = DeltaProxy(channel)
         await same.ask("default", "ROOTCA", initial_resource_versions=versions)
         await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED, "ROOTCA": REPORT.ACKNOWLEDGED}])
@@ -429,7 +429,7 @@ class TestFetch:
         assert (await fetch("unknown"))[0] == set()
         node.feed.publish(replace(node.feed.current, svids={"web": held(web)}))
         assert (await fetch("default", "ROOTCA"))[1] != version
-        assert not node.registry.snapshot()
+        assert not node.registry.live()
 
     async def test_a_caller_without_an_entry_gets_nothing(self, node: Node, channel: aio.Channel) -> None:
         other = entry("other", Selector("unix", "uid:2"))
@@ -454,7 +454,7 @@ async def test_a_request_that_is_no_message_ends_only_its_own_stream(
     with pytest.raises(aio.AioRpcError):
         await asyncio.wait_for(garbage.read(), 10)
     assert await (await connect("default")).take()
-    await eventually(lambda: len(node.registry.snapshot()) == 1)
+    await eventually(lambda: len(node.registry.live()) == 1)
 
 
 @pytest.mark.parametrize("service", ["", SDS])
@@ -477,11 +477,11 @@ async def test_closing_ends_streams_and_removes_the_socket(tmp_path: Path) -> No
     async with aio.insecure_channel(node.address) as channel:
         proxy = Proxy(channel, "default")
         await proxy.ask()
-        await eventually(lambda: len(node.registry.snapshot()) == 1)
+        await eventually(lambda: len(node.registry.live()) == 1)
         await asyncio.wait_for(node.server.close(grace=0), 10)
         assert await proxy.call.read() is aio.EOF
     assert not path.exists()
-    await eventually(lambda: not node.feed._watchers and not node.registry.snapshot())
+    await eventually(lambda: not node.feed._watchers and not node.registry.live())
 
 
 async def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -492,3 +492,43 @@ async def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
         await node.server.start()
     assert path.read_text() == "no socket"
     assert not Path(node.server._relay.private_address.removeprefix("unix:")).parent.exists()
+
+
+class TestWhatIsHeldAfterwards:
+    @pytest.mark.invariant(4)
+    async def test_who_closed_its_stream_and_its_connection_is_told_until_it_is_back(
+        self, node: Node, connect: Callable[..., Any]
+    ) -> None:
+        web = entry("web")
+        node.feed.publish(holdings([web], [held(web)]))
+        channel = aio.insecure_channel(node.address, options=[("grpc.use_local_subchannel_pool", 1)])
+        proxy = Proxy(channel, "default")
+        await proxy.ask()
+        await proxy.take()
+        await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED}])
+        await channel.close()
+        del proxy, channel  # gRPC hangs up when nobody holds a call of the connection any more
+        await eventually(lambda: not node.registry.live() and not node.server._relay._callers)
+        (left,) = node.registry.snapshot()
+        assert (left.pid, left.closed, left.HasField("closed_for")) == (os.getpid(), True, True)
+        assert left.resources[0].held_serial == node.feed.current.svids["web"].svid.serial
+        node.registry.take_changed()
+        back = await connect("default")
+        await back.take()
+        await eventually(lambda: node.states() == [{"default": REPORT.ACKNOWLEDGED}])
+        assert left.stream_id in [each.stream_id for each in node.registry.take_changed() if each.closed]
+        assert [each.closed for each in node.registry.snapshot()] == [False]
+
+    @pytest.mark.invariant(4)
+    async def test_who_fetched_without_a_stream_is_told_once_however_often_it_fetches(self, node: Node) -> None:
+        web = entry("web")
+        node.feed.publish(holdings([web], [held(web)]))
+        async with aio.insecure_channel(node.address) as channel:
+            stub = sds_pb2_grpc.SecretDiscoveryServiceStub(channel)
+            for _ in range(3):
+                await stub.FetchSecrets(discovery_pb2.DiscoveryRequest(resource_names=["default", "unknown"]))
+            (left,) = node.registry.snapshot()
+        assert left.HasField("closed_for")
+        assert [(each.name, each.held_serial) for each in left.resources] == [
+            ("default", node.feed.current.svids["web"].svid.serial)
+        ]

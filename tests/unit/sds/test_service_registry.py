@@ -26,13 +26,8 @@ def change(registry: StreamRegistry, stream_id: str, *names: str) -> None:
     registry.change(stream_id, lambda: report(stream_id, *names))
 
 
-def test_ids_are_unique() -> None:
-    registry = StreamRegistry()
-    assert len({registry.new_id() for _ in range(100)}) == 100
-
-
 def test_changes_are_taken_once_and_only_the_newest_of_each_stream() -> None:
-    registry = StreamRegistry()
+    registry = StreamRegistry(clock=FakeClock(NOW))
     for names in ((), ("a",), ("a", "b")):
         change(registry, "1", *names)
     change(registry, "2")
@@ -42,7 +37,7 @@ def test_changes_are_taken_once_and_only_the_newest_of_each_stream() -> None:
 
 
 def test_a_report_is_made_only_for_who_asks_however_often_a_stream_changes() -> None:
-    registry, made = StreamRegistry(), []
+    registry, made = StreamRegistry(clock=FakeClock(NOW)), []
 
     def make() -> types_pb2.StreamReport:
         made.append(1)
@@ -57,7 +52,7 @@ def test_a_report_is_made_only_for_who_asks_however_often_a_stream_changes() -> 
 
 
 def test_a_change_wakes_who_watches() -> None:
-    registry, event = StreamRegistry(), asyncio.Event()
+    registry, event = StreamRegistry(clock=FakeClock(NOW)), asyncio.Event()
     registry.watch(event)
     change(registry, "1")
     assert event.is_set()
@@ -68,7 +63,7 @@ def test_a_change_wakes_who_watches() -> None:
 
 
 def test_an_ended_stream_is_reported_once_as_closed_and_is_in_no_snapshot() -> None:
-    registry, event = StreamRegistry(), asyncio.Event()
+    registry, event = StreamRegistry(clock=FakeClock(NOW)), asyncio.Event()
     change(registry, "1", "a")
     registry.watch(event)
     registry.end("1")
@@ -82,7 +77,7 @@ def test_an_ended_stream_is_reported_once_as_closed_and_is_in_no_snapshot() -> N
 
 
 def test_a_taken_report_is_not_changed_by_its_streams_end() -> None:
-    registry, own = StreamRegistry(), report("1")
+    registry, own = StreamRegistry(clock=FakeClock(NOW)), report("1")
     registry.change("1", lambda: own)
     (taken,) = registry.take_changed()
     registry.end("1")
@@ -91,7 +86,7 @@ def test_a_taken_report_is_not_changed_by_its_streams_end() -> None:
 
 def test_ended_streams_that_nobody_takes_are_bounded_and_the_newest_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ENDED", 3)
-    registry = StreamRegistry()
+    registry = StreamRegistry(clock=FakeClock(NOW))
     for number in range(10):
         change(registry, str(number))
         registry.end(str(number))
@@ -99,7 +94,7 @@ def test_ended_streams_that_nobody_takes_are_bounded_and_the_newest_kept(monkeyp
 
 
 def test_who_stops_watching_is_left_alone() -> None:
-    registry, event = StreamRegistry(), asyncio.Event()
+    registry, event = StreamRegistry(clock=FakeClock(NOW)), asyncio.Event()
     registry.watch(event)
     registry.unwatch(event)
     change(registry, "1")

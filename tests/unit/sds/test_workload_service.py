@@ -55,8 +55,8 @@ class Node:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.feed = HoldingsFeed()
-        self.registry = StreamRegistry()
         self.clock = FakeClock(NOW)
+        self.registry = StreamRegistry(clock=self.clock)
         self.attestor = FakeAttestor()
         self.has_heard = True
         self.refusals: list[CitadelError] = []
@@ -72,11 +72,11 @@ class Node:
         )
 
     def stands(self) -> list[dict[str, int]]:
-        return [{each.name: each.state for each in report.resources} for report in self.registry.snapshot()]
+        return [{each.name: each.state for each in report.resources} for report in self.registry.live()]
 
     def lists_held(self) -> list[str]:
         """The revocation lists that each stream has been told, by their version."""
-        reports = [each for report in self.registry.snapshot() for each in report.resources]
+        reports = [each for report in self.registry.live() for each in report.resources]
         return [each.held_revocation_version for each in reports if each.trust_domain == A_TEST.name]
 
 
@@ -164,7 +164,7 @@ class TestWhoIsRefusedAndHow:
         reading = await waits(call)
         await node.clock.advance(31)
         assert await refusal(reading) == NO_IDENTITY
-        await eventually(lambda: node.registry.snapshot() == [])
+        await eventually(lambda: node.registry.live() == [])
 
 
 class TestWhatIsSent:
@@ -327,7 +327,7 @@ class TestRevocationLists:
         for call in (svids, bundles):
             assert list((await call.read()).crl) == [each.der for each in more.lists]
         await eventually(lambda: node.lists_held() == [more.version, more.version])
-        reported = {each.name: each for report in node.registry.snapshot() for each in report.resources}
+        reported = {each.name: each for report in node.registry.live() for each in report.resources}
         assert reported["spiffe://a.test"].revocation_version == more.version
         assert reported["spiffe://b.test"].held_revocation_version == ""
 
@@ -359,14 +359,14 @@ class TestWhatIsReported:
         await call.read()
         written = {"spiffe://a.test/web": REPORT.ACKNOWLEDGED, "spiffe://a.test": REPORT.ACKNOWLEDGED}
         await eventually(lambda: node.stands() == [written])
-        (report,) = node.registry.snapshot()
+        (report,) = node.registry.live()
         svid = node.feed.current.svids["web"].svid
         assert (report.protocol, report.executable) == ("workload-api", "/bin/workload")
         assert report.resources[0].serial == report.resources[0].held_serial == svid.serial
         assert report.resources[0].not_after.ToDatetime(tzinfo=NOW.tzinfo) == svid.not_after
         assert report.resources[1].bundle_sequence == report.resources[1].held_bundle_sequence == 1
         call.cancel()
-        await eventually(lambda: node.registry.snapshot() == [])
+        await eventually(lambda: node.registry.live() == [])
 
     async def test_the_same_roots_with_a_newer_sequence_are_reported_and_not_sent(
         self, node: Node, workload: Workload
@@ -377,7 +377,7 @@ class TestWhatIsReported:
         call = workload.svids()
         await call.read()
         node.feed.publish(holdings([web], [of_web], own_bundle(7)))
-        await eventually(lambda: node.registry.snapshot()[0].resources[1].bundle_sequence == 7)
+        await eventually(lambda: node.registry.live()[0].resources[1].bundle_sequence == 7)
         assert await call.is_silent()
 
     @pytest.mark.invariant(1)
