@@ -35,10 +35,13 @@ class Leaving:
         """Not once the authorities that go have ended: nothing that they signed is valid any more."""
         return rotation.kind is RotationKind.SVID or bool(self.issuers(rotation))
 
-    def latest_end(self, rotation: Rotation) -> datetime:
-        """When whatever was signed before this phase by what goes has ended, as lifetimes are set now."""
+    def latest_end(self, rotation: Rotation, recorded: datetime | None) -> datetime:
+        """When whatever was signed by what goes has ended: `recorded` is what the ledger knows of it.
+
+        What was signed in the last moment may not stand there yet, and lives as long as lifetimes are set now.
+        """
         ends = [each.not_after for each in self.issuers(rotation)]
-        longest = rotation.phase_since + self._longest_leaf
+        longest = max(filter(None, (rotation.phase_since + self._longest_leaf, recorded)))
         return min(longest, max(ends)) if ends else longest
 
     def order(self, rotation: Rotation, *, agent: SpiffeId | None) -> RenewalTerms | None:

@@ -112,6 +112,10 @@ class Mesh:
         }
         return list(gate.away(counted, now=now))
 
+    async def last_end(self, *, issued_after: datetime, issuer_ids: Collection[str]) -> datetime | None:
+        """When the last certificate of these authorities ends, however long lifetimes were when it was signed."""
+        return await self._ends.last_end(issued_after=issued_after, issuer_ids=issuer_ids) if issuer_ids else None
+
     async def not_back(self, now: datetime, *, issuer_ids: Collection[str] | None) -> list[Holder]:
         """Agents that were started so lately that proxies from before may not have found them yet.
 

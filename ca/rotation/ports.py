@@ -57,6 +57,10 @@ class IssuedEnds(Protocol):
         """
         ...
 
+    async def last_end(self, *, issued_after: datetime, issuer_ids: Collection[str]) -> datetime | None:
+        """When the last certificate ends that these authorities signed; asks for all, so ask seldom."""
+        ...
+
     async def last_end_of_workloads(
         self, agent: SpiffeId, *, issued_before: datetime, now: datetime, issuer_ids: Collection[str] | None = None
     ) -> datetime | None:

@@ -75,6 +75,7 @@ class Rotator:
         self._looked_for = 0.0  # seconds
         self._acted_in: tuple[str, Phase] | None = None
         self._acted_at = 0.0
+        self._recorded_end: datetime | None = None
         self._taken_up = -_AGENTS_ARE_BACK  # when a rotation of an earlier process was; long ago where none was
         self._holders: dict[str, tuple[Holder, datetime]] = {}
         self._news = asyncio.Event()
@@ -158,7 +159,7 @@ class Rotator:
 
     def _connected_holders(self, rotation: Rotation, now: datetime) -> list[Holder]:
         trust, old, agent = self.trust(), self.leaving.key_ids(rotation), rotation.scope.agent
-        latest, is_revoked = self.leaving.latest_end(rotation), self._is_revoked
+        latest, is_revoked = self.leaving.latest_end(rotation, self._recorded_end), self._is_revoked
         if rotation.phase in (Phase.RENEW, Phase.DRAIN) and not self.leaving.has_something_to_renew(rotation):
             return []
 
@@ -218,6 +219,7 @@ class Rotator:
             await self._act(rotation)
             self._acted_in, self._acted_at = (rotation.id, rotation.phase), self._clock.monotonic()
             self._clear_since, self._holders = None, {}
+            self._recorded_end = await self._last_end(rotation)
         holders = await self.holders(rotation)
         self._note(holders)
         monotonic = self._clock.monotonic()
@@ -236,6 +238,12 @@ class Rotator:
                 return False  # a person was faster: look anew
             await self._enter(rotation, entered, machine.alarm(rotation, facts))
         return True
+
+    async def _last_end(self, rotation: Rotation) -> datetime | None:
+        if rotation.phase not in (Phase.RENEW, Phase.DRAIN):
+            return None
+        issuer_ids = [each.id for each in self.leaving.issuers(rotation)]
+        return await self.mesh.last_end(issued_after=self.leaving.earliest(), issuer_ids=issuer_ids)
 
     async def _enter(self, rotation: Rotation, phase: Phase, alarm: str) -> None:
         now = self._clock.now()

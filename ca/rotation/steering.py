@@ -73,6 +73,7 @@ class Steering:
         self._root_at = root_at
         self._issuer_at = issuer_at
         self._clock = clock
+        self._starts_again_at = self._replaces_again_at = 0.0  # by the clock that never jumps
         self._replacing = ""  # the issuing authority whose replacement was noted last
 
     async def run(self) -> None:
@@ -90,14 +91,32 @@ class Steering:
         now = self._rotator.time.latest()
         if await self._has_rescued(now):
             return
-        if self._rotator.running is None and (due := self._due(now)) is not None:
+        await self._go_on_before_the_root_ends(now)
+        is_rested = self._clock.monotonic() >= self._starts_again_at
+        if self._rotator.running is None and is_rested and (due := self._due(now)) is not None:
             await self.start(Wish(kind=due, why="it is due"), by=Actor(ActorKind.SERVER))
+            self._starts_again_at = self._rested(self._active(AuthorityKind.ISSUER))
 
     def _due(self, now: datetime) -> RotationKind | None:
-        """What is old enough. A new root brings a new issuing authority along."""
-        if self._root_at is not None and _is_older(self._active(AuthorityKind.ROOT), self._root_at, now):
+        """What is old enough. A new root brings a new issuing authority along.
+
+        Also where roots are to be rotated by hand alone, the last moment is waited for and not the outage after it.
+        """
+        root = self._active(AuthorityKind.ROOT)
+        last_moment = root.not_after - 2 * self._rotator.leaving.reserve(root, self._margin)
+        if last_moment <= now if self._root_at is None else _is_older(root, self._root_at, now):
             return RotationKind.ROOT
         return RotationKind.ISSUER if _is_older(self._active(AuthorityKind.ISSUER), self._issuer_at, now) else None
+
+    async def _go_on_before_the_root_ends(self, now: datetime) -> None:
+        """A pause that outlasts the root would end in an outage for everybody, which no person can have meant."""
+        running = self._rotator.running
+        if running is None or not running.paused or running.kind is not RotationKind.ROOT:
+            return
+        root = self._active(AuthorityKind.ROOT)
+        if root.not_after - now <= self._rotator.leaving.reserve(root, self._margin):
+            await self.resume(why="the root that signs nears its end", by=Actor(ActorKind.SERVER))
+            _log.error("paused rotation goes on, since the root nears its end", rotation=running.id)
 
     async def _has_rescued(self, now: datetime) -> bool:
         """Replace the issuing authority at the last moment, whatever rotation hangs or is paused.
@@ -107,14 +126,21 @@ class Steering:
         issuer = self._active(AuthorityKind.ISSUER)
         if issuer.not_after - now > self._rotator.leaving.reserve(issuer, self._margin) / 2:
             return False
+        if self._clock.monotonic() < self._replaces_again_at:
+            return False
         if self._replacing != issuer.id:  # noted before it is done, and once, however often that fails
             why = "its end was near, and not everybody had acknowledged a successor"
             act = Act(actor=Actor(ActorKind.SERVER), what="issuer.replace", target=issuer.id, why=why)
             await self._acts.record_all([act], at=self._clock.now())
             self._replacing = issuer.id
         await self._authorities.replace_issuer()
+        self._replaces_again_at = self._rested(issuer)
         _log.error("issuing authority replaced before everybody had acknowledged its successor", ended=issuer.id)
         return True
+
+    def _rested(self, issuer: Authority) -> float:
+        """When the same may be done by itself again: by a clock that was set back far, what is new looks old at once."""
+        return self._clock.monotonic() + (issuer.not_after - issuer.not_before).total_seconds() / 8
 
     async def start(self, wish: Wish, *, by: Actor) -> Rotation:
         """Begin. Raises `FailedPrecondition` (`rotation_running`) naming the one that runs, or `InvalidArgument`.

@@ -90,6 +90,16 @@ class SqlIssuedEnds:
                 ends |= {row.requested_by: row.ends for row in await connection.execute(some)}
         return ends
 
+    async def last_end(self, *, issued_after: datetime, issuer_ids: Collection[str]) -> datetime | None:
+        query = (
+            select(func.max(ledger.c.not_after))
+            .where(ledger.c.issued_at >= issued_after, ledger.c.issuer_id.in_(sorted(issuer_ids)))
+            .where(ledger.c.serial.not_in(select(revoked_certificates.c.serial)))
+        )
+        async with self._database.reading() as connection:
+            end: datetime | None = await connection.scalar(query)
+            return end
+
     async def last_end_of_workloads(
         self, agent: SpiffeId, *, issued_before: datetime, now: datetime, issuer_ids: Collection[str] | None = None
     ) -> datetime | None:

@@ -46,6 +46,10 @@ class FakeEnds:
             clock.leap(seconds)
         return {who: end for who, end in self.ends.items() if end > now and who not in without}
 
+    async def last_end(self, *, issued_after: datetime, issuer_ids: Collection[str]) -> datetime | None:
+        del issued_after, issuer_ids
+        return max(self.ends.values(), default=None)
+
     async def last_end_of_workloads(
         self, agent: SpiffeId, *, issued_before: datetime, now: datetime, issuer_ids: Collection[str] | None = None
     ) -> datetime | None:

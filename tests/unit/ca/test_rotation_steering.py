@@ -16,7 +16,8 @@ from ca.store.database import Database
 from ca.store.rotations import SqlRotations
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
 from tests.clock import FakeClock
-from tests.unit.ca.rotating import DAY, HOUR, Disk, Fate, Server, nodes
+from tests.unit.ca.records import row
+from tests.unit.ca.rotating import DAY, HOUR, Disk, Fate, PlainLedger, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR
 
 ROOT, ISSUER, SVID = RotationKind.ROOT, RotationKind.ISSUER, RotationKind.SVID
@@ -231,6 +232,61 @@ async def test_before_the_issuer_ends_it_is_replaced_although_the_rotation_is_pa
     assert (done.phase, done.alarm) == (Phase.DONE, "")
     active = AuthorityKind.ROOT if kind is ROOT else AuthorityKind.ISSUER
     assert server.active(active).id == done.new_id
+
+
+async def test_roots_that_are_rotated_by_hand_alone_are_rotated_at_the_last_moment(disk: Disk) -> None:
+    disk.root_lifetime, disk.issuer_lifetime = 30 * DAY, 29 * DAY
+    async with disk.server() as server:
+        root = server.active(AuthorityKind.ROOT)
+        server.clock.leap((root.not_after - server.clock.now() - 2 * DAY - HOUR).total_seconds())
+        for _ in range(60):
+            await server.turn()
+        assert server.active(AuthorityKind.ROOT) == root
+        server.clock.leap((HOUR - 2 * SECOND).total_seconds())
+        await server.until(lambda: server.active(AuthorityKind.ROOT).id != root.id)
+
+
+async def test_a_pause_ends_before_the_root_does(server: Server, disk: Disk) -> None:
+    root = server.active(AuthorityKind.ROOT)
+    await server.begin(ROOT)
+    await server.phase(Phase.OBSERVE)
+    await server.steering.pause(why="holidays", by=ADMINISTRATOR)
+    server.clock.leap((root.not_after - server.clock.now() - DAY).total_seconds())
+    await server.until(lambda: server.active(AuthorityKind.ROOT).id != root.id)
+    assert "rotation.resume" in await disk.acts()
+
+
+async def test_a_clock_that_was_set_back_far_does_not_have_an_issuer_made_every_second(disk: Disk) -> None:
+    disk.issuer_lifetime = DAY
+    async with disk.server() as server:
+        for _ in range(3):
+            server.clock.leap(0.9 * DAY.total_seconds())
+            await server.authorities.replace_issuer()
+        server.clock.jump(-1.1 * DAY)
+        await server.authorities.replace_issuer()  # it has ended already, as the clock that never jumps has it
+        made = {each.id for each in server.authorities.issuers()}
+        for _ in range(200):  # ten seconds
+            await server.turn()
+            made |= {each.id for each in server.authorities.issuers()}
+        assert len(made) <= 6, "three, the one of before, and one that replaces what looks old"
+
+
+@pytest.mark.invariant(4)
+async def test_what_was_signed_while_lifetimes_were_longer_is_waited_for_until_its_own_end(
+    server: Server, disk: Disk
+) -> None:
+    """The setting may have become less since; what the ledger knows counts."""
+    issuer = server.authorities.issuing().authority
+    end = server.clock.now() + 3 * DAY
+    await PlainLedger(disk.database).append([row(issuer_id=issuer.id, issued_at=server.clock.now(), not_after=end)])
+    for node in server.nodes:
+        node.is_silent = False
+    await server.begin(ISSUER)
+    await server.phase(Phase.RENEW)
+    rotation = server.rotator.running
+    assert rotation is not None
+    assert server.rotator.leaving.latest_end(rotation, None) < end
+    assert server.rotator.leaving.latest_end(rotation, await server.rotator._last_end(rotation)) == end
 
 
 @pytest.mark.invariant(3)
