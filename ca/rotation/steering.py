@@ -139,7 +139,7 @@ class Steering:
         return True
 
     def _rested(self, issuer: Authority) -> float:
-        """When the same may be done by itself again: by a clock that was set back far, what is new looks old at once."""
+        """When it may be done by itself again: by a clock that was set back far, what is new looks old at once."""
         return self._clock.monotonic() + (issuer.not_after - issuer.not_before).total_seconds() / 8
 
     async def start(self, wish: Wish, *, by: Actor) -> Rotation:
