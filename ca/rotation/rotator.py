@@ -149,7 +149,7 @@ class Rotator:
 
     def left_with(self, rotation: Rotation) -> list[Holder]:
         """Who closed its stream and will hold up the drain: it can be told of nothing before its SVID has ended."""
-        old, latest = self.leaving.key_ids(rotation), self.leaving.latest_end(rotation)
+        old, latest = self.leaving.key_ids(rotation), self.leaving.latest_end(rotation, self._recorded_end)
 
         def judge(view: AgentView) -> Iterable[Holder]:
             return gate.left_with(view, old, self._is_revoked, latest=latest)
