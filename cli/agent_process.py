@@ -126,6 +126,7 @@ async def _serve(
         reconnect=settings.reconnect,
         clock=clock,
         random=random,
+        renew_at=settings.renewal.at,
     )
 
     begun = clock.monotonic()
@@ -162,6 +163,7 @@ async def _serve(
         reconnect=settings.reconnect,
         clock=clock,
         random=random,
+        renew_at=settings.renewal.at,
     )
     condition.link = link
     await workloads.start()  # before the server is reached, so that workloads find their socket while it is away

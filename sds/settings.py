@@ -79,6 +79,12 @@ class ReconnectSettings(Settings):
         return self
 
 
+class RenewalSettings(Settings):
+    """The share of its life after which an X.509-SVID, also the agent's own, is renewed."""
+
+    at: float = Field(default=0.5, ge=0.1, le=0.9)
+
+
 class SecretNameSettings(Settings):
     """What the short names of SDS secrets are called: the first identity, its trust bundle, all trust bundles."""
 
@@ -132,6 +138,7 @@ class AgentSettings(Settings):
     servers: tuple[Address, ...] = ()
     join: JoinSettings = JoinSettings()
     reconnect: ReconnectSettings = ReconnectSettings()
+    renewal: RenewalSettings = RenewalSettings()
     workload_key: Literal["ec-p256", "ec-p384", "rsa-2048"] = "ec-p256"
     probes: LoopbackAddress = HostPort("127.0.0.1", 8481)
     sds: SdsSettings = SdsSettings()

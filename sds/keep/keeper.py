@@ -21,7 +21,7 @@ from sds.keep.batch import Draft, draft, judge
 from sds.keep.check import believed_by_nobody
 from sds.keep.keys import KeyKind
 from sds.keep.orders import OrderBook, RenewOrder
-from sds.keep.schedule import Outlook, Schedule, call_timeout, retry_delay
+from sds.keep.schedule import HALF, Outlook, Schedule, call_timeout, retry_delay
 from sds.keep.signer import Signed, Signer
 from sds.keep.waiting import news_or_time
 from sds.settings import ReconnectSettings
@@ -63,6 +63,7 @@ class Keeper:
         reconnect: ReconnectSettings,
         clock: Clock,
         random: Random,
+        renew_at: float = HALF,
     ) -> None:
         self._trust_domain = trust_domain
         self._key_kind = key_kind
@@ -71,7 +72,9 @@ class Keeper:
         self._reconnect = reconnect
         self._clock = clock
         self._random = random
-        self._schedule = Schedule(initial=reconnect.initial, maximum=reconnect.maximum, random=random)
+        self._schedule = Schedule(
+            initial=reconnect.initial, maximum=reconnect.maximum, random=random, renew_at=renew_at
+        )
         self._news = asyncio.Event()
         self._batch = _LARGEST_BATCH[key_kind]
         self._failures = 0

@@ -12,20 +12,20 @@ from citadel.entry import Entry
 from citadel.errors import Reason
 from citadel.spiffe import SpiffeId
 
-JITTER: Final = 0.2  # of half a lifetime
+HALF: Final = 0.5
+JITTER: Final = 0.2  # of the time until a renewal is due
 RETRY_FLOOR: Final = timedelta(milliseconds=50)
 _LONGEST_CALL: Final = timedelta(seconds=15)  # a forced rotation of a whole mesh keeps a batch waiting about as long
 _SHORTEST_CALL: Final = timedelta(seconds=1)  # a server that is merely busy must have a chance to answer
 
 
-def half_life(*, received: datetime, not_after: datetime, random: Random) -> datetime:
-    """When to renew an SVID: after half of what was left of it when it was received, or up to a fifth of that earlier.
+def renewal_time(*, received: datetime, not_after: datetime, at: float = HALF, random: Random) -> datetime:
+    """When to renew an SVID: after the share `at` of what was left of it when it came, or up to a fifth earlier.
 
-    Never later, so that a server may be away for half of any leaf's life. Call it once per certificate: drawing the
+    Never later, so that a server may be away for the rest of any leaf's life. Call it once per certificate: drawing the
     jitter again at every look skews renewals towards the early end.
     """
-    half = (not_after - received) / 2
-    return received + half * random.uniform(1 - JITTER, 1)
+    return received + (not_after - received) * at * random.uniform(1 - JITTER, 1)
 
 
 def retry_delay(
@@ -98,7 +98,9 @@ class Outlook:
 class Schedule:
     """Which entries need an SVID at a moment, the most urgent first."""
 
-    def __init__(self, *, initial: timedelta, maximum: timedelta, random: Random) -> None:
+    def __init__(self, *, initial: timedelta, maximum: timedelta, random: Random, renew_at: float = HALF) -> None:
+        """`renew_at` is the share of its life after which an SVID is renewed."""
+        self._renew_at = renew_at
         self._initial = initial
         self._maximum = maximum
         self._random = random
@@ -155,7 +157,7 @@ class Schedule:
             return False
         slot.issued, slot.not_after = Terms.of(entry), not_after
         slot.forget_refusals()
-        slot.due = half_life(received=received, not_after=not_after, random=self._random)
+        slot.due = renewal_time(received=received, not_after=not_after, at=self._renew_at, random=self._random)
         return True
 
     def hasten(self, entry_id: str, by: datetime) -> None:

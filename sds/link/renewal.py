@@ -16,7 +16,7 @@ from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticat
 from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, new_key, request_for
 from sds.keep.orders import RenewOrder
-from sds.keep.schedule import half_life, retry_delay
+from sds.keep.schedule import HALF, renewal_time, retry_delay
 from sds.keep.waiting import first_of
 from sds.link.call import answer_of
 from sds.link.identity import OwnIdentity
@@ -47,7 +47,9 @@ class OwnRenewal:
         reconnect: ReconnectSettings,
         clock: Clock,
         random: Random,
+        renew_at: float = HALF,
     ) -> None:
+        self._renew_at = renew_at
         self._identity = identity
         self._link = link
         self._returning = returning
@@ -98,7 +100,7 @@ class OwnRenewal:
         received = self._identity.current.svid.not_before  # when it was really received is not known after a restart
         while True:
             not_after = self._identity.current.svid.not_after
-            self._due = half_life(received=received, not_after=not_after, random=self._random)
+            self._due = renewal_time(received=received, not_after=not_after, at=self._renew_at, random=self._random)
             await self._until_due()
             self._now.clear()
             attempts = AsyncRetrying(

@@ -18,7 +18,7 @@ from citadel._wire import workload_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.serial import serial_hex
 from cli.admin.certificate import read_chain
-from sds.keep.schedule import half_life
+from sds.keep.schedule import renewal_time
 from tests.servers import refusal
 from tests.workloads import HEADER, SOMEBODY_ELSE, Agent, Workload
 
@@ -266,5 +266,5 @@ async def test_the_server_knows_who_was_sent_what(agent: Agent, workload: Worklo
 def test_what_was_issued_at_once_is_not_renewed_at_once() -> None:
     received, random = datetime(2026, 1, 1, tzinfo=UTC), Random(1)  # noqa: S311 - a test repeats itself
     ends = received + timedelta(hours=1)
-    due = {half_life(received=received, not_after=ends, random=random) for _ in range(100)}
+    due = {renewal_time(received=received, not_after=ends, random=random) for _ in range(100)}
     assert max(due) - min(due) > timedelta(minutes=4)

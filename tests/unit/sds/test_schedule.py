@@ -7,7 +7,7 @@ import pytest
 
 from citadel.errors import Reason
 from citadel.selector import Selector
-from sds.keep.schedule import RETRY_FLOOR, Schedule, call_timeout, half_life, retry_delay
+from sds.keep.schedule import RETRY_FLOOR, Schedule, call_timeout, renewal_time, retry_delay
 from tests.unit.sds.fake_authority import A_TEST, entry
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,8 +33,18 @@ def schedule(value: float = 0.5) -> Schedule:
 
 @pytest.mark.parametrize(("drawn", "seconds"), [(0.0, 40), (0.5, 45), (1.0, 50)])
 def test_renewal_is_due_at_half_life_or_up_to_a_fifth_earlier(drawn: float, seconds: int) -> None:
-    due = half_life(received=T0, not_after=T0 + 100 * SECOND, random=FixedRandom(drawn))
+    due = renewal_time(received=T0, not_after=T0 + 100 * SECOND, random=FixedRandom(drawn))
     assert due == T0 + seconds * SECOND
+
+
+@pytest.mark.parametrize(("at", "seconds"), [(0.1, 10), (0.5, 50), (0.9, 90)])
+def test_the_share_of_its_life_after_which_an_svid_is_renewed_is_a_setting(at: float, seconds: int) -> None:
+    latest = FixedRandom(1.0)
+    assert renewal_time(received=T0, not_after=T0 + 100 * SECOND, at=at, random=latest) == T0 + seconds * SECOND
+    plan, web = Schedule(initial=SECOND, maximum=60 * SECOND, random=latest, renew_at=at), entry("web")
+    plan.follow([web])
+    plan.issued(web, received=T0, not_after=T0 + 100 * SECOND)
+    assert plan.next_due(T0) == T0 + seconds * SECOND
 
 
 @pytest.mark.parametrize(
