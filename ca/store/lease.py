@@ -67,14 +67,15 @@ class SqlLeaseStore:
         await self._set_end(lease, timedelta(0))
 
     async def _set_end(self, lease: Lease, after: timedelta) -> bool:
-        async with self._database.transaction() as connection:
-            now = (await connection.execute(select(database_now()))).scalar_one()
-            changed = await connection.execute(
-                update(table)
-                .where(table.c.name == _ROW, table.c.holder_id == lease.holder.id, table.c.epoch == lease.epoch)
-                .values(expires_at=now + after)
-            )
-            return changed.rowcount == 1
+        mine = (table.c.name == _ROW) & (table.c.holder_id == lease.holder.id) & (table.c.epoch == lease.epoch)
+
+        def set_end(connection: Connection) -> bool:
+            now = connection.execute(select(database_now())).scalar_one()
+            return connection.execute(update(table).where(mine).values(expires_at=now + after)).rowcount == 1
+
+        # In line with the ledger, which writes the same way: of two that wait for SQLite's one lock the more eager one
+        # wins, and while a whole mesh renews, that is never the lease.
+        return await self._database.at_once(set_end)
 
 
 class LeaseFence:
