@@ -177,14 +177,19 @@ class AuthorityManager:
         return (*self._upstream.authorities(), *self._issuers)
 
     def _prepared_under_the_active_root(self) -> Authority | None:
-        active = (root for root in self._upstream.authorities() if root.state is AuthorityState.ACTIVE)
-        return next((found for root in active if (found := self._newest_issuer(root.id)) is not None), None)
+        active = {root.id for root in self._upstream.authorities() if root.state is AuthorityState.ACTIVE}
+        found = [
+            each
+            for each in self._issuers
+            if each.parent_id in active and each.state is AuthorityState.PREPARED and not self._has_ended(each)
+        ]
+        return found[-1] if found else None
 
     def _fresh_issuer(self) -> Authority | None:
         """One that was prepared under the active root and has most of its life before it."""
         found = self._prepared_under_the_active_root()
         is_fresh = found is not None and found.not_after - self._clock.now() > self._issuer_lifetime / 2
-        return found if is_fresh and found is not None and found.state is AuthorityState.PREPARED else None
+        return found if is_fresh else None
 
     def _newest_issuer(self, root_id: str) -> Authority | None:
         under = [each for each in self._issuers if each.parent_id == root_id and not self._has_ended(each)]

@@ -103,7 +103,8 @@ class LiveNode:
     async def under_load(self) -> AsyncIterator[Tally]:
         """Requests of productpage go on inside the block, each over a connection of its own."""
         tally, stop = Tally(), asyncio.Event()
-        task = asyncio.create_task(Load(self.plan, tally).run(stop))
+        page = Productpage(sidecar_port=self.plan.productpage.listen_port)
+        task = asyncio.create_task(Load(self.plan, tally, page).run(stop))
         try:
             yield tally
         finally:
