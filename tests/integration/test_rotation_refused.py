@@ -27,14 +27,14 @@ async def running(server: Server, agent: Member) -> pb.Rotation:
         return rotation
 
 
-@pytest.mark.parametrize(("kind", "emergency"), [("root", False), ("root", True), ("issuer", False), ("svid", False)])
+@pytest.mark.parametrize("kind", ["root", "issuer", "svid"])
 async def test_a_second_rotation_of_any_kind_is_refused_and_changes_nothing(
-    server: Server, running: pb.Rotation, kind: str, emergency: bool
+    server: Server, running: pb.Rotation, kind: str
 ) -> None:
     async with aio.insecure_channel(f"unix:{server.settings.listen.admin_socket}") as channel:
         rotations = RotationsStub(channel)
         with pytest.raises(aio.AioRpcError) as refused:
-            await rotations.StartRotation(pb.StartRotationRequest(kind=kind, emergency=emergency))
+            await rotations.StartRotation(pb.StartRotationRequest(kind=kind))
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert reason_of(refused.value) == "rotation_running"
         assert f"the rotation {running.id} (root) is in its phase" in str(refused.value.details())
@@ -43,6 +43,15 @@ async def test_a_second_rotation_of_any_kind_is_refused_and_changes_nothing(
         ]
         view = await rotations.GetRotation(pb.GetRotationRequest())
         assert (view.rotation.id, view.rotation.emergency) == (running.id, False)
+
+
+async def test_an_emergency_alone_waits_for_no_other_rotation(server: Server, running: pb.Rotation) -> None:
+    async with aio.insecure_channel(f"unix:{server.settings.listen.admin_socket}") as channel:
+        rotations = RotationsStub(channel)
+        emergency = await rotations.StartRotation(pb.StartRotationRequest(kind="root", emergency=True))
+        newest, before = (await rotations.ListRotations(pb.ListRotationsRequest())).rotations
+        assert (newest.id, before.id, before.phase) == (emergency.id, running.id, "superseded")
+        assert emergency.id in before.alarm
 
 
 async def test_the_command_says_so_and_ends_with_its_exit_code(server: Server, running: pb.Rotation) -> None:
