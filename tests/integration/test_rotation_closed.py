@@ -96,16 +96,16 @@ async def observes(rotations: RotationsStub) -> None:
     assert paused.phase == "observe"
 
 
-async def waits_for(rotations: RotationsStub, words: str) -> pb.Holder:
-    """The one that the drain waits for."""
+async def waits_for(rotations: RotationsStub, words: str, *, phase: str = "drain") -> pb.Holder:
+    """The one that this phase waits for."""
     found: list[pb.Holder] = []
 
     async def is_named() -> bool:
         view = await rotations.GetRotation(VIEW)
         found[:] = view.holders
-        return [(view.rotation.phase, each.words) for each in found] == [("drain", words)]
+        return [(view.rotation.phase, each.words) for each in found] == [(phase, words)]
 
-    await until(f"the drain waits for {words!r}", is_named, seconds=10)
+    await until(f"{phase} waits for {words!r}", is_named, seconds=10)
     return found[0]
 
 
@@ -143,6 +143,20 @@ async def test_a_process_that_exits_holds_up_nothing(node: Agent, rotations: Rot
         await second.exits()
         await is_over(rotations)
     assert datetime.now(UTC) < second.ends - timedelta(minutes=50)
+
+
+@pytest.mark.invariant(3)
+async def test_before_a_new_root_signs_it_may_be_an_envoy_that_comes_back(
+    node: Agent, rotations: RotationsStub
+) -> None:
+    await node.entry("/job")
+    async with job(node) as running:
+        await rotations.StartRotation(pb.StartRotationRequest(kind="root", window=to_duration(timedelta(0))))
+        words = f"pid {running.process.pid} closed its stream a moment ago, and may come back with an older bundle"
+        holder = await waits_for(rotations, words, phase="observe")
+        assert from_timestamp(holder.until) - datetime.now(UTC) <= 35 * SECOND
+        await running.exits()
+        await is_over(rotations)
 
 
 async def _is_shown_nowhere_as_a_proxy(server: Server) -> None:

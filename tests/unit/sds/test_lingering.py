@@ -151,6 +151,22 @@ async def test_a_closed_stream_is_told_as_long_as_its_process_lives(
     assert open_descriptors() == before
 
 
+async def test_whoever_watches_the_connection_hears_of_the_end_of_the_process_too(
+    registry: StreamRegistry, program: Program
+) -> None:
+    caller = Caller(PeerCredentials(program.pid, os.geteuid(), os.getegid()), os.pidfd_open(program.pid))
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_reader(caller.fileno(), told.set)
+    stream_id = registry.begin(caller)
+    program.stands(stream_id, svid())
+    registry.end(stream_id)
+    program.ends()
+    await asyncio.wait_for(told.wait(), 10)
+    asyncio.get_running_loop().remove_reader(caller.fileno())
+    await eventually(lambda: lingering(registry) == {})
+    caller.close()
+
+
 async def test_a_process_that_ended_first_leaves_nothing(registry: StreamRegistry, program: Program) -> None:
     before = open_descriptors()
     stream_id = program.opens(svid())

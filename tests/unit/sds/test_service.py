@@ -532,3 +532,5 @@ class TestWhatIsHeldAfterwards:
         assert [(each.name, each.held_serial) for each in left.resources] == [
             ("default", node.feed.current.svids["web"].svid.serial)
         ]
+        await node.server.close(grace=0)
+        assert node.registry.snapshot() == [], "with the server all processes are let go"
