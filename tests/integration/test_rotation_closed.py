@@ -91,7 +91,7 @@ async def observes(rotations: RotationsStub) -> None:
     async def is_observing() -> bool:
         return (await rotations.GetRotation(VIEW)).rotation.phase == "observe"
 
-    await until("it observes", is_observing, seconds=10)
+    await until("it observes", is_observing, seconds=20)
     paused = await rotations.PauseRotation(pb.PauseRotationRequest(why="until the job has fetched"))
     assert paused.phase == "observe"
 
@@ -105,12 +105,12 @@ async def waits_for(rotations: RotationsStub, words: str, *, phase: str = "drain
         found[:] = view.holders
         return [(view.rotation.phase, each.words) for each in found] == [(phase, words)]
 
-    await until(f"{phase} waits for {words!r}", is_named, seconds=10)
+    await until(f"{phase} waits for {words!r}", is_named, seconds=20)
     return found[0]
 
 
 async def is_over(rotations: RotationsStub) -> pb.Rotation:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         async for view in rotations.WatchRotation(pb.WatchRotationRequest()):
             rotation = view.rotation
     assert (rotation.phase, rotation.alarm) == ("done", "")
@@ -120,7 +120,7 @@ async def is_over(rotations: RotationsStub) -> pb.Rotation:
 async def test_the_old_root_stays_until_what_it_holds_has_ended(
     server: Server, node: Agent, rotations: RotationsStub
 ) -> None:
-    await node.entry("/job", x509_svid_ttl=16 * SECOND)
+    await node.entry("/job", x509_svid_ttl=24 * SECOND)
     await observes(rotations)
     async with job(node) as running:
         assert running.authorities == 2, "it knows the new root, and has a certificate of the old one"
