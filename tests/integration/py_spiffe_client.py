@@ -45,7 +45,7 @@ def job() -> None:
         svid = client.fetch_x509_svid()
         own = client.fetch_x509_bundles().get_bundle_for_trust_domain(TrustDomain("a.test"))
     say(
-        serial=f"{svid.leaf.serial_number:x}",
+        serial=svid.leaf.serial_number,
         ends=svid.leaf.not_valid_after_utc.timestamp(),
         authorities=len(own.x509_authorities) if own else 0,
     )

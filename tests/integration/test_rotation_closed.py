@@ -20,6 +20,7 @@ from citadel._wire import admin_pb2, insight_pb2
 from citadel._wire import rotation_pb2 as pb
 from citadel._wire.insight_pb2_grpc import InsightStub
 from citadel._wire.rotation_pb2_grpc import RotationsStub
+from citadel.serial import serial_hex
 from citadel.wire import from_timestamp, to_duration
 from cli.workload.address import ADDRESS_VARIABLE
 from tests.agents import running_agent
@@ -77,7 +78,7 @@ async def job(node: Agent) -> AsyncIterator[Job]:
     try:
         assert process.stdout is not None
         got = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
-        yield Job(process, got["serial"], datetime.fromtimestamp(got["ends"], UTC), got["authorities"])
+        yield Job(process, serial_hex(got["serial"]), datetime.fromtimestamp(got["ends"], UTC), got["authorities"])
     finally:
         if process.returncode is None:
             process.kill()
