@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ca.insight.words import what_it_said
 from citadel._wire import types_pb2
 
 # Programs on the Workload API are handed the lists; whether they look at them nobody knows.
@@ -32,16 +33,6 @@ def force_of(reports: Mapping[str, Iterable[types_pb2.StreamReport]], *, version
                 if resource.trust_domain == trust_domain:
                     said = words[agent, stream.pid]
                     if resource.held_revocation_version != version:
-                        said.append(f"{agent}/{stream.stream_id} (pid {stream.pid}): {_what_it_said(resource)}")
+                        said.append(f"{agent}/{stream.stream_id}: {what_it_said(stream, resource)}")
     without = [said[0] for said in words.values() if said]
     return Force(proxies=len(words), in_force=len(words) - len(without), without=without)
-
-
-def _what_it_said(resource: types_pb2.ResourceReport) -> str:
-    match resource.state:
-        case types_pb2.ResourceReport.REFUSED:
-            return f"refused {resource.name}: {resource.refusal}"
-        case types_pb2.ResourceReport.SENT:
-            return f"has not answered {resource.name}"
-        case _:
-            return f"holds an older {resource.name}"

@@ -9,6 +9,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from ca.insight.words import what_it_said, who_is
 from ca.rotation.model import Holder
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
@@ -81,7 +82,7 @@ def without(agent: AgentView, trust: Trust) -> Iterator[Holder]:
     for stream in agent.streams:
         for resource in trust.of(stream):
             if not trust.is_known_by(resource):
-                yield _stream_holder(agent, stream, words=_what_it_said(stream, resource))
+                yield _stream_holder(agent, stream, words=what_it_said(stream, resource))
                 break
 
 
@@ -92,7 +93,7 @@ def coming_back(agent: AgentView, trust: Trust, *, now: datetime) -> Iterator[Ho
     """
     for closed in agent.closed:
         if not all(trust.is_known_by(resource) for resource in trust.of(closed.report)):
-            words = f"{_who(closed.report)} closed its stream a moment ago, and may come back with an older bundle"
+            words = f"{who_is(closed.report)} closed its stream a moment ago, and may come back with an older bundle"
             yield _stream_holder(agent, closed.report, words=words, until=now + PROXIES_ARE_BACK - closed.ago)
 
 
@@ -140,7 +141,7 @@ def depending(
             is_unknown = resource.held_version and not resource.held_issuer_key_id
             if is_unknown or resource.held_issuer_key_id in old_issuers:
                 told = resource.held_not_after if resource.HasField("held_not_after") else None
-                words = f"holds {resource.held_serial or 'something unknown'}: {_what_it_said(stream, resource)}"
+                words = f"holds {resource.held_serial or 'something unknown'}: {what_it_said(stream, resource)}"
                 yield _stream_holder(agent, stream, words=words, until=_end(told, latest))
                 break
     yield from left_with(agent, old_issuers, is_revoked, latest=latest)
@@ -164,7 +165,7 @@ def left_with(
         }
         if ends:
             last = max(ends, key=lambda serial: ends[serial])
-            words = f"{_who(closed.report)} closed its stream and may hold {last or 'something unknown'}"
+            words = f"{who_is(closed.report)} closed its stream and may hold {last or 'something unknown'}"
             yield _stream_holder(agent, closed.report, words=words, until=ends[last])
 
 
@@ -205,20 +206,3 @@ def _end(told: Timestamp | None, latest: datetime) -> datetime:
         return latest if told is None else min(from_timestamp(told), latest)
     except CitadelError:
         return latest
-
-
-def _what_it_said(stream: types_pb2.StreamReport, resource: types_pb2.ResourceReport) -> str:
-    who = _who(stream)
-    match resource.state:
-        case _STATE.REFUSED:
-            return f"{who} refused {resource.name}: {resource.refusal}"
-        case _STATE.SENT:
-            return f"{who} has not answered {resource.name}"
-        case _STATE.WAITING:
-            return f"{who} waits for {resource.name}"
-        case _:
-            return f"{who} holds an older {resource.name}"
-
-
-def _who(stream: types_pb2.StreamReport) -> str:
-    return f"pid {stream.pid}" + (f" ({stream.node_id})" if stream.node_id else "")

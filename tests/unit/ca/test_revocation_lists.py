@@ -196,16 +196,16 @@ def stream(
     [
         pytest.param([stream(1, "new"), stream(2, "new")], 2, 2, [], id="all of them"),
         pytest.param([stream(1, "new"), stream(1, "new", protocol="sds-delta")], 1, 1, [], id="one with two streams"),
-        pytest.param([stream(1, "old")], 1, 0, ["node-1/7 (pid 1): holds an older ROOTCA"], id="an older one"),
+        pytest.param([stream(1, "old")], 1, 0, ["node-1/7: pid 1 holds an older ROOTCA"], id="an older one"),
         pytest.param(
             [stream(1, "new"), stream(1, "old", state=_RESOURCE.SENT)],
             1,
             0,
-            ["node-1/7 (pid 1): has not answered ROOTCA"],
+            ["node-1/7: pid 1 has not answered ROOTCA"],
             id="one stream of two has not answered",
         ),
         pytest.param(
-            [stream(1, "", state=_RESOURCE.REFUSED)], 1, 0, ["node-1/7 (pid 1): refused ROOTCA: no"], id="refused"
+            [stream(1, "", state=_RESOURCE.REFUSED)], 1, 0, ["node-1/7: pid 1 refused ROOTCA: no"], id="refused"
         ),
         pytest.param([stream(1, "new", protocol="workload-api")], 0, 0, [], id="a program: nobody knows what it does"),
         pytest.param([types_pb2.StreamReport(stream_id="1", protocol="sds")], 0, 0, [], id="asks for no bundle"),
