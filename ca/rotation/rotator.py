@@ -7,7 +7,6 @@ killed at any instant goes on by itself (invariant 12).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -19,13 +18,13 @@ from ca.audit.model import Act, Actor, ActorKind
 from ca.authority.manager import AuthorityManager
 from ca.rotation import gate, machine
 from ca.rotation.changes import Changes
-from ca.rotation.gate import AgentView, Trust
 from ca.rotation.leaving import Leaving
 from ca.rotation.machine import Facts
 from ca.rotation.mesh import Census, Mesh
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
 from ca.rotation.ports import Lists, RotationStore
+from ca.rotation.waiting import Waiting
 from ca.steady import SteadyTime
 from citadel.clock import Clock
 from citadel.errors import CitadelError
@@ -35,7 +34,6 @@ _log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 0.05
 _IDLE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
-_AGENTS_ARE_BACK: Final = 30.0  # seconds after a start
 # A look at 100,000 proxies takes its time, and others wait meanwhile: the next one follows after ten times as long.
 _REST: Final = 10
 _LONGEST_REST: Final = 1.0
@@ -69,19 +67,17 @@ class Rotator:
         self._authorities = authorities
         self._identity = identity
         self._board = board
-        self._lists = lists
         self._clock = clock
         self._clear_since: float | None = None
         self._looked_for = 0.0  # seconds
         self._acted_in: tuple[str, Phase] | None = None
         self._acted_at = 0.0
-        self._recorded_end: datetime | None = None
-        self._taken_up = -_AGENTS_ARE_BACK  # when a rotation of an earlier process was; long ago where none was
         self._holders: dict[str, tuple[Holder, datetime]] = {}
         self._news = asyncio.Event()
         self.mesh = mesh
         self.time = SteadyTime(clock)
         self.leaving = Leaving(authorities=authorities, longest_leaf=longest_leaf)
+        self.waiting = Waiting(authorities=authorities, mesh=mesh, lists=lists, leaving=self.leaving, clock=clock)
         self.one_change_at_a_time = asyncio.Lock()
         self.current: Rotation | None = None
         self.changes = Changes()
@@ -91,8 +87,8 @@ class Rotator:
         self.current = await self._store.unfinished()
         if self.current is None:
             self.current = next(iter(await self._store.newest(1)), None)
-        elif not self.current.phase.is_over:
-            self._taken_up = self._clock.monotonic()
+        else:
+            self.waiting.take_up()
             _log.info("rotation goes on", rotation=self.current.id, phase=self.current.phase.value)
 
     @property
@@ -119,16 +115,8 @@ class Rotator:
         rotation = self.current
         return View(
             rotation=rotation,
-            census=self.mesh.census(trust=self.trust(), order_id=rotation.id if rotation is not None else ""),
+            census=self.mesh.census(trust=self.waiting.trust(), order_id=rotation.id if rotation is not None else ""),
             holders=tuple(self._holders.values()),
-        )
-
-    def trust(self) -> Trust:
-        """What everybody is to know of now."""
-        return Trust(
-            trust_domain=self.mesh.trust_domain.name,
-            sequence=self._authorities.bundle().sequence or 0,
-            lists=self._lists.current.version,
         )
 
     async def change(self, rotation: Rotation, act: Act) -> None:
@@ -141,72 +129,12 @@ class Rotator:
     async def holders(self, rotation: Rotation, *, at_once: bool = False) -> list[Holder]:
         """Who is waited for in this phase, without those that were skipped."""
         now, begun = self.time.now(), self._clock.monotonic()
-        found = gate.still_held(self._connected_holders(rotation, now), rotation.skipped, now)
+        found = gate.still_held(self.waiting.connected(rotation, now), rotation.skipped, now)
         self._looked_for = self._clock.monotonic() - begun
         if not found or at_once:
-            found += gate.still_held(await self._away_holders(rotation, now), rotation.skipped, now)
+            is_first = not self._holders and self._clear_since is None
+            found += gate.still_held(await self.waiting.away(rotation, now, at_once=is_first), rotation.skipped, now)
         return found
-
-    def left_with(self, rotation: Rotation) -> list[Holder]:
-        """Who closed its stream and will hold up the drain: it can be told of nothing before its SVID has ended."""
-        old, latest = self.leaving.key_ids(rotation), self.leaving.latest_end(rotation, self._recorded_end)
-
-        def judge(view: AgentView) -> Iterable[Holder]:
-            return gate.left_with(view, old, self._is_revoked, latest=latest)
-
-        found = self.mesh.connected((rotation.id, "left with", old), judge, rotation.id)
-        return gate.still_held(found, rotation.skipped, self.time.now())
-
-    def _connected_holders(self, rotation: Rotation, now: datetime) -> list[Holder]:
-        trust, old, agent = self.trust(), self.leaving.key_ids(rotation), rotation.scope.agent
-        latest, is_revoked = self.leaving.latest_end(rotation, self._recorded_end), self._is_revoked
-        if rotation.phase in (Phase.RENEW, Phase.DRAIN) and not self.leaving.has_something_to_renew(rotation):
-            return []
-
-        def judge(view: AgentView) -> Iterable[Holder]:
-            match rotation.phase:
-                case Phase.OBSERVE:
-                    yield from gate.without(view, trust)
-                    yield from gate.coming_back(view, trust, now=now)
-                case Phase.SETTLE:
-                    yield from gate.without(view, trust)
-                case Phase.RENEW if agent in ("", view.name):
-                    yield from gate.not_renewed(view, rotation.id, old, latest=latest)
-                case Phase.DRAIN:
-                    yield from gate.not_renewed(view, rotation.id, old, latest=latest)
-                    yield from gate.depending(view, old, is_revoked, latest=latest)
-                case _:
-                    pass
-
-        return self.mesh.connected((rotation.id, rotation.phase, trust, old), judge, rotation.id)
-
-    def _is_revoked(self, issuer_key_id: bytes, serial: str) -> bool:
-        try:
-            return self._lists.current.hold(issuer_key_id, int(serial, 16))
-        except ValueError:  # an agent says what it likes
-            return False
-
-    async def _away_holders(self, rotation: Rotation, now: datetime) -> list[Holder]:
-        is_first = not self._holders and self._clear_since is None
-        if rotation.kind is RotationKind.SVID:
-            return await self._not_here_again(rotation, now)
-        if rotation.phase not in (Phase.OBSERVE, Phase.DRAIN):
-            return []
-        issuer_ids = None if rotation.phase is Phase.OBSERVE else [each.id for each in self.leaving.issuers(rotation)]
-        return [
-            *await self.mesh.away(now, issued_after=self.leaving.earliest(), issuer_ids=issuer_ids, at_once=is_first),
-            *await self.mesh.not_back(now, issuer_ids=issuer_ids),
-        ]
-
-    async def _not_here_again(self, rotation: Rotation, now: datetime) -> list[Holder]:
-        """Right after a start nobody is connected: that nobody has anything left to renew says nothing then."""
-        left = self._taken_up + _AGENTS_ARE_BACK - self._clock.monotonic()
-        if left <= 0:
-            return []
-        away = await self.mesh.away(now, issued_after=self.leaving.earliest(), issuer_ids=None, at_once=False)
-        agent, until = rotation.scope.agent, now + timedelta(seconds=left)
-        words = "has not come back since the server was started"
-        return [Holder(name=each.name, words=words, until=until) for each in away if agent in ("", each.name)]
 
     async def _look(self) -> bool:
         """Do what the phase asks for, and enter the next one if it may be. Whether it was entered."""
@@ -219,7 +147,7 @@ class Rotator:
             await self._act(rotation)
             self._acted_in, self._acted_at = (rotation.id, rotation.phase), self._clock.monotonic()
             self._clear_since, self._holders = None, {}
-            self._recorded_end = await self._last_end(rotation)
+            await self.waiting.begin(rotation)
         holders = await self.holders(rotation)
         self._note(holders)
         monotonic = self._clock.monotonic()
@@ -238,12 +166,6 @@ class Rotator:
                 return False  # a person was faster: look anew
             await self._enter(rotation, entered, machine.alarm(rotation, facts))
         return True
-
-    async def _last_end(self, rotation: Rotation) -> datetime | None:
-        if rotation.phase not in (Phase.RENEW, Phase.DRAIN):
-            return None
-        issuer_ids = [each.id for each in self.leaving.issuers(rotation)]
-        return await self.mesh.last_end(issued_after=self.leaving.earliest(), issuer_ids=issuer_ids)
 
     async def _enter(self, rotation: Rotation, phase: Phase, alarm: str) -> None:
         now = self._clock.now()

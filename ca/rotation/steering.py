@@ -14,7 +14,7 @@ from ca.audit.model import Act, Actor, ActorKind
 from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
-from ca.rotation import machine
+from ca.rotation import gate, machine
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind, Scope
 from ca.rotation.rotator import Rotator
 from citadel.clock import Clock
@@ -158,7 +158,8 @@ class Steering:
         margins = rotation.margin * sum(1 for phase in course if phase in (Phase.OBSERVE, Phase.DRAIN))
         holders = await self._rotator.holders(asked, at_once=True)
         if Phase.DRAIN in course and wish.deadline is None:
-            holders += self._rotator.left_with(rotation)
+            left_with = self._rotator.waiting.left_with(rotation)
+            holders += gate.still_held(left_with, rotation.skipped, self._rotator.time.now())
         # In an emergency everything is renewed at once.
         takes = margins + rotation.window if wish.deadline is None else min(rotation.margin, wish.deadline)
         return Plan(steps=course, takes=takes, holders=holders)

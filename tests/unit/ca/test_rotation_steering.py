@@ -286,7 +286,8 @@ async def test_what_was_signed_while_lifetimes_were_longer_is_waited_for_until_i
     rotation = server.rotator.running
     assert rotation is not None
     assert server.rotator.leaving.latest_end(rotation, None) < end
-    assert server.rotator.leaving.latest_end(rotation, await server.rotator._last_end(rotation)) == end
+    await server.rotator.waiting.begin(rotation)
+    assert server.rotator.waiting.latest_end(rotation) == end
 
 
 @pytest.mark.invariant(3)

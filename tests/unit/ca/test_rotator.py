@@ -185,7 +185,7 @@ async def test_a_program_that_closed_its_stream_holds_up_the_drain_to_the_end_of
     await server.phase(Phase.ACTIVATE)
     assert 35 <= server.clock.monotonic() - begun < 40, "an Envoy would be back by then"
     await server.until(lambda: server.holders() == {"node-1/left-0": words})
-    assert server.mesh.census(trust=server.rotator.trust(), order_id="").proxies == 2
+    assert server.mesh.census(trust=server.rotator.waiting.trust(), order_id="").proxies == 2
     server.clock.leap((ends - server.clock.now()).total_seconds() - 1)
     server.clock.jump(HOUR)
     await server.turn()

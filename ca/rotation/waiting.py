@@ -1,0 +1,117 @@
+"""Who the rotation waits for in its phase: the rules of `ca.rotation.gate`, asked about the mesh and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+from ca.authority.manager import AuthorityManager
+from ca.rotation import gate
+from ca.rotation.gate import AgentView, Trust
+from ca.rotation.leaving import Leaving
+from ca.rotation.mesh import Mesh
+from ca.rotation.model import Holder, Phase, Rotation, RotationKind
+from ca.rotation.ports import Lists
+from citadel.clock import Clock
+
+_AGENTS_ARE_BACK: Final = 30.0  # seconds after a start
+
+
+class Waiting:
+    """Finds holders; whom a person skipped, and whose time has come, is among them still."""
+
+    def __init__(
+        self, *, authorities: AuthorityManager, mesh: Mesh, lists: Lists, leaving: Leaving, clock: Clock
+    ) -> None:
+        self._authorities = authorities
+        self._mesh = mesh
+        self._lists = lists
+        self._leaving = leaving
+        self._clock = clock
+        self._recorded_end: datetime | None = None
+        self._taken_up = -_AGENTS_ARE_BACK  # when a rotation of an earlier process was; long ago where none was
+
+    def trust(self) -> Trust:
+        """What everybody is to know of now."""
+        return Trust(
+            trust_domain=self._mesh.trust_domain.name,
+            sequence=self._authorities.bundle().sequence or 0,
+            lists=self._lists.current.version,
+        )
+
+    async def begin(self, rotation: Rotation) -> None:
+        """A phase begins: ask the ledger, once since it is a long question, when the last of what goes has ended."""
+        self._recorded_end = None
+        if rotation.phase in (Phase.RENEW, Phase.DRAIN):
+            issuer_ids = [each.id for each in self._leaving.issuers(rotation)]
+            self._recorded_end = await self._mesh.last_end(issued_after=self._leaving.earliest(), issuer_ids=issuer_ids)
+
+    def latest_end(self, rotation: Rotation) -> datetime:
+        """When whatever hangs on what goes has ended: nobody is waited for any longer."""
+        return self._leaving.latest_end(rotation, self._recorded_end)
+
+    def take_up(self) -> None:
+        """A rotation of an earlier process is taken up: nobody is connected yet."""
+        self._taken_up = self._clock.monotonic()
+
+    def connected(self, rotation: Rotation, now: datetime) -> list[Holder]:
+        """Of the agents that are connected, and of their proxies, those who are waited for in this phase."""
+        trust, old, agent = self.trust(), self._leaving.key_ids(rotation), rotation.scope.agent
+        latest, is_revoked = self.latest_end(rotation), self._is_revoked
+        if rotation.phase in (Phase.RENEW, Phase.DRAIN) and not self._leaving.has_something_to_renew(rotation):
+            return []
+
+        def judge(view: AgentView) -> Iterable[Holder]:
+            match rotation.phase:
+                case Phase.OBSERVE:
+                    yield from gate.without(view, trust)
+                    yield from gate.coming_back(view, trust, now=now)
+                case Phase.SETTLE:
+                    yield from gate.without(view, trust)
+                case Phase.RENEW if agent in ("", view.name):
+                    yield from gate.not_renewed(view, rotation.id, old, latest=latest)
+                case Phase.DRAIN:
+                    yield from gate.not_renewed(view, rotation.id, old, latest=latest)
+                    yield from gate.depending(view, old, is_revoked, latest=latest)
+                case _:
+                    pass
+
+        return self._mesh.connected((rotation.id, rotation.phase, trust, old), judge, rotation.id)
+
+    async def away(self, rotation: Rotation, now: datetime, *, at_once: bool) -> list[Holder]:
+        """Of those that are not connected, as far as the ledger knows. It is asked now and then, or `at_once`."""
+        if rotation.kind is RotationKind.SVID:
+            return await self._not_here_again(rotation, now)
+        if rotation.phase not in (Phase.OBSERVE, Phase.DRAIN):
+            return []
+        issuer_ids = None if rotation.phase is Phase.OBSERVE else [each.id for each in self._leaving.issuers(rotation)]
+        return [
+            *await self._mesh.away(now, issued_after=self._leaving.earliest(), issuer_ids=issuer_ids, at_once=at_once),
+            *await self._mesh.not_back(now, issuer_ids=issuer_ids),
+        ]
+
+    def left_with(self, rotation: Rotation) -> list[Holder]:
+        """Who closed its stream and will hold up the drain: it can be told of nothing before its SVID has ended."""
+        old, latest = self._leaving.key_ids(rotation), self.latest_end(rotation)
+
+        def judge(view: AgentView) -> Iterable[Holder]:
+            return gate.left_with(view, old, self._is_revoked, latest=latest)
+
+        return self._mesh.connected((rotation.id, "left with", old), judge, rotation.id)
+
+    async def _not_here_again(self, rotation: Rotation, now: datetime) -> list[Holder]:
+        """Right after a start nobody is connected: that nobody has anything left to renew says nothing then."""
+        left = self._taken_up + _AGENTS_ARE_BACK - self._clock.monotonic()
+        if left <= 0:
+            return []
+        away = await self._mesh.away(now, issued_after=self._leaving.earliest(), issuer_ids=None, at_once=False)
+        agent, until = rotation.scope.agent, now + timedelta(seconds=left)
+        words = "has not come back since the server was started"
+        return [Holder(name=each.name, words=words, until=until) for each in away if agent in ("", each.name)]
+
+    def _is_revoked(self, issuer_key_id: bytes, serial: str) -> bool:
+        try:
+            return self._lists.current.hold(issuer_key_id, int(serial, 16))
+        except ValueError:  # an agent says what it likes
+            return False
