@@ -158,8 +158,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         renewing = await stack.enter_async_context(_running(identity.run()))
         taking_back = await stack.enter_async_context(_running(revoking.run()))
         rotating = [
-            await stack.enter_async_context(_running(work))
-            for work in (rotation.rotator.run(), rotation.steering.run())
+            await stack.enter_async_context(_running(work)) for work in (rotation.rotator.run(), rotation.upkeep.run())
         ]
         keeping = await stack.enter_async_context(_running(records.run()))
         yield ServerCore(

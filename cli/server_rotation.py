@@ -16,6 +16,7 @@ from ca.rotation.mesh import Mesh
 from ca.rotation.orders import OrderBoard
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering
+from ca.rotation.upkeep import Upkeep
 from ca.settings import ServerSettings
 from ca.store.audit import SqlAuditLog
 from ca.store.database import Database
@@ -33,6 +34,7 @@ class RotationAffairs:
     board: OrderBoard
     rotator: Rotator
     steering: Steering
+    upkeep: Upkeep
 
     clock: Clock
 
@@ -81,14 +83,21 @@ def rotation_affairs(
     steering = Steering(
         rotator=rotator,
         authorities=authorities,
-        acts=SqlAuditLog(database=database),
         window=settings.rotation.window,
+        margin=settings.rotation.margin,
+        clock=clock,
+    )
+    upkeep = Upkeep(
+        rotator=rotator,
+        steering=steering,
+        authorities=authorities,
+        acts=SqlAuditLog(database=database),
         margin=settings.rotation.margin,
         root_at=settings.rotation.root_at,
         issuer_at=settings.rotation.issuer_at,
         clock=clock,
     )
-    return RotationAffairs(store=store, board=board, rotator=rotator, steering=steering, clock=clock)
+    return RotationAffairs(store=store, board=board, rotator=rotator, steering=steering, upkeep=upkeep, clock=clock)
 
 
 def rotation_service(

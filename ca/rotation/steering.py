@@ -1,29 +1,27 @@
-"""How people, and time, start and change rotations. Each act is in the audit log exactly when it was done."""
+"""How people start and change rotations. Each act is in the audit log exactly when it was done."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 from uuid import uuid4
 
 import structlog
 
 from ca.audit.model import Act, Actor, ActorKind
-from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
-from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.model import AuthorityKind
 from ca.rotation import gate, machine
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind, Scope
 from ca.rotation.rotator import Rotator
 from citadel.clock import Clock
-from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason
+from citadel.errors import FailedPrecondition, InvalidArgument, Reason
 from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS: Final = 1.0
 _MOST_WORDS: Final = 500
 _LONGEST: Final = timedelta(days=365)
 
@@ -50,97 +48,22 @@ class Plan:
 
 
 class Steering:
-    """Starts, pauses, resumes and aborts; `run` starts rotations of authorities when they are due."""
+    """Starts, pauses, resumes and aborts. `ca.rotation.upkeep` is how time does."""
 
     def __init__(
         self,
         *,
         rotator: Rotator,
         authorities: AuthorityManager,
-        acts: Acts,
         window: timedelta,
         margin: timedelta,
-        root_at: float | None,
-        issuer_at: float,
         clock: Clock,
     ) -> None:
-        """`root_at` and `issuer_at` are the shares of their lives after which these are rotated."""
         self._rotator = rotator
         self._authorities = authorities
-        self._acts = acts
         self._window = window
         self._margin = margin
-        self._root_at = root_at
-        self._issuer_at = issuer_at
         self._clock = clock
-        self._starts_again_at = self._replaces_again_at = 0.0  # by the clock that never jumps
-        self._replacing = ""  # the issuing authority whose replacement was noted last
-
-    async def run(self) -> None:
-        """Look every second which authority is old enough, for ever."""
-        while True:
-            await self._clock.sleep(_LOOK_SECONDS)
-            try:
-                await self._look()
-            except CitadelError as error:
-                _log.error("authority not renewed, trying again", reason=error.reason.value, error=str(error))
-
-    async def _look(self) -> None:
-        # What goes, goes late rather than early, and what comes the other way round: a clock that jumps does no harm.
-        await self._authorities.drop_ended(self._rotator.time.now())
-        now = self._rotator.time.latest()
-        if await self._has_rescued(now):
-            return
-        await self._go_on_before_the_root_ends(now)
-        is_rested = self._clock.monotonic() >= self._starts_again_at
-        if self._rotator.running is None and is_rested and (due := self._due(now)) is not None:
-            await self.start(Wish(kind=due, why="it is due"), by=Actor(ActorKind.SERVER))
-            self._starts_again_at = self._rested(self._active(AuthorityKind.ISSUER))
-
-    def _due(self, now: datetime) -> RotationKind | None:
-        """What is old enough. A new root brings a new issuing authority along.
-
-        Also where roots are to be rotated by hand alone, the last moment is waited for and not the outage after it.
-        """
-        root = self._active(AuthorityKind.ROOT)
-        last_moment = root.not_after - 2 * self._rotator.leaving.reserve(root, self._margin)
-        if last_moment <= now if self._root_at is None else _is_older(root, self._root_at, now):
-            return RotationKind.ROOT
-        return RotationKind.ISSUER if _is_older(self._active(AuthorityKind.ISSUER), self._issuer_at, now) else None
-
-    async def _go_on_before_the_root_ends(self, now: datetime) -> None:
-        """A pause that outlasts the root would end in an outage for everybody, which no person can have meant."""
-        running = self._rotator.running
-        if running is None or not running.paused or running.kind is not RotationKind.ROOT:
-            return
-        root = self._active(AuthorityKind.ROOT)
-        if root.not_after - now <= self._rotator.leaving.reserve(root, self._margin):
-            await self.resume(why="the root that signs nears its end", by=Actor(ActorKind.SERVER))
-            _log.error("paused rotation goes on, since the root nears its end", rotation=running.id)
-
-    async def _has_rescued(self, now: datetime) -> bool:
-        """Replace the issuing authority at the last moment, whatever rotation hangs or is paused.
-
-        Without one nobody has a certificate; with one that not everybody has acknowledged, few may miss theirs.
-        """
-        issuer = self._active(AuthorityKind.ISSUER)
-        if issuer.not_after - now > self._rotator.leaving.reserve(issuer, self._margin) / 2:
-            return False
-        if self._clock.monotonic() < self._replaces_again_at:
-            return False
-        if self._replacing != issuer.id:  # noted before it is done, and once, however often that fails
-            why = "its end was near, and not everybody had acknowledged a successor"
-            act = Act(actor=Actor(ActorKind.SERVER), what="issuer.replace", target=issuer.id, why=why)
-            await self._acts.record_all([act], at=self._clock.now())
-            self._replacing = issuer.id
-        await self._authorities.replace_issuer()
-        self._replaces_again_at = self._rested(issuer)
-        _log.error("issuing authority replaced before everybody had acknowledged its successor", ended=issuer.id)
-        return True
-
-    def _rested(self, issuer: Authority) -> float:
-        """When it may be done by itself again: by a clock that was set back far, what is new looks old at once."""
-        return self._clock.monotonic() + (issuer.not_after - issuer.not_before).total_seconds() / 8
 
     async def start(self, wish: Wish, *, by: Actor) -> Rotation:
         """Begin. Raises `FailedPrecondition` (`rotation_running`) naming the one that runs, or `InvalidArgument`.
@@ -269,17 +192,9 @@ class Steering:
             raise FailedPrecondition(Reason.ROTATION_NOT_RUNNING, "no rotation runs")
         return running
 
-    def _active(self, kind: AuthorityKind) -> Authority:
-        authorities = (each for each in self._authorities.authorities() if each.kind is kind)
-        return next(each for each in authorities if each.state is AuthorityState.ACTIVE)
-
     @staticmethod
     def _act(what: str, rotation: Rotation, by: Actor, why: str, detail: str = "") -> Act:
         return Act(actor=by, what=what, target=rotation.id, detail=detail, why=_shown(why))
-
-
-def _is_older(authority: Authority, share: float, now: datetime) -> bool:
-    return authority.not_before + (authority.not_after - authority.not_before) * share <= now
 
 
 def _shown(why: str) -> str:

@@ -37,6 +37,7 @@ from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
+from ca.rotation.upkeep import Upkeep
 from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
@@ -234,8 +235,15 @@ class Server:
         self.steering = Steering(
             rotator=self.rotator,
             authorities=self.authorities,
-            acts=Fated(SqlAuditLog(database=disk.database), calm),  # type: ignore[arg-type] # as above
             window=disk.window,
+            margin=timedelta(seconds=2),
+            clock=disk.clock,
+        )
+        self.upkeep = Upkeep(
+            rotator=self.rotator,
+            steering=self.steering,
+            authorities=self.authorities,
+            acts=Fated(SqlAuditLog(database=disk.database), calm),  # type: ignore[arg-type] # as above
             margin=timedelta(seconds=2),
             root_at=disk.root_at,
             issuer_at=disk.issuer_at,
@@ -249,7 +257,7 @@ class Server:
         await self.authorities.start()
         await self.identity.start()
         await self.rotator.start()
-        self._tasks = [asyncio.create_task(self.rotator.run()), asyncio.create_task(self.steering.run())]
+        self._tasks = [asyncio.create_task(self.rotator.run()), asyncio.create_task(self.upkeep.run())]
 
     async def stop(self) -> None:
         for task in self._tasks:
