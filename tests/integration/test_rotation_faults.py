@@ -92,7 +92,7 @@ async def mesh() -> AsyncIterator[RotatingMesh]:
     ("victim", "kind"),
     [
         ("server", "root"),
-        ("agent", "root"),
+        pytest.param("agent", "root", marks=pytest.mark.soak),
         pytest.param("server", "issuer", marks=pytest.mark.soak),
         pytest.param("agent", "issuer", marks=pytest.mark.soak),
     ],
