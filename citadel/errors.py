@@ -89,6 +89,23 @@ class Reason(StrEnum):
     REVOCATIONS_MALFORMED = "revocations_malformed"
     IDENTITY_REVOKED = "identity_revoked"
     NOTHING_TO_REVOKE = "nothing_to_revoke"
+    # tokens of workloads and end users
+    JWT_MALFORMED = "jwt_malformed"
+    JWT_ALGORITHM_REFUSED = "jwt_algorithm_refused"
+    JWT_HEADER_REFUSED = "jwt_header_refused"
+    JWT_EXPIRED = "jwt_expired"
+    JWT_NOT_YET_VALID = "jwt_not_yet_valid"
+    JWT_ISSUER_UNKNOWN = "jwt_issuer_unknown"
+    JWT_AUDIENCE_MISMATCH = "jwt_audience_mismatch"
+    JWT_KEY_UNKNOWN = "jwt_key_unknown"
+    JWT_BAD_SIGNATURE = "jwt_bad_signature"
+    JWKS_UNAVAILABLE = "jwks_unavailable"
+    JWKS_MALFORMED = "jwks_malformed"
+    ADDRESS_REFUSED = "address_refused"
+    # access at the proxy
+    SIGN_IN_REQUIRED = "sign_in_required"
+    ACCESS_DENIED = "access_denied"
+    NO_POLICY = "no_policy"
     # records and backups
     CHAIN_BROKEN = "chain_broken"
     RECORD_NOT_FOUND = "record_not_found"

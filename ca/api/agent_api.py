@@ -20,7 +20,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.actor import Actor
 from citadel.clock import Clock
-from citadel.errors import CitadelError, InvalidArgument, Reason
+from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
 from citadel.svid import X509Svid
 from citadel.tally import Tally
 
@@ -59,6 +59,10 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
             self._tally.count_refused("SignX509Svids", refusal, by=Actor.identity(agent.spiffe_id))
         self._tally.count_issued(len(results) - len(refusals))
         return svid_results(results)
+
+    async def SignJwtSvids(self, request: pb.SignJwtSvidsRequest, context: Any) -> pb.SignJwtSvidsResponse:
+        await self._authenticate(context)
+        raise Unavailable(Reason.ISSUER_UNAVAILABLE, "there is no JWT authority")
 
     async def RenewAgent(self, request: pb.RenewAgentRequest, context: Any) -> pb.RenewAgentResponse:
         _, svid = await self._authenticate(context)

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63itadel/_wire/agent_api.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n\x0c\x41gentMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.citadel.v1.HelloH\x00\x12.\n\x0b\x61\x63knowledge\x18\x02 \x01(\x0b\x32\x17.citadel.v1.AcknowledgeH\x00\x12&\n\x07streams\x18\x03 \x01(\x0b\x32\x13.citadel.v1.StreamsH\x00\x12-\n\x08progress\x18\x04 \x01(\x0b\x32\x19.citadel.v1.RenewProgressH\x00\x42\x06\n\x04kind\"\\\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12.\n\x0bserving_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x0b\x41\x63knowledge\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x17\n\x0f\x62undle_sequence\x18\x02 \x01(\x04\x12\x1a\n\x12revocation_version\x18\x03 \x01(\t\"F\n\x07Streams\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12)\n\x07reports\x18\x02 \x03(\x0b\x32\x18.citadel.v1.StreamReport\"\x8e\x02\n\x06Update\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\"\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x19\n\x11removed_entry_ids\x18\x04 \x03(\t\x12#\n\x07\x62undles\x18\x05 \x03(\x0b\x32\x12.citadel.v1.Bundle\x12\x0c\n\x04more\x18\x06 \x01(\x08\x12\x17\n\x0fremoved_bundles\x18\x07 \x03(\t\x12%\n\x05renew\x18\x08 \x01(\x0b\x32\x16.citadel.v1.RenewOrder\x12.\n\x0brevocations\x18\t \x01(\x0b\x32\x19.citadel.v1.RevocationSet\"\xc0\x01\n\nRenewOrder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03own\x18\x02 \x01(\x08\x12\r\n\x05svids\x18\x03 \x01(\x08\x12\x16\n\x0eissuer_key_ids\x18\x04 \x03(\x0c\x12\x34\n\x10not_before_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x06 \x01(\t\x12)\n\x06window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\rRenewProgress\x12)\n\x06orders\x18\x01 \x03(\x0b\x32\x19.citadel.v1.OrderProgress\"p\n\rOrderProgress\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63overed\x18\x02 \x01(\r\x12\x0c\n\x04left\x18\x03 \x01(\r\x12.\n\nleft_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x14SignX509SvidsRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.citadel.v1.X509SvidRequest\"0\n\x0fX509SvidRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"D\n\x15SignX509SvidsResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.X509SvidResult\"h\n\x0eX509SvidResult\x12$\n\x04svid\x18\x01 \x01(\x0b\x32\x14.citadel.v1.X509SvidH\x00\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x42\x08\n\x06result\"x\n\x08X509Svid\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12-\n\tnot_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13lifetime_limited_by\x18\x04 \x01(\t\"8\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\" \n\x11RenewAgentRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"#\n\x12RenewAgentResponse\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x32\xe7\x01\n\x08\x41gentApi\x12\x38\n\x04Sync\x12\x18.citadel.v1.AgentMessage\x1a\x12.citadel.v1.Update(\x01\x30\x01\x12T\n\rSignX509Svids\x12 .citadel.v1.SignX509SvidsRequest\x1a!.citadel.v1.SignX509SvidsResponse\x12K\n\nRenewAgent\x12\x1d.citadel.v1.RenewAgentRequest\x1a\x1e.citadel.v1.RenewAgentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63itadel/_wire/agent_api.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n\x0c\x41gentMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.citadel.v1.HelloH\x00\x12.\n\x0b\x61\x63knowledge\x18\x02 \x01(\x0b\x32\x17.citadel.v1.AcknowledgeH\x00\x12&\n\x07streams\x18\x03 \x01(\x0b\x32\x13.citadel.v1.StreamsH\x00\x12-\n\x08progress\x18\x04 \x01(\x0b\x32\x19.citadel.v1.RenewProgressH\x00\x42\x06\n\x04kind\"\\\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12.\n\x0bserving_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x0b\x41\x63knowledge\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x17\n\x0f\x62undle_sequence\x18\x02 \x01(\x04\x12\x1a\n\x12revocation_version\x18\x03 \x01(\t\"F\n\x07Streams\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12)\n\x07reports\x18\x02 \x03(\x0b\x32\x18.citadel.v1.StreamReport\"\xc9\x02\n\x06Update\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\"\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x19\n\x11removed_entry_ids\x18\x04 \x03(\t\x12#\n\x07\x62undles\x18\x05 \x03(\x0b\x32\x12.citadel.v1.Bundle\x12\x0c\n\x04more\x18\x06 \x01(\x08\x12\x17\n\x0fremoved_bundles\x18\x07 \x03(\t\x12%\n\x05renew\x18\x08 \x01(\x0b\x32\x16.citadel.v1.RenewOrder\x12.\n\x0brevocations\x18\t \x01(\x0b\x32\x19.citadel.v1.RevocationSet\x12\x39\n\x12revoked_identities\x18\n \x01(\x0b\x32\x1d.citadel.v1.RevokedIdentities\"\xc0\x01\n\nRenewOrder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03own\x18\x02 \x01(\x08\x12\r\n\x05svids\x18\x03 \x01(\x08\x12\x16\n\x0eissuer_key_ids\x18\x04 \x03(\x0c\x12\x34\n\x10not_before_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x06 \x01(\t\x12)\n\x06window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\rRenewProgress\x12)\n\x06orders\x18\x01 \x03(\x0b\x32\x19.citadel.v1.OrderProgress\"p\n\rOrderProgress\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63overed\x18\x02 \x01(\r\x12\x0c\n\x04left\x18\x03 \x01(\r\x12.\n\nleft_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x14SignX509SvidsRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.citadel.v1.X509SvidRequest\"0\n\x0fX509SvidRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"D\n\x15SignX509SvidsResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.X509SvidResult\"h\n\x0eX509SvidResult\x12$\n\x04svid\x18\x01 \x01(\x0b\x32\x14.citadel.v1.X509SvidH\x00\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x42\x08\n\x06result\"x\n\x08X509Svid\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12-\n\tnot_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13lifetime_limited_by\x18\x04 \x01(\t\"8\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"C\n\x13SignJwtSvidsRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.JwtSvidRequest\"4\n\x0eJwtSvidRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\"B\n\x14SignJwtSvidsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.citadel.v1.JwtSvidResult\"f\n\rJwtSvidResult\x12#\n\x04svid\x18\x01 \x01(\x0b\x32\x13.citadel.v1.JwtSvidH\x00\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x42\x08\n\x06result\"\x8a\x01\n\x07JwtSvid\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12-\n\tissued_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\" \n\x11RenewAgentRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"#\n\x12RenewAgentResponse\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x32\xba\x02\n\x08\x41gentApi\x12\x38\n\x04Sync\x12\x18.citadel.v1.AgentMessage\x1a\x12.citadel.v1.Update(\x01\x30\x01\x12T\n\rSignX509Svids\x12 .citadel.v1.SignX509SvidsRequest\x1a!.citadel.v1.SignX509SvidsResponse\x12Q\n\x0cSignJwtSvids\x12\x1f.citadel.v1.SignJwtSvidsRequest\x1a .citadel.v1.SignJwtSvidsResponse\x12K\n\nRenewAgent\x12\x1d.citadel.v1.RenewAgentRequest\x1a\x1e.citadel.v1.RenewAgentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,29 +43,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMS']._serialized_start=513
   _globals['_STREAMS']._serialized_end=583
   _globals['_UPDATE']._serialized_start=586
-  _globals['_UPDATE']._serialized_end=856
-  _globals['_RENEWORDER']._serialized_start=859
-  _globals['_RENEWORDER']._serialized_end=1051
-  _globals['_RENEWPROGRESS']._serialized_start=1053
-  _globals['_RENEWPROGRESS']._serialized_end=1111
-  _globals['_ORDERPROGRESS']._serialized_start=1113
-  _globals['_ORDERPROGRESS']._serialized_end=1225
-  _globals['_SIGNX509SVIDSREQUEST']._serialized_start=1227
-  _globals['_SIGNX509SVIDSREQUEST']._serialized_end=1296
-  _globals['_X509SVIDREQUEST']._serialized_start=1298
-  _globals['_X509SVIDREQUEST']._serialized_end=1346
-  _globals['_SIGNX509SVIDSRESPONSE']._serialized_start=1348
-  _globals['_SIGNX509SVIDSRESPONSE']._serialized_end=1416
-  _globals['_X509SVIDRESULT']._serialized_start=1418
-  _globals['_X509SVIDRESULT']._serialized_end=1522
-  _globals['_X509SVID']._serialized_start=1524
-  _globals['_X509SVID']._serialized_end=1644
-  _globals['_REFUSAL']._serialized_start=1646
-  _globals['_REFUSAL']._serialized_end=1702
-  _globals['_RENEWAGENTREQUEST']._serialized_start=1704
-  _globals['_RENEWAGENTREQUEST']._serialized_end=1736
-  _globals['_RENEWAGENTRESPONSE']._serialized_start=1738
-  _globals['_RENEWAGENTRESPONSE']._serialized_end=1773
-  _globals['_AGENTAPI']._serialized_start=1776
-  _globals['_AGENTAPI']._serialized_end=2007
+  _globals['_UPDATE']._serialized_end=915
+  _globals['_RENEWORDER']._serialized_start=918
+  _globals['_RENEWORDER']._serialized_end=1110
+  _globals['_RENEWPROGRESS']._serialized_start=1112
+  _globals['_RENEWPROGRESS']._serialized_end=1170
+  _globals['_ORDERPROGRESS']._serialized_start=1172
+  _globals['_ORDERPROGRESS']._serialized_end=1284
+  _globals['_SIGNX509SVIDSREQUEST']._serialized_start=1286
+  _globals['_SIGNX509SVIDSREQUEST']._serialized_end=1355
+  _globals['_X509SVIDREQUEST']._serialized_start=1357
+  _globals['_X509SVIDREQUEST']._serialized_end=1405
+  _globals['_SIGNX509SVIDSRESPONSE']._serialized_start=1407
+  _globals['_SIGNX509SVIDSRESPONSE']._serialized_end=1475
+  _globals['_X509SVIDRESULT']._serialized_start=1477
+  _globals['_X509SVIDRESULT']._serialized_end=1581
+  _globals['_X509SVID']._serialized_start=1583
+  _globals['_X509SVID']._serialized_end=1703
+  _globals['_REFUSAL']._serialized_start=1705
+  _globals['_REFUSAL']._serialized_end=1761
+  _globals['_SIGNJWTSVIDSREQUEST']._serialized_start=1763
+  _globals['_SIGNJWTSVIDSREQUEST']._serialized_end=1830
+  _globals['_JWTSVIDREQUEST']._serialized_start=1832
+  _globals['_JWTSVIDREQUEST']._serialized_end=1884
+  _globals['_SIGNJWTSVIDSRESPONSE']._serialized_start=1886
+  _globals['_SIGNJWTSVIDSRESPONSE']._serialized_end=1952
+  _globals['_JWTSVIDRESULT']._serialized_start=1954
+  _globals['_JWTSVIDRESULT']._serialized_end=2056
+  _globals['_JWTSVID']._serialized_start=2059
+  _globals['_JWTSVID']._serialized_end=2197
+  _globals['_RENEWAGENTREQUEST']._serialized_start=2199
+  _globals['_RENEWAGENTREQUEST']._serialized_end=2231
+  _globals['_RENEWAGENTRESPONSE']._serialized_start=2233
+  _globals['_RENEWAGENTRESPONSE']._serialized_end=2268
+  _globals['_AGENTAPI']._serialized_start=2271
+  _globals['_AGENTAPI']._serialized_end=2585
 # @@protoc_insertion_point(module_scope)

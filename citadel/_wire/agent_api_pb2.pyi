@@ -153,6 +153,7 @@ class Update(_message.Message):
     REMOVED_BUNDLES_FIELD_NUMBER: _builtins.int
     RENEW_FIELD_NUMBER: _builtins.int
     REVOCATIONS_FIELD_NUMBER: _builtins.int
+    REVOKED_IDENTITIES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     snapshot: _builtins.bool
     """entries and bundles replace all that the agent knew"""
@@ -173,6 +174,10 @@ class Update(_message.Message):
     def revocations(self) -> _types_pb2.RevocationSet:
         """where set, it replaces the one before"""
 
+    @_builtins.property
+    def revoked_identities(self) -> _types_pb2.RevokedIdentities:
+        """where set, it replaces the one before"""
+
     def __init__(
         self,
         *,
@@ -185,10 +190,11 @@ class Update(_message.Message):
         removed_bundles: _abc.Iterable[_builtins.str] | None = ...,
         renew: Global___RenewOrder | None = ...,
         revocations: _types_pb2.RevocationSet | None = ...,
+        revoked_identities: _types_pb2.RevokedIdentities | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["renew", b"renew", "revocations", b"revocations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["renew", b"renew", "revocations", b"revocations", "revoked_identities", b"revoked_identities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "entries", b"entries", "more", b"more", "removed_bundles", b"removed_bundles", "removed_entry_ids", b"removed_entry_ids", "renew", b"renew", "revision", b"revision", "revocations", b"revocations", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "entries", b"entries", "more", b"more", "removed_bundles", b"removed_bundles", "removed_entry_ids", b"removed_entry_ids", "renew", b"renew", "revision", b"revision", "revocations", b"revocations", "revoked_identities", b"revoked_identities", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,6 +452,128 @@ class Refusal(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class SignJwtSvidsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___JwtSvidRequest]: ...
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___JwtSvidRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignJwtSvidsRequest: _TypeAlias = SignJwtSvidsRequest  # noqa: Y015
+
+@_typing.final
+class JwtSvidRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    @_builtins.property
+    def audience(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """one or more; all of them stand in the token"""
+
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+        audience: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "entry_id", b"entry_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JwtSvidRequest: _TypeAlias = JwtSvidRequest  # noqa: Y015
+
+@_typing.final
+class SignJwtSvidsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___JwtSvidResult]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___JwtSvidResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignJwtSvidsResponse: _TypeAlias = SignJwtSvidsResponse  # noqa: Y015
+
+@_typing.final
+class JwtSvidResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SVID_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def svid(self) -> Global___JwtSvid: ...
+    @_builtins.property
+    def refusal(self) -> Global___Refusal: ...
+    def __init__(
+        self,
+        *,
+        svid: Global___JwtSvid | None = ...,
+        refusal: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "result", b"result", "svid", b"svid"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "result", b"result", "svid", b"svid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["svid", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___JwtSvidResult: _TypeAlias = JwtSvidResult  # noqa: Y015
+
+@_typing.final
+class JwtSvid(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    ISSUED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    token: _builtins.str
+    """JWS compact serialization"""
+    @_builtins.property
+    def issued_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        token: _builtins.str = ...,
+        issued_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "issued_at", b"issued_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "issued_at", b"issued_at", "spiffe_id", b"spiffe_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JwtSvid: _TypeAlias = JwtSvid  # noqa: Y015
 
 @_typing.final
 class RenewAgentRequest(_message.Message):

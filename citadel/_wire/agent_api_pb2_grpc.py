@@ -44,6 +44,11 @@ class AgentApiStub:
                 request_serializer=citadel_dot___wire_dot_agent__api__pb2.SignX509SvidsRequest.SerializeToString,
                 response_deserializer=citadel_dot___wire_dot_agent__api__pb2.SignX509SvidsResponse.FromString,
                 _registered_method=True)
+        self.SignJwtSvids = channel.unary_unary(
+                '/citadel.v1.AgentApi/SignJwtSvids',
+                request_serializer=citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsRequest.SerializeToString,
+                response_deserializer=citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsResponse.FromString,
+                _registered_method=True)
         self.RenewAgent = channel.unary_unary(
                 '/citadel.v1.AgentApi/RenewAgent',
                 request_serializer=citadel_dot___wire_dot_agent__api__pb2.RenewAgentRequest.SerializeToString,
@@ -69,6 +74,13 @@ class AgentApiServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignJwtSvids(self, request, context):
+        """Sign JWT-SVIDs for entries that are authorized for this agent. Results as above.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenewAgent(self, request, context):
         """A new SVID for the agent itself, for a new key. The old key stays good until the new one has been used.
         """
@@ -88,6 +100,11 @@ def add_AgentApiServicer_to_server(servicer, server):
                     servicer.SignX509Svids,
                     request_deserializer=citadel_dot___wire_dot_agent__api__pb2.SignX509SvidsRequest.FromString,
                     response_serializer=citadel_dot___wire_dot_agent__api__pb2.SignX509SvidsResponse.SerializeToString,
+            ),
+            'SignJwtSvids': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignJwtSvids,
+                    request_deserializer=citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsRequest.FromString,
+                    response_serializer=citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsResponse.SerializeToString,
             ),
             'RenewAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewAgent,
@@ -149,6 +166,33 @@ class AgentApi:
             '/citadel.v1.AgentApi/SignX509Svids',
             citadel_dot___wire_dot_agent__api__pb2.SignX509SvidsRequest.SerializeToString,
             citadel_dot___wire_dot_agent__api__pb2.SignX509SvidsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignJwtSvids(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/citadel.v1.AgentApi/SignJwtSvids',
+            citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsRequest.SerializeToString,
+            citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsResponse.FromString,
             options,
             channel_credentials,
             insecure,

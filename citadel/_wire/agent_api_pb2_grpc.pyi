@@ -37,6 +37,8 @@ class AgentApiStub:
     """Sign certificate requests for entries that are authorized for this agent. Results stand in the order of the requests;
     one that is refused takes nothing from the others.
     """
+    SignJwtSvids: _grpc.UnaryUnaryMultiCallable[_agent_api_pb2.SignJwtSvidsRequest, _agent_api_pb2.SignJwtSvidsResponse]
+    """Sign JWT-SVIDs for entries that are authorized for this agent. Results as above."""
     RenewAgent: _grpc.UnaryUnaryMultiCallable[_agent_api_pb2.RenewAgentRequest, _agent_api_pb2.RenewAgentResponse]
     """A new SVID for the agent itself, for a new key. The old key stays good until the new one has been used."""
 
@@ -49,6 +51,8 @@ class AgentApiAsyncStub(AgentApiStub):
     """Sign certificate requests for entries that are authorized for this agent. Results stand in the order of the requests;
     one that is refused takes nothing from the others.
     """
+    SignJwtSvids: _aio.UnaryUnaryMultiCallable[_agent_api_pb2.SignJwtSvidsRequest, _agent_api_pb2.SignJwtSvidsResponse]  # type: ignore[assignment]
+    """Sign JWT-SVIDs for entries that are authorized for this agent. Results as above."""
     RenewAgent: _aio.UnaryUnaryMultiCallable[_agent_api_pb2.RenewAgentRequest, _agent_api_pb2.RenewAgentResponse]  # type: ignore[assignment]
     """A new SVID for the agent itself, for a new key. The old key stays good until the new one has been used."""
 
@@ -70,6 +74,14 @@ class AgentApiServicer(metaclass=_abc_1.ABCMeta):
         """Sign certificate requests for entries that are authorized for this agent. Results stand in the order of the requests;
         one that is refused takes nothing from the others.
         """
+
+    @_abc_1.abstractmethod
+    def SignJwtSvids(
+        self,
+        request: _agent_api_pb2.SignJwtSvidsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_api_pb2.SignJwtSvidsResponse, _abc.Awaitable[_agent_api_pb2.SignJwtSvidsResponse]]:
+        """Sign JWT-SVIDs for entries that are authorized for this agent. Results as above."""
 
     @_abc_1.abstractmethod
     def RenewAgent(

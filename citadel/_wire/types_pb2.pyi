@@ -141,6 +141,28 @@ class RevocationSet(_message.Message):
 Global___RevocationSet: _TypeAlias = RevocationSet  # noqa: Y015
 
 @_typing.final
+class RevokedIdentities(_message.Message):
+    """Identities that were revoked as a whole, and what was not lifted of it: no certificate of theirs is to be believed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spiffe_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        spiffe_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spiffe_ids", b"spiffe_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokedIdentities: _TypeAlias = RevokedIdentities  # noqa: Y015
+
+@_typing.final
 class RevocationList(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,6 +299,7 @@ class ResourceReport(_message.Message):
     HELD_ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
     REVOCATION_VERSION_FIELD_NUMBER: _builtins.int
     HELD_REVOCATION_VERSION_FIELD_NUMBER: _builtins.int
+    JWT_BUNDLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: Global___ResourceReport.State.ValueType
     version: _builtins.str
@@ -301,6 +324,8 @@ class ResourceReport(_message.Message):
     revocation_version: _builtins.str
     """of the revocation lists that were sent with the bundle; empty without any"""
     held_revocation_version: _builtins.str
+    jwt_bundle: _builtins.bool
+    """It stands for the JWT authorities of `trust_domain`, which change apart from its X.509 authorities."""
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -325,10 +350,11 @@ class ResourceReport(_message.Message):
         held_issuer_key_id: _builtins.bytes = ...,
         revocation_version: _builtins.str = ...,
         held_revocation_version: _builtins.str = ...,
+        jwt_bundle: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held_not_after", b"held_not_after", "not_after", b"not_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "held_bundle_sequence", b"held_bundle_sequence", "held_issuer_key_id", b"held_issuer_key_id", "held_not_after", b"held_not_after", "held_revocation_version", b"held_revocation_version", "held_serial", b"held_serial", "held_version", b"held_version", "issuer_key_id", b"issuer_key_id", "name", b"name", "not_after", b"not_after", "refusal", b"refusal", "revocation_version", b"revocation_version", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "held_bundle_sequence", b"held_bundle_sequence", "held_issuer_key_id", b"held_issuer_key_id", "held_not_after", b"held_not_after", "held_revocation_version", b"held_revocation_version", "held_serial", b"held_serial", "held_version", b"held_version", "issuer_key_id", b"issuer_key_id", "jwt_bundle", b"jwt_bundle", "name", b"name", "not_after", b"not_after", "refusal", b"refusal", "revocation_version", b"revocation_version", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Which requests are allowed: rules about peers, end users and what they ask for."""
