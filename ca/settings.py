@@ -9,6 +9,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ca.oidc.settings import OidcSettings
 from citadel.config.types import (
     Address,
     Duration,
@@ -180,6 +181,7 @@ class ServerSettings(Settings):
     authorities: AuthoritySettings = AuthoritySettings()
     rotation: RotationSettings = RotationSettings()
     svids: SvidSettings = Field(default=SvidSettings(), validate_default=True)
+    oidc: OidcSettings = OidcSettings()
     limits: LimitSettings = LimitSettings()
     joining: JoiningSettings = JoiningSettings()
     connections: ConnectionSettings = ConnectionSettings()

@@ -37,6 +37,21 @@ REFUSED = [
     ("svids: {backdate: -1s}", "'svids.backdate' is wrong (value '-1s')"),
     ("limits: {token_lifetime: 0s}", "'limits.token_lifetime' is wrong (value '0s')"),
     ("limits: {token_lifetime: 25h}", "'limits.token_lifetime' is wrong (value '25h')"),
+    ("oidc: {issuer: 'http://a.test'}", "'oidc.issuer' is wrong (value 'http://a.test'): must be a URL like https://"),
+    ("oidc: {issuer: 'https://A.test'}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://a.test/'}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://a.test:443'}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://a.test:443/b'}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://a.test/b/../c'}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://a.test/b?c'}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://a.test#c'}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://u@a.test'}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://a.test/%62'}", "'oidc.issuer' is wrong"),
+    (f"oidc: {{issuer: 'https://a.test/{'b' * 241}'}}", "'oidc.issuer' is wrong"),
+    ("oidc: {issuer: 'https://a.test', listen: 0.0.0.0:443}", "'oidc' is wrong: listen needs certificate_file and"),
+    ("oidc: {listen: 0.0.0.0:443, certificate_file: c, key_file: k}", "'oidc' is wrong: listen needs issuer too"),
+    ("oidc: {max_age: 999ms}", "'oidc.max_age' is wrong (value '999ms')"),
+    ("oidc: {max_age: 25h}", "'oidc.max_age' is wrong (value '25h')"),
     ("limits: {joins_per_second: 0}", "'limits.joins_per_second' is wrong (value '0')"),
 ]
 
@@ -64,6 +79,9 @@ def test_a_setting_that_cannot_work_is_refused(tmp_path: Path, line: str, proble
         "svids: {default_lifetime: 1s, backdate: 0s}",
         "svids: {backdate: 1h}",
         "limits: {token_lifetime: 1d, joins_per_second: 0.01}",
+        "oidc: {issuer: 'https://a.test'}",
+        "oidc: {issuer: 'https://[::1]:8445', listen: '[::1]:8445', certificate_file: c, key_file: k, max_age: 1d}",
+        f"oidc: {{issuer: 'https://a.test:8445/x-1/{'b' * 231}', max_age: 1s}}",
     ],
 )
 def test_settings_up_to_the_bounds_are_taken(tmp_path: Path, line: str) -> None:
