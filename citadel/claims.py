@@ -77,6 +77,12 @@ def numeric_date(claims: Mapping[str, Any], name: str) -> float | None:
     return seconds
 
 
+def moment_of(claims: Mapping[str, Any], name: str) -> datetime | None:
+    """The moment that a claim names, None where it is missing. Raises `Unauthenticated` (`jwt_malformed`)."""
+    seconds = numeric_date(claims, name)
+    return None if seconds is None else _moment(seconds)
+
+
 def _moment(seconds: float) -> datetime:
     """The latest one that there is for what is later still: nothing is refused for living long."""
     try:

@@ -92,11 +92,15 @@ class Jws:
         curve = expected.expected_curve if isinstance(expected, ECAlgorithm) else None
         return curve is not None and isinstance(key.curve, curve)
 
+    def is_signed_by(self, key: JwtKey) -> bool:
+        """Whether `key` signed the token."""
+        return self.fits(key) and _ALGORITHMS[self.algorithm].verify(self._signed, key, self._signature)
+
     def check_signature(self, key: JwtKey) -> None:
         """Raise `Unauthenticated` (`jwt_algorithm_refused`, `jwt_bad_signature`) unless `key` signed the token."""
         if not self.fits(key):
             raise Unauthenticated(Reason.JWT_ALGORITHM_REFUSED, f"the key is not one for {self.algorithm}")
-        if not _ALGORITHMS[self.algorithm].verify(self._signed, key, self._signature):
+        if not self.is_signed_by(key):
             raise Unauthenticated(Reason.JWT_BAD_SIGNATURE, "the token's signature is wrong")
 
 
@@ -132,8 +136,10 @@ def _bytes(part: str, name: str) -> bytes:
 
 
 def _text(header: Mapping[str, Any], name: str) -> str | None:
-    value = header.get(name)
-    if value is not None and not isinstance(value, str):
+    if name not in header:
+        return None
+    value = header[name]
+    if not isinstance(value, str):  # not null either: to some readers it is no text, to others an empty one
         raise _malformed(f"{name} in the token's header is not text")
     return value
 

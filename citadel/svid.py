@@ -1,4 +1,4 @@
-"""X.509-SVIDs: certificates that carry a SPIFFE ID, and how one is believed.
+"""X.509-SVIDs: certificates that carry a SPIFFE ID, and how one is believed. JWT-SVIDs are offered here too.
 
 Source: X509-SVID.md (the lines X509-* of the conformance checklist) and RFC 5280 section 6, which OpenSSL carries out:
 cryptography's own verifier refuses every chain with URI name constraints.
@@ -17,8 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from citadel.bundle import TrustBundle
 from citadel.certification_path import UNREADABLE, NoPathError, extension_of, find_path, weakness_of
 from citadel.errors import InvalidArgument, Reason, Unauthenticated
+from citadel.jwt_svid import JwtSvid, verify_jwt_svid
 from citadel.serial import serial_hex
 from citadel.spiffe import SpiffeId, TrustDomain
+
+__all__ = ["MAX_CHAIN_LENGTH", "JwtSvid", "X509Svid", "verify_jwt_svid", "verify_x509_svid"]
 
 MAX_CHAIN_LENGTH: Final = 16  # bounds the work that a stranger's chain can cause
 
