@@ -23,7 +23,8 @@ demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running.
 	@$(BIN)/citadel demo $(if $(KEEP),--keep)
 
 test: $(READY) ## Run every test, real Envoys included.
-	$(BIN)/pytest
+	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile
+	$(BIN)/pytest --ignore=tests/unit --ignore=tests/conformance
 
 soak: $(READY) ## Rotate for minutes under load, and say the figures (about 8 minutes).
 	$(BIN)/pytest -m soak -s

@@ -20,7 +20,8 @@ from citadel.spiffe import SpiffeId
 from cli.agent_process import run_agent
 from sds.serve.resource import SECRET_TYPE_URL
 from sds.settings import AgentSettings
-from tests.servers import Server, free_port, http_status
+from tests.ports import free_port
+from tests.servers import Server, http_status
 
 _PATIENCE: Final = 20.0
 

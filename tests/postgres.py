@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,8 @@ from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Final
+
+from tests.ports import free_port
 
 # Found without importing it: the import makes folders in the user's home.
 _BINARIES: Final = Path(find_spec("pgserver").submodule_search_locations[0]) / "pginstall" / "bin"
@@ -35,7 +36,7 @@ class Postgres:
         # Not by `subprocess`, which would fork for it, and gRPC's handlers of a fork can end the child.
         self._become = ("setpriv", "--reuid=nobody", "--clear-groups") if os.geteuid() == 0 else ()
         self._numbers = count(1)
-        self._port = _free_port()
+        self._port = free_port()
         self._binaries = _BINARIES
         if self._become:
             self._binaries = _copied_to(folder)  # the checkout may lie where `nobody` cannot go
@@ -114,9 +115,3 @@ def running_postgres() -> Iterator[Postgres]:
     finally:
         postgres.stop(kill=True)
         shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

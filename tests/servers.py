@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import socket
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -31,16 +30,10 @@ from citadel.join_string import JoinString
 from citadel.reserved import SERVER_DNS_NAME
 from cli.server_process import run_server
 from tests.csrs import csr, new_key
+from tests.ports import free_port
 from tests.postgres import query
 
 _PATIENCE: Final = 20.0
-
-
-def free_port() -> int:
-    """A port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def server_settings(folder: Path, **sections: Any) -> ServerSettings:

@@ -29,7 +29,7 @@ from tests.bench.load import Ask
 from tests.bench.machine import Cores
 from tests.bench.processes import spawned
 from tests.csrs import csr, new_key
-from tests.servers import free_port
+from tests.ports import free_port
 
 _PATIENCE: Final = 30.0
 _CONFIG: Final = """

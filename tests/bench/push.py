@@ -25,7 +25,8 @@ from tests.bench.effort import Effort
 from tests.bench.machine import Cores
 from tests.bench.processes import server_process, spawned
 from tests.bench.report import Row
-from tests.servers import Server, free_port, http_status
+from tests.ports import free_port
+from tests.servers import Server, http_status
 
 _PATIENCE: Final = 20.0
 _PAUSE: Final = 0.02  # between one change and the next

@@ -33,7 +33,7 @@ from cli.limits import raise_open_files
 from sds.link.identity import IdentityFile
 from tests import certificates
 from tests.bench.machine import Cores, cpu_seconds, resident_bytes
-from tests.servers import free_port
+from tests.ports import free_port
 from tests.unit.sds.fake_authority import FakeAuthority, entry
 from tests.unit.sds.fake_server import FakeAgentApi, bundle_message, make_identity, now, serve_agents
 

@@ -25,7 +25,7 @@ from cli.demo.load import Load, Tally
 from cli.demo.mesh import Mesh
 from cli.demo.observe import Observer, Sighting
 from cli.demo.plan import Plan, Sidecar, make_plan
-from tests.servers import free_port
+from tests.ports import free_port
 
 KEPT_CLUSTER: Final = "service_kept"
 

@@ -24,7 +24,8 @@ from cli.agent_process import run_agent
 from sds.link.identity import AgentIdentity, IdentityFile
 from sds.settings import AgentSettings
 from tests import certificates
-from tests.servers import Server, free_port, running_server, server_settings
+from tests.ports import free_port
+from tests.servers import Server, running_server, server_settings
 
 pytestmark = pytest.mark.integration
 

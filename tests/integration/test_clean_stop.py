@@ -23,7 +23,8 @@ from citadel._wire import admin_pb2
 from citadel.config.files import write_private
 from citadel.config.types import HostPort
 from sds.serve.resource import SECRET_TYPE_URL
-from tests.servers import Server, connected, free_port, http_status, server_settings, synced
+from tests.ports import free_port
+from tests.servers import Server, connected, http_status, server_settings, synced
 
 pytestmark = pytest.mark.integration
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +29,7 @@ from sds.link.channel import agent_channel
 from sds.link.identity import IdentityFile
 from sds.link.signing import RemoteSigner
 from sds.settings import AgentSettings, JoinSettings
+from tests.ports import free_port
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
 from tests.unit.sds.fake_server import (
     QUICK,
@@ -44,12 +44,6 @@ from tests.unit.sds.fake_server import (
 
 def public_bytes(key: PrivateKey) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Bench:
