@@ -21,7 +21,7 @@ from citadel.jwk import JwtKey
 from citadel.strict_json import load_object
 
 MAX_TOKEN_BYTES: Final = 16 * 1024  # what HTTP servers let pass as a header, and then some
-_LEAST_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
+LEAST_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 
 _SHA256, _SHA384, _SHA512 = RSAAlgorithm.SHA256, RSAAlgorithm.SHA384, RSAAlgorithm.SHA512
 # JWT-02: public keys alone, so that no public key can be taken for an HMAC secret (JWT-04).
@@ -84,11 +84,16 @@ class Jws:
             _signature=_bytes(parts[2], "signature"),
         )
 
+    @property
+    def encoded_payload(self) -> str:
+        """The second part of the token, character by character as it came."""
+        return self._signed.partition(b".")[2].decode("ascii")
+
     def fits(self, key: JwtKey) -> bool:
         """Whether this kind of key can have made such a signature (JWT-04)."""
         expected = _ALGORITHMS[self.algorithm]
         if isinstance(key, rsa.RSAPublicKey):
-            return isinstance(expected, RSAAlgorithm) and key.key_size >= _LEAST_RSA_BITS
+            return isinstance(expected, RSAAlgorithm) and key.key_size >= LEAST_RSA_BITS
         curve = expected.expected_curve if isinstance(expected, ECAlgorithm) else None
         return curve is not None and isinstance(key.curve, curve)
 
