@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
+from citadel.http_server import HttpServer, ImpatientHttp, http_config, listen_on
 
 _MOST_CONNECTIONS: Final = 64
 _PATIENCE: Final = 5.0  # seconds until a connection's first request
@@ -29,9 +26,9 @@ class LoopbackHttp:
         self._app = app
         self._wanted = address
         self._socket: socket.socket | None = None
-        self._server: _Server | None = None
+        self._server: HttpServer | None = None
         self._task: asyncio.Task[None] | None = None
-        self._open: dict[_Impatient, None] = {}  # in the order of their coming
+        self._open: dict[_Crowded, None] = {}  # in the order of their coming
 
     @property
     def address(self) -> HostPort:
@@ -42,20 +39,8 @@ class LoopbackHttp:
 
     async def start(self) -> None:
         """Listen. Raises `InvalidArgument` (`config_invalid`) where the address is taken."""
-        self._socket = _listen(self._wanted)
-        config = uvicorn.Config(
-            self._app,
-            log_config=None,  # `citadel.logs` owns the handlers
-            log_level="warning",  # its start and stop are ours to tell
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            ws="none",
-            http=partial(_Impatient, self._open),  # type: ignore[arg-type]  # called as the class would be
-            timeout_keep_alive=2,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = _Server(config)
+        self._socket = listen_on(self._wanted)
+        self._server = HttpServer(http_config(self._app, http=partial(_Crowded, self._open)))
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]), name=f"http {self.address}")
 
     async def close(self) -> None:
@@ -70,14 +55,11 @@ class LoopbackHttp:
             self._server = self._task = self._socket = None
 
 
-class _Impatient(H11Protocol):
-    """Ends a connection that does not ask in time, and the oldest of too many: any local process can open them.
+class _Crowded(ImpatientHttp):
+    """Ends the oldest of too many connections: any local process can open them."""
 
-    uvicorn itself waits for a first request for ever.
-    """
-
-    def __init__(self, others: dict[_Impatient, None], *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    def __init__(self, others: dict[_Crowded, None], *arguments: Any, **more: Any) -> None:
+        super().__init__(_PATIENCE, *arguments, **more)
         self._others = others
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrowed by uvicorn
@@ -85,23 +67,10 @@ class _Impatient(H11Protocol):
         self._others[self] = None
         if len(self._others) > _MOST_CONNECTIONS:
             next(iter(self._others)).transport.close()
-        self.loop.call_later(_PATIENCE, self._end_unless_asked)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._others.pop(self, None)
         super().connection_lost(exc)
-
-    def _end_unless_asked(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
-
-
-class _Server(uvicorn.Server):
-    """Signals belong to the process that this is a part of."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _check_loopback(address: HostPort) -> None:
@@ -111,20 +80,3 @@ def _check_loopback(address: HostPort) -> None:
             f"cannot listen on {address}: not a loopback address",
             fix="write 127.0.0.1:port or [::1]:port",
         )
-
-
-def _listen(address: HostPort) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    # Named TCP, asyncio sends what it is given at once: else an answer's second part waits 40 ms for a delayed ACK.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.host, address.port))
-        listener.listen(64)
-        listener.setblocking(False)  # noqa: FBT003 - the standard library takes it so
-    except OSError as error:
-        listener.close()
-        raise InvalidArgument(
-            Reason.CONFIG_INVALID, f"cannot listen on {address}: {error.strerror}", fix="choose another port"
-        ) from error
-    return listener

@@ -18,6 +18,7 @@ from ca.api.records import RecordsService
 from ca.api.sessions import SessionBook
 from ca.api.status import StatusReader
 from ca.api.sync import Sources
+from ca.oidc.serving import TlsHttp
 from ca.settings import ServerSettings
 from citadel._wire import admin_pb2
 from citadel._wire.admin_pb2_grpc import add_AdminServicer_to_server
@@ -38,6 +39,7 @@ from citadel.wire import to_timestamp
 from cli.server_backup import backup_service
 from cli.server_core import ServerCore
 from cli.server_insight import insight_service, server_condition, server_watch
+from cli.server_oidc import oidc_listener
 from cli.server_revocation import revocation_service
 from cli.server_rotation import rotation_service
 
@@ -64,12 +66,14 @@ class ServerDoors:
     agents: TlsListener
     admin: AdminListener
     probes: Probes
+    oidc: TlsHttp | None
     health: HealthBoard
     sessions: SessionBook
 
     @classmethod
     def open(cls, settings: ServerSettings, core: ServerCore) -> ServerDoors:
-        condition = server_condition(core)
+        oidc = oidc_listener(settings.oidc, authorities=core.authorities, metrics=core.metrics, clock=core.clock)
+        condition = server_condition(core, *([oidc.check] if oidc else []))
         watch = server_watch(core, condition, services=(*_TLS_SERVICES, *_ADMIN_SERVICES))
         agents = TlsListener(
             address=settings.listen.agents,
@@ -119,6 +123,7 @@ class ServerDoors:
             agents=agents,
             admin=admin,
             probes=Probes(settings.listen.probes, condition.readiness, metrics=core.metrics),
+            oidc=oidc,
             health=watch.health,
             sessions=core.sessions,
         )
@@ -128,13 +133,18 @@ class ServerDoors:
         await self.bootstrap.start()
         await self.agents.start()
         await self.admin.start()
+        if self.oidc is not None:
+            await self.oidc.start()
         await self.probes.start()
 
     async def close(self, *, grace: float = GRACE_SECONDS) -> None:
         await self.health.drain()
         await self.probes.close()
         self.sessions.end_all()
-        await asyncio.gather(self.bootstrap.close(grace), self.agents.close(grace), self.admin.close(grace))
+        closing = [self.bootstrap.close(grace), self.agents.close(grace), self.admin.close(grace)]
+        if self.oidc is not None:
+            closing.append(self.oidc.close())
+        await asyncio.gather(*closing)
 
 
 def _add_admin_services(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ca.api.insight import InsightService
 from ca.api.listeners import ActorOf, Watch
 from ca.insight.condition import ServerCondition, revocation_check
@@ -13,11 +15,12 @@ from ca.store.audit import SqlAuditLog
 from ca.store.insight import SqlIdentityRecords
 from citadel.health import HealthBoard
 from citadel.metrics import CallMeter, RefusalCollector
+from citadel.probes import Check
 from cli.server_core import ServerCore
 
 
-def server_condition(core: ServerCore) -> ServerCondition:
-    """What `/ready` and health say."""
+def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerCondition:
+    """What `/ready` and health say; `further` are checks of what is not in the core."""
     return ServerCondition(
         authorities=core.authorities,
         roster=core.roster,
@@ -28,6 +31,7 @@ def server_condition(core: ServerCore) -> ServerCondition:
             core.rotation.clock_check,
             core.rotation.rotation_check,
             lambda: revocation_check(core.revocation.lists.trouble),
+            *further,
         ),
     )
 

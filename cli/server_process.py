@@ -115,6 +115,7 @@ async def _serve(
             agents=str(doors.agents.address),
             admin=str(settings.listen.admin_socket),
             probes=str(doors.probes.address),
+            oidc=str(doors.oidc.address) if doors.oidc else None,
         )
         ends = {asyncio.create_task(stop.wait()), asyncio.create_task(tenure.lost.wait())}
         done, _ = await asyncio.wait({*ends, *core.background}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,128 @@
+"""The certificate that strangers are shown: from two files that may be replaced at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import ssl
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography import x509
+
+from citadel.clock import Clock
+from citadel.config.files import MAX_SECRET_BYTES, read_secret_file
+from citadel.errors import InvalidArgument, Reason
+from citadel.probes import Check, Health
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS: Final = 2.0
+_LEAST_LEFT: Final = 0.1  # of its life; who renews by itself does so long before
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A certificate that can be shown, and the digest of the files that it came from."""
+
+    context: ssl.SSLContext
+    not_before: datetime
+    not_after: datetime
+    digest: bytes
+
+
+class ServingCertificate:
+    """Keeps the last good pair while the files hold a bad one, and says so in `check`. Nothing ever waits for it."""
+
+    def __init__(self, *, certificate_file: Path, key_file: Path, clock: Clock) -> None:
+        self._certificate_file = certificate_file
+        self._key_file = key_file
+        self._clock = clock
+        self._shown: _Shown | None = None
+        self._trouble = "its files were not read yet"
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """What to begin a connection with now; `None` while there has not been a good pair."""
+        return self._shown.context if self._shown is not None else None
+
+    async def refresh(self) -> None:
+        """Take what the files hold, if it is another pair than before and a good one."""
+        try:
+            chain, key = await asyncio.to_thread(_read_pair, self._certificate_file, self._key_file)
+            if self._shown is None or self._shown.digest != _digest(chain, key):
+                self._shown = await asyncio.to_thread(_shown, chain, key, now=self._clock.now())
+                _log.info("oidc certificate taken", until=self._shown.not_after.isoformat())
+            self._trouble = ""
+        except InvalidArgument as error:
+            if str(error) != self._trouble:
+                _log.warning("oidc certificate not taken", error=str(error))
+            self._trouble = str(error)
+
+    async def run(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            await self._clock.sleep(_LOOK_SECONDS)
+            await self.refresh()
+
+    def check(self) -> Check:
+        """For `/ready`: degraded at the most, since the mesh does not need what strangers read."""
+        name, now = "oidc", self._clock.now()
+        if self._shown is None:
+            return Check(name, Health.DEGRADED, f"not served: {self._trouble}")
+        until = f"its certificate is good until {self._shown.not_after.isoformat()}"
+        if self._trouble:
+            return Check(name, Health.DEGRADED, f"{until}; a new one was not taken: {self._trouble}")
+        if self._shown.not_after - now < (self._shown.not_after - self._shown.not_before) * _LEAST_LEFT:
+            return Check(name, Health.DEGRADED, f"{until}, and was not renewed in time")
+        return Check(name, Health.GOOD, until)
+
+
+def _read_pair(certificate_file: Path, key_file: Path) -> tuple[bytes, bytes]:
+    """What both files hold, not yet understood. Raises `InvalidArgument` (`config_invalid`, `file_unsafe`)."""
+    try:
+        with certificate_file.open("rb") as file:
+            chain = file.read(MAX_SECRET_BYTES)
+    except OSError as error:
+        raise _unusable(f"{certificate_file} cannot be read: {error.strerror}") from error
+    return chain, read_secret_file(key_file)
+
+
+def _shown(chain: bytes, key: bytes, *, now: datetime) -> _Shown:
+    """This pair, ready to be shown. Raises `InvalidArgument` (`config_invalid`) where no client would take it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        _load(context, chain, key)
+    except (ValueError, ssl.SSLError) as error:
+        raise _unusable(f"the certificate and the key do not go together, or are no PEM: {error}") from error
+    not_before, not_after = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if not not_before <= now < not_after:
+        raise _unusable(f"the certificate is good from {not_before.isoformat()} until {not_after.isoformat()}")
+    return _Shown(context, not_before, not_after, _digest(chain, key))
+
+
+def _load(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
+    # The standard library reads files alone, and the ones that were checked may have been replaced since. This one is
+    # in memory and has no name.
+    descriptor = os.memfd_create("oidc", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(chain + b"\n" + key)
+        file.flush()
+        # Without a password it would ask for one on the terminal.
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
+
+
+def _digest(chain: bytes, key: bytes) -> bytes:
+    return hashlib.sha256(hashlib.sha256(chain).digest() + key).digest()
+
+
+def _unusable(problem: str) -> InvalidArgument:
+    return InvalidArgument(Reason.CONFIG_INVALID, problem, fix="see `oidc` in the settings of the server")
