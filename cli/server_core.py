@@ -144,6 +144,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         writing = await stack.enter_async_context(_running(ledger.run()))
         await identity.start()
         await revoking.start()
+        revocation.bars.watch(sessions.wake_all)
         rotation = rotation_affairs(
             settings,
             database=database,

@@ -176,6 +176,7 @@ def _agent_service(core: ServerCore) -> AgentService:
             directory=core.directory,
             authorities=core.authorities,
             lists=core.revocation.lists,
+            revoked=core.revocation.bars,
             orders=core.rotation.board,
         ),
         issuer=core.issuer,

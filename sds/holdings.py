@@ -15,7 +15,7 @@ from typing import Final
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.revocation import NO_REVOCATIONS, RevocationSet
-from citadel.spiffe import TrustDomain
+from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.svid import X509Svid
 
 
@@ -41,13 +41,15 @@ class Holdings:
     """An immutable snapshot.
 
     `svids` is keyed by entry id and holds at most the newest SVID of each entry, and none that `revocations`, the lists
-    of the own trust domain, revoke. Those were judged before they came here.
+    of the own trust domain, revoke. Those were judged before they came here. `revoked_identities` are refused as a
+    whole, whatever somebody shows for them: also tokens, which are in no list.
     """
 
     entries: Mapping[str, Entry] = field(default_factory=lambda: _NOT_TOLD)
     svids: Mapping[str, HeldSvid] = field(default_factory=lambda: MappingProxyType({}))
     bundles: Mapping[TrustDomain, TrustBundle] = field(default_factory=lambda: MappingProxyType({}))
     revocations: RevocationSet = NO_REVOCATIONS
+    revoked_identities: frozenset[SpiffeId] = frozenset()
 
     @property
     def is_told(self) -> bool:

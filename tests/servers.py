@@ -21,7 +21,15 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
 from ca.settings import ServerSettings
-from citadel._wire import admin_pb2, admin_pb2_grpc, agent_api_pb2, agent_api_pb2_grpc, bootstrap_pb2, types_pb2
+from citadel._wire import (
+    admin_pb2,
+    admin_pb2_grpc,
+    agent_api_pb2,
+    agent_api_pb2_grpc,
+    bootstrap_pb2,
+    revocation_pb2_grpc,
+    types_pb2,
+)
 from citadel._wire import bootstrap_pb2_grpc as bootstrap_grpc
 from citadel.bundle import TrustBundle
 from citadel.config.files import write_private
@@ -106,6 +114,10 @@ class Server:
 
     def admin(self) -> admin_pb2_grpc.AdminAsyncStub:
         return admin_pb2_grpc.AdminStub(self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}")))
+
+    def revocations(self) -> revocation_pb2_grpc.RevocationsAsyncStub:
+        channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))
+        return revocation_pb2_grpc.RevocationsStub(channel)
 
     def bootstrap(self, *, bundle: TrustBundle | None = None) -> bootstrap_grpc.BootstrapAsyncStub:
         return bootstrap_grpc.BootstrapStub(self.tls(self.settings.listen.bootstrap, None, bundle))

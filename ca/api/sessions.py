@@ -67,6 +67,7 @@ class AgentSession:
         self._told: dict[str, int] = {}
         self._told_bundles: dict[TrustDomain, TrustBundle] = {}
         self._told_lists: types_pb2.RevocationSet | None = None
+        self._told_revoked: types_pb2.RevokedIdentities | None = None
         self._first = True
 
     def take(self, message: pb.AgentMessage, *, at: float = 0.0) -> None:
@@ -105,6 +106,7 @@ class AgentSession:
         bundles: Mapping[TrustDomain, TrustBundle],
         revision: int,
         lists: types_pb2.RevocationSet | None = None,
+        revoked: types_pb2.RevokedIdentities | None = None,
         orders: Iterable[pb.RenewOrder] = (),
     ) -> Iterator[pb.Update]:
         """What the agent must be told so that it knows exactly what it may; nothing if it does already.
@@ -119,10 +121,17 @@ class AgentSession:
         self._told_bundles = dict(bundles)
         fresh_lists = lists if lists is not self._told_lists else None
         self._told_lists = lists
+        fresh_revoked = revoked if revoked is not self._told_revoked else None
+        self._told_revoked = revoked
         is_first, self._first = self._first, False
-        if changed or removed or fresh or dropped or fresh_lists is not None or is_first:
+        first = pb.Update(
+            bundles=map(bundle_message, fresh),
+            removed_bundles=dropped,
+            revocations=fresh_lists,
+            revoked_identities=fresh_revoked,
+        )
+        if changed or removed or first.ListFields() or is_first:
             self.told_revision = revision
-            first = pb.Update(bundles=map(bundle_message, fresh), removed_bundles=dropped, revocations=fresh_lists)
             yield from _parts(first, changed, removed, revision=revision, is_snapshot=is_first)
         for order in orders:
             if order.id not in self._told_orders:

@@ -35,6 +35,12 @@ class Lists(Protocol):
     message: types_pb2.RevocationSet  # another object whenever it is another set
 
 
+class Revoked(Protocol):
+    """Whom agents refuse, whatever they show."""
+
+    message: types_pb2.RevokedIdentities  # another object whenever it is another set
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """Where it stands what agents are told."""
@@ -42,6 +48,7 @@ class Sources:
     directory: EntryDirectory
     authorities: AuthorityManager
     lists: Lists
+    revoked: Revoked
     orders: Orders
 
 
@@ -78,6 +85,7 @@ class SyncPush:
                 bundles={own.trust_domain: own},
                 revision=self._sources.directory.revision,
                 lists=self._sources.lists.message,
+                revoked=self._sources.revoked.message,
                 orders=self._sources.orders.of(self._session, now),
             ):
                 if not await self._written(write(update)):

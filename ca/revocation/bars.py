@@ -1,21 +1,32 @@
-"""What gets no new certificate because it was revoked. In memory, asked for every certificate that is signed."""
+"""What gets no new certificate because it was revoked. In memory, asked for everything that is signed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ca.issuance.ledger import LedgerRow
 from ca.revocation.model import Revocation, RevocationKind
+from citadel._wire import types_pb2
 from citadel.errors import PermissionDenied, Reason
 from citadel.spiffe import SpiffeId
 
 
 class Bars:
-    """Fulfils `ca.issuance.issuer.Bars`. An agent is barred by its ban, see `ca.agents.roster`."""
+    """Fulfils `ca.issuance.issuer.Bars`. An agent is barred by its ban, see `ca.agents.roster`.
+
+    `message` names the identities that were revoked as a whole, as it is pushed to agents. What was issued through a
+    revoked agent is not among them: of that, certificates are in the lists, and others may hold the same identities.
+    """
 
     def __init__(self) -> None:
         self._identities: dict[SpiffeId, str] = {}
         self._entries: dict[tuple[str, SpiffeId], str] = {}
+        self._watchers: list[Callable[[], None]] = []
+        self.message = types_pb2.RevokedIdentities()  # another object whenever it is another set
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at every change of `message` from now on."""
+        self._watchers.append(callback)
 
     def replace(self, revocations: Iterable[Revocation]) -> None:
         """Bar what these say, and nothing else."""
@@ -28,6 +39,11 @@ class Bars:
             for each in barring
             if each.kind is RevocationKind.CERTIFICATE
         }
+        message = types_pb2.RevokedIdentities(spiffe_ids=sorted(map(str, self._identities)))
+        if message != self.message:
+            self.message = message
+            for callback in self._watchers:
+                callback()
 
     def refuse(self, spiffe_id: SpiffeId, *, entry_id: str, requested_by: SpiffeId) -> None:
         """Raises `PermissionDenied` (`identity_revoked`) where nothing may be signed for this."""

@@ -14,7 +14,7 @@ from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.errors import CitadelError
 from citadel.revocation import RevocationSet
-from citadel.spiffe import TrustDomain
+from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.wire import entry_from_wire
 from sds.holdings import HeldSvid, Holdings
 from sds.keep.orders import RenewOrder
@@ -30,7 +30,8 @@ class Change:
     """All parts of one revision. With `is_snapshot` its entries and bundles replace all that was known.
 
     `named_bundles` are the domains of all bundles that were sent, also of one that could not be read. `revocations` are
-    as they came: reading them takes long, and they are judged by the bundle that this very change may bring.
+    as they came: reading them takes long, and they are judged by the bundle that this very change may bring. Where
+    nothing is said of `revoked_identities`, those that are known stay.
     """
 
     revision: int
@@ -42,6 +43,7 @@ class Change:
     removed_bundles: frozenset[str]
     orders: tuple[RenewOrder, ...] = ()
     revocations: types_pb2.RevocationSet | None = None
+    revoked_identities: frozenset[SpiffeId] | None = None
 
 
 class Assembly:
@@ -57,6 +59,7 @@ class Assembly:
             return None
         parts, self._parts = self._parts, []
         sets = [each.revocations for each in parts if each.HasField("revocations")]
+        revoked = [each.revoked_identities for each in parts if each.HasField("revoked_identities")]
         return Change(
             revision=part.revision,
             is_snapshot=any(each.snapshot for each in parts),
@@ -67,6 +70,9 @@ class Assembly:
             removed_bundles=frozenset(name for each in parts for name in each.removed_bundles),
             orders=tuple(_readable(RenewOrder.from_wire, (each.renew for each in parts if each.HasField("renew")))),
             revocations=types_pb2.RevocationSet(lists=(each for one in sets for each in one.lists)) if sets else None,
+            revoked_identities=frozenset(_identities(name for one in revoked for name in one.spiffe_ids))
+            if revoked
+            else None,
         )
 
 
@@ -89,6 +95,9 @@ def after(change: Change, holdings: Holdings, revocations: RevocationSet | None 
             **{domain: bundle for domain, bundle in holdings.bundles.items() if _stays(domain, change)},
             **{bundle.trust_domain: bundle for bundle in change.bundles},
         },
+        revoked_identities=(
+            holdings.revoked_identities if change.revoked_identities is None else change.revoked_identities
+        ),
     )
     return _under(revocations, taken) if revocations is not None else taken
 
@@ -114,6 +123,14 @@ def _is_of(held: HeldSvid, entry: Entry | None) -> bool:
 
 def _bundle_from_wire(message: types_pb2.Bundle) -> TrustBundle:
     return TrustBundle.from_json(TrustDomain.parse(message.trust_domain), message.json)
+
+
+def _identities(names: Iterable[str]) -> Iterator[SpiffeId]:
+    for name in names:
+        try:
+            yield SpiffeId.parse(name)
+        except CitadelError as error:
+            _log.error("cannot read an identity that the server revoked", item=name, error=str(error))
 
 
 def _readable(parse: Callable[[_Message], _Value], messages: Iterable[_Message]) -> Iterator[_Value]:

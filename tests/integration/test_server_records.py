@@ -38,7 +38,6 @@ from citadel._wire import (
     records_pb2,
     records_pb2_grpc,
     revocation_pb2,
-    revocation_pb2_grpc,
     rotation_pb2,
     rotation_pb2_grpc,
     types_pb2,
@@ -385,17 +384,13 @@ async def _abort_rotation(server: Server) -> None:
     await _rotations(server).AbortRotation(rotation_pb2.AbortRotationRequest(why="a test"))
 
 
-def _revocations(server: Server) -> revocation_pb2_grpc.RevocationsAsyncStub:
-    return revocation_pb2_grpc.RevocationsStub(server._open(aio.insecure_channel(_target(server))))
-
-
 async def _revoke(server: Server) -> None:
-    await _revocations(server).Revoke(revocation_pb2.RevokeRequest(target="node-1", reason="a test"))
+    await server.revocations().Revoke(revocation_pb2.RevokeRequest(target="node-1", reason="a test"))
 
 
 async def _lift_revocation(server: Server) -> None:
     await _revoke(server)
-    await _revocations(server).LiftRevocation(
+    await server.revocations().LiftRevocation(
         revocation_pb2.LiftRevocationRequest(id="spiffe://a.test/citadel/agent/node-1", reason="a test")
     )
 

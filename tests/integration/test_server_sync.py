@@ -12,12 +12,13 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from citadel._wire import admin_pb2, types_pb2
+from citadel._wire import admin_pb2, revocation_pb2, types_pb2
 from citadel._wire import agent_api_pb2 as pb
 from tests.csrs import csr
 from tests.servers import (
     Member,
     Server,
+    Stream,
     refusal,
     running_server,
     server_settings,
@@ -71,6 +72,31 @@ async def test_a_change_is_pushed_in_well_under_a_second_and_only_to_whom_it_con
         assert list((await elsewhere.next()).entries) == [theirs], "the first change was not told to them"
     (result,) = await sign(server.agents(agent), (entry.id, csr()))
     assert result.refusal.reason == "entry_not_authorized"
+
+
+async def test_revoked_identities_are_pushed_to_every_agent_until_that_is_lifted(server: Server, agent: Member) -> None:
+    other = await server.join("node-2")
+    entry = await server.entry("/web", agent)
+    (signed,) = await sign(server.agents(agent), (entry.id, csr()))
+    revocations = server.revocations()
+    async with synced(server, other) as stream:
+        assert (await stream.next()).HasField("revoked_identities")
+        begun = time.monotonic()
+        await revocations.Revoke(revocation_pb2.RevokeRequest(target=signed.svid.spiffe_id, reason="a test"))
+        assert await _revoked(stream) == [entry.spiffe_id]
+        assert time.monotonic() - begun < SECONDS_TO_PUSH
+        async with synced(server, agent) as later:
+            assert await _revoked(later) == [entry.spiffe_id]
+        lift = revocation_pb2.LiftRevocationRequest(id=entry.spiffe_id, reason="a test")
+        await revocations.LiftRevocation(lift)
+        assert await _revoked(stream) == []
+
+
+async def _revoked(stream: Stream) -> list[str]:
+    """What the next update says of them that says anything."""
+    while not (update := await stream.next()).HasField("revoked_identities"):
+        pass
+    return list(update.revoked_identities.spiffe_ids)
 
 
 async def test_many_entries_come_in_parts(server: Server, agent: Member) -> None:

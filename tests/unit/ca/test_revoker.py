@@ -85,6 +85,24 @@ async def test_an_identity_is_taken_back_wherever_it_was_issued(office: Office) 
     assert refused(office, WEB, entry_id="entry-of-tomorrow", agent=NODE_2)
 
 
+async def test_agents_are_told_which_identities_are_revoked_as_a_whole_until_that_is_lifted(
+    office: Office, new_office: NewOffice
+) -> None:
+    told: list[list[str]] = []
+    office.bars.watch(lambda: told.append(list(office.bars.message.spiffe_ids)))
+    for path in ("/web", "/shop", "/other"):
+        issued = await office.issue(path)
+    await office.revoke(WEB)
+    await office.revoke(SpiffeId(A_TEST, "/shop"))
+    await office.revoke(issued.serial)
+    await office.revoke("node-1")
+    assert told == [[str(WEB)], [f"{A_TEST.id}/shop", str(WEB)]], "a certificate's or an agent's are in the lists"
+    async with new_office().open() as after:
+        assert after.bars.message == office.bars.message, "a restart changes nothing"
+    await office.revoker.lift(str(WEB), reason="a test", by=ADMINISTRATOR)
+    assert told[2:] == [[f"{A_TEST.id}/shop"]]
+
+
 @pytest.mark.parametrize("name", ["node-1", str(NODE_1)])
 async def test_an_agent_is_banned_and_all_that_was_issued_through_it_taken_back(office: Office, name: str) -> None:
     own = await office.issue(spiffe_id=NODE_1, entry_id="")

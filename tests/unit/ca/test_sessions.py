@@ -107,6 +107,19 @@ def test_a_few_changes_are_said_without_looking_at_the_rest(session: AgentSessio
     assert known(updates, before) == {web.id: changed}
 
 
+def test_revoked_identities_are_said_at_first_and_when_they_change_with_nothing_else(session: AgentSession) -> None:
+    def told_of(revoked: types_pb2.RevokedIdentities) -> list[pb.Update]:
+        news = EntryNews(is_everything=False, entries={})
+        return list(session.updates(news=news, bundles={A_TEST: BUNDLE}, revision=3, revoked=revoked))
+
+    none, some = types_pb2.RevokedIdentities(), types_pb2.RevokedIdentities(spiffe_ids=["spiffe://a.test/web"])
+    (first,) = told_of(none)
+    assert (first.snapshot, first.HasField("revoked_identities")) == (True, True), "it replaces what an agent knew"
+    assert told_of(none) == []
+    assert told_of(some) == [pb.Update(revision=3, revoked_identities=some)]
+    assert told_of(none) == [pb.Update(revision=3, revoked_identities=none)]
+
+
 def test_very_many_removals_come_in_parts(session: AgentSession) -> None:
     entries = [entry(f"/w{number}") for number in range(20_001)]
     before = known(told(session, *entries))

@@ -218,6 +218,32 @@ async def test_what_cannot_be_read_takes_nothing_from_the_rest(bench: Bench) -> 
         assert bench.feed.current.bundles == {A_TEST: bench.authority.bundle}
 
 
+async def test_revoked_identities_are_those_that_the_server_named_last(bench: Bench) -> None:
+    def update(revision: int, *names: str, **fields: Any) -> pb.Update:
+        named = [f"spiffe://a.test/{name}" for name in names]
+        return pb.Update(revision=revision, revoked_identities=types_pb2.RevokedIdentities(spiffe_ids=named), **fields)
+
+    web, api = A_TEST.member("web"), A_TEST.member("api")
+    steps = [
+        (pb.Update(revision=2), set()),  # what an older server says: nothing of it
+        (update(3, "web", "api"), {web, api}),
+        (pb.Update(revision=4, snapshot=True), {web, api}),
+        (update(5, "web", "../web"), {web}),  # one that cannot be read takes nothing from the others
+        (update(6), set()),
+    ]
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        sync = bench.api.syncs[0]
+        for sent, expected in steps:
+            sync.updates.put_nowait(sent)
+            await bench.until(lambda revision=sent.revision: revision in sync.acknowledged())
+            assert bench.feed.current.revoked_identities == expected, sent
+        sync.updates.put_nowait(update(7, "web", more=True))
+        sync.updates.put_nowait(update(7, "api"))
+        await bench.until(lambda: 7 in sync.acknowledged())
+        assert bench.feed.current.revoked_identities == {web, api}
+
+
 class TestRevocations:
     def update(self, revision: int, *revoked: int, of: FakeAuthority, **fields: object) -> pb.Update:
         lists = set_message(revocation_set(of.root, of.issuer, revoked=revoked))
