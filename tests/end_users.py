@@ -7,24 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-import jwt
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from citadel.jwk import jwk_from_key
-from citadel.jws import algorithm_for
 from citadel.jwt.jwks import KeySet
 from citadel.jwt.keys import InlineKeys
 from citadel.jwt.settings import JwtRule
 from citadel.jwt.validator import IssuerKeys
+from citadel.request import HttpRequest
 from tests.certificates import NOW
+from tests.tokens import LEFT_OUT, PrivateKey, token
 
 ISSUER: Final = "https://issuer.test"
 AUDIENCE: Final = "bookinfo"
 SECONDS: Final = int(NOW.timestamp())
 CLAIMS: Final[Mapping[str, Any]] = {"iss": ISSUER, "sub": "jason", "aud": AUDIENCE, "exp": SECONDS + 300}
-LEFT_OUT: Final = object()
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -40,22 +37,12 @@ class SigningKey:
 
     def jwk(self, **members: Any) -> dict[str, Any]:
         """The public half as an element of a JWKS, with these members changed or `LEFT_OUT`."""
-        kid = {"kid": self.key_id} if self.key_id else {}
-        return present({**jwk_from_key(self.key.public_key()), "use": "sig", **kid, **members})
+        jwk = {**jwk_from_key(self.key.public_key()), "use": "sig", "kid": self.key_id or LEFT_OUT, **members}
+        return {name: value for name, value in jwk.items() if value is not LEFT_OUT}
 
-    def token(self, *, header: Mapping[str, Any] | None = None, **claims: Any) -> str:
-        """A good token of `jason` for `bookinfo`, with these claims and members of its header changed or `LEFT_OUT`."""
-        kid = {"kid": self.key_id} if self.key_id else {}
-        headers = present({"typ": "JWT", **kid, **(header or {})})
-        headers.setdefault("typ", None)  # PyJWT leaves it out then
-        return jwt.encode(
-            present({**CLAIMS, **claims}), self.key, algorithm=algorithm_for(self.key.public_key()), headers=headers
-        )
-
-
-def present(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is `LEFT_OUT`."""
-    return {name: value for name, value in members.items() if value is not LEFT_OUT}
+    def token(self, **changes: Any) -> str:
+        """A good token of `jason` for `bookinfo`, but for these claims and what else `tests.tokens.token` takes."""
+        return token(self.key, **{"kid": self.key_id or LEFT_OUT, **CLAIMS, **changes})
 
 
 def jwks(*keys: SigningKey | Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +58,16 @@ def jwks_bytes(*keys: SigningKey | Mapping[str, Any]) -> bytes:
 def rule(*keys: SigningKey, **fields: Any) -> JwtRule:
     """A rule for `ISSUER` that takes tokens signed by these keys."""
     return JwtRule.model_validate({"issuer": ISSUER, "jwks": jwks(*keys), **fields})
+
+
+def request(headers: Mapping[str, str] | None = None, **fields: Any) -> HttpRequest:
+    """A plain GET, but for these headers and fields."""
+    return HttpRequest(**{"method": "GET", "host": "web.test", "path": "/", **fields}, headers=headers or {})
+
+
+def bearer(text: str) -> HttpRequest:
+    """A plain GET with this token."""
+    return request({"authorization": f"Bearer {text}"})
 
 
 class InlineRing:
