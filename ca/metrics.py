@@ -64,6 +64,8 @@ class ServerCollector(Collector):
         for authority in self._authorities.authorities():
             labels = [authority.kind.value, authority.id, authority.state.value]
             family.add_metric(labels, authority.not_after.timestamp())
+        for each in self._authorities.jwt.authorities():
+            family.add_metric(["jwt", each.id, each.state.value], each.not_after.timestamp())
         return family
 
     def _agents(self) -> Metric:
@@ -160,6 +162,25 @@ class MeteredLedger:
             self._seconds.observe(self._clock.monotonic() - begun)
         for kind, number in Count(map(_kind_of, rows)).items():
             self._issued.labels(kind).inc(number)
+
+
+class JwtMeter:
+    """Fulfils `ca.issuance.jwt.Meter`."""
+
+    def __init__(self, *, registry: CollectorRegistry) -> None:
+        self._issued = Counter("citadel_server_jwt_svids_issued", "JWT-SVIDs that were handed out.", registry=registry)
+        self._signing = Histogram(
+            "citadel_jwt_issuer_sign_seconds",
+            "How long a batch of requests for tokens took to check and sign.",
+            registry=registry,
+            buckets=SECONDS,
+        )
+
+    def note_signed(self, seconds: float) -> None:
+        self._signing.observe(seconds)
+
+    def note_issued(self, number: int) -> None:
+        self._issued.inc(number)
 
 
 def _kind_of(row: LedgerRow) -> str:

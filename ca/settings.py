@@ -9,6 +9,8 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ca.authority.jwt_model import LONGEST_TOKEN
+from ca.keys.kinds import KeyKind
 from ca.oidc.settings import OidcSettings
 from citadel.config.types import (
     Address,
@@ -77,10 +79,12 @@ class LeaseSettings(Settings):
 
 
 class AuthoritySettings(Settings):
-    """Lifetimes of the self-signed root and of the issuing authorities under it."""
+    """Lifetimes of the self-signed root, of the issuing authorities under it, and of the keys that sign JWT-SVIDs."""
 
     root_lifetime: Duration = Field(default=timedelta(days=365), ge=_LEAST_LIFETIME)
     issuer_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
+    jwt_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
+    jwt_key: KeyKind = KeyKind.EC_P256
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -109,6 +113,8 @@ class SvidSettings(Settings):
     max_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST_LIFETIME)
     agent_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME)
     backdate: Duration = Field(default=timedelta(seconds=10), le=_MOST_BACKDATE)
+    jwt_default_lifetime: Duration = Field(default=timedelta(minutes=5), ge=_LEAST_LIFETIME)
+    jwt_max_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME, le=LONGEST_TOKEN)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -116,6 +122,8 @@ class SvidSettings(Settings):
             raise ValueError("default_lifetime must be at most max_lifetime")
         if self.agent_lifetime > self.max_lifetime:
             raise ValueError("agent_lifetime must be at most max_lifetime")
+        if self.jwt_default_lifetime > self.jwt_max_lifetime:
+            raise ValueError("jwt_default_lifetime must be at most jwt_max_lifetime")
         return self
 
 
@@ -212,7 +220,8 @@ class ServerSettings(Settings):
     @classmethod
     def _fit_their_issuer(cls, svids: SvidSettings, others: ValidationInfo) -> SvidSettings:
         authorities = others.data.get("authorities")  # absent where it is wrong itself
-        if authorities is not None and svids.default_lifetime > authorities.issuer_lifetime:
-            asked, limit = format_duration(svids.default_lifetime), format_duration(authorities.issuer_lifetime)
-            raise ValueError(f"default_lifetime ({asked}) must be at most authorities.issuer_lifetime ({limit})")
+        for own, of_issuer in (("default_lifetime", "issuer_lifetime"), ("jwt_default_lifetime", "jwt_lifetime")):
+            if authorities is not None and getattr(svids, own) > getattr(authorities, of_issuer):
+                asked, limit = (format_duration(getattr(*each)) for each in ((svids, own), (authorities, of_issuer)))
+                raise ValueError(f"{own} ({asked}) must be at most authorities.{of_issuer} ({limit})")
         return svids

@@ -114,6 +114,11 @@ class TrustBundle:
             digest.update(certificate.public_bytes(Encoding.DER))
         return digest.hexdigest()
 
+    def jwt_digest(self) -> str:
+        """SHA-256, in lowercase hex, of the JWT authorities alone."""
+        entries = [jwt_entry(kid, key) for kid, key in self.jwt_authorities.items()]
+        return hashlib.sha256(_dump({"keys": entries})).hexdigest()
+
     @property
     def refresh_interval(self) -> timedelta:
         """How long to wait between polls: the hint, or five minutes where there is none or it is zero."""

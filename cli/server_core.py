@@ -16,12 +16,13 @@ from ca.agents.roster import AgentRoster
 from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
-from ca.authority.ports import KeyManager
+from ca.authority.own_bundle import OwnBundle
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.issuance.issuer import Issuer
+from ca.issuance.jwt import JwtIssuer
 from ca.issuance.lifetime import LifetimePolicy
 from ca.issuance.quota import Quota
 from ca.keys.disk import DiskKeys
@@ -44,6 +45,7 @@ from citadel.clock import Clock
 from citadel.metrics import new_registry
 from citadel.tally import Tally
 from cli.server_agents import AgentAffairs, agent_affairs
+from cli.server_jwt import jwt_authorities, jwt_issuer
 from cli.server_records import RecordKeeping
 from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
 from cli.server_rotation import RotationAffairs, rotation_affairs
@@ -65,6 +67,7 @@ class ServerCore:
     directory: EntryDirectory
     registry: EntryRegistry
     issuer: Issuer
+    jwt_issuer: JwtIssuer
     agents: AgentAffairs
     sessions: SessionBook
     ledger_gaps: Sequence[LedgerGap]
@@ -134,6 +137,15 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             on_signed=metered.note_signed,
         )
         stack.callback(issuer.close)
+        tokens = jwt_issuer(
+            settings,
+            directory=directory,
+            bars=revocation.bars,
+            authorities=authorities.jwt,
+            metrics=metrics,
+            clock=clock,
+        )
+        stack.callback(tokens.close)
         sessions = SessionBook(most_silent=settings.limits.silent_streams, hello_timeout=settings.limits.hello_timeout)
         agents = agent_affairs(
             settings, database=database, roster=roster, issuer=issuer, sessions=sessions, clock=clock
@@ -173,6 +185,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             directory=directory,
             registry=registry,
             issuer=issuer,
+            jwt_issuer=tokens,
             agents=agents,
             sessions=sessions,
             ledger_gaps=gaps,
@@ -184,7 +197,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         )
 
 
-def _keys(settings: ServerSettings, database: Database) -> KeyManager:
+def _keys(settings: ServerSettings, database: Database) -> SealedKeyManager:
     return SealedKeyManager(
         keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
         trust_domain=settings.trust_domain,
@@ -193,7 +206,7 @@ def _keys(settings: ServerSettings, database: Database) -> KeyManager:
 
 
 def _authorities(
-    settings: ServerSettings, database: Database, keys: KeyManager, lists: RevocationLists, clock: Clock
+    settings: ServerSettings, database: Database, keys: SealedKeyManager, lists: RevocationLists, clock: Clock
 ) -> AuthorityManager:
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     upstream = SelfSignedUpstream(
@@ -205,8 +218,9 @@ def _authorities(
         root_lifetime=settings.authorities.root_lifetime,
         backdate=settings.svids.backdate,
     )
+    tokens = jwt_authorities(settings, database=database, keys=keys, clock=clock)
     return AuthorityManager(
-        trust_domain=settings.trust_domain,
+        own=OwnBundle(trust_domain=settings.trust_domain, store=store, jwt=tokens),
         upstream=upstream,
         keys=keys,
         store=store,
@@ -217,7 +231,7 @@ def _authorities(
     )
 
 
-def _vouching(settings: ServerSettings, database: Database, keys: KeyManager, clock: Clock) -> Vouching:
+def _vouching(settings: ServerSettings, database: Database, keys: SealedKeyManager, clock: Clock) -> Vouching:
     return Vouching(
         trust_domain=settings.trust_domain,
         keys=keys,

@@ -180,6 +180,7 @@ def _agent_service(core: ServerCore) -> AgentService:
             orders=core.rotation.board,
         ),
         issuer=core.issuer,
+        jwt_issuer=core.jwt_issuer,
         sessions=core.sessions,
         sightings=core.agents.sightings,
         tally=core.tally,

@@ -11,16 +11,17 @@ import structlog
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.agents.sightings import Sightings
-from ca.api.answers import svid_results
+from ca.api.answers import jwt_results, svid_results
 from ca.api.gates import leaf_pem
 from ca.api.sessions import AgentSession, SessionBook
 from ca.api.sync import Sources, SyncPush
 from ca.issuance.issuer import Issuer, SvidRequest
+from ca.issuance.jwt import JwtIssuer, JwtRequest
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.actor import Actor
 from citadel.clock import Clock
-from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
+from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.svid import X509Svid
 from citadel.tally import Tally
 
@@ -36,6 +37,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         roster: AgentRoster,
         sources: Sources,
         issuer: Issuer,
+        jwt_issuer: JwtIssuer,
         sessions: SessionBook,
         sightings: Sightings,
         tally: Tally,
@@ -44,6 +46,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         self._roster = roster
         self._sources = sources
         self._issuer = issuer
+        self._jwt_issuer = jwt_issuer
         self._sessions = sessions
         self._sightings = sightings
         self._tally = tally
@@ -61,8 +64,14 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         return svid_results(results)
 
     async def SignJwtSvids(self, request: pb.SignJwtSvidsRequest, context: Any) -> pb.SignJwtSvidsResponse:
-        await self._authenticate(context)
-        raise Unavailable(Reason.ISSUER_UNAVAILABLE, "there is no JWT authority")
+        agent, _ = await self._authenticate(context)
+        items = [JwtRequest(entry_id=item.entry_id, audiences=tuple(item.audience)) for item in request.requests]
+        results = await self._jwt_issuer.issue(agent, items)
+        self._roster.refuse_shut_out(agent.spiffe_id)  # a ban that came while it was made durable
+        for refusal in results:
+            if isinstance(refusal, CitadelError):
+                self._tally.count_refused("SignJwtSvids", refusal, by=Actor.identity(agent.spiffe_id))
+        return jwt_results(results)
 
     async def RenewAgent(self, request: pb.RenewAgentRequest, context: Any) -> pb.RenewAgentResponse:
         _, svid = await self._authenticate(context)

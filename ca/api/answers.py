@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ca.issuance.issuer import IssuedSvid
+from ca.issuance.jwt import IssuedJwt
 from citadel._wire import agent_api_pb2, types_pb2
 from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError
@@ -21,9 +22,7 @@ def svid_results(results: Sequence[IssuedSvid | CitadelError]) -> agent_api_pb2.
     for result in results:
         answer = response.results.add()
         if isinstance(result, CitadelError):
-            answer.refusal.code = result.kind.value
-            answer.refusal.reason = result.reason.value
-            answer.refusal.message = str(result)
+            _refuse(answer.refusal, result)
             continue
         svid = answer.svid
         svid.spiffe_id = str(result.spiffe_id)
@@ -31,3 +30,22 @@ def svid_results(results: Sequence[IssuedSvid | CitadelError]) -> agent_api_pb2.
         svid.not_after.seconds = int(result.not_after.timestamp())  # X.509 knows whole seconds only
         svid.lifetime_limited_by = result.limited_by.value
     return response
+
+
+def jwt_results(results: Sequence[IssuedJwt | CitadelError]) -> agent_api_pb2.SignJwtSvidsResponse:
+    """A batch of tokens, in its order."""
+    response = agent_api_pb2.SignJwtSvidsResponse()
+    for result in results:
+        answer = response.results.add()
+        if isinstance(result, CitadelError):
+            _refuse(answer.refusal, result)
+            continue
+        svid = answer.svid
+        svid.spiffe_id, svid.token = str(result.spiffe_id), result.token
+        svid.issued_at.seconds = int(result.issued_at.timestamp())
+        svid.expires_at.seconds = int(result.expires_at.timestamp())
+    return response
+
+
+def _refuse(refusal: agent_api_pb2.Refusal, error: CitadelError) -> None:
+    refusal.code, refusal.reason, refusal.message = error.kind.value, error.reason.value, str(error)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
 from uuid import uuid4
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.authority.jwt import JwtAuthorities
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
-from ca.authority.ports import AuthorityStore, KeyManager, Lists, UpstreamAuthority
+from ca.authority.own_bundle import OwnBundle
+from ca.authority.ports import AuthorityStore, BundleSequences, KeyManager, Lists, UpstreamAuthority
 from ca.keys.sealing import KeyPurpose
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
-from citadel.spiffe import TrustDomain
 from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
-
-REFRESH_HINT: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +44,7 @@ class AuthorityManager:
     def __init__(
         self,
         *,
-        trust_domain: TrustDomain,
+        own: OwnBundle,
         upstream: UpstreamAuthority,
         keys: KeyManager,
         store: AuthorityStore,
@@ -54,7 +53,8 @@ class AuthorityManager:
         issuer_lifetime: timedelta,
         backdate: timedelta,
     ) -> None:
-        self._trust_domain = trust_domain
+        self.jwt = own.jwt
+        self._own = own
         self._upstream = upstream
         self._keys = keys
         self._store = store
@@ -66,7 +66,6 @@ class AuthorityManager:
         self._issuers: tuple[Authority, ...] = ()
         self._turn = asyncio.Lock()  # one change of authorities at a time
         self._watchers: list[Callable[[], None]] = []
-        self._bundle: TrustBundle | None = None
         self._is_settled = False
 
     async def start(self) -> None:
@@ -78,7 +77,15 @@ class AuthorityManager:
             await self._sign_with(active)
         else:
             await self._activate(self._prepared_under_the_active_root() or await self._make_issuer())
+        await self.jwt.start()
         await self._settle()
+
+    @asynccontextmanager
+    async def changing_jwt(self) -> AsyncIterator[JwtAuthorities]:
+        """Change the JWT authorities within this; at its end the bundle says so."""
+        async with self._turn:
+            yield self.jwt
+            await self._settle()
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call `callback` at every change of the bundle from now on."""
@@ -141,11 +148,12 @@ class AuthorityManager:
             await self._settle()
 
     async def drop_ended(self, now: datetime) -> None:
-        """Forget the issuing authorities that had ended by `now`: nothing that they signed is valid any more."""
+        """Forget issuing and JWT authorities that had ended by `now`: nothing that they signed is valid any more."""
         ended = any(each.not_after <= now for each in self._issuers if each.state is not AuthorityState.ACTIVE)
-        if ended or not self._is_settled:
+        if ended or self.jwt.has_ended(now) or not self._is_settled:
             async with self._turn:
                 await self._forget_issuers([each for each in self._issuers if each.not_after <= now])
+                await self.jwt.drop_ended(now)
                 await self._settle()
 
     def backdated(self, moment: datetime) -> datetime:
@@ -164,9 +172,11 @@ class AuthorityManager:
 
     def bundle(self) -> TrustBundle:
         """The trust bundle of this server's own domain."""
-        if self._bundle is None:
-            raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the authorities are not started")
-        return self._bundle
+        return self._own.bundle()
+
+    def sequences(self) -> BundleSequences:
+        """The sequence of that bundle, and of each half of it."""
+        return self._own.sequences()
 
     def successions(self) -> Sequence[Succession]:
         """What roots that are gone said of those after them."""
@@ -261,22 +271,8 @@ class AuthorityManager:
         """Publish the lists and the bundle as they must be now. Where it fails, `drop_ended` tries again."""
         self._is_settled = False
         async with self._lists.settled(self.authorities()):
-            before, self._bundle = self._bundle, await self._settle_bundle()
+            is_new = await self._own.settle(self._upstream.roots())
             self._is_settled = True
-        if self._bundle != before:
+        if is_new:
             for callback in self._watchers:
                 callback()
-
-    async def _settle_bundle(self) -> TrustBundle:
-        bundle = TrustBundle(
-            trust_domain=self._trust_domain,
-            x509_authorities=self._upstream.roots(),
-            refresh_hint=REFRESH_HINT,
-        )
-        sequence = await self._store.bundle_sequence(bundle.x509_digest())
-        return TrustBundle(
-            trust_domain=self._trust_domain,
-            x509_authorities=self._upstream.roots(),
-            sequence=sequence,
-            refresh_hint=REFRESH_HINT,
-        )

@@ -32,6 +32,18 @@ class KeyManager(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleSequences:
+    """The sequence of the own bundle, and what it was when each half of it changed last.
+
+    Who is never sent one half, as Envoy JWT keys, does not follow when that half changes.
+    """
+
+    bundle: int
+    x509: int
+    jwt: int
+
+
 class AuthorityStore(Protocol):
     """Where authorities are recorded."""
 
@@ -47,8 +59,8 @@ class AuthorityStore(Protocol):
         """Change the states of authorities, by id, all in one transaction."""
         ...
 
-    async def bundle_sequence(self, digest: str) -> int:
-        """The sequence number of the own bundle with this content: the recorded one, or the next if it changed."""
+    async def bundle_sequences(self, *, x509: str, jwt: str) -> BundleSequences:
+        """The numbers of the own bundle whose halves have these digests: as recorded, or the next if one changed."""
         ...
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.audit.model import Act, Actor
+from ca.authority.jwt_model import LONGEST_TOKEN
 from ca.backup.keys import KeyShelf
 from ca.backup.reading import Summary, load
 from ca.backup.tables import clear, count_on, counters, heads, insert_rows, is_empty, rows_of
@@ -29,7 +30,7 @@ from ca.store.audit import record_act
 from ca.store.chain import begin_segment
 from ca.store.database import Database
 from ca.store.lease import SqlLeaseStore
-from ca.store.schema import bundles, entries, events, restores, tokens
+from ca.store.schema import bundles, entries, events, jwt_authorities, restores, tokens
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition, Reason
 
@@ -134,11 +135,23 @@ async def _floor(connection: AsyncConnection, now: datetime) -> int:
 
 async def _go_on_above(connection: AsyncConnection, floor: int, *, trust_domain: str, now: datetime) -> None:
     floor = max(floor, await _floor(connection, now))
-    await connection.execute(update(bundles).where(bundles.c.trust_domain == trust_domain).values(sequence=floor))
+    sequences = {"sequence": floor, "x509_sequence": floor, "jwt_sequence": floor}
+    await connection.execute(update(bundles).where(bundles.c.trust_domain == trust_domain).values(sequences))
     await connection.execute(update(entries).values(revision=floor))
     await connection.execute(insert(events).values(revision=floor, kind="restored", subject=uuid4().hex))
+    await _reserve_tokens(connection, now)
     # A token that was used after the backup would be good again.
     await connection.execute(update(tokens).where(tokens.c.expires_at > now).values(expires_at=now))
+
+
+async def _reserve_tokens(connection: AsyncConnection, now: datetime) -> None:
+    """Nobody knows which tokens were signed since the backup: a key stays until all that can be have ended."""
+    known = jwt_authorities.c
+    for row in (await connection.execute(select(known.id, known.not_after, known.signed_until))).all():
+        latest = min(row.not_after, now + LONGEST_TOKEN)
+        if row.signed_until is None or row.signed_until < latest:
+            change = update(jwt_authorities).where(known.id == row.id)
+            await connection.execute(change.values(signed_until=latest))
 
 
 async def _tell(connection: AsyncConnection, summary: Summary, *, by: Actor, at: datetime) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 from uuid import uuid4
 
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -14,9 +15,15 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from ca.keys.kinds import JwtPrivateKey, KeyKind
 from ca.keys.sealing import KeyLabel, KeyPurpose, Sealer
 from citadel.errors import FailedPrecondition, Reason
 from citadel.spiffe import TrustDomain
+
+_MAKERS: Final[Mapping[KeyKind, Callable[[], JwtPrivateKey]]] = {
+    KeyKind.EC_P256: lambda: ec.generate_private_key(ec.SECP256R1()),
+    KeyKind.RSA_2048: lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
+}
 
 
 class SealedKeys(Protocol):
@@ -36,7 +43,7 @@ class SealedKeys(Protocol):
 
 
 class SealedKeyManager:
-    """Fulfils `ca.authority.ports.KeyManager` with EC P-256 keys that lie, sealed, where `keys` puts them."""
+    """Fulfils `KeyManager` and `JwtKeyManager` of `ca.authority` with keys that lie, sealed, where `keys` puts them."""
 
     def __init__(self, *, keys: SealedKeys, trust_domain: TrustDomain, sealer: Sealer) -> None:
         self._keys = keys
@@ -44,26 +51,41 @@ class SealedKeyManager:
         self._sealer = sealer
 
     async def create(self, purpose: KeyPurpose) -> str:
-        key_id = uuid4().hex
-        await self._keys.put(key_id, await asyncio.to_thread(self._make, self._label(key_id, purpose)))
-        return key_id
+        return await self._create(purpose, KeyKind.EC_P256)
+
+    async def create_jwt(self, kind: KeyKind) -> str:
+        return await self._create(KeyPurpose.JWT, kind)
 
     async def signer(self, key_id: str, purpose: KeyPurpose) -> ec.EllipticCurvePrivateKey:
-        sealed = await self._keys.get(key_id)
-        return await asyncio.to_thread(self._open, sealed, self._label(key_id, purpose))
+        key = await self._opened(key_id, purpose)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {key_id} is not an elliptic-curve key")
+        return key
+
+    async def jwt_signer(self, key_id: str) -> JwtPrivateKey:
+        key = await self._opened(key_id, KeyPurpose.JWT)
+        if not isinstance(key, JwtPrivateKey):
+            raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {key_id} is neither an elliptic-curve nor an RSA key")
+        return key
 
     async def delete(self, key_id: str) -> None:
         await self._keys.delete(key_id)
 
-    def _make(self, label: KeyLabel) -> bytes:
-        key = ec.generate_private_key(ec.SECP256R1())
+    async def _create(self, purpose: KeyPurpose, kind: KeyKind) -> str:
+        key_id = uuid4().hex
+        await self._keys.put(key_id, await asyncio.to_thread(self._make, self._label(key_id, purpose), kind))
+        return key_id
+
+    async def _opened(self, key_id: str, purpose: KeyPurpose) -> object:
+        sealed = await self._keys.get(key_id)
+        return await asyncio.to_thread(self._open, sealed, self._label(key_id, purpose))
+
+    def _make(self, label: KeyLabel, kind: KeyKind) -> bytes:
+        key = _MAKERS[kind]()
         return self._sealer.seal(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), label)
 
-    def _open(self, sealed: bytes, label: KeyLabel) -> ec.EllipticCurvePrivateKey:
-        key = load_der_private_key(self._sealer.open(sealed, label), password=None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {label.key_id} is not an elliptic-curve key")
-        return key
+    def _open(self, sealed: bytes, label: KeyLabel) -> object:
+        return load_der_private_key(self._sealer.open(sealed, label), password=None)
 
     def _label(self, key_id: str, purpose: KeyPurpose) -> KeyLabel:
         return KeyLabel(key_id=key_id, purpose=purpose, trust_domain=self._trust_domain)

@@ -30,6 +30,7 @@ class KeyPurpose(StrEnum):
 
     ROOT = "x509-root"
     ISSUER = "x509-issuer"
+    JWT = "jwt"
     RECORDS = "records"
     BACKUP = "backup"
 

@@ -52,23 +52,31 @@ class Trust:
     """What everybody must know before something new signs: the bundle with `sequence` or a later one, and its lists.
 
     Who checks no lists refuses nobody for the lack of one; who holds older ones would refuse the new authority.
+
+    It is about one half of the bundle alone, its X.509 authorities or (`is_jwt`) its JWT authorities: `sequence` is
+    that of the last change of this half, since whoever is sent the other one alone does not follow.
     """
 
     trust_domain: str
     sequence: int
     lists: str
+    is_jwt: bool = False
 
     def is_known_by(self, resource: types_pb2.ResourceReport) -> bool:
         """Whether the proxy holds it."""
         return resource.held_bundle_sequence >= self.sequence and self.agrees_with(resource.held_revocation_version)
 
     def agrees_with(self, lists: str) -> bool:
-        """Whether these are the lists, or none."""
-        return lists in ("", self.lists)
+        """Whether these are the lists, or none. Tokens are on no list."""
+        return self.is_jwt or lists in ("", self.lists)
 
     def of(self, stream: types_pb2.StreamReport) -> Iterator[types_pb2.ResourceReport]:
-        """What the stream has asked for of the own trust domain."""
-        return (resource for resource in stream.resources if resource.trust_domain == self.trust_domain)
+        """What the stream has asked for of the own trust domain, of this half of its bundle."""
+        return (
+            resource
+            for resource in stream.resources
+            if resource.trust_domain == self.trust_domain and resource.jwt_bundle == self.is_jwt
+        )
 
 
 def without(agent: AgentView, trust: Trust) -> Iterator[Holder]:

@@ -196,7 +196,8 @@ class Mesh:
         return found
 
     def _has_bundle(self, stream: types_pb2.StreamReport) -> bool:
-        return any(resource.trust_domain == self.trust_domain.name for resource in stream.resources)
+        own = (each for each in stream.resources if each.trust_domain == self.trust_domain.name)
+        return any(not resource.jwt_bundle for resource in own)
 
     def svid_count(self) -> int:
         """How many different certificates the connected proxies hold."""

@@ -36,7 +36,7 @@ class Waiting:
         """What everybody is to know of now."""
         return Trust(
             trust_domain=self._mesh.trust_domain.name,
-            sequence=self._authorities.bundle().sequence or 0,
+            sequence=self._authorities.sequences().x509,
             lists=self._lists.current.version,
         )
 

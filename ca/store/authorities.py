@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Row, insert, select, update
 
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.ports import BundleSequences
 from ca.store.database import Database
 from ca.store.schema import authorities, bundles
 from citadel.spiffe import TrustDomain
@@ -52,20 +53,34 @@ class SqlAuthorityStore:
                     update(authorities).where(authorities.c.id == authority_id).values(state=state.value)
                 )
 
-    async def bundle_sequence(self, digest: str) -> int:
+    async def bundle_sequences(self, *, x509: str, jwt: str) -> BundleSequences:
         name = self._trust_domain.name
         async with self._database.transaction() as connection:
             row = (await connection.execute(select(bundles).where(bundles.c.trust_domain == name))).one_or_none()
             if row is None:
-                await connection.execute(insert(bundles).values(trust_domain=name, sequence=1, digest=digest))
-                return 1
-            if row.digest == digest:
-                return int(row.sequence)
-            sequence = int(row.sequence) + 1
-            await connection.execute(
-                update(bundles).where(bundles.c.trust_domain == name).values(sequence=sequence, digest=digest)
+                first = {"sequence": 1, "x509_sequence": 1, "jwt_sequence": 1, "digest": x509, "jwt_digest": jwt}
+                await connection.execute(insert(bundles).values(trust_domain=name, **first))
+                return BundleSequences(bundle=1, x509=1, jwt=1)
+            is_new = (row.digest != x509, row.jwt_digest != jwt)
+            sequence = int(row.sequence) + any(is_new)
+            found = BundleSequences(
+                bundle=sequence,
+                x509=sequence if is_new[0] else int(row.x509_sequence),
+                jwt=sequence if is_new[1] else int(row.jwt_sequence),
             )
-            return sequence
+            if any(is_new):
+                await connection.execute(
+                    update(bundles)
+                    .where(bundles.c.trust_domain == name)
+                    .values(
+                        sequence=found.bundle,
+                        x509_sequence=found.x509,
+                        jwt_sequence=found.jwt,
+                        digest=x509,
+                        jwt_digest=jwt,
+                    )
+                )
+            return found
 
 
 def _from_row(row: Row[tuple[object, ...]]) -> Authority:

@@ -34,12 +34,29 @@ authorities: Final = Table(
     Column("created_at", Moment, nullable=False),
 )
 
+jwt_authorities: Final = Table(
+    "jwt_authority",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("not_before", Moment, nullable=False),
+    Column("not_after", Moment, nullable=False),
+    # No token that it signed ends later.
+    Column("signed_until", Moment),
+)
+
 bundles: Final = Table(
     "bundle",
     metadata,
     Column("trust_domain", String(MAX_TRUST_DOMAIN_BYTES), primary_key=True),
     Column("sequence", BigInteger, nullable=False),
-    Column("digest", _DIGEST, nullable=False),
+    Column("digest", _DIGEST, nullable=False),  # of the X.509 authorities
+    # What the sequence was when this half of the bundle changed last.
+    Column("x509_sequence", BigInteger, nullable=False, server_default="0"),
+    Column("jwt_sequence", BigInteger, nullable=False, server_default="0"),
+    Column("jwt_digest", _DIGEST, nullable=False, server_default=""),
 )
 
 entries: Final = Table(

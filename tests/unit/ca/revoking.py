@@ -29,6 +29,7 @@ from citadel.errors import Reason, Unavailable
 from citadel.spiffe import SpiffeId
 from tests.clock import FakeClock
 from tests.unit.ca.records import row, writing
+from tests.unit.ca.tokens import own_bundle
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, NOW
 
 HOUR = timedelta(hours=1)
@@ -128,7 +129,7 @@ class Office:
             backdate=timedelta(seconds=10),
         )
         self.authorities = AuthorityManager(
-            trust_domain=A_TEST,
+            own=own_bundle(authorities, database=database, keys=self.keys, clock=clock),
             upstream=upstream,
             keys=self.keys,
             store=authorities,

@@ -17,8 +17,10 @@ from ca.agents.roster import AgentRoster
 from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import AgentSession, SessionBook
 from ca.audit.model import Act
+from ca.authority.jwt import JwtAuthorities
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.own_bundle import OwnBundle
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
 from ca.entries.directory import EntryDirectory
@@ -28,6 +30,7 @@ from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy
 from ca.issuance.quota import Quota
 from ca.keys.disk import DiskKeys
+from ca.keys.kinds import KeyKind
 from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import Sealer
 from ca.revocation.bars import Bars
@@ -41,6 +44,7 @@ from ca.rotation.upkeep import Upkeep
 from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
+from ca.store.jwt_authorities import SqlJwtAuthorityStore
 from ca.store.revocations import SqlRevocations
 from ca.store.rotations import SqlIssuedEnds, SqlRotations
 from ca.store.schema import audit, ledger
@@ -88,7 +92,17 @@ class Fated:
     """A real store or key manager under a fate: every method that changes something meets it, and all are counted."""
 
     _READS: Final = frozenset(
-        {"load", "unfinished", "newest", "signer", "lists", "certificates", "last_ends", "last_end_of_workloads"}
+        {
+            "load",
+            "unfinished",
+            "newest",
+            "signer",
+            "jwt_signer",
+            "lists",
+            "certificates",
+            "last_ends",
+            "last_end_of_workloads",
+        }
     )
 
     def __init__(self, real: Any, fate: Fate) -> None:
@@ -154,6 +168,7 @@ class Disk:
     issuer_at: float = 0.99
     issuer_lifetime: timedelta = 7 * DAY
     root_lifetime: timedelta = 365 * DAY
+    jwt_lifetime: timedelta = 7 * DAY
 
     @asynccontextmanager
     async def server(self, fate: Fate | None = None) -> AsyncIterator[Server]:
@@ -182,7 +197,7 @@ class Server:
         self.entries = [entry("/web", NODE_1), entry("/shop", NODE_2)]
         keys = Fated(SealedKeyManager(keys=DiskKeys(disk.folder), trust_domain=A_TEST, sealer=Sealer(bytes(32))), fate)
         store = Fated(SqlAuthorityStore(database=disk.database, trust_domain=A_TEST), fate)
-        common: Any = {"trust_domain": A_TEST, "keys": keys, "store": store, "clock": disk.clock}
+        common: Any = {"keys": keys, "store": store, "clock": disk.clock}
         common["backdate"] = timedelta(seconds=10)
         self.lists = RevocationLists(keys=keys, store=Fated(SqlRevocations(database=disk.database), fate))  # type: ignore[arg-type] # it fulfils whatever the real one does
         successions = Fated(SqlSuccessions(database=disk.database, trust_domain=A_TEST), fate)
@@ -193,8 +208,18 @@ class Server:
             clock=disk.clock,
             lasts=7 * DAY,
         )
+        self.tokens = JwtAuthorities(
+            keys=keys,  # type: ignore[arg-type] # as above
+            store=Fated(SqlJwtAuthorityStore(database=disk.database), fate),  # type: ignore[arg-type] # as above
+            clock=disk.clock,
+            lifetime=disk.jwt_lifetime,
+            kind=KeyKind.EC_P256,
+        )
         self.authorities = AuthorityManager(
-            upstream=SelfSignedUpstream(vouching=vouching, root_lifetime=disk.root_lifetime, **common),
+            own=OwnBundle(trust_domain=A_TEST, store=store, jwt=self.tokens),  # type: ignore[arg-type] # as above
+            upstream=SelfSignedUpstream(
+                trust_domain=A_TEST, vouching=vouching, root_lifetime=disk.root_lifetime, **common
+            ),
             lists=self.lists,
             issuer_lifetime=disk.issuer_lifetime,
             **common,
@@ -333,6 +358,7 @@ class Node:
         self.left: list[tuple[types_pb2.StreamReport, float]] = []  # of programs that closed, and go on
         self._held = types_pb2.ResourceReport(name="default")
         self._trusted = types_pb2.ResourceReport(name="ROOTCA")
+        self._trusts = ""  # the digest of the X.509 authorities that the proxy has
         self._server: Server | None = None
 
     async def join(self, server: Server) -> None:
@@ -401,7 +427,10 @@ class Node:
         held.spiffe_id, trusted.trust_domain = str(self.svid.spiffe_id), A_TEST.name
         if self.is_silent:
             return
-        trusted.held_bundle_sequence = self._server.authorities.bundle().sequence or 0
+        bundle = self._server.authorities.bundle()
+        # An Envoy is sent no JWT keys: where they alone changed, it goes on with what it has.
+        if self._trusts != bundle.x509_digest():
+            self._trusts, trusted.held_bundle_sequence = bundle.x509_digest(), bundle.sequence or 0
         trusted.held_revocation_version = self._server.lists.current.version
         held.held_serial, held.held_issuer_key_id = self.svid.serial, self.svid.issuer_key_id
         held.held_version = self.svid.serial

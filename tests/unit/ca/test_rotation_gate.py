@@ -412,3 +412,43 @@ def test_what_is_to_be_known_is_compared_with_what_is_held_and_never_with_what_w
     assert not TRUST.is_known_by(newest_sent)
     assert not replace(TRUST, sequence=4).is_known_by(newest_sent)
     assert replace(TRUST, sequence=4, lists="lists-4").is_known_by(newest_sent)
+
+
+JWT: Final = Trust(trust_domain="a.test", sequence=9, lists="lists-5", is_jwt=True)
+
+
+def jwt_bundle(held: int, **more: Any) -> types_pb2.ResourceReport:
+    """The keys for tokens: `held` is what the program has."""
+    profile: dict[str, Any] = {"name": "spiffe://a.test", "trust_domain": "a.test", "jwt_bundle": True}
+    return types_pb2.ResourceReport(**(profile | more), state=ACKNOWLEDGED, held_bundle_sequence=held)
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.spec("JWT-30")
+@pytest.mark.parametrize(
+    ("view", "named"),
+    [
+        (agent(acknowledged_bundle=9), []),
+        (agent(acknowledged_bundle=8), [THE_AGENT]),
+        (agent(acknowledged_bundle=9, has_reported=False), [THE_AGENT]),
+        (agent(stream(jwt_bundle(9)), acknowledged_bundle=9), []),
+        (agent(stream(jwt_bundle(10)), acknowledged_bundle=9), []),
+        (agent(stream(jwt_bundle(8)), acknowledged_bundle=9), ["node-1/7: pid 42 holds an older spiffe://a.test"]),
+        (agent(stream(jwt_bundle(0, trust_domain="b.test")), acknowledged_bundle=9), []),
+        # Envoys are sent no keys for tokens, and tokens are on no list.
+        (agent(stream(bundle(5, "lists-4")), acknowledged_bundle=9), []),
+        (agent(acknowledged_bundle=9, acknowledged_lists="lists-4"), []),
+    ],
+)
+def test_a_new_key_for_tokens_waits_for_agents_and_for_streams_of_such_keys(view: AgentView, named: list[str]) -> None:
+    assert words(without(view, JWT)) == named
+
+
+@pytest.mark.invariant(3)
+def test_a_stream_of_keys_for_tokens_holds_no_root_up() -> None:
+    view = agent(stream(jwt_bundle(0)), closed=[Closed(stream(jwt_bundle(0)), timedelta(0))])
+    assert words(without(view, TRUST)) == []
+    assert words(coming_back(view, TRUST, now=NOW)) == []
+    assert has_acknowledged(view.streams[0], TRUST) is None
+    assert has_acknowledged(view.streams[0], JWT) is False
+    assert words(depending(view, {OLD}, lambda *_: False, latest=LATEST)) == []

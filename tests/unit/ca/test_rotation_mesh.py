@@ -215,6 +215,7 @@ def test_streams_whose_process_never_asked_for_a_bundle_are_named() -> None:
     session = scene.connect(NODE_1)
     bundle = types_pb2.ResourceReport(name="ROOTCA", trust_domain=A_TEST.name)
     foreign = types_pb2.ResourceReport(name="spiffe://b.test", trust_domain="b.test")
+    keys_for_tokens = types_pb2.ResourceReport(name="jwt", trust_domain=A_TEST.name, jwt_bundle=True)
     svid = types_pb2.ResourceReport(name="default", spiffe_id="spiffe://a.test/web")
     reports = [
         types_pb2.StreamReport(stream_id="1", pid=7, resources=[svid]),  # an Envoy has a stream for each secret
@@ -222,8 +223,9 @@ def test_streams_whose_process_never_asked_for_a_bundle_are_named() -> None:
         types_pb2.StreamReport(stream_id="3", pid=8, resources=[svid, bundle]),
         types_pb2.StreamReport(stream_id="4", pid=9, resources=[svid]),
         types_pb2.StreamReport(stream_id="5", pid=9, resources=[foreign]),
+        types_pb2.StreamReport(stream_id="7", pid=11, resources=[svid, keys_for_tokens]),
         types_pb2.StreamReport(stream_id="6", pid=10, resources=[types_pb2.ResourceReport(name="waits")]),
     ]
     session.take(pb.AgentMessage(streams=pb.Streams(reports=reports)))
     scene.connect(NODE_2).take(pb.AgentMessage(streams=pb.Streams(reports=reports[1:2])))
-    assert scene.mesh.streams_without_bundle() == ["node-1/4"]
+    assert scene.mesh.streams_without_bundle() == ["node-1/4", "node-1/7"]

@@ -143,6 +143,27 @@ async def test_one_proxy_that_keeps_silent_is_named_and_holds_a_new_root_up(serv
     assert server.clock.monotonic() - begun >= 2.0, "an ACK alone opens no gate: then comes the margin"
 
 
+@pytest.mark.invariant(3, 11)
+async def test_a_change_of_the_keys_for_tokens_which_no_envoy_is_sent_holds_no_root_up(server: Server) -> None:
+    before = server.authorities.sequences()
+    async with server.authorities.changing_jwt() as jwt:
+        await jwt.prepare("1" * 32)
+    await server.turn()
+    after = server.authorities.sequences()
+    assert (after.bundle, after.x509, after.jwt) == (before.bundle + 1, before.x509, before.bundle + 1)
+    census = server.mesh.census(trust=server.rotator.waiting.trust(), order_id="")
+    assert (census.proxies, census.proxies_acknowledged) == (2, 2)
+    assert (await server.steering.plan(Wish(kind=ROOT))).holders == []
+    await server.begin(ROOT)
+    await server.phase(Phase.OBSERVE)
+    async with server.authorities.changing_jwt() as jwt:
+        await jwt.drop(["1" * 32])
+    begun = server.clock.monotonic()
+    done = await server.over()
+    assert (done.phase, done.alarm) == (Phase.DONE, "")
+    assert server.clock.monotonic() - begun < 10
+
+
 @pytest.mark.invariant(4)
 async def test_a_proxy_that_does_not_take_its_new_certificate_keeps_the_old_root_until_that_ends(
     server: Server,

@@ -28,6 +28,13 @@ REFUSED = [
     ("authorities: {issuer_lifetime: 0s}", "'authorities.issuer_lifetime' is wrong (value '0s'): should be greater"),
     ("authorities: {issuer_lifetime: 366d}", "'authorities' is wrong: issuer_lifetime must be at most root_lifetime"),
     ("authorities: {issuer_lifetime: 30m}", "'svids' is wrong: default_lifetime (1h) must be at most authorities."),
+    (
+        "authorities: {jwt_lifetime: 4m}",
+        "'svids' is wrong: jwt_default_lifetime (5m) must be at most authorities.jwt_l",
+    ),
+    ("authorities: {jwt_key: ed25519}", "'authorities.jwt_key' is wrong (value 'ed25519')"),
+    ("svids: {jwt_max_lifetime: 25h}", "'svids.jwt_max_lifetime' is wrong (value '25h')"),
+    ("svids: {jwt_max_lifetime: 4m}", "'svids' is wrong: jwt_default_lifetime must be at most jwt_max_lifetime"),
     ("svids: {default_lifetime: 8d, max_lifetime: 9d}", "'svids' is wrong: default_lifetime (8d) must be at most auth"),
     ("svids: {default_lifetime: 999ms}", "'svids.default_lifetime' is wrong (value '999ms')"),
     ("svids: {max_lifetime: 59m}", "'svids' is wrong: default_lifetime must be at most max_lifetime"),

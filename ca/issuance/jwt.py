@@ -1,0 +1,193 @@
+"""Issuing tokens: `JwtIssuer.issue` reads from top to bottom; nothing else signs JWT-SVIDs.
+
+Tokens are no ledger rows: see decision 30. They are never logged, and stand in no message of an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from ca.agents.model import Agent
+from ca.authority.jwt_model import JwtSigner
+from ca.issuance.audiences import checked_audiences
+from ca.issuance.issuer import Bars, Entries
+from ca.issuance.lifetime import LifetimePolicy, settle
+from ca.issuance.quota import Quota
+from citadel import jws
+from citadel.clock import Clock
+from citadel.entry import Entry
+from citadel.errors import CitadelError
+from citadel.spiffe import SpiffeId
+
+# Below this the work is done before a thread could take it over; an RSA key takes as long for one as others for ten.
+_INLINE_BATCH: Final = 8
+_INLINE_RSA: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtRequest:
+    """One item of an agent's batch."""
+
+    entry_id: str
+    audiences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedJwt:
+    """A token that may be handed out: its end is durable."""
+
+    spiffe_id: SpiffeId
+    entry_id: str
+    token: str = field(repr=False)
+    issued_at: datetime
+    expires_at: datetime
+
+
+class JwtSigners(Protocol):
+    """Answers who signs, and makes durable until when. `ca.authority.jwt` is the one there is."""
+
+    def signing(self) -> JwtSigner:
+        """Raises `Unavailable` (`issuer_unavailable`)."""
+        ...
+
+    async def reserve(self, signer: JwtSigner, until: datetime) -> None:
+        """Return once it is durable that tokens of this authority may live until then. Raises `Unavailable`."""
+        ...
+
+
+class Meter(Protocol):
+    """What is measured. `ca.metrics` has the one there is."""
+
+    def note_signed(self, seconds: float) -> None:
+        """A batch was checked and signed within so many seconds."""
+        ...
+
+    def note_issued(self, number: int) -> None:
+        """So many tokens may be handed out."""
+        ...
+
+
+class JwtIssuer:
+    """Signs JWT-SVIDs for workloads through their agents."""
+
+    def __init__(
+        self,
+        *,
+        entries: Entries,
+        bars: Bars,
+        authorities: JwtSigners,
+        clock: Clock,
+        policy: LifetimePolicy,
+        quota: Quota,
+        issuer: str | None = None,
+        meter: Meter,
+    ) -> None:
+        """`issuer` is what tokens say in `iss`."""
+        self._entries = entries
+        self._bars = bars
+        self._authorities = authorities
+        self._clock = clock
+        self._policy = policy
+        self._quota = quota
+        self._issuer = issuer
+        self._meter = meter
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="signing tokens")
+
+    def close(self) -> None:
+        """End the worker thread; whatever large batch has not begun is cancelled."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    async def issue(self, agent: Agent, requests: Sequence[JwtRequest]) -> list[IssuedJwt | CitadelError]:
+        """Sign a batch for `agent`; results stand in the order of requests, and a refusal takes nothing from others.
+
+        Raises what `Quota.take` does, and `Unavailable` where it concerns the whole batch; then nothing was issued.
+        """
+        # 1. Authenticate. `agent` is the proof: only `ca.agents.roster` makes one, from the certificate and key that
+        #    the caller showed on this connection.
+        self._quota.take(agent.spiffe_id, len(requests))
+        signer, now = self._authorities.signing(), self._clock.now()
+
+        def prepare(request: JwtRequest) -> IssuedJwt | CitadelError:
+            try:
+                # 2. Authorize: the entry is this agent's, and its identity was not revoked.
+                entry = self._entries.authorized(agent, request.entry_id, now)
+                self._bars.refuse(entry.spiffe_id, entry_id=entry.id, requested_by=agent.spiffe_id)
+                # 3. Check the request: for whom the token is to be.
+                audiences = checked_audiences(request.audiences)
+                # 4. Settle the lifetime.
+                expires_at = self._expiry(entry, signer, now)
+                # 5. Sign.
+                return self._signed(signer, entry, audiences, now=now, expires_at=expires_at)
+            except CitadelError as refusal:
+                return refusal
+
+        begun = self._clock.monotonic()
+        signed = await self._map(prepare, requests, signer)
+        self._meter.note_signed(self._clock.monotonic() - begun)
+        # 6. Make durable until when tokens of this key live, before any of them is known to anybody.
+        ends = [item.expires_at for item in signed if isinstance(item, IssuedJwt)]
+        if ends:
+            await self._authorities.reserve(signer, max(ends))
+        # 7. Answer; a revocation that came meanwhile refuses.
+        answer = [self._unless_barred(item, agent) for item in signed]
+        self._meter.note_issued(sum(isinstance(item, IssuedJwt) for item in answer))
+        return answer
+
+    def _expiry(self, entry: Entry, signer: JwtSigner, now: datetime) -> datetime:
+        authority = signer.authority
+        return settle(
+            now=now,
+            policy=self._policy,
+            asked=entry.jwt_svid_ttl,
+            entry_expires_at=entry.expires_at,
+            issuer_not_before=authority.not_before,
+            issuer_not_after=authority.not_after,
+        ).not_after
+
+    def _signed(
+        self, signer: JwtSigner, entry: Entry, audiences: Sequence[str], *, now: datetime, expires_at: datetime
+    ) -> IssuedJwt:
+        issued_at = now.replace(microsecond=0)
+        claims: dict[str, Any] = {
+            "sub": str(entry.spiffe_id),
+            "aud": list(audiences),
+            "iat": int(issued_at.timestamp()),
+            "exp": int(expires_at.timestamp()),
+        }
+        if self._issuer is not None:
+            claims["iss"] = self._issuer
+        return IssuedJwt(
+            spiffe_id=entry.spiffe_id,
+            entry_id=entry.id,
+            token=jws.sign(claims, key=signer.key, key_id=signer.authority.kid),
+            issued_at=issued_at,
+            expires_at=expires_at,
+        )
+
+    def _unless_barred(self, item: IssuedJwt | CitadelError, agent: Agent) -> IssuedJwt | CitadelError:
+        if isinstance(item, CitadelError):
+            return item
+        try:
+            self._bars.refuse(item.spiffe_id, entry_id=item.entry_id, requested_by=agent.spiffe_id)
+        except CitadelError as refusal:
+            return refusal
+        return item
+
+    async def _map(
+        self,
+        function: Callable[[JwtRequest], IssuedJwt | CitadelError],
+        items: Sequence[JwtRequest],
+        signer: JwtSigner,
+    ) -> list[IssuedJwt | CitadelError]:
+        inline = _INLINE_RSA if isinstance(signer.key, rsa.RSAPrivateKey) else _INLINE_BATCH
+        if len(items) <= inline:
+            return [function(item) for item in items]
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, lambda: [function(item) for item in items])
