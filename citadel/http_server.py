@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,8 @@ from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
 
 
-def http_config(app: ASGIApp, *, http: Any = "h11") -> uvicorn.Config:
-    """How `app` is served; `http` makes the protocol of each connection."""
+def http_config(app: ASGIApp, *, http: Any = "h11", headers: Sequence[tuple[str, str]] = ()) -> uvicorn.Config:
+    """How `app` is served; `http` makes the protocol of each connection, and `headers` are in every answer."""
     return uvicorn.Config(
         app,
         log_config=None,  # `citadel.logs` owns the handlers
@@ -27,6 +27,7 @@ def http_config(app: ASGIApp, *, http: Any = "h11") -> uvicorn.Config:
         server_header=False,
         ws="none",
         http=http,
+        headers=list(headers),
         timeout_keep_alive=2,
         timeout_graceful_shutdown=1,
     )

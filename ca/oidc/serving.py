@@ -22,6 +22,7 @@ _log = structlog.get_logger(__name__)
 _MOST_CONNECTIONS: Final = 256
 _PATIENCE: Final = 5.0  # seconds, for the handshake, and then for the first request
 # Seconds from one connection to the next. A handshake costs a millisecond of the loop that all the mesh is served by.
+# Each connection gets one answer, so that this bounds requests as well.
 _PACE: Final = 0.01
 
 
@@ -44,7 +45,7 @@ class TlsHttp:
         self._certificate = certificate
         self._most = most
         self._patience = patience
-        self._server = HttpServer(http_config(app))
+        self._server = HttpServer(http_config(app, headers=[("connection", "close")]))
         self._socket: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: dict[socket.socket, None] = {}  # in the order of their coming

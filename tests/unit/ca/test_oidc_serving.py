@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -220,6 +221,26 @@ async def connected(site: Site, *, in_tls: bool) -> tuple[asyncio.StreamReader, 
     if not in_tls:
         return await asyncio.open_connection("127.0.0.1", site.port)
     return await asyncio.open_connection("127.0.0.1", site.port, ssl=site.ca.trust(), server_hostname="localhost")
+
+
+async def test_a_connection_gets_one_answer(site: Site) -> None:
+    reader, writer = await connected(site, in_tls=True)
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+    assert (await reader.read()).count(b"hello") == 1
+    writer.close()
+
+
+async def test_of_a_flood_a_hundred_connections_a_second_are_taken(site: Site) -> None:
+    async def ends() -> None:
+        reader, writer = await connected(site, in_tls=False)
+        writer.write(b"this is no TLS\r\n")
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    begun = time.monotonic()
+    await asyncio.gather(*(ends() for _ in range(40)))
+    assert time.monotonic() - begun > 0.39
 
 
 async def test_a_header_without_an_end_is_not_collected(site: Site) -> None:
