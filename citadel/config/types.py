@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
@@ -30,6 +30,9 @@ class Settings(BaseModel):
     """Base of every settings section: frozen, unknown keys refused, durations and addresses as types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    # Whether a text may stand in the place of the keys; a validator of mode "before" says what it means, or refuses it.
+    takes_text: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from ca.settings import ServerSettings
-from citadel.config.loader import load
+from citadel.config.loader import load, load_located
 from citadel.config.types import HostPort, Settings
 from citadel.errors import InvalidArgument, Reason
 from citadel.spiffe import TrustDomain
@@ -147,8 +148,12 @@ def test_booleans(tmp_path: Path, written: str, meant: bool) -> None:
         ("listen: 127.0.0.1:1\n", "server.yaml:5: 'listen' is not a section of keys (value '127.0.0.1:1')"),
         ("data_dir: again\n", "server.yaml:5: duplicate key 'data_dir', first on line 2"),
         ("? [a]\n: b\n", "server.yaml:5: a key is not plain text"),
-        ("x: &a 1\ny: *a\n", "server.yaml:6: aliases (*) and tags (!) are not taken here"),
-        ("store_url: !env URL\n", "server.yaml:5: aliases (*) and tags (!) are not taken here"),
+        ("x: &a 1\ny: *a\n", "server.yaml:6: aliases (*) and tags (!) are not taken here; quote a text that begins so"),
+        ("x: [*]\n", "server.yaml:5: aliases (*) and tags (!) are not taken here; quote a text that begins so"),
+        (
+            "store_url: !env URL\n",
+            "server.yaml:5: aliases (*) and tags (!) are not taken here; quote a text that begins so",
+        ),
         ("listen: [\n", "server.yaml:6: not YAML: expected the node content, but found '<stream end>'"),
         ("---\na: b\n", "server.yaml:5: not YAML: but found another document"),
     ],
@@ -216,6 +221,49 @@ def test_settings_with_a_password_do_not_show_it(tmp_path: Path) -> None:
     settings = load(write(tmp_path, GOOD + "store_url: postgresql+asyncpg://u:s3cret@h/d\n"), ServerSettings)
     assert settings.store_url == "postgresql+asyncpg://u:s3cret@h/d"
     assert "s3cret" not in repr(settings)
+
+
+class Part(Settings):
+    name: str
+    size: int = Field(default=0, alias="howBig")
+    path: Path | None = None
+
+
+class Parts(Settings):
+    parts: tuple[Part, ...]
+    words: tuple[int, ...] = ()
+
+
+def test_each_item_of_a_list_is_read_as_a_section_of_its_own(tmp_path: Path) -> None:
+    text = "parts:\n- {name: a, howBig: 2, path: b}\n- name: c\n"
+    assert load(write(tmp_path, text), Parts).parts == (Part(name="a", howBig=2, path=tmp_path / "b"), Part(name="c"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- nam: a\n", "3: unknown key 'parts[1].nam' (value 'a'); did you mean 'name'?"),
+        ("- {name: a, size: 1}\n", "3: unknown key 'parts[1].size' (value '1'); known here: name, howBig, path"),
+        ("- {name: a,\n   howBig: x}\n", "4: 'parts[1].howBig' is wrong (value 'x'): "),
+        ("- {howBig: 1}\n", "3: missing key 'parts[1].name'"),
+        ("- text\n", "3: 'parts[1]' is not a section of keys (value 'text')"),
+        ("-\n- {name: b}\n", "3: missing key 'parts[1].name'"),
+        ("words: [1,\n  ~, 3]\n", "4: 'words[1]' has no value"),
+        ("words: [1,\n  two, 3]\n", "4: 'words[1]' is wrong (value 'two'): "),
+        (f"words: [1,\n  '{KEK}', 3]\n", "4: 'words[1]' is wrong (value not shown: it may be a secret)"),
+    ],
+)
+def test_what_is_wrong_in_a_list_has_the_line_of_the_item(tmp_path: Path, text: str, problem: str) -> None:
+    (found,) = problems(tmp_path, f"parts:\n- name: a\n{text}", Parts)
+    assert found.startswith(f"server.yaml:{problem}")
+    assert "s3cret" not in found
+
+
+def test_a_rule_about_several_settings_can_name_their_lines(tmp_path: Path) -> None:
+    located = load_located(write(tmp_path, "parts:\n- name: a\n- name: b\n"), Parts)
+    path = tmp_path / "server.yaml"
+    assert located.problem(("parts", 1, "name"), "is b") == (3, f"{path}:3: 'parts[1].name' is b")
+    assert located.problem(("parts", 1, "path"), "is not there") == (3, f"{path}:3: 'parts[1].path' is not there")
 
 
 def test_a_document_that_is_no_mapping(tmp_path: Path) -> None:
