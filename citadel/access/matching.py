@@ -1,0 +1,116 @@
+"""Whether one condition of a rule holds for a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from citadel.access.normal import plain_host, plain_method, plain_path
+from citadel.access.patterns import Value
+from citadel.access.rules import PROVEN, Action, Condition, Subject
+from citadel.jwt.user import EndUser
+from citadel.request import HttpRequest
+from citadel.spiffe import SpiffeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What rules are asked about, in plain form."""
+
+    method: str
+    host: str
+    path: str
+    headers: Mapping[str, str]
+    peer: SpiffeId | None
+    user: EndUser | None
+
+    @classmethod
+    def of(cls, request: HttpRequest, user: EndUser | None) -> Self:
+        """Raises `ValueError` for a request that has no plain form."""
+        return cls(
+            method=plain_method(request.method),
+            host=plain_host(request.host),
+            path=plain_path(request.path),
+            headers=request.headers,
+            peer=request.peer,
+            user=user,
+        )
+
+
+def holds(condition: Condition, facts: Facts, action: Action) -> bool:
+    """Whether the condition is met.
+
+    What is not there matches no pattern. So it would pass every negated list: right where somebody is refused who could
+    not show to be of those spared, wrong where somebody is let in without having shown who they are. Therefore in ALLOW
+    rules a negated list about what somebody proved (peer, token) is met only by somebody who proved something.
+    """
+    values = values_of(condition, facts)
+    if not condition.negated:
+        return _any_match(condition, values)
+    if not values and action is Action.ALLOW and condition.subject in PROVEN:
+        return False
+    return not _any_match(condition, values)
+
+
+def values_of(condition: Condition, facts: Facts) -> Sequence[Value]:  # noqa: PLR0911 - one line for each subject
+    """What the request says of the condition's subject; nothing that is empty."""
+    match condition.subject:
+        case Subject.PEER:
+            return (str(facts.peer),) if facts.peer is not None else ()
+        case Subject.TRUST_DOMAIN:
+            return (facts.peer.trust_domain.name,) if facts.peer is not None else ()
+        case Subject.HEADER:
+            return _present(facts.headers.get(condition.names[0]))
+        case Subject.HOST:
+            return _present(facts.host)
+        case Subject.METHOD:
+            return (facts.method,)
+        case Subject.PATH:
+            return (facts.path,)
+        case _:
+            return _of_user(condition, facts.user) if facts.user is not None else ()
+
+
+def _of_user(condition: Condition, user: EndUser) -> Sequence[Value]:
+    match condition.subject:
+        case Subject.PRINCIPAL:
+            return (user.principal,) if user.principal is not None else ()
+        case Subject.AUDIENCES:
+            return tuple(filter(None, user.audiences))
+        case Subject.PRESENTER:
+            return _present(user.presenter)
+        case _:
+            return _texts(_claim(user.claims, condition.names))
+
+
+def _claim(claims: Mapping[str, Any], names: Sequence[str]) -> Any:
+    value: Any = claims
+    for name in names:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _texts(value: Any) -> Sequence[str]:
+    """A claim, or each of a list; whole numbers and truth values as JSON writes them. Nothing else has one form."""
+    match value:
+        case list() | tuple():
+            return tuple(text for item in value if not isinstance(item, list | tuple) for text in _texts(item))
+        case bool():
+            return ("true" if value else "false",)
+        case int():
+            return (str(value),)
+        case str():
+            return _present(value)
+        case _:
+            return ()
+
+
+def _present(text: str | None) -> tuple[str, ...]:
+    return (text,) if text else ()
+
+
+def _any_match(condition: Condition, values: Sequence[Value]) -> bool:
+    return any(pattern.matches(value) for value in values for pattern in condition.patterns)
