@@ -24,6 +24,8 @@ from sds.keep.signer import Signer
 from sds.metrics import AgentCollector, MeteredSigner, StreamMeter
 from sds.serve.callers import WorkloadAttestor
 from sds.serve.registry import StreamRegistry
+from sds.tokens.metrics import MeteredTokenSigner
+from sds.tokens.signer import TokenSigner
 
 _GRACE: Final = 1.0  # seconds for a call that is being answered
 
@@ -52,6 +54,10 @@ class AgentInsight:
     def metered(self, signer: Signer) -> Signer:
         """The same signer, measured. Call it once."""
         return MeteredSigner(signer, registry=self.metrics, clock=self._clock)
+
+    def metered_tokens(self, signer: TokenSigner) -> TokenSigner:
+        """The same signer of tokens, measured. Call it once."""
+        return MeteredTokenSigner(signer, registry=self.metrics, clock=self._clock)
 
     @asynccontextmanager
     async def admin_socket(

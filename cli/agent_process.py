@@ -31,11 +31,12 @@ from sds.keep.orders import RenewOrder
 from sds.link.identity import IdentityFile, OwnIdentity
 from sds.link.link import Heeding, Link, Telling
 from sds.link.renewal import OwnRenewal
-from sds.link.signing import RemoteSigner
+from sds.link.signing import RemoteSigner, RemoteTokenSigner
 from sds.serve.lingering import MOST_LINGERING
 from sds.serve.registry import StreamRegistry
 from sds.serve.server import WorkloadServer
 from sds.settings import AgentSettings
+from sds.tokens.keeper import TokenKeeper
 
 _CLOSE_GRACE: Final = 1.0  # seconds for the streams of workloads; Envoy reconnects by itself
 _SHARE_OF_FILES: Final = 8  # the part of the descriptors that closed streams may have, one a process
@@ -105,12 +106,21 @@ async def _serve(
     feed.publish(replace(feed.current, bundles={bundle.trust_domain: bundle}))
     registry = StreamRegistry(clock=clock, most_lingering=min(MOST_LINGERING, open_files() // _SHARE_OF_FILES))
     attestor = UnixAttestor()
+    tokens = TokenKeeper(
+        trust_domain=settings.trust_domain,
+        feed=feed,
+        signer=insight.metered_tokens(RemoteTokenSigner(api=lambda: link.api)),
+        clock=clock,
+        per_second=settings.limits.jwt_calls_per_second_per_uid,
+        on_refusal=insight.tally.count_refused,
+    )
     workloads = WorkloadServer(
         socket=settings.socket,
         trust_domain=settings.trust_domain,
         feed=feed,
         attestor=attestor,
         registry=registry,
+        tokens=tokens,
         clock=clock,
         names=settings.sds.names,
         limits=settings.limits,
@@ -174,6 +184,7 @@ async def _serve(
             await _run_until(stop, link.run(), keeper.run(), renewal.run())
     finally:
         await workloads.close(grace=_CLOSE_GRACE)
+        await tokens.close()
         attestor.close()
 
 

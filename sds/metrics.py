@@ -26,6 +26,7 @@ _PROTOCOLS: Final = {
     f"{_SDS}/DeltaSecrets": "sds-delta",
     "/SpiffeWorkloadAPI/FetchX509SVID": "workload-api",
     "/SpiffeWorkloadAPI/FetchX509Bundles": "workload-api",
+    "/SpiffeWorkloadAPI/FetchJWTBundles": "workload-api",
 }
 
 

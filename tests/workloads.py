@@ -71,6 +71,19 @@ class Workload:
     def bundles(self, metadata: Sequence[tuple[str, str]] = HEADER) -> Call:
         return Call(self.api.FetchX509Bundles(workload_pb2.X509BundlesRequest(), metadata=metadata))
 
+    def jwt_bundles(self, metadata: Sequence[tuple[str, str]] = HEADER) -> Call:
+        return Call(self.api.FetchJWTBundles(workload_pb2.JWTBundlesRequest(), metadata=metadata))
+
+    async def tokens(self, *audience: str, spiffe_id: str = "") -> workload_pb2.JWTSVIDResponse:
+        request = workload_pb2.JWTSVIDRequest(audience=audience, spiffe_id=spiffe_id)
+        answer: workload_pb2.JWTSVIDResponse = await self.api.FetchJWTSVID(request, metadata=HEADER, timeout=20)
+        return answer
+
+    async def judge(self, token: str, audience: str) -> workload_pb2.ValidateJWTSVIDResponse:
+        request = workload_pb2.ValidateJWTSVIDRequest(svid=token, audience=audience)
+        answer: workload_pb2.ValidateJWTSVIDResponse = await self.api.ValidateJWTSVID(request, metadata=HEADER)
+        return answer
+
 
 @asynccontextmanager
 async def workload_at(socket: Path) -> AsyncIterator[Workload]:

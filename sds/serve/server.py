@@ -29,9 +29,12 @@ from sds.serve.registry import StreamRegistry
 from sds.serve.secrets import SecretShelf
 from sds.serve.service import SecretDiscovery
 from sds.settings import LimitSettings, SecretNameSettings
+from sds.tokens.keeper import TokenKeeper
 from sds.workload import header
+from sds.workload.entitlement import Entitlement
 from sds.workload.service import WorkloadApi
 from sds.workload.snapshot import SnapshotShelf
+from sds.workload.tokens import JwtCalls
 
 # Everybody may connect: what a caller gets is decided by who the kernel says it is.
 _SOCKET_MODE: Final = 0o666
@@ -56,6 +59,7 @@ class WorkloadServer:
         feed: HoldingsFeed,
         attestor: WorkloadAttestor,
         registry: StreamRegistry,
+        tokens: TokenKeeper,
         clock: Clock,
         has_heard: Callable[[], bool] = lambda: True,
         names: SecretNameSettings = _DEFAULT_NAMES,
@@ -86,13 +90,19 @@ class WorkloadServer:
             clock=clock,
             max_names=limits.max_names,
         )
-        self._workload_api = WorkloadApi(
+        entitlement = Entitlement(
             callers=callers,
             feed=feed,
             shelf=SnapshotShelf(trust_domain=trust_domain),
+            has_heard=has_heard,
+            clock=clock,
+        )
+        self._workload_api = WorkloadApi(
+            entitlement=entitlement,
+            jwt=JwtCalls(entitlement=entitlement, keeper=tokens, clock=clock),
+            feed=feed,
             registry=registry,
             expiries=self._expiries,
-            has_heard=has_heard,
             clock=clock,
         )
         self._health = HealthServicer()

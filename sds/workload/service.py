@@ -13,43 +13,40 @@ from grpc import aio
 from citadel._wire import workload_pb2 as pb
 from citadel._wire.workload_pb2_grpc import SpiffeWorkloadAPIServicer
 from citadel.clock import Clock
-from citadel.errors import PermissionDenied, Reason, Unavailable
-from citadel.selector import Selector
+from citadel.errors import Reason, Unavailable
 from sds.holdings import HoldingsFeed
 from sds.keep.waiting import news_or_time
-from sds.serve.callers import LOOK_AGAIN, Callers
+from sds.serve.callers import LOOK_AGAIN
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry
-from sds.workload.snapshot import Answer, Snapshot, SnapshotShelf
+from sds.workload.answer import Answer
+from sds.workload.entitlement import Entitlement
+from sds.workload.snapshot import Snapshot
 from sds.workload.stream import LiveStream
+from sds.workload.tokens import JwtCalls
 
 _Context = aio.ServicerContext[Any, Any]
 _Message = TypeVar("_Message")
 
 
 class WorkloadApi(SpiffeWorkloadAPIServicer):
-    """Fulfils the X.509 profile of the Workload API. `docs/decisions/0014` says which refusal is right when.
-
-    `has_heard` says whether the server has told its entries since this agent began.
-    """
+    """Fulfils the X.509 and JWT profiles of the Workload API."""
 
     def __init__(
         self,
         *,
-        callers: Callers,
+        entitlement: Entitlement,
+        jwt: JwtCalls,
         feed: HoldingsFeed,
-        shelf: SnapshotShelf,
         registry: StreamRegistry,
         expiries: Expiries,
-        has_heard: Callable[[], bool],
         clock: Clock,
     ) -> None:
-        self._callers = callers
+        self._entitlement = entitlement
+        self._jwt = jwt
         self._feed = feed
-        self._shelf = shelf
         self._registry = registry
         self._expiries = expiries
-        self._has_heard = has_heard
         self._clock = clock
 
     def FetchX509SVID(self, request: pb.X509SVIDRequest, context: _Context) -> AsyncIterator[pb.X509SVIDResponse]:
@@ -61,22 +58,19 @@ class WorkloadApi(SpiffeWorkloadAPIServicer):
         return self._push(context, lambda snapshot: snapshot.bundles)
 
     async def FetchJWTSVID(self, request: pb.JWTSVIDRequest, context: _Context) -> pb.JWTSVIDResponse:
-        await _not_offered(context, "JWT-SVID")
+        return await self._jwt.fetch(request, self._entitlement.caller_of(context.peer()))
 
-    async def FetchJWTBundles(
-        self, request: pb.JWTBundlesRequest, context: _Context
-    ) -> AsyncIterator[pb.JWTBundlesResponse]:
-        await _not_offered(context, "JWT-SVID")
-        yield  # makes this the generator that gRPC expects
+    def FetchJWTBundles(self, request: pb.JWTBundlesRequest, context: _Context) -> AsyncIterator[pb.JWTBundlesResponse]:
+        return self._push(context, lambda snapshot: snapshot.jwt_bundles)
 
     async def ValidateJWTSVID(
         self, request: pb.ValidateJWTSVIDRequest, context: _Context
     ) -> pb.ValidateJWTSVIDResponse:
-        await _not_offered(context, "JWT-SVID")
+        return await self._jwt.validate(request, self._entitlement.caller_of(context.peer()))
 
     async def FetchWITSVID(self, request: pb.WITSVIDRequest, context: _Context) -> AsyncIterator[pb.WITSVIDResponse]:
         await _not_offered(context, "WIT-SVID")
-        yield  # as above
+        yield  # makes this the generator that gRPC expects
 
     async def FetchWITBundles(
         self, request: pb.WITBundlesRequest, context: _Context
@@ -91,7 +85,7 @@ class WorkloadApi(SpiffeWorkloadAPIServicer):
 
         gRPC asks for the next message once the last was written, so that a slow reader is sent only the newest.
         """
-        caller = self._callers.caller_of(context.peer())
+        caller = self._entitlement.caller_of(context.peer())
         stream = LiveStream(caller, self._registry, now=self._clock.now())
         self._feed.watch(stream.wake)
         try:
@@ -113,21 +107,8 @@ class WorkloadApi(SpiffeWorkloadAPIServicer):
             self._registry.end(stream.id)
 
     async def _look(self, stream: LiveStream) -> Snapshot:
-        """Who the caller is now and what it may have. Raises where that is nothing."""
-        stream.attestation = await self._callers.attest(stream.caller, wants_sha256=self._wants_sha256)
-        snapshot = self._shelf.snapshot(self._feed.current, stream.attestation.selectors, self._clock.now())
-        if snapshot.is_entitled:
-            return snapshot
-        if not self._has_heard():  # it may well have an entry: "no identity" would be a guess (WEP-17)
-            raise Unavailable(
-                Reason.NOT_READY, "this agent has not heard from its server yet", fix="try again in a moment"
-            )
-        credentials = stream.caller.credentials
-        raise PermissionDenied(  # WEP-19, WAPI-26, WAPI-30
-            Reason.NO_IDENTITY,
-            f"no entry of this agent matches process {credentials.pid} of uid {credentials.uid}, gid {credentials.gid}",
-            fix="compare these, and the path of its program, with the selectors of its entry",
-        )
+        stream.attestation, snapshot = await self._entitlement.look(stream.caller)
+        return snapshot
 
     async def _next_change(self, stream: LiveStream, *, is_pending: bool) -> None:
         """Wait until something may be new. Raises `Unavailable` where what the caller waits for does not come."""
@@ -144,9 +125,6 @@ class WorkloadApi(SpiffeWorkloadAPIServicer):
             await stream.wake.wait()
         else:
             await news_or_time(stream.wake, left, clock=self._clock)
-
-    def _wants_sha256(self, selectors: frozenset[Selector]) -> bool:
-        return self._shelf.wants_sha256(self._feed.current, selectors)
 
 
 async def _not_offered(context: _Context, profile: str) -> NoReturn:

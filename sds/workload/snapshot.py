@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -22,20 +22,8 @@ from sds.holdings import HeldSvid, Holdings
 from sds.serve.matching import EntryIndex
 from sds.serve.placeholder import discarded_root
 from sds.serve.revocations import for_chains
-
-_Message = TypeVar("_Message")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[_Message]):
-    """One message, with what is reported of it: names and facts, nothing of a key."""
-
-    message: _Message = field(repr=False)
-    about: Sequence[types_pb2.ResourceReport]
-
-    def says_the_same_as(self, other: Answer[_Message] | None) -> bool:
-        """Whether sending this after `other` would tell the caller nothing."""
-        return other is self or (other is not None and other.message == self.message)
+from sds.workload.answer import Answer
+from sds.workload.jwt_bundles import jwk_set, jwt_bundles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +32,16 @@ class Snapshot:
 
     `svids` is None while the caller's first identity has no certificate: the first of a response is the default
     identity (WAPI-43), and a workload must not be another until its own certificate has come. `bundles` is None where
-    not even a bundle is known.
+    not even a bundle is known, and so is `jwt_bundles`. `identities` are the entries, one for each identity, in the
+    order of a response; `trusted` are the bundles whole.
     """
 
     is_entitled: bool
     svids: Answer[pb.X509SVIDResponse] | None = None
     bundles: Answer[pb.X509BundlesResponse] | None = None
+    jwt_bundles: Answer[pb.JWTBundlesResponse] | None = None
+    identities: Sequence[Entry] = ()
+    trusted: Mapping[TrustDomain, TrustBundle] = field(default_factory=dict)
     until: datetime | None = None
 
     def holds_at(self, now: datetime) -> bool:
@@ -61,6 +53,15 @@ NOTHING: Final = Snapshot(is_entitled=False)
 # Many clients take messages of at most 4 MiB, and one that is refused leaves its reader without a certificate.
 _MOST_LISTED: Final = 1024 * 1024
 _MOST_KEPT: Final = 1024  # kinds of callers; a node has a few dozen, and who likes makes more
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A bundle, its X.509 authorities as concatenated DER, and its JWT authorities as a JWK set."""
+
+    bundle: TrustBundle
+    der: bytes
+    jwk_set: bytes
 
 
 class SnapshotShelf:
@@ -75,7 +76,7 @@ class SnapshotShelf:
         self._holdings = Holdings()
         self._index = EntryIndex(())
         self._by_selectors: dict[frozenset[Selector], Snapshot] = {}
-        self._encoded: dict[TrustDomain, tuple[TrustBundle, bytes]] = {}
+        self._encoded: dict[TrustDomain, _Encoded] = {}
         self._lists: RevocationSet | None = None  # those that are sent, once it is known
 
     def wants_sha256(self, holdings: Holdings, selectors: frozenset[Selector]) -> bool:
@@ -106,8 +107,8 @@ class SnapshotShelf:
         self._by_selectors = {}
 
     def _gather(self, entries: Sequence[Entry], now: datetime) -> Snapshot:
-        identities = self._identities(entries, now)
-        bundles, lists = self._bundles(entries), self._usable_lists(now)
+        identities, trusted = self._identities(entries, now), self._trusted(entries)
+        bundles, lists = self._bundles(trusted), self._usable_lists(now)
         ends = [entry.expires_at for entry in entries if entry.expires_at is not None]
         ends += [held.svid.not_after for held, _ in identities.values()]
         return Snapshot(
@@ -118,6 +119,11 @@ class SnapshotShelf:
                 else None
             ),
             bundles=_bundles_answer(bundles, lists) if bundles else None,
+            jwt_bundles=jwt_bundles(
+                {domain: (bundle, self._encode(bundle).jwk_set) for domain, bundle in trusted.items()}, own=self._own
+            ),
+            identities=_one_of_each(entries),
+            trusted=trusted,
             until=min(ends, default=None),
         )
 
@@ -130,27 +136,31 @@ class SnapshotShelf:
                 found.setdefault(entry.spiffe_id, (held, entry))
         return found
 
-    def _bundles(self, entries: Iterable[Entry]) -> Mapping[TrustDomain, tuple[TrustBundle, bytes]]:
-        """The bundles that the caller may trust, its own first; none at all while its own is unknown (WAPI-29).
+    def _trusted(self, entries: Iterable[Entry]) -> Mapping[TrustDomain, TrustBundle]:
+        """The bundles that are known of those that the caller may trust, its own first."""
+        foreign = frozenset(domain for entry in entries for domain in entry.federates_with) - {self._own}
+        known = (self._holdings.bundles.get(domain) for domain in (self._own, *sorted(foreign)))
+        return {bundle.trust_domain: bundle for bundle in known if bundle is not None}
+
+    def _bundles(self, trusted: Mapping[TrustDomain, TrustBundle]) -> Mapping[TrustDomain, tuple[TrustBundle, bytes]]:
+        """Those with their authorities; none at all while the caller's own is unknown (WAPI-29).
 
         A foreign bundle without authorities is left out: for a peer, no bundle is no trust (WAPI-15).
         """
-        foreign = frozenset(domain for entry in entries for domain in entry.federates_with) - {self._own}
-        known = (self._holdings.bundles.get(domain) for domain in (self._own, *sorted(foreign)))
-        found = {bundle.trust_domain: (bundle, self._encode(bundle)) for bundle in known if bundle is not None}
-        if self._own not in found:
+        if self._own not in trusted:
             return {}
+        found = {domain: (bundle, self._encode(bundle).der) for domain, bundle in trusted.items()}
         return {domain: pair for domain, pair in found.items() if pair[1]}
 
-    def _encode(self, bundle: TrustBundle) -> bytes:
-        """The authorities as concatenated DER. Of our own domain never empty, which would be no bundle (WAPI-17)."""
+    def _encode(self, bundle: TrustBundle) -> _Encoded:
+        """The authorities as messages have them. Of our own domain never empty, which would be no bundle (WAPI-17)."""
         known = self._encoded.get(bundle.trust_domain)
-        if known is None or known[0] is not bundle:
+        if known is None or known.bundle is not bundle:
             der = b"".join(authority.public_bytes(Encoding.DER) for authority in bundle.x509_authorities)
             if not der and bundle.trust_domain == self._own:
                 der = self._trust_nobody()
-            known = self._encoded[bundle.trust_domain] = (bundle, der)
-        return known[1]
+            known = self._encoded[bundle.trust_domain] = _Encoded(bundle, der, jwk_set(bundle))
+        return known
 
     def _trust_nobody(self) -> bytes:
         if not self._nobody:  # kept, so that the same nothing is pushed only once
@@ -188,6 +198,14 @@ class SnapshotShelf:
             if domain != self._own:
                 message.federated_bundles[str(domain.id)] = der
         return Answer(message, (*about, *_about_bundles(bundles, lists)))
+
+
+def _one_of_each(entries: Iterable[Entry]) -> Sequence[Entry]:
+    """The first entry of each identity: `entries` come oldest first."""
+    found: dict[SpiffeId, Entry] = {}
+    for entry in entries:
+        found.setdefault(entry.spiffe_id, entry)
+    return tuple(found.values())
 
 
 def _bundles_answer(

@@ -11,7 +11,7 @@ from citadel.peer import Caller
 from citadel.wire import to_timestamp
 from sds.serve.callers import Attestation
 from sds.serve.registry import StreamRegistry
-from sds.workload.snapshot import Answer
+from sds.workload.answer import Answer
 
 # How long a caller is kept waiting for a certificate that is being made, before it is told to come again. Signing takes
 # some ten milliseconds where the server is there.

@@ -24,9 +24,7 @@ _NO_FEDERATION: Final = "no bundle endpoint and no federation yet"
 _NOT_YET: Final[Mapping[str, str]] = {
     **{f"JWT-{number}": _NO_JWT for number in _OF_ISSUED_JWTS},
     **{f"FED-{number:02}": _NO_FEDERATION for number in range(1, 44)},
-    "WAPI-01": _NO_JWT,
-    "WAPI-13": "its mandatory fields are those of the JWT methods: " + _NO_JWT,
-    **{f"WAPI-{number}": _NO_JWT for number in range(31, 43)},
+    "WAPI-42": "which clients prefer it, no server shows",
 }
 
 

@@ -184,29 +184,13 @@ async def test_a_hint_has_at_most_1024_bytes(agent: Agent, workload: Workload) -
 @pytest.mark.spec("WAPI-02", "WAPI-03", "WEP-21")
 @pytest.mark.parametrize(
     ("method", "request_type"),
-    [
-        ("FetchWITSVID", pb.WITSVIDRequest),
-        ("FetchWITBundles", pb.WITBundlesRequest),
-        ("FetchJWTBundles", pb.JWTBundlesRequest),
-    ],
+    [("FetchWITSVID", pb.WITSVIDRequest), ("FetchWITBundles", pb.WITBundlesRequest)],
 )
 async def test_streams_of_profiles_that_are_not_offered_say_so(
     agent: Agent, workload: Workload, method: str, request_type: Any
 ) -> None:
     await agent.entry("/web")
     code, _ = await refusal(getattr(workload.api, method)(request_type(), metadata=HEADER).read())
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-
-
-@pytest.mark.spec("WEP-21")
-@pytest.mark.parametrize(
-    ("method", "request_type"), [("FetchJWTSVID", pb.JWTSVIDRequest), ("ValidateJWTSVID", pb.ValidateJWTSVIDRequest)]
-)
-async def test_calls_of_profiles_that_are_not_offered_say_so(
-    agent: Agent, workload: Workload, method: str, request_type: Any
-) -> None:
-    await agent.entry("/web")
-    code, _ = await refusal(getattr(workload.api, method)(request_type(), metadata=HEADER))
     assert code is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -22,6 +22,7 @@ from sds.serve.resource import SECRET_TYPE_URL
 from sds.serve.server import WorkloadServer
 from tests.certificates import A_TEST, NOW
 from tests.clock import FakeClock
+from tests.unit.sds.fake_tokens import FakeTokenSigner, token_keeper
 from tests.unit.sds.holding import UID_1
 
 DIGEST = Selector("unix", "sha256:ab")
@@ -56,6 +57,7 @@ class Node:
         self.feed = HoldingsFeed()
         self.clock = FakeClock(NOW)
         self.registry = StreamRegistry(clock=self.clock)
+        self.signer = FakeTokenSigner(self.clock)
         self.refusals: list[tuple[str, CitadelError]] = []
         self.attestor = attestor
         self.server = WorkloadServer(
@@ -64,6 +66,7 @@ class Node:
             feed=self.feed,
             attestor=attestor,
             registry=self.registry,
+            tokens=token_keeper(self.feed, self.clock, signer=self.signer),
             clock=self.clock,
             on_refusal=lambda method, error: self.refusals.append((method, error)),
             **options,

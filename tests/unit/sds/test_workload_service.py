@@ -28,6 +28,7 @@ from tests.certificates import A_TEST, B_TEST, NOW
 from tests.clock import FakeClock
 from tests.revocations import revocation_set
 from tests.servers import refusal
+from tests.unit.sds.fake_tokens import token_keeper
 from tests.unit.sds.holding import ROOT, UID_1, empty_bundle, entry, held, holdings, own_bundle
 from tests.workloads import Workload, workload_at
 
@@ -66,6 +67,7 @@ class Node:
             feed=self.feed,
             attestor=self.attestor,
             registry=self.registry,
+            tokens=token_keeper(self.feed, self.clock),
             clock=self.clock,
             has_heard=lambda: self.has_heard,
             on_refusal=lambda _, error: self.refusals.append(error),
