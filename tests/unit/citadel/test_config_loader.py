@@ -101,7 +101,7 @@ def test_booleans(tmp_path: Path, written: str, meant: bool) -> None:
             (
                 "server.yaml:5: unknown key 'zzz'; known here: trust_domain, data_dir, store_url, lease, "
                 "listen, advertise, "
-                "keys, authorities, rotation, svids, limits, joining, connections, ledger, audit, log"
+                "keys, authorities, rotation, svids, oidc, limits, joining, connections, ledger, audit, log"
             ),
         ),
         (
