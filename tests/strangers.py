@@ -22,6 +22,11 @@ class WebCa:
     def __init__(self) -> None:
         self._root = root("web root", uri=None, not_before=_ago(), not_after=datetime.now(UTC) + timedelta(days=1))
 
+    @property
+    def pem(self) -> bytes:
+        """What a file holds that names this authority."""
+        return self._root.pem
+
     def trust(self) -> ssl.SSLContext:
         """What somebody takes who trusts this authority alone."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -48,28 +48,36 @@ class HttpKeyFetcher:
 
 
 async def _fetch(client: httpx.AsyncClient, source: KeySource) -> Answer:
-    url = source.url or await _discover(client, source)
-    response, body = await _get(client, url, source)
+    if source.url:
+        response, body = await _get(client, source.url, source)
+    else:
+        document, url = await _discover(client, source)
+        response, body = await _get(client, url, source, before=document)
     keys = await asyncio.to_thread(KeySet.parse, body)
     return Answer(keys=keys, max_age=_max_age(response))
 
 
-async def _discover(client: httpx.AsyncClient, source: KeySource) -> str:
-    """OpenID Connect Discovery 1.0, sections 4.1 to 4.3."""
-    _, body = await _get(client, source.issuer.removesuffix("/") + DISCOVERY_PATH, source)
+async def _discover(client: httpx.AsyncClient, source: KeySource) -> tuple[httpx.URL, str]:
+    """Where the document was in the end, and where it says that the keys are.
+
+    OpenID Connect Discovery 1.0, sections 4.1 to 4.3.
+    """
+    response, body = await _get(client, source.issuer.removesuffix("/") + DISCOVERY_PATH, source)
     document = load_object(body, max_bytes=MAX_DOCUMENT_BYTES, reason=Reason.JWKS_MALFORMED)
     if document.get("issuer") != source.issuer:
         raise _malformed(f"the discovery document is of another issuer, {document.get('issuer')!r:.200}")
     url = document.get("jwks_uri")
     if not isinstance(url, str):
         raise _malformed("the discovery document has no jwks_uri")
-    return url
+    return response.url, url
 
 
-async def _get(client: httpx.AsyncClient, url: str, source: KeySource) -> tuple[httpx.Response, bytes]:
-    """Follows redirects by hand: each target is judged as the first one was."""
+async def _get(
+    client: httpx.AsyncClient, url: str, source: KeySource, *, before: httpx.URL | None = None
+) -> tuple[httpx.Response, bytes]:
+    """Follows redirects by hand: each target is judged as the first one was. `before` is what named `url`."""
     target = httpx.URL(url)
-    _check_scheme(target, source, before=None)
+    _check_scheme(target, source, before=before)
     for _ in range(_MOST_REDIRECTS + 1):
         async with client.stream("GET", target) as response:
             if response.status_code not in _REDIRECTS:
