@@ -8,6 +8,7 @@ from citadel.clock import Clock
 from citadel.errors import PermissionDenied, Reason, Unavailable
 from citadel.peer import Caller
 from citadel.selector import Selector
+from citadel.spiffe import SpiffeId
 from sds.holdings import HoldingsFeed
 from sds.serve.callers import Attestation, Callers
 from sds.workload.snapshot import Snapshot, SnapshotShelf
@@ -54,6 +55,10 @@ class Entitlement:
             f"no entry of this agent matches process {credentials.pid} of uid {credentials.uid}, gid {credentials.gid}",
             fix="compare these, and the path of its program, with the selectors of its entry",
         )
+
+    def is_revoked(self, spiffe_id: SpiffeId) -> bool:
+        """Whether nothing is to be believed of this identity of the own trust domain, by what the server said last."""
+        return spiffe_id in self._feed.current.revoked_identities
 
     def _wants_sha256(self, selectors: frozenset[Selector]) -> bool:
         return self._shelf.wants_sha256(self._feed.current, selectors)

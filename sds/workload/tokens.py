@@ -49,6 +49,8 @@ class JwtCalls:
             svid = verify_jwt_svid(request.svid, snapshot.trusted, request.audience, self._clock.now())
         except Unauthenticated as error:  # the caller is who it is: its argument is not good
             raise InvalidArgument(error.reason, error.message, fix=error.fix) from error
+        if self._entitlement.is_revoked(svid.spiffe_id):
+            raise InvalidArgument(Reason.IDENTITY_REVOKED, f"{svid.spiffe_id} was revoked")
         return pb.ValidateJWTSVIDResponse(spiffe_id=str(svid.spiffe_id), claims=claims_struct(svid.claims))
 
 

@@ -23,6 +23,7 @@ from citadel.errors import PermissionDenied, Reason, ResourceExhausted
 from citadel.jws import Jws
 from citadel.jwt_svid import verify_jwt_svid
 from citadel.selector import Selector
+from citadel.spiffe import SpiffeId
 from sds.holdings import Holdings
 from tests.certificates import A_TEST, B_TEST, NOW, WORKLOAD
 from tests.servers import refusal
@@ -294,6 +295,15 @@ class TestValidateJwtSvid:
     )
     async def test_a_bad_token_is_an_invalid_argument(self, workload: Workload, text: str, reason: str) -> None:
         assert await refusal(workload.judge(text, AUDIENCE)) == (INVALID, reason)
+
+    async def test_a_token_of_an_identity_that_was_revoked_is_good_for_nothing_until_that_is_lifted(
+        self, node: Node, workload: Workload
+    ) -> None:
+        good = token(ONE, kid="one")
+        node.feed.publish(replace(there(WEB), revoked_identities=frozenset({SpiffeId.parse(WORKLOAD)})))
+        assert await refusal(workload.judge(good, AUDIENCE)) == (INVALID, "identity_revoked")
+        node.feed.publish(there(WEB))
+        assert (await workload.judge(good, AUDIENCE)).spiffe_id == WORKLOAD
 
     @pytest.mark.spec("WAPI-38", "JWT-14")
     @pytest.mark.parametrize("audience", ["other", AUDIENCE[:-1], AUDIENCE.upper(), f"{AUDIENCE} "])
