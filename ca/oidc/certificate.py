@@ -101,7 +101,7 @@ def _shown(chain: bytes, key: bytes, *, now: datetime) -> _Shown:
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
         _load(context, chain, key)
-    except (ValueError, ssl.SSLError) as error:
+    except (ValueError, OSError) as error:  # what TLS refuses is an `OSError` too
         raise _unusable(f"the certificate and the key do not go together, or are no PEM: {error}") from error
     not_before, not_after = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if not not_before <= now < not_after:

@@ -47,6 +47,7 @@ class TlsHttp:
         self._patience = patience
         self._server = HttpServer(http_config(app, headers=[("connection", "close")]))
         self._socket: socket.socket | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: dict[socket.socket, None] = {}  # in the order of their coming
 
@@ -74,7 +75,7 @@ class TlsHttp:
 
     async def close(self) -> None:
         """Stop listening, and end open connections once they have their answers."""
-        if self._socket is None:
+        if self._socket is None or self._serving is None:
             return
         for task in self._tasks:
             task.cancel()
@@ -82,7 +83,7 @@ class TlsHttp:
         self._socket.close()
         self._server.should_exit = True
         await self._serving
-        self._socket = None
+        self._socket = self._serving = None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
