@@ -71,7 +71,7 @@ def verify_jwt_svid(
     if jws.token_type not in _TYPES:
         shown = str(jws.token_type)[:30]
         raise Unauthenticated(Reason.JWT_HEADER_REFUSED, f"the type {shown!r} is not that of a JWT-SVID")
-    spiffe_id = _subject(jws.claims)
+    spiffe_id = subject_of(jws.claims)
     _check_signature(jws, _authorities(spiffe_id.trust_domain, bundles), spiffe_id.trust_domain)
     expires_at = check_times(jws.claims, now=now, leeway=leeway)
     intended = audiences(jws.claims)
@@ -91,8 +91,11 @@ def verify_jwt_svid(
     )
 
 
-def _subject(claims: Mapping[str, Any]) -> SpiffeId:
-    """The workload's ID (JWT-10, JWT-11)."""
+def subject_of(claims: Mapping[str, Any]) -> SpiffeId:
+    """The workload's ID in the claims of a JWT-SVID, believed or not (JWT-10, JWT-11).
+
+    Raises `Unauthenticated` (`jwt_malformed`).
+    """
     subject = text(claims, "sub")
     if subject is None:
         raise _malformed("the token has no sub")

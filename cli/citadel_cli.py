@@ -28,6 +28,7 @@ from cli.admin.token import token_group
 from cli.completion import completion_command
 from cli.output import Form
 from cli.workload.commands import fetch_command, watch_command
+from cli.workload.jwt import jwt_group
 
 
 @click.group(
@@ -74,6 +75,7 @@ citadel_cli.add_command(revoke_command)
 citadel_cli.add_command(revocation_group)
 svid_group.add_command(fetch_command)
 svid_group.add_command(watch_command)
+citadel_cli.add_command(jwt_group)
 citadel_cli.add_command(status_command)
 citadel_cli.add_command(backup_command)
 citadel_cli.add_command(restore_command)

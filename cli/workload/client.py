@@ -1,10 +1,10 @@
-"""A client of the SPIFFE Workload API, for the X.509 profile."""
+"""A client of the SPIFFE Workload API."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc import aio
@@ -13,8 +13,10 @@ from citadel._wire import workload_pb2 as pb
 from citadel._wire.workload_pb2_grpc import SpiffeWorkloadAPIStub
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.rpc import from_rpc_error
+from citadel.spiffe import SpiffeId
 from cli.workload.address import ADDRESS_VARIABLE, EndpointAddress
 from cli.workload.context import X509Context, parse_x509_context
+from cli.workload.tokens import WorkloadToken, parse_tokens
 
 _HEADER: Final = (("workload.spiffe.io", "true"),)  # WEP-05
 _MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024  # bundles of many federated domains; the agent is trusted
@@ -57,6 +59,26 @@ class WorkloadClient:
                     context = error
                 yield context
 
+    async def fetch_jwt_svids(
+        self, audience: Sequence[str], spiffe_id: SpiffeId | None = None, *, within: float
+    ) -> Sequence[WorkloadToken]:
+        """A token of every identity of this workload, or of the one that is named. Raises as `fetch_x509_context`."""
+        request = pb.JWTSVIDRequest(audience=audience, spiffe_id=str(spiffe_id) if spiffe_id is not None else "")
+        return parse_tokens(await self._answer(lambda api: api.FetchJWTSVID, request, within=within))
+
+    async def validate_jwt_svid(self, token: str, audience: str, *, within: float) -> SpiffeId:
+        """Whom the token is of, by the endpoint's judgement (WAPI-42). Raises its refusal, as `fetch_x509_context`."""
+        request = pb.ValidateJWTSVIDRequest(audience=audience, svid=token)
+        answer = await self._answer(lambda api: api.ValidateJWTSVID, request, within=within)
+        return SpiffeId.parse(answer.spiffe_id)
+
+    async def _answer(self, method: Callable[[Any], Any], request: object, *, within: float) -> Any:
+        async with aio.insecure_channel(self.address.target, options=_OPTIONS) as channel:
+            try:
+                return await method(SpiffeWorkloadAPIStub(channel))(request, metadata=_HEADER, timeout=within)
+            except grpc.RpcError as error:
+                raise self._refusal(error, "JWT-SVIDs") from error
+
     async def _messages(self, *, within: float | None) -> AsyncGenerator[pb.X509SVIDResponse, None]:
         async with aio.insecure_channel(self.address.target, options=_OPTIONS) as channel:
             call = SpiffeWorkloadAPIStub(channel).FetchX509SVID(pb.X509SVIDRequest(), metadata=_HEADER, timeout=within)
@@ -64,14 +86,14 @@ class WorkloadClient:
                 async for message in call:
                     yield message
             except grpc.RpcError as error:
-                raise self._refusal(error) from error
+                raise self._refusal(error, "X509-SVIDs") from error
 
-    def _refusal(self, error: grpc.RpcError) -> CitadelError:
+    def _refusal(self, error: grpc.RpcError, what: str) -> CitadelError:
         refusal = from_rpc_error(error)
         if isinstance(error, aio.AioRpcError) and error.code() is grpc.StatusCode.UNIMPLEMENTED:
             return FailedPrecondition(
                 Reason.REQUEST_MALFORMED,
-                f"{self.address} does not offer X509-SVIDs",
+                f"{self.address} does not offer {what}",
                 fix="name the socket of an agent",
             )
         if refusal.reason is Reason.SERVER_UNREACHABLE:

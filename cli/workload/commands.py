@@ -33,7 +33,8 @@ DEFAULT_SOCKET: Final = Path("/run/citadel/agent.sock")
 _Command = Callable[..., None]
 
 
-def _socket_option(command: _Command) -> _Command:
+def socket_option(command: _Command) -> _Command:
+    """The option that names the agent."""
     return click.option(
         "--socket",
         type=TextType(),
@@ -60,7 +61,7 @@ def _write_option(command: _Command) -> _Command:
 
 
 @admin_command("fetch", example="citadel-cli svid fetch --write /run/web/identity")
-@_socket_option
+@socket_option
 @_write_option
 @_identity_option
 @click.option(
@@ -89,7 +90,7 @@ def fetch_command(
 
 
 @admin_command("watch", example='citadel-cli svid watch --write /run/web/identity --run "systemctl reload nginx"')
-@_socket_option
+@socket_option
 @_write_option
 @_identity_option
 @click.option("--run", "command", type=TextType(), help="Command to run after each change, without a shell.")

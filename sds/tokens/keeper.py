@@ -14,7 +14,7 @@ from citadel.errors import CitadelError, NotFound, PermissionDenied, Reason, Una
 from citadel.jwt_svid import JwtSvid
 from citadel.limiter import RateLimiter
 from citadel.rpc import OnRefusal
-from citadel.spiffe import TrustDomain
+from citadel.spiffe import SpiffeId, TrustDomain
 from sds.holdings import Holdings, HoldingsFeed
 from sds.keep.waiting import first_of
 from sds.tokens.cache import HeldToken, TokenCache, TokenKey
@@ -65,10 +65,10 @@ class TokenKeeper:
         """A token of each entry for all of `audience`, or why there is none, for a process of this user."""
         self._follow()
         wanted = [Wanted(entry=entry, audience=audience) for entry in entries]
-        due = [each for each in wanted if self._is_due(each)]
+        due = [each for each in wanted if not self._is_revoked(each.entry.spiffe_id) and self._is_due(each)]
         refusal = self._begin(due, uid)
         tasks = {each.key: self._under_way[each.key] for each in due if each.key in self._under_way}
-        await self._wait(wanted, set(tasks.values()))
+        await self._wait(due, set(tasks.values()))
         return [self._result(each, tasks.get(each.key), refusal) for each in wanted]
 
     async def close(self) -> None:
@@ -97,11 +97,11 @@ class TokenKeeper:
         self._under_way.update(dict.fromkeys((each.key for each in fresh), task))
         return None
 
-    async def _wait(self, wanted: Sequence[Wanted], tasks: set[asyncio.Task[_Results]]) -> None:
+    async def _wait(self, due: Sequence[Wanted], tasks: set[asyncio.Task[_Results]]) -> None:
         """For all that is under way; where everything could be given as it is, only for a while."""
         if not tasks:
             return
-        if all(self._usable(each) for each in wanted):
+        if all(self._usable(each) for each in due):
             await first_of(_all_of(tasks), self._clock.sleep(PATIENCE))
         else:
             await _all_of(tasks)
@@ -135,6 +135,8 @@ class TokenKeeper:
         held = self._usable(wanted)  # the entry, the key or the time may have gone while it was fetched
         if held is not None:
             return held.svid
+        if self._is_revoked(wanted.entry.spiffe_id):
+            return PermissionDenied(Reason.IDENTITY_REVOKED, f"{wanted.entry.spiffe_id} was revoked")
         if task is not None and not task.cancelled() and isinstance(result := task.result()[wanted.key], CitadelError):
             return result
         return refusal or Unavailable(
@@ -148,7 +150,11 @@ class TokenKeeper:
     def _follow(self) -> None:
         """Forget what the holdings no longer vouch for."""
         seen, current = self._seen, self._feed.current
-        if current.entries is not seen.entries or current.bundles is not seen.bundles:
+        if not (
+            current.entries is seen.entries
+            and current.bundles is seen.bundles
+            and current.revoked_identities is seen.revoked_identities
+        ):
             self._cache.keep_only(self._is_good)
         self._seen = current
 
@@ -159,11 +165,14 @@ class TokenKeeper:
         """
         holdings = self._feed.current
         entry, bundle = holdings.entries.get(entry_id), holdings.bundles.get(self._trust_domain)
-        if entry is None or entry.spiffe_id != held.svid.spiffe_id:
+        if entry is None or entry.spiffe_id != held.svid.spiffe_id or self._is_revoked(entry.spiffe_id):
             return False
         if bundle is None or held.svid.key_id not in bundle.jwt_authorities:
             return False
         return held.svid.expires_at > self._clock.now()
+
+    def _is_revoked(self, spiffe_id: SpiffeId) -> bool:
+        return spiffe_id in self._feed.current.revoked_identities
 
 
 def is_final(refusal: CitadelError) -> bool:

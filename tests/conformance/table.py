@@ -24,7 +24,6 @@ _NO_FEDERATION: Final = "no bundle endpoint and no federation yet"
 _NOT_YET: Final[Mapping[str, str]] = {
     **{f"JWT-{number}": _NO_JWT for number in _OF_ISSUED_JWTS},
     **{f"FED-{number:02}": _NO_FEDERATION for number in range(1, 44)},
-    "WAPI-42": "which clients prefer it, no server shows",
 }
 
 

@@ -153,6 +153,18 @@ class FakeAgentApi(agent_api_pb2_grpc.AgentApiServicer):
                 response.results.add(svid=agent_api_pb2.X509Svid(chain=chain, lifetime_limited_by="default"))
         return response
 
+    async def SignJwtSvids(self, request: agent_api_pb2.SignJwtSvidsRequest, context: Any) -> Any:
+        if self.hang_signing:
+            await asyncio.Event().wait()
+        response = agent_api_pb2.SignJwtSvidsResponse()
+        for item in request.requests:
+            if item.entry_id in self.barred:
+                refusal = agent_api_pb2.Refusal(code="PERMISSION_DENIED", reason="identity_revoked", message="barred")
+                response.results.add(refusal=refusal)
+            elif item.entry_id in self.entries:
+                response.results.add(svid=agent_api_pb2.JwtSvid(token=f"{item.entry_id} for {item.audience[0]}"))
+        return response
+
     async def RenewAgent(self, request: agent_api_pb2.RenewAgentRequest, context: Any) -> Any:
         self.renewals.append(request.csr)
         if len(self.renewals) <= self.lose_renewals:

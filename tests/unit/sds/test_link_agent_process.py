@@ -18,7 +18,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.config.files import read_secret_file
 from citadel.config.types import HostPort
-from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
+from citadel.errors import CitadelError, FailedPrecondition, PermissionDenied, Reason, Unavailable
 from citadel.join_string import JoinString
 from citadel.wire import entry_to_wire
 from cli.agent_joining import JOIN_STRING_VARIABLE
@@ -27,8 +27,9 @@ from sds.keep.keys import PrivateKey, load_pem, new_key, request_for
 from sds.keep.signer import Signed, SigningRequest
 from sds.link.channel import agent_channel
 from sds.link.identity import IdentityFile
-from sds.link.signing import RemoteSigner
+from sds.link.signing import RemoteSigner, RemoteTokenSigner
 from sds.settings import AgentSettings, JoinSettings
+from sds.tokens.signer import TokenRequest
 from tests.ports import free_port
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
 from tests.unit.sds.fake_server import (
@@ -289,6 +290,24 @@ async def test_the_remote_signer_gives_svids_and_refusals_in_order(bench: Bench)
     assert isinstance(signed, Signed)
     assert len(signed.chain) == 2
     await channel.close()
+
+
+async def test_tokens_are_asked_for_with_their_audiences_and_refused_one_by_one(bench: Bench) -> None:
+    address = HostPort.parse(bench.bootstrap.agent_api)
+    bench.api.entries, bench.api.barred = {"web": entry("web")}, {"bad"}
+    requests = [TokenRequest(entry_id=each, audience=("one", "two")) for each in ("web", "bad")]
+    async with agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK) as channel:
+        signer = RemoteTokenSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
+        token, refusal = await signer.sign(requests, within=timedelta(seconds=5))
+        assert token == "web for one"
+        assert isinstance(refusal, PermissionDenied)
+        assert refusal.reason == Reason.IDENTITY_REVOKED
+        unknown = [TokenRequest(entry_id="gone", audience=("one",))]
+        with pytest.raises(CitadelError, match="0 results to 1 requests"):
+            await signer.sign(unknown, within=timedelta(seconds=5))
+        bench.api.hang_signing = True
+        with pytest.raises(Unavailable):
+            await signer.sign(requests, within=timedelta(milliseconds=50))
 
 
 async def test_a_signing_server_that_hangs_is_given_up_when_the_time_is_over(bench: Bench) -> None:

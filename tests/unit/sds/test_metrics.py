@@ -20,6 +20,8 @@ from prometheus_client import CollectorRegistry
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unavailable
 from sds.keep.signer import Signed, SigningRequest
 from sds.metrics import MeteredSigner, StreamMeter
+from sds.tokens.metrics import MeteredTokenSigner
+from sds.tokens.signer import TokenRequest
 from tests.clock import FakeClock
 
 SIGNED = Signed(chain=(b"leaf",), lifetime_limited_by="default")
@@ -155,3 +157,37 @@ async def test_what_the_server_signs_and_refuses_is_counted(
     assert value("citadel_agent_svid_renewals_total") == renewals
     assert {reason: value("citadel_agent_signing_refused_total", {"reason": reason}) for reason in refused} == refused
     assert value("citadel_agent_signing_queue") == 0
+
+
+class TokenServer:
+    """A signer of tokens that answers what it is told to."""
+
+    def __init__(self, answer: Sequence[str | CitadelError] | CitadelError) -> None:
+        self.answer = answer
+
+    async def sign(self, requests: Sequence[TokenRequest], *, within: timedelta) -> Sequence[str | CitadelError]:
+        if isinstance(self.answer, CitadelError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "signed", "refused"),
+    [
+        (["a", "b"], 2, {}),
+        (["a", REFUSAL], 1, {"entry_not_authorized": 1}),
+        (Unavailable(Reason.SERVER_UNREACHABLE, "away"), 0, {"server_unreachable": 2}),
+    ],
+)
+async def test_tokens_are_counted_too(
+    registry: CollectorRegistry, answer: Sequence[str | CitadelError] | CitadelError, signed: int, refused: Any
+) -> None:
+    signer = MeteredTokenSigner(TokenServer(answer), registry=registry, clock=FakeClock())
+    requests = [TokenRequest(entry_id=entry_id, audience=("one",)) for entry_id in "ab"]
+    with suppress(Unavailable):
+        assert await signer.sign(requests, within=timedelta(seconds=1)) == answer
+    value = registry.get_sample_value
+    assert value("citadel_agent_jwt_svids_signed_total") == signed
+    told = {reason: value("citadel_agent_jwt_signing_refused_total", {"reason": reason}) for reason in refused}
+    assert told == refused
+    assert value("citadel_agent_jwt_signing_seconds_count") == 1

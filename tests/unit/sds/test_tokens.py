@@ -204,6 +204,20 @@ class TestWhatIsRefused:
         node.signer.refusals["web"] = AWAY
         assert (await node.refusal()).reason == Reason.SERVER_UNREACHABLE, "it was not kept"
 
+    async def test_an_identity_that_the_server_told_to_be_revoked_gets_nothing_and_is_not_asked_for(
+        self, node: Node
+    ) -> None:
+        first = await node.token()
+        held = node.feed.current
+        node.feed.publish(replace(held, revoked_identities=frozenset({WEB.spiffe_id})))
+        web, api = await node.ask(WEB, API)
+        assert isinstance(web, PermissionDenied)
+        assert web.reason == Reason.IDENTITY_REVOKED
+        assert isinstance(api, JwtSvid)
+        assert node.signer.asked == [("web",), ("api",)]
+        node.feed.publish(held)
+        assert await node.token() != first, "it was not kept"
+
     async def test_one_that_is_refused_for_now_keeps_what_it_has(self, node: Node) -> None:
         first = await node.token()
         node.signer.refusals["web"] = ResourceExhausted(Reason.TOO_MANY_REQUESTS, "slowly")
