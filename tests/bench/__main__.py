@@ -29,6 +29,7 @@ from tests.bench.push import entry_to_secret
 from tests.bench.report import Row, table, write
 from tests.bench.rotation import rotation
 from tests.bench.streams import measure_streams
+from tests.bench.tokens import cached_tokens
 
 Section = Callable[[Path, Cores, Effort], Awaitable[list[Row]]]
 
@@ -72,6 +73,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "ledger": ledger_cost,
     "small-calls": small_calls,
     "push": entry_to_secret,
+    "tokens": cached_tokens,
     "streams": streams,
     "memory": server_memory,
     "rotation": rotation,

@@ -36,7 +36,7 @@ async def entry_to_secret(folder: Path, cores: Cores, effort: Effort) -> list[Ro
     """The time from the call of `CreateEntry` to its certificate on an SDS stream that waits for it."""
     async with (
         server_process(folder / "server", cores) as (server, _),
-        _agent(folder / "agent", server, cores) as socket,
+        running_agent(folder / "agent", server, cores) as socket,
         aio.insecure_channel(f"unix:{socket}") as channel,
     ):
         stream: Any = sds_pb2_grpc.SecretDiscoveryServiceStub(channel).StreamSecrets()
@@ -76,7 +76,7 @@ async def _created_and_received(server: Server, stream: Any, number: int) -> flo
 
 
 @asynccontextmanager
-async def _agent(folder: Path, server: Server, cores: Cores) -> AsyncIterator[Path]:
+async def running_agent(folder: Path, server: Server, cores: Cores) -> AsyncIterator[Path]:
     """A real agent, joined with a token; yields its socket."""
     folder.mkdir(mode=0o700)
     made = await server.admin().CreateToken(admin_pb2.CreateTokenRequest(agent_name="node-1"))
