@@ -91,7 +91,8 @@ def _header_value(value: Any) -> str | None:
         case int() | float():
             return json.dumps(value)
         case list() | dict():
-            return base64.b64encode(json.dumps(value, separators=(",", ":")).encode("ascii")).decode("ascii")
+            written = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+            return base64.b64encode(written.encode("utf-8")).decode("ascii")
         case str() if value and value.isascii() and value.isprintable() and value == value.strip():
             return value
         case _:

@@ -30,6 +30,7 @@ from tests.bench.report import Row, table, write
 from tests.bench.rotation import rotation
 from tests.bench.streams import measure_streams
 from tests.bench.tokens import cached_tokens
+from tests.bench.validating import validating
 
 Section = Callable[[Path, Cores, Effort], Awaitable[list[Row]]]
 
@@ -75,6 +76,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "push": entry_to_secret,
     "tokens": cached_tokens,
     "streams": streams,
+    "validating": validating,
     "memory": server_memory,
     "rotation": rotation,
 }

@@ -119,7 +119,7 @@ async def test_lists_and_objects_are_written_as_json_in_base64(value: Any) -> No
 
 
 async def test_lists_are_written_as_envoy_does() -> None:
-    assert await written(["manage-account"]) == "WyJtYW5hZ2UtYWNjb3VudCJd"
+    assert await written(["a", "ü"]) == "WyJhIiwiw7wiXQ=="  # what Envoy 1.40 was seen to write
 
 
 @pytest.mark.parametrize(
