@@ -12,10 +12,16 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """`plain` is None where programs would read `sent` in different ways, so that it is refused whatever the rules."""
+    """`plain` is None where programs would read `sent` in different ways, so that it is refused whatever the rules.
+
+    `envoy` is what an Envoy with the listener settings that ship makes of it before the rules see it: another path, or
+    an answer of its own with this status (307 leads to the plain form). None: it passes it on as `plain`, or as
+    it is where there is none.
+    """
 
     sent: str
     plain: str | None
+    envoy: str | int | None = None
 
 
 PATHS: Final[Sequence[Spelling]] = [
@@ -26,11 +32,11 @@ PATHS: Final[Sequence[Spelling]] = [
     Spelling("/admin//keys", "/admin/keys"),
     Spelling("/admin///keys", "/admin/keys"),
     Spelling("/admin/keys//", "/admin/keys/"),
-    Spelling("/admin%2Fkeys", "/admin/keys"),
-    Spelling("/admin%2fkeys", "/admin/keys"),
-    Spelling("/%2Fadmin/keys", "/admin/keys"),
-    Spelling("/admin%5Ckeys", "/admin/keys"),
-    Spelling("/admin%5ckeys", "/admin/keys"),
+    Spelling("/admin%2Fkeys", "/admin/keys", 307),
+    Spelling("/admin%2fkeys", "/admin/keys", 307),
+    Spelling("/%2Fadmin/keys", "/admin/keys", 307),
+    Spelling("/admin%5Ckeys", "/admin/keys", 307),
+    Spelling("/admin%5ckeys", "/admin/keys", 307),
     Spelling("/admin\\keys", "/admin/keys"),
     # dots
     Spelling("/./admin/keys", "/admin/keys"),
@@ -46,28 +52,28 @@ PATHS: Final[Sequence[Spelling]] = [
     # letters
     Spelling("/%61dmin/keys", "/admin/keys"),
     Spelling("/admin/key%73", "/admin/keys"),
-    Spelling("/caf%c3%a9", "/caf%C3%A9"),
+    Spelling("/caf%c3%a9", "/caf%C3%A9", "/caf%c3%a9"),
     # what follows
-    Spelling("/admin/keys?", "/admin/keys"),
-    Spelling("/admin/keys?next=/public", "/admin/keys"),
-    Spelling("/admin/keys?/../../public", "/admin/keys"),
-    Spelling("/admin/keys#", "/admin/keys"),
-    Spelling("/admin/keys#/../../public", "/admin/keys"),
-    Spelling("/admin;x=1/keys", "/admin/keys"),
-    Spelling("/admin/keys;.css", "/admin/keys"),
-    Spelling("/admin/keys%3B.css", "/admin/keys"),
+    Spelling("/admin/keys?", "/admin/keys", "/admin/keys?"),
+    Spelling("/admin/keys?next=/public", "/admin/keys", "/admin/keys?next=/public"),
+    Spelling("/admin/keys?/../../public", "/admin/keys", "/admin/keys?/../../public"),
+    Spelling("/admin/keys#", "/admin/keys", 400),
+    Spelling("/admin/keys#/../../public", "/admin/keys", 400),
+    Spelling("/admin;x=1/keys", "/admin/keys", "/admin;x=1/keys"),
+    Spelling("/admin/keys;.css", "/admin/keys", "/admin/keys;.css"),
+    Spelling("/admin/keys%3B.css", "/admin/keys", "/admin/keys%3B.css"),
     # no plain form
-    Spelling("/public/..;/admin/keys", None),
-    Spelling("/public/..%2Fadmin/keys", None),
-    Spelling("/public%2F../admin/keys", None),
-    Spelling("/public\\..\\admin/keys", None),
-    Spelling("/public/%2e%2e%5Cadmin/keys", None),
-    Spelling("/public//../admin/keys", None),
+    Spelling("/public/..;/admin/keys", None, "/admin/keys"),
+    Spelling("/public/..%2Fadmin/keys", None, 307),
+    Spelling("/public%2F../admin/keys", None, 307),
+    Spelling("/public\\..\\admin/keys", None, "/admin/keys"),
+    Spelling("/public/%2e%2e%5Cadmin/keys", None, 307),
+    Spelling("/public//../admin/keys", None, "/public/admin/keys"),
     Spelling("/admin%252Fkeys", None),
     Spelling("/public/%252e%252e/admin/keys", None),
     Spelling("/%2561dmin/keys", None),
-    Spelling("/admin/keys%00", None),
-    Spelling("/admin/keys%00.css", None),
+    Spelling("/admin/keys%00", None, 400),
+    Spelling("/admin/keys%00.css", None, 400),
     Spelling("/admin/keys%0A", None),
     Spelling("/admin/keys%7F", None),
     Spelling("/%ff/keys", None),
@@ -87,6 +93,7 @@ NO_PATHS: Final[Sequence[Spelling]] = [
     Spelling("http://reviews.test/admin/keys", None),
 ]
 
+# An Envoy passes hosts on as they are.
 HOSTS: Final[Sequence[Spelling]] = [
     Spelling("reviews.test", "reviews.test"),
     Spelling("Reviews.TEST", "reviews.test"),
@@ -102,8 +109,8 @@ HOSTS: Final[Sequence[Spelling]] = [
     Spelling("[1]", None),
     Spelling("user@reviews.test", None),
     Spelling("reviews.test:http", None),
-    Spelling("reviews.test/admin", None),
-    Spelling("reviews.test, other.test", None),
+    Spelling("reviews.test/admin", None, 400),
+    Spelling("reviews.test, other.test", None, 400),
     Spelling("revi%65ws.test", None),
-    Spelling("reviews.tést", None),
+    Spelling("reviews.tést", None, 400),
 ]
