@@ -18,11 +18,15 @@ ISSUER: Final = "https://issuer.test"
 WEB: Final = "spiffe://example.org/web"
 
 
+def written(*authorization: dict[str, Any], issuers: Sequence[str] = (ISSUER,), **fields: Any) -> dict[str, Any]:
+    """One policy `p` as it stands in a document; each of `authorization` is one entry, of one rule."""
+    least = {"name": "p", "selectors": ["unix:uid:1"], "jwtRules": [{"issuer": issuer} for issuer in issuers]}
+    return {**least, **({"authorization": list(authorization)} if authorization else {}), **fields}
+
+
 def policy(*authorization: dict[str, Any], issuers: Sequence[str] = (ISSUER,), **fields: Any) -> Policy:
-    """One policy `p`; each of `authorization` is one entry, `rules` may be left out for one without conditions."""
-    written = {"name": "p", "selectors": ["unix:uid:1"], "jwtRules": [{"issuer": issuer} for issuer in issuers]}
-    written |= {"authorization": list(authorization)} if authorization else {}
-    document = PolicyFile.model_validate({"policies": [{**written, **fields}]})
+    """The same, parsed."""
+    document = PolicyFile.model_validate({"policies": [written(*authorization, issuers=issuers, **fields)]})
     assert list(problems(document)) == []
     return build(document).policies[0]
 

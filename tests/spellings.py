@@ -15,8 +15,8 @@ class Spelling:
     """`plain` is None where programs would read `sent` in different ways, so that it is refused whatever the rules.
 
     `envoy` is what an Envoy with the listener settings that ship makes of it before the rules see it: another path, or
-    an answer of its own with this status (307 leads to the plain form). None: it passes it on as `plain`, or as
-    it is where there is none.
+    an answer of its own with this status (307 leads to the plain form). None: it passes it on as `plain`, or as it is
+    where there is none.
     """
 
     sent: str

@@ -85,17 +85,17 @@ def _of_rule(
     for alternative in (*rule.sources, *rule.operations, rule.when):
         for one in alternative:
             if not one.negated and any(_excludes(other, one) for other in alternative):
-                yield _place(at, one), "can never be met: the same things are excluded beside it"
+                yield place_of(at, one), "can never be met: the same things are excluded beside it"
 
 
 def _conditions(rule: Rule, at: Location) -> Iterator[tuple[Condition, Location]]:
     for alternative in (*rule.sources, *rule.operations, rule.when):
         for condition in alternative:
-            yield condition, _place(at, condition)
+            yield condition, place_of(at, condition)
 
 
-def _place(at: Location, condition: Condition) -> Location:
-    """Where the document has a condition; its own `where` is that place as text."""
+def place_of(at: Location, condition: Condition) -> Location:
+    """Where the document has a condition of the rule `at`: its own `where` is that as text."""
     parts = condition.where.replace("[", ".").replace("]", "").split(".")
     return (*at, *(int(part) if part.isdigit() else part for part in parts))
 
