@@ -113,4 +113,5 @@ HOSTS: Final[Sequence[Spelling]] = [
     Spelling("reviews.test, other.test", None, 400),
     Spelling("revi%65ws.test", None),
     Spelling("reviews.tést", None, 400),
+    Spelling("\N{KELVIN SIGN}eys.test", None, 400),
 ]

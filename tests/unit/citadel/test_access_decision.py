@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from citadel.access.decision import Decision, decide, explain
+from citadel.access.patterns import PrincipalPattern, TextPattern
 from citadel.access.rules import Policy
 from citadel.errors import Reason
-from citadel.jwt.user import EndUser
+from citadel.jwt.user import EndUser, RequestPrincipal
 from citadel.request import HttpRequest
 from tests.policies import ISSUER, WEB, allow, deny, operation, policy, request, source, user, when, when_not
 from tests.spellings import HOSTS, NO_PATHS, PATHS, Spelling
@@ -257,6 +258,13 @@ def test_headers() -> None:
     assert allows(rule, request(headers={"x-version": "v1.2"}))
     assert not allows(rule, request(headers={"x-version": "v2"}))
     assert not allows(rule, request())
+
+
+@pytest.mark.parametrize("pattern", ["*", "a*", "*a", "a"])
+def test_no_pattern_matches_what_is_empty(pattern: str) -> None:
+    assert not TextPattern.parse(pattern).matches("")
+    for nobody in (RequestPrincipal("", "a"), RequestPrincipal("a", ""), RequestPrincipal("", "")):
+        assert not PrincipalPattern(TextPattern.parse(pattern), TextPattern.parse(pattern)).matches(nobody)
 
 
 # --- how conditions, entries and rules come together

@@ -258,3 +258,9 @@ def test_all_problems_at_once_in_the_order_of_their_lines(tmp_path: Path) -> Non
 def test_rules_without_conditions_allow_everything(tmp_path: Path) -> None:
     (policy,) = load_policies(write(tmp_path, GOOD + RULE + "{}\n")).policies
     assert policy.rules[1].sources == policy.rules[1].operations == policy.rules[1].when == ()
+
+
+def test_what_is_excluded_of_something_else_is_no_contradiction(tmp_path: Path) -> None:
+    rule = "when: [{key: 'request.headers[a]', values: ['1']}, {key: 'request.headers[b]', notValues: ['1']}]\n"
+    (policy,) = load_policies(write(tmp_path, GOOD + RULE + rule)).policies
+    assert [each.negated for each in policy.rules[1].when] == [False, True]
