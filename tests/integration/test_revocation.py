@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import grpc
@@ -22,10 +23,13 @@ from citadel._wire import (
     revocation_pb2_grpc,
     rotation_pb2,
     rotation_pb2_grpc,
+    types_pb2,
 )
 from cli.demo.bookinfo import Productpage
-from cli.demo.plan import Sidecar
+from cli.demo.plan import TRUST_DOMAIN, Sidecar
 from tests.integration.meshes import LiveMesh, live_mesh, until
+from tests.servers import refusal
+from tests.workloads import workload_at
 
 pytestmark = pytest.mark.integration
 
@@ -129,6 +133,18 @@ async def test_an_identity_is_refused_everywhere_and_told_again_how_it_stands(me
         again = await revoke(mesh, mesh.plan.reviews.spiffe_id)
         assert again.was_revoked
         assert again.revocation.id == answer.revocation.id
+    # Tokens are in no list: the agents know the identity itself.
+    async with workload_at(mesh.plan.agent_socket) as workload:
+        tester = await entry_of_this_process(mesh)
+        await until("it has a certificate too", lambda: _has_svid(mesh, tester), seconds=5)
+        token = (await workload.tokens("somebody")).svids[0].svid
+        assert (await workload.judge(token, "somebody")).spiffe_id == tester
+        await revoke(mesh, tester)
+        assert await refusal(workload.judge(token, "somebody")) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "identity_revoked",
+        )
+        assert await refusal(workload.tokens("somebody")) == (grpc.StatusCode.PERMISSION_DENIED, "identity_revoked")
 
 
 @pytest.mark.invariant(5)
@@ -186,6 +202,24 @@ async def test_an_issuer_signs_nothing_before_its_list_is_acknowledged(mesh: Liv
     finally:
         os.kill(stopped, signal.SIGCONT)
     await until("the new one signs", lambda: _is_signed_by_another(mesh, old), seconds=10)
+
+
+async def entry_of_this_process(mesh: LiveMesh) -> str:
+    """An entry for the program that runs the tests; its SPIFFE ID."""
+    entry = types_pb2.Entry(
+        spiffe_id=str(TRUST_DOMAIN.member("tester")),
+        parent_id=str(mesh.plan.agent_id),
+        selectors=[f"unix:path:{Path('/proc/self/exe').resolve()}"],
+    )
+    async with mesh.admin() as admin:
+        await admin.CreateEntry(admin_pb2.CreateEntryRequest(entry=entry))
+    return entry.spiffe_id
+
+
+async def _has_svid(mesh: LiveMesh, spiffe_id: str) -> bool:
+    request = records_pb2.ListCertificatesRequest(spiffe_id=spiffe_id, page_size=1)
+    found = await ask(mesh, lambda channel: records_pb2_grpc.RecordsStub(channel).ListCertificates(request))
+    return bool(found.certificates)
 
 
 async def _holds_newest(mesh: LiveMesh, sidecar: Sidecar) -> bool:
