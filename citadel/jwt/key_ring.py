@@ -26,11 +26,20 @@ _log = structlog.get_logger(__name__)
 class FetchedKeys:
     """The keys of one issuer, from the network. Fulfils `citadel.jwt.validator.IssuerKeys`."""
 
-    def __init__(self, source: KeySource, *, fetch: FetchKeys, clock: Clock, jitter: Callable[[], float]) -> None:
-        """Begins to fetch at once; needs a running loop, and `close` in the end."""
+    def __init__(
+        self,
+        source: KeySource,
+        *,
+        fetch: FetchKeys,
+        clock: Clock,
+        jitter: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        """Begins to fetch at once; needs a running loop, and `close` in the end. Calls `changed` for other keys."""
         self._source = source
         self._fetch = fetch
         self._clock = clock
+        self._changed = changed
         self._held = Holding(jitter=jitter)
         self._since = clock.now()
         self._skipped: tuple[str, ...] = ()
@@ -106,7 +115,10 @@ class FetchedKeys:
             if self._held.error is not None or self._held.keys is None:
                 self._since = self._clock.now()
                 _log.info("an issuer's keys are here", issuer=self._source.issuer, keys=len(answer.keys.keys))
+            is_other = answer.keys != self._held.keys
             self._held.take(answer, now=self._clock.monotonic())
+            if is_other:
+                self._changed()
         self._fetching = None
         self._waiting = asyncio.create_task(self._fetch_when_due(), name=f"next keys of {self._source.issuer}")
 
@@ -156,13 +168,21 @@ class IssuerKeyRing:
         self._clock = clock
         self._jitter = jitter
         self._fetched: dict[KeySource, FetchedKeys] = {}
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """Another one whenever any issuer's keys have become others: what was concluded from them holds no longer."""
+        return self._version
 
     def of(self, rule: JwtRule) -> IssuerKeys:
         if rule.jwks is not None:
             return InlineKeys(rule.jwks)
         source = KeySource.of(rule)
         if source not in self._fetched:
-            self._fetched[source] = FetchedKeys(source, fetch=self._fetch, clock=self._clock, jitter=self._jitter)
+            self._fetched[source] = FetchedKeys(
+                source, fetch=self._fetch, clock=self._clock, jitter=self._jitter, changed=self._count_change
+            )
         return self._fetched[source]
 
     def statuses(self) -> tuple[IssuerStatus, ...]:
@@ -178,3 +198,6 @@ class IssuerKeyRing:
     async def close(self) -> None:
         """Fetch no more."""
         await self.keep_only(())
+
+    def _count_change(self) -> None:
+        self._version += 1

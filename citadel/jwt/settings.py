@@ -106,7 +106,7 @@ class JwtRule(Settings):
 
     issuer: Text
     audiences: tuple[Text, ...] = ()
-    jwks: InlineKeys = None
+    jwks: InlineKeys = Field(default=None, repr=False)  # so that no message repeats it: it may hold a private key
     jwksUri: Text | None = None
     fromHeaders: tuple[TokenHeader, ...] = ()
     fromParams: tuple[Text, ...] = ()

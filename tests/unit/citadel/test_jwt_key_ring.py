@@ -310,6 +310,18 @@ class TestRing:
             assert not await gone.under("unknown")
             assert [source.issuer for source in issuer.asked] == [RULE.issuer, other.issuer, RULE.issuer]
 
+    async def test_the_version_changes_exactly_when_keys_do(self) -> None:
+        issuer, clock = FakeIssuer(OLD), FakeClock()
+        async with ring_of(issuer, clock) as ring:
+            versions = [ring.version]
+            await ids(ring, "old")
+            for answer in (issuer.answer, DOWN, issuer.answer, KeySet.parse(jwks_bytes(OLD, NEW))):
+                versions.append(ring.version)
+                issuer.answer = answer
+                await clock.advance(20 * MINUTE)
+            versions.append(ring.version)
+            assert versions == [0, 1, 1, 1, 1, 2]
+
     async def test_keys_in_the_rule_are_never_fetched(self) -> None:
         issuer, clock = FakeIssuer(NEW), FakeClock()
         async with ring_of(issuer, clock) as ring:

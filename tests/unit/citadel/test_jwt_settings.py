@@ -136,6 +136,24 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path, text: str, why: str
     assert "rule.yaml" in refused.value.message
 
 
+@pytest.mark.invariant(10)
+@pytest.mark.parametrize("written", ["{}", "'{}'"])
+def test_a_private_key_in_the_wrong_file_is_not_repeated(tmp_path: Path, written: str) -> None:
+    text = '{"keys":[{"d":"SECRET","kty":"EC"}]}'
+    with pytest.raises(InvalidArgument, match="holds a private key") as refused:
+        loaded(tmp_path, ISSUER + "jwks: " + written.format(text))
+    assert "SECRET" not in refused.value.message
+
+
+def test_what_is_wrong_in_a_list_is_said_with_its_own_line(tmp_path: Path) -> None:
+    text = ISSUER + "fromHeaders:\n  - name: x-jwt\n  - {name: x-other,\n     prefx: a}\n  - name: Cookie\n"
+    with pytest.raises(InvalidArgument) as refused:
+        loaded(tmp_path, text)
+    unknown, wrong = refused.value.message.splitlines()
+    assert unknown.startswith(f"{tmp_path}/rule.yaml:5: unknown key 'fromHeaders[1].prefx'")
+    assert wrong.startswith(f"{tmp_path}/rule.yaml:6: 'fromHeaders[2].name' is wrong (value 'Cookie')")
+
+
 @pytest.mark.parametrize(
     "header",
     [

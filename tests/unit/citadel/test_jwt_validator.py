@@ -236,6 +236,7 @@ class TestBad:
             await EndUserValidator([RULE], keys=Absent(), clock=FakeClock()).check(bearer(GOOD))
         assert refusal.value.reason is Reason.JWKS_UNAVAILABLE
 
+    @pytest.mark.invariant(10)
     async def test_no_refusal_repeats_the_token(self) -> None:
         for _, token, _ in (*EARLY, *LATE):
             refusal = await refused(bearer(token))
