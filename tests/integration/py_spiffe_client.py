@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import Final
 
-from spiffe import TrustDomain, WorkloadApiClient, X509Source
+from spiffe import JwtSvid, SpiffeId, TrustDomain, WorkloadApiClient, X509Source
 from spiffe.errors import PySpiffeError
 
 _PATIENCE: Final = 20.0  # seconds
@@ -75,7 +75,39 @@ def rotate() -> None:
             changed.clear()
 
 
-_MODES: Final[dict[str, Callable[[], None]]] = {"fetch": fetch, "job": job, "refused": refused, "rotate": rotate}
+def jwt() -> None:
+    """Tokens: fetched, judged by the agent, and validated here with the bundle alone."""
+    with WorkloadApiClient() as client:
+        svid = client.fetch_jwt_svid({"shop", "till"})
+        bundles = client.fetch_jwt_bundles()
+        own = bundles.get_bundle_for_trust_domain(TrustDomain("a.test"))
+        say(
+            default=str(svid.spiffe_id),
+            audience=sorted(svid.audience),
+            svids=[str(each.spiffe_id) for each in client.fetch_jwt_svids({"shop"})],
+            named=str(client.fetch_jwt_svid({"shop"}, SpiffeId("spiffe://a.test/job")).spiffe_id),
+            judged=str(client.validate_jwt_svid(svid.token, "till").spiffe_id),
+            validated=str(JwtSvid.parse_and_validate(svid.token, own, {"shop"}).spiffe_id) if own else "",
+            authorities=len(own.jwt_authorities) if own else 0,
+            refused=[_refusal(client, *each) for each in ((svid.token, "other"), (svid.token[:-8], "shop"))],
+        )
+
+
+def _refusal(client: WorkloadApiClient, token: str, audience: str) -> bool:
+    try:
+        client.validate_jwt_svid(token, audience)
+    except PySpiffeError:
+        return True
+    return False
+
+
+_MODES: Final[dict[str, Callable[[], None]]] = {
+    "fetch": fetch,
+    "job": job,
+    "jwt": jwt,
+    "refused": refused,
+    "rotate": rotate,
+}
 
 if __name__ == "__main__":
     _MODES[sys.argv[1]]()

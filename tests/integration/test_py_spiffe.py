@@ -74,3 +74,20 @@ async def test_its_source_follows_the_renewals(node: Agent) -> None:
     assert {each["spiffe_id"] for each in got} == {"spiffe://a.test/web"}
     assert len({each["serial"] for each in got}) == 3
     assert {each["bundles"] for each in got} == {1}
+
+
+@pytest.mark.spec("WEP-23", "WAPI-31", "WAPI-32", "WAPI-33", "WAPI-36", "WAPI-38")
+async def test_it_fetches_tokens_has_them_judged_and_validates_them_itself(node: Agent) -> None:
+    await node.entry("/web")
+    await node.entry("/job")
+    (got,) = await said(node, "jwt")
+    assert got == {
+        "default": "spiffe://a.test/web",
+        "audience": ["shop", "till"],
+        "svids": ["spiffe://a.test/web", "spiffe://a.test/job"],
+        "named": "spiffe://a.test/job",
+        "judged": "spiffe://a.test/web",
+        "validated": "spiffe://a.test/web",
+        "authorities": 1,
+        "refused": [True, True],
+    }
