@@ -53,7 +53,7 @@ def entry_group() -> None:
     help="A fact that must be true of the caller. Repeatable; all must match.",
 )
 @click.option("--ttl", type=DurationType(), help="Lifetime of X.509-SVIDs; the server's default otherwise.")
-@click.option("--jwt-ttl", type=DurationType(), help=f"Lifetime of JWT-SVIDs. {_LATER}")
+@click.option("--jwt-ttl", type=DurationType(), help="Lifetime of JWT-SVIDs; the server's default otherwise.")
 @click.option(
     "--dns-name", "dns_names", type=TextType(), multiple=True, help="A DNS name for the certificate. Repeatable."
 )
