@@ -330,7 +330,9 @@ def test_the_published_bundle_says_what_the_standard_wants_and_no_more(issued: I
     assert document["spiffe_sequence"] == 1
     assert type(document["spiffe_refresh_hint"]) is int
     assert document["spiffe_refresh_hint"] > 0
-    (entry,) = document["keys"]
+    entry, token_key = document["keys"]
+    assert token_key.keys() == {"use", "kid", "kty", "crv", "x", "y"}
+    assert (token_key["use"], token_key["kty"]) == ("jwt-svid", "EC")
     assert entry.keys() == {"use", "kty", "crv", "x", "y", "x5c"}
     assert (entry["use"], entry["kty"]) == ("x509-svid", "EC")
     (der,) = entry["x5c"]
