@@ -109,9 +109,16 @@ class Jws:
             raise Unauthenticated(Reason.JWT_BAD_SIGNATURE, "the token's signature is wrong")
 
 
-def sign(claims: Mapping[str, Any], *, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, key_id: str) -> str:
+def sign(
+    claims: Mapping[str, Any],
+    *,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
+    key_id: str,
+    token_type: str = "JWT",  # noqa: S107 - no secret
+) -> str:
     """A token of `claims` with no header but `alg`, `kid` and `typ` (JWT-08), by the algorithm that fits `key`."""
-    return jwt.encode(dict(claims), key, algorithm=algorithm_for(key.public_key()), headers={"kid": key_id})
+    headers = {"kid": key_id, "typ": token_type}  # an empty `typ` is left out
+    return jwt.encode(dict(claims), key, algorithm=algorithm_for(key.public_key()), headers=headers)
 
 
 def algorithm_for(key: JwtKey) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from citadel.access.matching import Facts, holds, values_of
+from citadel.access.patterns import Value
 from citadel.access.rules import Action, Alternative, Condition, Policy, Rule
 from citadel.errors import Reason
 from citadel.jwt.user import EndUser
@@ -121,10 +122,14 @@ def _report(rule: Rule, facts: Facts) -> RuleReport:
 
 
 def _in_words(failing: Condition, facts: Facts) -> str:
-    values = [printable(str(value), _SHOWN_LETTERS) for value in values_of(failing, facts)]
+    values = [printable(_shown(value), _SHOWN_LETTERS) for value in values_of(failing, facts)]
     name = "".join(f"[{each}]" for each in failing.names)
     seen = f"{failing.subject}{name} is {_listed(values)}" if values else f"{failing.subject}{name} is not there"
     return f"{failing.where}: {seen}, and must {'not ' if failing.negated else ''}be {_listed(failing.patterns)}"
+
+
+def _shown(value: Value) -> str:
+    return value if isinstance(value, str) else f"issuer {value.issuer}, subject {value.subject}"
 
 
 def _listed(things: Sequence[object]) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Final, get_args
 
 import pytest
 
-from citadel.access.loading import load_policies
+from citadel.access.document import PolicyFile
+from citadel.access.loading import check_policies, load_policies
 from citadel.access.rules import Action
+from citadel.config.types import Settings
 from citadel.errors import InvalidArgument, Reason
 from citadel.selector import Selector
 
+EXAMPLE: Final = Path(__file__).parents[3] / "deploy" / "authz.yaml"
 GOOD = """\
 policies:
 - name: web
@@ -253,6 +258,25 @@ def test_jwt_rules_that_contradict_each_other(tmp_path: Path) -> None:
 def test_all_problems_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
     text = GOOD + RULE + "to: [{operation: {methods: [get]}}]\n" + RULE + "to: [{operation: {paths: [//a]}}]\n"
     assert [line[:3] for line in problems(tmp_path, text.replace("unix:uid:1001", "x"))] == ["3: ", "13:", "14:"]
+
+
+def keys_of(model: type[Settings]) -> set[str]:
+    """Every key that can stand in a section, and in those inside it."""
+    inner = [kind for field in model.model_fields.values() for kind in sections(field.annotation)]
+    own = {field.alias or name for name, field in model.model_fields.items()}
+    return own.union(*(keys_of(each) for each in inner))
+
+
+def sections(annotation: Any) -> list[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [each for argument in get_args(annotation) for each in sections(argument)]
+
+
+def test_the_file_that_ships_shows_every_key_and_raises_no_doubt() -> None:
+    assert list(check_policies(EXAMPLE).doubts) == []
+    shown = set(re.findall(r"(?:^|[\s#{-])(\w+): ", EXAMPLE.read_text("utf-8").replace(":\n", ": \n")))
+    assert keys_of(PolicyFile) - shown == {"jwks"}  # in the place of jwksUri, and told there
 
 
 def test_rules_without_conditions_allow_everything(tmp_path: Path) -> None:

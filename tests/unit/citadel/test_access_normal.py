@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Final
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from citadel.access.normal import plain_host, plain_method, plain_path
 from tests.spellings import HOSTS, NO_PATHS, PATHS, Spelling
+
+_DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "end-users.md"
+_CODE: Final = re.compile(r"`([^`]+)`")
 
 # Pieces that paths are confused with; wholly arbitrary texts hardly hold two of them.
 pieces = st.sampled_from(
@@ -97,3 +104,15 @@ def test_the_plain_form_of_a_host_is_its_own(host: str) -> None:
     assert plain_host(plain) == plain
     assert plain == plain.lower()
     assert not plain.endswith(".")
+
+
+def test_the_table_for_people_says_the_same() -> None:
+    rows = [line.split(" | ") for line in _DOCUMENT.read_text("utf-8").splitlines() if line.startswith("| `/")]
+    cases = [(sent, judged) for first, _, judged in rows for sent in _CODE.findall(first)]
+    assert len(cases) > 25
+    for sent, judged in cases:
+        if "refused" in judged:
+            with pytest.raises(ValueError, match="the path"):
+                plain_path(sent)
+        else:
+            assert plain_path(sent) in _CODE.findall(judged), sent

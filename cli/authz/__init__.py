@@ -1,0 +1,1 @@
+"""`citadel-cli authz`: policies for end users, checked and explained without an agent."""
