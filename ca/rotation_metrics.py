@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from ca.authority.jwt_model import JwtAuthority
 from ca.authority.model import Authority
 from ca.insight.rotating import Rotating
 from citadel.clock import Clock
@@ -16,9 +18,17 @@ from citadel.clock import Clock
 class RotationCollector(Collector):
     """Reads the rotation that runs, the clock, and how old the authorities are, at each scrape."""
 
-    def __init__(self, *, rotator: Rotating, authorities: Callable[[], Sequence[Authority]], clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        rotator: Rotating,
+        authorities: Callable[[], Sequence[Authority]],
+        jwt_authorities: Callable[[], Sequence[JwtAuthority]],
+        clock: Clock,
+    ) -> None:
         self._rotator = rotator
         self._authorities = authorities
+        self._jwt_authorities = jwt_authorities
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
@@ -37,9 +47,10 @@ class RotationCollector(Collector):
             "The share of an authority's life that is left.",
             labels=["kind", "id", "state"],
         )
-        for each in self._authorities():
-            left = (each.not_after - now) / (each.not_after - each.not_before)
-            family.add_metric([each.kind.value, each.id, each.state.value], max(0.0, left))
+        for authority in self._authorities():
+            family.add_metric([authority.kind.value, *_of(authority)], _left(authority, now))
+        for key in self._jwt_authorities():
+            family.add_metric(["jwt", *_of(key)], _left(key, now))
         return family
 
     def _rotation(self) -> Iterator[Metric]:
@@ -70,3 +81,11 @@ class RotationCollector(Collector):
         yield "alarm", "1 where it went on without everybody.", running is not None and bool(running.alarm)
         behind = view.census.proxies - view.census.proxies_acknowledged
         yield "proxies_behind", "Proxies that have not acknowledged the newest bundle and lists.", behind
+
+
+def _of(authority: Authority | JwtAuthority) -> tuple[str, str]:
+    return authority.id, authority.state.value
+
+
+def _left(authority: Authority | JwtAuthority, now: datetime) -> float:
+    return max(0.0, (authority.not_after - now) / (authority.not_after - authority.not_before))

@@ -102,6 +102,7 @@ class RotationSettings(Settings):
 
     root_at: float | None = Field(default=0.5, gt=0, lt=1)
     issuer_at: float = Field(default=0.5, gt=0, lt=1)
+    jwt_at: float = Field(default=0.5, gt=0, lt=1)
     window: Duration = timedelta(minutes=5)
     margin: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=500))
 
@@ -208,6 +209,16 @@ class ServerSettings(Settings):
         if self.keys.store is None:
             return self.database_url.startswith("postgresql")
         return self.keys.store == "database"
+
+    @field_validator("oidc")
+    @classmethod
+    def _fit_the_keys(cls, oidc: OidcSettings, others: ValidationInfo) -> OidcSettings:
+        """A new key waits as long as strangers may keep the old ones, and that must come long before those end."""
+        authorities = others.data.get("authorities")  # absent where it is wrong itself
+        if authorities is not None and oidc.issuer is not None and oidc.max_age > authorities.jwt_lifetime / 4:
+            asked, limit = format_duration(oidc.max_age), format_duration(authorities.jwt_lifetime / 4)
+            raise ValueError(f"max_age ({asked}) must be at most a quarter of authorities.jwt_lifetime ({limit})")
+        return oidc
 
     @field_validator("store_url")
     @classmethod

@@ -48,7 +48,12 @@ def server_watch(core: ServerCore, condition: ServerCondition, *, services: tupl
         )
     )
     core.metrics.register(
-        RotationCollector(rotator=core.rotation.rotator, authorities=core.authorities.authorities, clock=core.clock)
+        RotationCollector(
+            rotator=core.rotation.rotator,
+            authorities=core.authorities.authorities,
+            jwt_authorities=core.authorities.jwt.authorities,
+            clock=core.clock,
+        )
     )
     core.metrics.register(RefusalCollector(core.tally))
     return Watch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from ca.agents.roster import AgentRoster
 from ca.api.listeners import ActorOf
@@ -13,10 +14,11 @@ from ca.authority.manager import AuthorityManager
 from ca.insight.rotating import clock_check, rotation_check
 from ca.revocation.lists import RevocationLists
 from ca.rotation.mesh import Mesh
+from ca.rotation.model import Longest
 from ca.rotation.orders import OrderBoard
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering
-from ca.rotation.upkeep import Upkeep
+from ca.rotation.upkeep import Shares, Upkeep
 from ca.settings import ServerSettings
 from ca.store.audit import SqlAuditLog
 from ca.store.database import Database
@@ -77,7 +79,10 @@ def rotation_affairs(
         ),
         board=board,
         lists=lists,
-        longest_leaf=min(settings.svids.max_lifetime, settings.authorities.issuer_lifetime),
+        longest=Longest(
+            leaf=min(settings.svids.max_lifetime, settings.authorities.issuer_lifetime),
+            token=settings.svids.jwt_max_lifetime,
+        ),
         clock=clock,
     )
     steering = Steering(
@@ -85,6 +90,7 @@ def rotation_affairs(
         authorities=authorities,
         window=settings.rotation.window,
         margin=settings.rotation.margin,
+        jwt_margin=_jwt_margin(settings),
         clock=clock,
     )
     upkeep = Upkeep(
@@ -93,11 +99,16 @@ def rotation_affairs(
         authorities=authorities,
         acts=SqlAuditLog(database=database),
         margin=settings.rotation.margin,
-        root_at=settings.rotation.root_at,
-        issuer_at=settings.rotation.issuer_at,
+        shares=Shares(root=settings.rotation.root_at, issuer=settings.rotation.issuer_at, jwt=settings.rotation.jwt_at),
         clock=clock,
     )
     return RotationAffairs(store=store, board=board, rotator=rotator, steering=steering, upkeep=upkeep, clock=clock)
+
+
+def _jwt_margin(settings: ServerSettings) -> timedelta:
+    """Who finds the keys by OIDC discovery acknowledges nothing: it has them when what it was answered has aged."""
+    margin = settings.rotation.margin
+    return margin if settings.oidc.issuer is None else max(margin, settings.oidc.max_age)
 
 
 def rotation_service(

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession, SessionBook
+from ca.authority.jwt_model import JwtAuthority
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority
 from ca.entries.directory import EntryDirectory
@@ -54,7 +55,11 @@ class StatusReader:
             revision=self._directory.revision,
             bundle_sequence=bundle.sequence or 0,
             entries=len(self._directory),
-            authorities=map(_authority, self._authorities.authorities()),
+            bundle_x509_sequence=self._authorities.sequences().x509,
+            authorities=[
+                *map(_authority, self._authorities.authorities()),
+                *map(_jwt_authority, self._authorities.jwt.authorities()),
+            ],
             agents=[_agent(agent, sessions.get(agent.spiffe_id)) for agent in self._roster.all().values()],
             issued=self._tally.issued,
             refused={reason.value: count for reason, count in self._tally.refused.items()},
@@ -95,6 +100,19 @@ def _authority(authority: Authority) -> pb.AuthorityStatus:
         serial=serial_hex(authority.certificate.serial_number),
         not_before=to_timestamp(authority.not_before),
         not_after=to_timestamp(authority.not_after),
+    )
+
+
+def _jwt_authority(authority: JwtAuthority) -> pb.AuthorityStatus:
+    until = authority.signed_until
+    return pb.AuthorityStatus(
+        id=authority.id,
+        kind="jwt",
+        state=authority.state.value,
+        not_before=to_timestamp(authority.not_before),
+        not_after=to_timestamp(authority.not_after),
+        kid=authority.kid,
+        signed_until=to_timestamp(until) if until is not None else None,
     )
 
 

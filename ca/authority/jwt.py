@@ -23,7 +23,8 @@ _log = structlog.get_logger(__name__)
 
 # How far beyond what is needed the latest exp is written, so that most tokens need no commit.
 AHEAD: Final = timedelta(seconds=30)
-_LEFT_BY_AN_EMERGENCY: Final = (AuthorityState.ACTIVE, AuthorityState.OLD)
+# Nobody knows which of the others is the one that leaked; one that never signed is not to begin.
+_LEFT_BY_AN_EMERGENCY: Final = (AuthorityState.PREPARED, AuthorityState.ACTIVE, AuthorityState.OLD)
 
 
 class JwtAuthorities:
@@ -105,6 +106,12 @@ class JwtAuthorities:
             await self._sign_with(known, taints=taints)
         elif taints and self._signer is not None:
             await self._sign_with(self._signer.authority, taints=True)
+
+    def is_usable(self, authority_id: str) -> bool:
+        """Whether this one signs now or could."""
+        known = self._find(authority_id)
+        states = (AuthorityState.PREPARED, AuthorityState.ACTIVE)
+        return known is not None and known.state in states and known.not_after > self._clock.now()
 
     async def drop(self, authority_ids: Collection[str]) -> None:
         """Forget authorities that do not sign now, with their keys."""

@@ -31,12 +31,12 @@ COURSE: Final[Mapping[RotationKind, tuple[Phase, ...]]] = {
         Phase.DONE,
     ),
     RotationKind.SVID: (Phase.RENEW, Phase.DONE),
+    # Tokens are not renewed: their agents ask for new ones long before they end, and the old ones end by themselves.
+    RotationKind.JWT: (Phase.PREPARE, Phase.OBSERVE, Phase.ACTIVATE, Phase.DRAIN, Phase.RETIRE, Phase.DONE),
 }
 _AFTER_ABORT: Final = (Phase.UNDO, Phase.ABORTED)
 _WAITING: Final = frozenset({Phase.OBSERVE, Phase.RENEW, Phase.DRAIN, Phase.SETTLE})
 _OBSERVING: Final = frozenset({Phase.OBSERVE, Phase.SETTLE})
-# Proxies acknowledge a moment before they use what they acknowledged.
-_WITH_MARGIN: Final = frozenset({Phase.OBSERVE, Phase.DRAIN})
 _LONGEST_SETTLING: Final = 30.0  # seconds
 # Until here what is new has signed nothing, and what is old is as it was.
 _CAN_BE_UNDONE: Final = frozenset({Phase.PREPARE, Phase.OBSERVE})
@@ -67,6 +67,15 @@ def can_be_undone(rotation: Rotation) -> bool:
     return rotation.phase in _CAN_BE_UNDONE
 
 
+def has_margin(kind: RotationKind, phase: Phase) -> bool:
+    """Whether more must pass in this phase than that nobody is waited for.
+
+    Envoy uses a bundle a moment after its ACK, and who polls the keys for tokens acknowledges nothing at all. What a
+    drain of tokens waits for has its own leeway.
+    """
+    return phase is Phase.OBSERVE or (phase is Phase.DRAIN and kind is not RotationKind.JWT)
+
+
 def next_phase(rotation: Rotation, facts: Facts) -> Phase | None:
     """The phase to enter now that the act of the current one is done; None while it must wait."""
     if rotation.phase.is_over or rotation.paused:
@@ -93,8 +102,7 @@ def _may_go_on(rotation: Rotation, facts: Facts) -> bool:
     if rotation.deadline is not None and (rotation.phase in _OBSERVING or facts.now >= rotation.deadline):
         return True
     if not facts.holders:
-        # Envoy uses a bundle a moment after its ACK, so an ACK alone opens no gate.
-        return rotation.phase not in _WITH_MARGIN or facts.clear_for >= rotation.margin.total_seconds()
+        return not has_margin(rotation.kind, rotation.phase) or facts.clear_for >= rotation.margin.total_seconds()
     if rotation.phase is Phase.OBSERVE:
         return facts.is_pressing
     # What has gone cannot be depended on any more: nobody is worse off where a proxy has not heard of it.

@@ -13,6 +13,7 @@ class RotationKind(StrEnum):
     ROOT = "root"
     ISSUER = "issuer"
     SVID = "svid"
+    JWT = "jwt"
 
 
 class Phase(StrEnum):
@@ -37,6 +38,14 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Longest:
+    """How long what is signed now can live at most."""
+
+    leaf: timedelta
+    token: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
     """Which SVIDs a rotation of SVIDs renews; an empty field means all."""
 
@@ -52,8 +61,8 @@ class Rotation:
     """One rotation. Each change of it is durable before it is acted upon.
 
     `new_id` is the id of the authority that comes, chosen before there is one, so that whoever was killed in between
-    makes it only once. `old_ids` are the authorities that go. `deadline` is set in an emergency alone: then the old
-    root goes, whatever depends on it. `alarm` says why it went on without everybody.
+    makes it only once. `old_ids` are the authorities that go. `deadline` is set in an emergency alone: then what
+    is old goes, whatever depends on it. `alarm` says why it went on without everybody.
     """
 
     id: str
@@ -76,7 +85,7 @@ class Rotation:
 
     @property
     def is_emergency(self) -> bool:
-        """Whether the old root is not to be trusted any more."""
+        """Whether what is old is not to be trusted any more."""
         return self.deadline is not None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import structlog
@@ -17,13 +17,15 @@ from ca.api.server_identity import ServerIdentity
 from ca.audit.model import Act, Actor, ActorKind
 from ca.authority.manager import AuthorityManager
 from ca.rotation import gate, machine
+from ca.rotation.acting import Acting
 from ca.rotation.changes import Changes
 from ca.rotation.leaving import Leaving
 from ca.rotation.machine import Facts
 from ca.rotation.mesh import Census, Mesh
-from ca.rotation.model import Holder, Phase, Rotation, RotationKind
+from ca.rotation.model import Holder, Longest, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
 from ca.rotation.ports import Lists, RotationStore
+from ca.rotation.tokens import Tokens
 from ca.rotation.waiting import Waiting
 from ca.steady import SteadyTime
 from citadel.clock import Clock
@@ -60,13 +62,10 @@ class Rotator:
         mesh: Mesh,
         board: OrderBoard,
         lists: Lists,
-        longest_leaf: timedelta,
+        longest: Longest,
         clock: Clock,
     ) -> None:
         self._store = store
-        self._authorities = authorities
-        self._identity = identity
-        self._board = board
         self._clock = clock
         self._clear_since: float | None = None
         self._looked_for = 0.0  # seconds
@@ -76,8 +75,19 @@ class Rotator:
         self._news = asyncio.Event()
         self.mesh = mesh
         self.time = SteadyTime(clock)
-        self.leaving = Leaving(authorities=authorities, longest_leaf=longest_leaf)
-        self.waiting = Waiting(authorities=authorities, mesh=mesh, lists=lists, leaving=self.leaving, clock=clock)
+        self.leaving = Leaving(authorities=authorities, longest_leaf=longest.leaf)
+        self.tokens = Tokens(authorities=authorities.jwt, longest=longest.token)
+        self.waiting = Waiting(
+            authorities=authorities, mesh=mesh, lists=lists, leaving=self.leaving, tokens=self.tokens, clock=clock
+        )
+        self._acting = Acting(
+            authorities=authorities,
+            identity=identity,
+            board=board,
+            leaving=self.leaving,
+            mesh=mesh,
+            time=self.time,
+        )
         self.one_change_at_a_time = asyncio.Lock()
         self.current: Rotation | None = None
         self.changes = Changes()
@@ -115,7 +125,10 @@ class Rotator:
         rotation = self.current
         return View(
             rotation=rotation,
-            census=self.mesh.census(trust=self.waiting.trust(), order_id=rotation.id if rotation is not None else ""),
+            census=self.mesh.census(
+                trust=self.waiting.trust(self.running.kind if self.running is not None else RotationKind.ROOT),
+                order_id=rotation.id if rotation is not None else "",
+            ),
             holders=tuple(self._holders.values()),
         )
 
@@ -144,7 +157,7 @@ class Rotator:
             self._acted_in = None  # what was prepared may have ended meanwhile
             return False
         if self._acted_in != (rotation.id, rotation.phase):
-            await self._act(rotation)
+            await self._acting.act(rotation)
             self._acted_in, self._acted_at = (rotation.id, rotation.phase), self._clock.monotonic()
             self._clear_since, self._holders = None, {}
             await self.waiting.begin(rotation)
@@ -156,7 +169,7 @@ class Rotator:
             holders=holders,
             clear_for=monotonic - self._clear_since if self._clear_since is not None else 0.0,
             lasts_for=monotonic - self._acted_at,
-            is_pressing=self.leaving.is_pressing(rotation.margin, self.time.latest()),
+            is_pressing=self._is_pressing(rotation),
         )
         entered = machine.next_phase(rotation, facts)
         if entered is None:
@@ -186,39 +199,9 @@ class Rotator:
             _log.error("rotation goes on without everybody", rotation=rotation.id, phase=phase.value, alarm=alarm)
         _log.info("rotation", rotation=rotation.id, kind=rotation.kind.value, phase=phase.value)
 
-    async def _act(self, rotation: Rotation) -> None:
-        """The act of the phase. Done again after a crash, it changes nothing more."""
-        match rotation.phase:
-            # Again when it is observed: after a long pause what was prepared is made anew, and then that is observed.
-            case Phase.PREPARE | Phase.OBSERVE:
-                await self._prepare(rotation)
-            case Phase.ACTIVATE if rotation.kind is RotationKind.ROOT:
-                await self._authorities.activate_root(rotation.new_id, taints=rotation.is_emergency)
-                await self._identity.renew()
-            case Phase.ACTIVATE:
-                await self._authorities.activate_issuer(rotation.new_id)
-                await self._identity.renew()
-            case Phase.RENEW | Phase.DRAIN:
-                # It stays on the board when all is over: an agent that was away finds it when it comes back.
-                scope = rotation.scope.agent
-                self._board.give(self.leaving.order(rotation, agent=self.mesh.agent_id(scope) if scope else None))
-            case Phase.RETIRE if rotation.kind is RotationKind.ROOT:
-                await self._authorities.drop_roots(rotation.old_ids)
-            case Phase.RETIRE:
-                await self._authorities.drop_issuers(rotation.old_ids)
-            case Phase.UNDO if rotation.kind is RotationKind.ROOT:
-                await self._authorities.drop_roots([rotation.new_id])
-            case Phase.UNDO:
-                await self._authorities.drop_issuers([rotation.new_id])
-            case _:
-                pass
-
-    async def _prepare(self, rotation: Rotation) -> None:
-        await self._authorities.drop_issuers(self.leaving.stale(rotation, self.time.latest()))
-        if rotation.kind is RotationKind.ROOT:
-            await self._authorities.prepare_root(rotation.new_id)
-        else:
-            await self._authorities.prepare_issuer(rotation.new_id)
+    def _is_pressing(self, rotation: Rotation) -> bool:
+        of = self.tokens if rotation.kind is RotationKind.JWT else self.leaving
+        return of.is_pressing(rotation.margin, self.time.latest())
 
     def _note(self, holders: list[Holder]) -> None:
         now = self._clock.now()

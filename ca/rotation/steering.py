@@ -14,6 +14,7 @@ from ca.audit.model import Act, Actor, ActorKind
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import AuthorityKind
 from ca.rotation import gate, machine
+from ca.rotation.mesh import Census
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind, Scope
 from ca.rotation.rotator import Rotator
 from citadel.clock import Clock
@@ -45,6 +46,7 @@ class Plan:
     steps: Sequence[Phase]
     takes: timedelta
     holders: Sequence[Holder]
+    census: Census
 
 
 class Steering:
@@ -57,12 +59,15 @@ class Steering:
         authorities: AuthorityManager,
         window: timedelta,
         margin: timedelta,
+        jwt_margin: timedelta,
         clock: Clock,
     ) -> None:
+        """`jwt_margin` is that of keys for tokens, which some who check tokens poll for."""
         self._rotator = rotator
         self._authorities = authorities
         self._window = window
         self._margin = margin
+        self._jwt_margin = jwt_margin
         self._clock = clock
 
     async def start(self, wish: Wish, *, by: Actor) -> Rotation:
@@ -78,14 +83,21 @@ class Steering:
         course = machine.COURSE[wish.kind]
         # Who has not acknowledged even today's bundle would hold up the next one.
         asked = replace(rotation, phase=Phase.OBSERVE if Phase.OBSERVE in course else Phase.PREPARE)
-        margins = rotation.margin * sum(1 for phase in course if phase in (Phase.OBSERVE, Phase.DRAIN))
+        margins = rotation.margin * sum(1 for phase in course if machine.has_margin(wish.kind, phase))
         holders = await self._rotator.holders(asked, at_once=True)
-        if Phase.DRAIN in course and wish.deadline is None:
-            left_with = self._rotator.waiting.left_with(rotation)
-            holders += gate.still_held(left_with, rotation.skipped, self._rotator.time.now())
-        # In an emergency everything is renewed at once.
-        takes = margins + rotation.window if wish.deadline is None else min(rotation.margin, wish.deadline)
-        return Plan(steps=course, takes=takes, holders=holders)
+        left_with: list[Holder] = []
+        if Phase.DRAIN in course and (wish.deadline is None or wish.kind is RotationKind.JWT):
+            now = self._rotator.time.now()
+            left_with = gate.still_held(self._rotator.waiting.left_with(rotation), rotation.skipped, now)
+            holders += left_with
+        if wish.deadline is not None:  # everything is renewed at once
+            takes = min(rotation.margin, wish.deadline)
+        elif wish.kind is RotationKind.JWT:
+            takes = max([margins, *(each.until - now for each in left_with if each.until is not None)])
+        else:
+            takes = margins + rotation.window
+        census = self._rotator.mesh.census(trust=self._rotator.waiting.trust(wish.kind), order_id="")
+        return Plan(steps=course, takes=takes, holders=holders, census=census)
 
     async def pause(self, *, why: str, by: Actor) -> Rotation:
         """Stay in the phase where it is."""
@@ -131,18 +143,12 @@ class Steering:
         await self._rotator.change(ended, self._act("rotation.supersede", ended, actor, by.why, why))
 
     def _new(self, wish: Wish, by: Actor) -> Rotation:
-        if wish.deadline is not None and wish.kind is not RotationKind.ROOT:
-            raise InvalidArgument(Reason.REQUEST_MALFORMED, "only roots are rotated in an emergency")
+        if wish.deadline is not None and wish.kind not in (RotationKind.ROOT, RotationKind.JWT):
+            raise InvalidArgument(Reason.REQUEST_MALFORMED, "only roots and JWT keys are rotated in an emergency")
         for name, value in (("window", wish.window), ("deadline", wish.deadline)):
             if value is not None and not timedelta(0) <= value <= _LONGEST:
                 raise InvalidArgument(Reason.REQUEST_MALFORMED, f"the {name} must be from 0 to {_LONGEST.days} days")
         now = self._clock.now()
-        old: tuple[str, ...] = ()
-        if wish.kind is RotationKind.ROOT:
-            authorities = self._authorities.authorities()
-            old = tuple(each.id for each in authorities if each.kind is AuthorityKind.ROOT)
-        elif wish.kind is RotationKind.ISSUER:
-            old = tuple(each.id for each in self._authorities.issuers())
         return Rotation(
             id=uuid4().hex,
             kind=wish.kind,
@@ -152,13 +158,25 @@ class Steering:
             started_by=str(by),
             why=_shown(wish.why),
             new_id=uuid4().hex if wish.kind is not RotationKind.SVID else "",
-            old_ids=old,
+            old_ids=self._that_go(wish.kind),
             scope=wish.scope,
             window=self._window if wish.window is None else wish.window,
-            margin=self._margin,
+            margin=self._jwt_margin if wish.kind is RotationKind.JWT else self._margin,
             deadline=self._rotator.time.unmoved() + wish.deadline if wish.deadline is not None else None,
             skipped=wish.skip - {""},
         )
+
+    def _that_go(self, kind: RotationKind) -> tuple[str, ...]:
+        match kind:
+            case RotationKind.ROOT:
+                authorities = self._authorities.authorities()
+                return tuple(each.id for each in authorities if each.kind is AuthorityKind.ROOT)
+            case RotationKind.ISSUER:
+                return tuple(each.id for each in self._authorities.issuers())
+            case RotationKind.JWT:
+                return tuple(each.id for each in self._authorities.jwt.authorities())
+            case RotationKind.SVID:
+                return ()
 
     async def _set(self, what: str, by: Actor, why: str, *, paused: bool) -> Rotation:
         async with self._rotator.one_change_at_a_time:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -11,6 +12,7 @@ from ca.audit.model import Act, Actor, ActorKind
 from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.rotation.jwt_upkeep import JwtUpkeep
 from ca.rotation.model import RotationKind
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
@@ -20,6 +22,15 @@ from citadel.errors import CitadelError
 _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """The shares of their lives after which authorities are rotated by themselves; no root is where it is None."""
+
+    root: float | None
+    issuer: float
+    jwt: float
 
 
 class Upkeep:
@@ -33,19 +44,20 @@ class Upkeep:
         authorities: AuthorityManager,
         acts: Acts,
         margin: timedelta,
-        root_at: float | None,
-        issuer_at: float,
+        shares: Shares,
         clock: Clock,
     ) -> None:
-        """`root_at` and `issuer_at` are the shares of their lives after which these are rotated."""
         self._rotator = rotator
         self._steering = steering
         self._authorities = authorities
         self._acts = acts
         self._margin = margin
-        self._root_at = root_at
-        self._issuer_at = issuer_at
+        self._root_at = shares.root
+        self._issuer_at = shares.issuer
         self._clock = clock
+        self._jwt = JwtUpkeep(
+            authorities=authorities, tokens=rotator.tokens, acts=acts, margin=margin, at=shares.jwt, clock=clock
+        )
         self._starts_again_at = self._replaces_again_at = 0.0  # by the clock that never jumps
         self._replacing = ""  # the issuing authority whose replacement was noted last
 
@@ -53,10 +65,11 @@ class Upkeep:
         """Look every second which authority is old enough, for ever."""
         while True:
             await self._clock.sleep(_LOOK_SECONDS)
-            try:
-                await self._look()
-            except CitadelError as error:
-                _log.error("authority not renewed, trying again", reason=error.reason.value, error=str(error))
+            for look in (self._look, self._look_at_tokens):  # whatever is wrong with the one: the other may be urgent
+                try:
+                    await look()
+                except CitadelError as error:
+                    _log.error("authority not renewed, trying again", reason=error.reason.value, error=str(error))
 
     async def _look(self) -> None:
         # What goes, goes late rather than early, and what comes the other way round: a clock that jumps does no harm.
@@ -67,8 +80,18 @@ class Upkeep:
         await self._go_on_before_the_root_ends(now)
         is_rested = self._clock.monotonic() >= self._starts_again_at
         if self._rotator.running is None and is_rested and (due := self._due(now)) is not None:
-            await self._steering.start(Wish(kind=due, why="it is due"), by=Actor(ActorKind.SERVER))
+            await self._start(due)
             self._starts_again_at = self._rested(self._active(AuthorityKind.ISSUER))
+
+    async def _look_at_tokens(self) -> None:
+        now = self._rotator.time.latest()
+        await self._jwt.rescue(now)
+        if self._rotator.running is None and self._jwt.is_due(now):
+            await self._start(RotationKind.JWT)
+            self._jwt.note_start()
+
+    async def _start(self, due: RotationKind) -> None:
+        await self._steering.start(Wish(kind=due, why="it is due"), by=Actor(ActorKind.SERVER))
 
     def _due(self, now: datetime) -> RotationKind | None:
         """What is old enough. A new root brings a new issuing authority along.

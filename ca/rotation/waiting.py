@@ -13,6 +13,7 @@ from ca.rotation.leaving import Leaving
 from ca.rotation.mesh import Mesh
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
 from ca.rotation.ports import Lists
+from ca.rotation.tokens import Tokens
 from citadel.clock import Clock
 
 _AGENTS_ARE_BACK: Final = 30.0  # seconds after a start
@@ -22,22 +23,32 @@ class Waiting:
     """Finds holders; whom a person skipped, and whose time has come, is among them still."""
 
     def __init__(
-        self, *, authorities: AuthorityManager, mesh: Mesh, lists: Lists, leaving: Leaving, clock: Clock
+        self,
+        *,
+        authorities: AuthorityManager,
+        mesh: Mesh,
+        lists: Lists,
+        leaving: Leaving,
+        tokens: Tokens,
+        clock: Clock,
     ) -> None:
         self._authorities = authorities
         self._mesh = mesh
         self._lists = lists
         self._leaving = leaving
+        self._tokens = tokens
         self._clock = clock
         self._recorded_end: datetime | None = None
         self._taken_up = -_AGENTS_ARE_BACK  # when a rotation of an earlier process was; long ago where none was
 
-    def trust(self) -> Trust:
-        """What everybody is to know of now."""
+    def trust(self, kind: RotationKind) -> Trust:
+        """What everybody is to know of now, as far as such a rotation changes it."""
+        sequences, is_jwt = self._authorities.sequences(), kind is RotationKind.JWT
         return Trust(
             trust_domain=self._mesh.trust_domain.name,
-            sequence=self._authorities.sequences().x509,
+            sequence=sequences.jwt if is_jwt else sequences.x509,
             lists=self._lists.current.version,
+            is_jwt=is_jwt,
         )
 
     async def begin(self, rotation: Rotation) -> None:
@@ -56,8 +67,10 @@ class Waiting:
         self._taken_up = self._clock.monotonic()
 
     def connected(self, rotation: Rotation, now: datetime) -> list[Holder]:
-        """Of the agents that are connected, and of their proxies, those who are waited for in this phase."""
-        trust, old, agent = self.trust(), self._leaving.key_ids(rotation), rotation.scope.agent
+        """Of the agents that are connected, of their proxies, and of keys, those who are waited for in this phase."""
+        if rotation.kind is RotationKind.JWT and rotation.phase is Phase.DRAIN:
+            return self._tokens.left(rotation.old_ids)
+        trust, old, agent = self.trust(rotation.kind), self._leaving.key_ids(rotation), rotation.scope.agent
         latest, is_revoked = self.latest_end(rotation), self._is_revoked
         if rotation.phase in (Phase.RENEW, Phase.DRAIN) and not self._leaving.has_something_to_renew(rotation):
             return []
@@ -85,6 +98,8 @@ class Waiting:
             return await self._not_here_again(rotation, now)
         if rotation.phase not in (Phase.OBSERVE, Phase.DRAIN):
             return []
+        if rotation.kind is RotationKind.JWT and rotation.phase is Phase.DRAIN:
+            return []  # a token depends on nobody who could be away
         issuer_ids = None if rotation.phase is Phase.OBSERVE else [each.id for each in self._leaving.issuers(rotation)]
         return [
             *await self._mesh.away(now, issued_after=self._leaving.earliest(), issuer_ids=issuer_ids, at_once=at_once),
@@ -92,7 +107,9 @@ class Waiting:
         ]
 
     def left_with(self, rotation: Rotation) -> list[Holder]:
-        """Who closed its stream and will hold up the drain: it can be told of nothing before its SVID has ended."""
+        """What will hold up the drain: who closed its stream, and is told of nothing before its SVID ends; tokens."""
+        if rotation.kind is RotationKind.JWT:
+            return self._tokens.left(rotation.old_ids)
         old, latest = self._leaving.key_ids(rotation), self.latest_end(rotation)
 
         def judge(view: AgentView) -> Iterable[Holder]:

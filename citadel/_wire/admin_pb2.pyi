@@ -423,6 +423,7 @@ class Status(_message.Message):
     LEDGER_GAPS_FIELD_NUMBER: _builtins.int
     ROTATION_FIELD_NUMBER: _builtins.int
     CLOCK_JUMP_FIELD_NUMBER: _builtins.int
+    BUNDLE_X509_SEQUENCE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     trust_domain: _builtins.str
     revision: _builtins.int
@@ -430,6 +431,8 @@ class Status(_message.Message):
     entries: _builtins.int
     issued: _builtins.int
     """since the start"""
+    bundle_x509_sequence: _builtins.int
+    """What the sequence was when the X.509 authorities changed last: a proxy that is sent no JWT keys holds this one."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -466,10 +469,11 @@ class Status(_message.Message):
         ledger_gaps: _abc.Iterable[Global___LedgerGap] | None = ...,
         rotation: Global___RotationStatus | None = ...,
         clock_jump: _duration_pb2.Duration | None = ...,
+        bundle_x509_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "clock_jump", b"clock_jump", "entries", b"entries", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "entries", b"entries", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,15 +564,23 @@ class AuthorityStatus(_message.Message):
     SERIAL_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     NOT_AFTER_FIELD_NUMBER: _builtins.int
+    KID_FIELD_NUMBER: _builtins.int
+    SIGNED_UNTIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
-    """"root" or "issuer" """
+    """"root", "issuer" or "jwt" """
     state: _builtins.str
     serial: _builtins.str
+    kid: _builtins.str
+    """of "jwt", which has no serial"""
     @_builtins.property
     def not_before(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def signed_until(self) -> _timestamp_pb2.Timestamp:
+        """of "jwt": no token that it signed ends later"""
+
     def __init__(
         self,
         *,
@@ -578,10 +590,12 @@ class AuthorityStatus(_message.Message):
         serial: _builtins.str = ...,
         not_before: _timestamp_pb2.Timestamp | None = ...,
         not_after: _timestamp_pb2.Timestamp | None = ...,
+        kid: _builtins.str = ...,
+        signed_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "not_before", b"not_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after", "not_before", b"not_before", "signed_until", b"signed_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kid", b"kid", "kind", b"kind", "not_after", b"not_after", "not_before", b"not_before", "serial", b"serial", "signed_until", b"signed_until", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

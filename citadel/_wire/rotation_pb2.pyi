@@ -33,9 +33,9 @@ class StartRotationRequest(_message.Message):
     SKIP_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"root", "issuer" or "svid" """
+    """"root", "issuer", "svid" or "jwt" """
     emergency: _builtins.bool
-    """roots only: the old root is tainted, and dropped at the deadline whatever depends on it"""
+    """roots and JWT keys only: the old are tainted, and dropped at the deadline whatever depends on them"""
     spiffe_id: _builtins.str
     """svid only"""
     agent: _builtins.str
@@ -168,7 +168,7 @@ class RotationView(_message.Message):
     agents_away: _builtins.int
     proxies: _builtins.int
     proxies_acknowledged: _builtins.int
-    """that have acknowledged the bundle"""
+    """that have acknowledged the bundle; of "jwt", streams that were sent the JWT keys"""
     svids: _builtins.int
     svids_renewed: _builtins.int
     holder_count: _builtins.int

@@ -41,16 +41,20 @@ class DeadlineType(DurationType):
 
 @click.group("rotate")
 def rotate_group() -> None:
-    """Rotate roots, issuing authorities and SVIDs, one rotation at a time.
+    """Rotate roots, issuing authorities, SVIDs and the keys of JWT-SVIDs, one rotation at a time.
 
     Every proxy acknowledges the new root before anything is signed under it, and the old one goes when nobody depends
     on it any more. A rotation goes on by itself in the server, whether or not it is watched.
     """
 
 
+_WINDOW: Final = click.option(
+    "--window", type=DurationType(), help="Spread the renewal of SVIDs over this; else as is set."
+)
+
+
 def _starting(command: _Decorated) -> _Decorated:
     options = (
-        click.option("--window", type=DurationType(), help="Spread the renewal of SVIDs over this; else as is set."),
         click.option(
             "--skip",
             type=TextType(),
@@ -67,32 +71,46 @@ def _starting(command: _Decorated) -> _Decorated:
     return command
 
 
+def _urgent(what: str) -> Callable[[_Decorated], _Decorated]:
+    def decorate(command: _Decorated) -> _Decorated:
+        command = click.option("--yes", is_flag=True, help="Do not ask.")(command)
+        return click.option(
+            "--emergency",
+            is_flag=False,
+            flag_value=_EMERGENCY_DEADLINE,
+            type=DeadlineType(),
+            metavar="[=now|DURATION]",
+            help=f"{what} after this time ({_EMERGENCY_DEADLINE} if none is given), whoever depends on it. Says what "
+            "that costs, and asks.",
+        )(command)
+
+    return decorate
+
+
 @admin_command("root", group=rotate_group, example="citadel-cli rotate root --reason 'yearly'")
+@_WINDOW
 @_starting
-@click.option(
-    "--emergency",
-    is_flag=False,
-    flag_value=_EMERGENCY_DEADLINE,
-    type=DeadlineType(),
-    metavar="[=now|DURATION]",
-    help=f"The root is not to be trusted any more: it is dropped after this time ({_EMERGENCY_DEADLINE} if none is "
-    "given), whoever depends on it. Says what that costs, and asks.",
-)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@_urgent("The root is not to be trusted any more: it is dropped")
 def root(
     invocation: Invocation, *, emergency: timedelta | None, yes: bool, plan: bool, detach: bool, **wish: Any
 ) -> None:
     """Take a new root with a new key: prepare, observe, activate, renew, drain, retire."""
-    request = _request("root", **wish)
-    if emergency is not None:
-        request.emergency = True
-        request.deadline.CopyFrom(to_duration(emergency))
-        if not (yes or plan):
-            _ask_first(invocation, request)
-    _begin(invocation, request, plan=plan, detach=detach)
+    _begin_urgent(invocation, _request("root", **wish), emergency, yes=yes, plan=plan, detach=detach)
+
+
+@admin_command("jwt", group=rotate_group, example="citadel-cli rotate jwt --plan")
+@_starting
+@_urgent("The keys for JWT-SVIDs are not to be trusted any more: they are dropped")
+def jwt(
+    invocation: Invocation, *, emergency: timedelta | None, yes: bool, plan: bool, detach: bool, **wish: Any
+) -> None:
+    """Take a new key for JWT-SVIDs: prepare, observe, activate, drain until the last token has ended, retire."""
+    request = _request("jwt", window=None, **wish)
+    _begin_urgent(invocation, request, emergency, yes=yes, plan=plan, detach=detach)
 
 
 @admin_command("issuer", group=rotate_group, example="citadel-cli rotate issuer --plan")
+@_WINDOW
 @_starting
 def issuer(invocation: Invocation, *, plan: bool, detach: bool, **wish: Any) -> None:
     """Take a new issuing authority under the same root, and renew every SVID from it."""
@@ -100,6 +118,7 @@ def issuer(invocation: Invocation, *, plan: bool, detach: bool, **wish: Any) -> 
 
 
 @admin_command("svid", group=rotate_group, example="citadel-cli rotate svid --spiffe-id spiffe://example.org/reviews")
+@_WINDOW
 @_starting
 @click.option("--all", "all_of_them", is_flag=True, help="Renew every SVID.")
 @click.option("--spiffe-id", type=SpiffeIdType(), help="Renew the SVIDs of this identity.")
@@ -198,7 +217,24 @@ def _ask_first(invocation: Invocation, request: pb.StartRotationRequest) -> None
     plan = _call(invocation, lambda server: server.PlanRotation(request, timeout=CALL_SECONDS))
     for line in rotation_view.emergency_cost(plan, request):
         click.echo(line, err=True)
-    click.confirm("Rotate the root in an emergency?", abort=True, err=True)
+    click.confirm(f"Rotate {rotation_view.WHAT_GOES[request.kind]} in an emergency?", abort=True, err=True)
+
+
+def _begin_urgent(
+    invocation: Invocation,
+    request: pb.StartRotationRequest,
+    emergency: timedelta | None,
+    *,
+    yes: bool,
+    plan: bool,
+    detach: bool,
+) -> None:
+    if emergency is not None:
+        request.emergency = True
+        request.deadline.CopyFrom(to_duration(emergency))
+        if not (yes or plan):
+            _ask_first(invocation, request)
+    _begin(invocation, request, plan=plan, detach=detach)
 
 
 def _begin(invocation: Invocation, request: pb.StartRotationRequest, *, plan: bool, detach: bool) -> None:

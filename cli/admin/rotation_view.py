@@ -26,6 +26,7 @@ from cli.output import echo
 
 _MOST_HOLDERS: Final = 10  # in the live view; `rotate status` lists more
 _NUMBERS: Final = re.compile(r"\d+")
+WHAT_GOES: Final[Mapping[str, str]] = {"root": "the root", "jwt": "the keys for JWT-SVIDs"}
 
 
 def status_lines(view: pb.RotationView, now: datetime) -> list[str]:
@@ -44,15 +45,23 @@ def status_lines(view: pb.RotationView, now: datetime) -> list[str]:
 
 def _state_lines(view: pb.RotationView, now: datetime) -> list[str]:
     rotation = view.rotation
+    acknowledged = f"{view.proxies_acknowledged} of {view.proxies}"
     lines = [
         f"rotation {rotation.id} of {_what(rotation)}: {_phase(rotation)} for {_since(rotation.phase_since, now)}",
-        f"  proxies that have acknowledged the bundle   {view.proxies_acknowledged} of {view.proxies}",
-        f"  SVIDs renewed                               {_renewed(view)}",
+        *(
+            [f"  programs that were sent the new key         {acknowledged}"]
+            if rotation.kind == "jwt"
+            else [
+                f"  proxies that have acknowledged the bundle   {acknowledged}",
+                f"  SVIDs renewed                               {_renewed(view)}",
+            ]
+        ),
         f"  agents                                      {view.agents} connected, {view.agents_away} away",
     ]
     deadline = _time(rotation.deadline)
     if deadline is not None:
-        lines.append(f"  the old root is dropped at                  {moment_and_distance(deadline, now)}")
+        what = "the old keys are dropped at" if rotation.kind == "jwt" else "the old root is dropped at "
+        lines.append(f"  {what}                 {moment_and_distance(deadline, now)}")
     if rotation.skipped:
         lines.append(f"  goes on without                             {', '.join(rotation.skipped)}")
     if rotation.alarm:
@@ -94,8 +103,14 @@ def print_summary(view: pb.RotationView) -> None:
             ("rotation", rotation.id),
             ("of", _what(rotation)),
             ("ended", f"{ended}, after {took.total_seconds():.1f} s"),
-            ("proxies", f"{view.proxies_acknowledged} of {view.proxies} have acknowledged the bundle"),
-            ("SVIDs", f"{view.svids_renewed} of {view.svids} renewed"),
+            *(
+                ()
+                if rotation.kind == "jwt"
+                else (
+                    ("proxies", f"{view.proxies_acknowledged} of {view.proxies} have acknowledged the bundle"),
+                    ("SVIDs", f"{view.svids_renewed} of {view.svids} renewed"),
+                )
+            ),
             ("agents", f"{view.agents} connected, {view.agents_away} away"),
             *((("went on without", sorted(rotation.skipped)),) if rotation.skipped else ()),
             *((("alarm", rotation.alarm),) if rotation.alarm else ()),
@@ -133,14 +148,14 @@ def print_holders(holders: Sequence[pb.Holder], now: datetime) -> None:
 
 def print_plan(plan: pb.RotationPlan, request: pb.StartRotationRequest, now: datetime) -> None:
     """What the rotation that is asked for would do."""
+    is_jwt = request.kind == "jwt"
     print_fields(
         (
             ("steps", " → ".join(plan.steps)),
             ("agents", f"{plan.agents} connected, {plan.agents_away} away"),
-            ("proxies", plan.proxies),
-            ("SVIDs", plan.svids),
+            *((("streams of keys", plan.proxies),) if is_jwt else (("proxies", plan.proxies), ("SVIDs", plan.svids))),
             *(
-                (("the old root is dropped", _when_dropped(request)),)
+                ((f"{'old keys are' if is_jwt else 'the old root is'} dropped", _when_dropped(request)),)
                 if request.emergency
                 else (("takes at least", format_duration(from_duration(plan.takes))),)
             ),
@@ -148,12 +163,16 @@ def print_plan(plan: pb.RotationPlan, request: pb.StartRotationRequest, now: dat
     )
     print_heading("would be waited for" if not request.emergency else "would be waited for until then")
     print_holders(plan.holders, now)
+    if is_jwt:
+        return
     print_heading("have an identity and never asked for a bundle: nobody knows what they trust")
     print_table(("STREAM",), ((each,) for each in plan.without_bundle), none="none")
 
 
 def emergency_cost(plan: pb.RotationPlan, request: pb.StartRotationRequest) -> list[str]:
     """What an emergency costs as things are now, a line each."""
+    if request.kind == "jwt":
+        return _emergency_cost_of_keys(plan, request)
     lines = [
         f"The root is tainted, and dropped {_when_dropped(request)}, whoever depends on it. As things are now:",
         f"  proxies     {plan.proxies} need the new root and {plan.svids} new SVIDs: whoever lacks one is cut off",
@@ -165,6 +184,23 @@ def emergency_cost(plan: pb.RotationPlan, request: pb.StartRotationRequest) -> l
         lines.append(f"  held up by  {len(late)}: {_some(late)}")
     if plan.without_bundle:
         lines.append(f"  unknown     {len(plan.without_bundle)} never asked for a bundle: {_some(plan.without_bundle)}")
+    return [printable(line) for line in lines]
+
+
+def _emergency_cost_of_keys(plan: pb.RotationPlan, request: pb.StartRotationRequest) -> list[str]:
+    ends = [end for each in plan.holders if each.name.startswith("jwt/") and (end := _time(each.until)) is not None]
+    late = [holder.name for holder in plan.holders if not holder.name.startswith("jwt/")]
+    tokens = f"live until {moment(max(ends))} at most: refused from then on" if ends else "none lives"
+    lines = [
+        f"The keys for JWT-SVIDs are tainted, and dropped {_when_dropped(request)}, whatever tokens live. Now:",
+        f"  tokens      {tokens}",
+        f"  streams     {plan.proxies} of programs that check tokens: whoever lacks the new key refuses new ones",
+        f"  agents      {plan.agents} connected",
+        f"  away        {plan.agents_away} agents, whose workloads believe the old keys until they are back",
+        "  others      whoever finds the keys by OIDC discovery believes the old ones until oidc.max_age has passed",
+    ]
+    if late:
+        lines.append(f"  held up by  {len(late)}: {_some(late)}")
     return [printable(line) for line in lines]
 
 
@@ -199,7 +235,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _what(rotation: pb.Rotation) -> str:
-    what = f"SVIDs ({rotation.scope})" if rotation.kind == "svid" else rotation.kind
+    what = {"svid": f"SVIDs ({rotation.scope})", "jwt": "keys for JWT-SVIDs"}.get(rotation.kind, rotation.kind)
     return f"{what}, emergency" if rotation.emergency else what
 
 

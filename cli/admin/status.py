@@ -33,7 +33,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             ("trust domain", status.trust_domain),
             ("up for", about(now - from_timestamp(status.started_at))),
             ("revision", status.revision),
-            ("bundle sequence", status.bundle_sequence),
+            ("bundle sequence", _sequence(status)),
             ("entries", status.entries),
             ("issued", status.issued),
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
@@ -43,9 +43,16 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
     )
     print_heading("authorities")
     print_table(
-        ("KIND", "STATE", "ID", "SERIAL", "NOT AFTER"),
+        ("KIND", "STATE", "ID", "SERIAL OR KID", "NOT AFTER", "TOKENS UNTIL"),
         (
-            (item.kind, item.state, item.id, serial_cell(item.serial), _when(item.not_after, now))
+            (
+                item.kind,
+                item.state,
+                item.id,
+                serial_cell(item.serial or item.kid),
+                _when(item.not_after, now),
+                _when(item.signed_until, now),
+            )
             for item in status.authorities
         ),
         none="none",
@@ -90,6 +97,14 @@ def _when(message: Timestamp, now: datetime) -> Abridged:
 
 def _gap_end(message: Timestamp) -> str:
     return moment(from_timestamp(message))
+
+
+def _sequence(status: admin_pb2.Status) -> str:
+    x509 = status.bundle_x509_sequence
+    is_older = 0 < x509 < status.bundle_sequence  # of an older server it is not known
+    return (
+        f"{status.bundle_sequence}, that of the X.509 authorities {x509}" if is_older else str(status.bundle_sequence)
+    )
 
 
 def _rotation(rotation: admin_pb2.RotationStatus, now: datetime) -> str:

@@ -36,11 +36,11 @@ from ca.keys.sealing import Sealer
 from ca.revocation.bars import Bars
 from ca.revocation.lists import RevocationLists
 from ca.rotation.mesh import Mesh
-from ca.rotation.model import Phase, Rotation, RotationKind
+from ca.rotation.model import Longest, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
-from ca.rotation.upkeep import Upkeep
+from ca.rotation.upkeep import Shares, Upkeep
 from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
@@ -169,6 +169,8 @@ class Disk:
     issuer_lifetime: timedelta = 7 * DAY
     root_lifetime: timedelta = 365 * DAY
     jwt_lifetime: timedelta = 7 * DAY
+    jwt_margin: timedelta = timedelta(seconds=2)
+    jwt_at: float = 0.99
 
     @asynccontextmanager
     async def server(self, fate: Fate | None = None) -> AsyncIterator[Server]:
@@ -254,7 +256,7 @@ class Server:
             mesh=self.mesh,
             board=self.board,
             lists=self.lists,
-            longest_leaf=min(DAY, disk.issuer_lifetime),
+            longest=Longest(leaf=min(DAY, disk.issuer_lifetime), token=HOUR),
             clock=disk.clock,
         )
         self.steering = Steering(
@@ -262,6 +264,7 @@ class Server:
             authorities=self.authorities,
             window=disk.window,
             margin=timedelta(seconds=2),
+            jwt_margin=disk.jwt_margin,
             clock=disk.clock,
         )
         self.upkeep = Upkeep(
@@ -270,8 +273,7 @@ class Server:
             authorities=self.authorities,
             acts=Fated(SqlAuditLog(database=disk.database), calm),  # type: ignore[arg-type] # as above
             margin=timedelta(seconds=2),
-            root_at=disk.root_at,
-            issuer_at=disk.issuer_at,
+            shares=Shares(root=disk.root_at, issuer=disk.issuer_at, jwt=disk.jwt_at),
             clock=disk.clock,
         )
         self.nodes: list[Node] = []
@@ -349,6 +351,7 @@ class Node:
         self.spiffe_id = spiffe_id
         self.is_silent = False  # its proxy answers nothing
         self.hangs = False  # its agent hears and does nothing
+        self.has_keys_for_tokens = False  # a program of it has a stream of them
         self.ignores_orders = False
         self.session: AgentSession | None = None
         self.orders: list[pb.RenewOrder] = []
@@ -358,6 +361,9 @@ class Node:
         self.left: list[tuple[types_pb2.StreamReport, float]] = []  # of programs that closed, and go on
         self._held = types_pb2.ResourceReport(name="default")
         self._trusted = types_pb2.ResourceReport(name="ROOTCA")
+        self._for_tokens = types_pb2.ResourceReport(
+            name="jwt-bundle", trust_domain=A_TEST.name, jwt_bundle=True, state=types_pb2.ResourceReport.SENT
+        )
         self._trusts = ""  # the digest of the X.509 authorities that the proxy has
         self._server: Server | None = None
 
@@ -428,6 +434,7 @@ class Node:
         if self.is_silent:
             return
         bundle = self._server.authorities.bundle()
+        self._for_tokens.held_bundle_sequence = bundle.sequence or 0
         # An Envoy is sent no JWT keys: where they alone changed, it goes on with what it has.
         if self._trusts != bundle.x509_digest():
             self._trusts, trusted.held_bundle_sequence = bundle.x509_digest(), bundle.sequence or 0
@@ -441,6 +448,9 @@ class Node:
         sequence, version = server.authorities.bundle().sequence, server.lists.current.version
         stream, now = types_pb2.StreamReport(stream_id="1", pid=7), server.clock.monotonic()
         stream.resources.extend([self._held, self._trusted])
+        streams = [stream]
+        if self.has_keys_for_tokens:
+            streams.append(types_pb2.StreamReport(stream_id="2", pid=9, resources=[self._for_tokens]))
         for report, at in self.left:
             report.closed_for.CopyFrom(to_duration(timedelta(seconds=now - at)))
         progress = [
@@ -450,7 +460,9 @@ class Node:
         ]
         for message in (
             pb.AgentMessage(acknowledge=pb.Acknowledge(bundle_sequence=sequence, revocation_version=version)),
-            pb.AgentMessage(streams=pb.Streams(snapshot=True, reports=[stream, *(report for report, _ in self.left)])),
+            pb.AgentMessage(
+                streams=pb.Streams(snapshot=True, reports=[*streams, *(report for report, _ in self.left)])
+            ),
             pb.AgentMessage(progress=pb.RenewProgress(orders=progress)),
         ):
             self.session.take(message, at=now)

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ca.api.status import clock_jump, rotation_status
+from ca.authority.jwt_model import JwtAuthority
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.insight.rotating import PATIENCE, clock_check, rotation_check
 from ca.rotation.mesh import Census
@@ -20,6 +21,7 @@ from citadel.probes import Health
 from citadel.wire import from_duration
 from tests import certificates
 from tests.clock import FakeClock
+from tests.csrs import new_key
 
 WINDOW = timedelta(minutes=5)
 
@@ -140,7 +142,13 @@ def measured(clock: FakeClock, rotator: FakeRotator) -> dict[str, float]:
         parent_id=None, created_at=clock.now(),
     )  # fmt: skip
     registry = CollectorRegistry()
-    registry.register(RotationCollector(rotator=rotator, authorities=lambda: [root], clock=clock))
+    token_key = JwtAuthority(
+        id="t", state=AuthorityState.OLD, key_id="k", public_key=new_key().public_key(),
+        not_before=clock.now() - timedelta(days=1), not_after=clock.now() + timedelta(days=3),
+    )  # fmt: skip
+    registry.register(
+        RotationCollector(rotator=rotator, authorities=lambda: [root], jwt_authorities=lambda: [token_key], clock=clock)
+    )
     return {
         sample.name + "".join(f"|{value}" for _, value in sorted(sample.labels.items())): sample.value
         for family in registry.collect()
@@ -176,6 +184,7 @@ async def test_the_life_that_an_authority_has_left_is_measured_as_a_share(clock:
     await clock.advance((begin + (end - begin) * 3 / 4 - clock.now()).total_seconds())
     rotator = FakeRotator(clock)
     assert measured(clock, rotator)["citadel_authority_life_left_ratio|a|root|active"] == pytest.approx(0.25)
+    assert measured(clock, rotator)["citadel_authority_life_left_ratio|t|jwt|old"] == pytest.approx(0.75)
     clock.jump(timedelta(days=3650))
     told = measured(clock, rotator)
     assert told["citadel_authority_life_left_ratio|a|root|active"] == 0

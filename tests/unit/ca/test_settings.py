@@ -57,6 +57,11 @@ REFUSED = [
     (f"oidc: {{issuer: 'https://a.test/{'b' * 241}'}}", "'oidc.issuer' is wrong"),
     ("oidc: {issuer: 'https://a.test', listen: 0.0.0.0:443}", "'oidc' is wrong: listen needs certificate_file and"),
     ("oidc: {listen: 0.0.0.0:443, certificate_file: c, key_file: k}", "'oidc' is wrong: listen needs issuer too"),
+    (
+        "oidc: {issuer: 'https://a.test', max_age: 7h}\nauthorities: {jwt_lifetime: 1d}",
+        "'oidc' is wrong: max_age (7h) must be at most a quarter of authorities.jwt_lifetime (6h)",
+    ),
+    ("rotation: {jwt_at: 1}", "'rotation.jwt_at' is wrong (value '1')"),
     ("oidc: {max_age: 999ms}", "'oidc.max_age' is wrong (value '999ms')"),
     ("oidc: {max_age: 25h}", "'oidc.max_age' is wrong (value '25h')"),
     ("limits: {joins_per_second: 0}", "'limits.joins_per_second' is wrong (value '0')"),

@@ -214,10 +214,59 @@ async def test_an_emergency_says_what_it_costs_in_numbers_and_asks(
         assert expected in result.stderr, expected
 
 
+@pytest.mark.parametrize(("answer", "begins"), [(b"y\n", True), (b"n\n", False)])
+async def test_an_emergency_of_keys_says_what_becomes_of_tokens_and_asks(
+    server: FakeRotations, program: Program, answer: bytes, begins: bool
+) -> None:
+    server.plan.holders.append(server.holder("jwt/k1", "signed tokens that have not ended", until=timedelta(minutes=5)))
+    result = await program("rotate", "jwt", "--emergency", "--detach", stdin=answer)
+    assert (len(server.asked), result.exit_code) == ((1, 0) if begins else (0, 1))
+    for expected in (
+        "dropped 30s after it begins, whatever tokens live",
+        "live until 2026-01-01T00:05:00Z at most: refused from then on",
+        "12 of programs that check tokens",
+        "1 agents, whose workloads believe the old keys",
+        "until oidc.max_age has passed",
+        "1: node-1/4",
+        "Rotate the keys for JWT-SVIDs in an emergency? [y/N]",
+    ):
+        assert expected in result.stderr, expected
+    if begins:
+        (request,) = server.asked
+        assert (request.kind, request.emergency, request.deadline.ToTimedelta()) == ("jwt", True, timedelta(seconds=30))
+
+
+async def test_status_of_a_rotation_of_keys_counts_programs_that_were_sent_them(
+    server: FakeRotations, program: Program, clock: FakeClock
+) -> None:
+    until = to_timestamp(clock.now() + timedelta(seconds=20))
+    server.views = [server.view("drain", kind="jwt", emergency=True, deadline=until)]
+    lines = (await program("rotate", "status")).stdout.splitlines()
+    assert lines[:4] == [
+        "rotation r1 of keys for JWT-SVIDs, emergency: drain for 1m30s",
+        "  programs that were sent the new key         10 of 12",
+        "  agents                                      3 connected, 1 away",
+        "  the old keys are dropped at                 2026-01-01T00:00:20Z (in 20s)",
+    ]
+    server.views = [server.view("done", kind="jwt", ended_after=4.5)]
+    text = (await program("rotate", "status")).stdout
+    assert ("keys for JWT-SVIDs" in text, "proxies" in text, "SVIDs  " in text) == (True, False, False)
+
+
+async def test_a_plan_for_keys_says_nothing_of_certificates(server: FakeRotations, program: Program) -> None:
+    text = (await program("rotate", "jwt", "--plan")).stdout
+    assert ("streams of keys" in text, "proxies" in text, "node-2/9" in text) == (True, False, False)
+    assert "takes at least" in text
+    dropped = (await program("rotate", "jwt", "--plan", "--emergency=now")).stdout
+    assert any(line.startswith("old keys are dropped") and line.endswith("at once") for line in dropped.splitlines())
+    assert server.asked == []
+
+
 @pytest.mark.parametrize(
     "command",
     [
         "root --reason=",
+        "jwt --window 5m",
         "root --skip=",
         "root --emergency=soon",
         "root --emergency=",

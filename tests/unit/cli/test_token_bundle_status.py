@@ -129,12 +129,22 @@ def busy(admin: FakeAdmin, clock: FakeClock) -> admin_pb2.Status:
         trust_domain="a.test",
         started_at=to_timestamp(now - timedelta(minutes=5)),
         revision=9,
+        bundle_sequence=7,
+        bundle_x509_sequence=5,
         entries=3,
         issued=2**53 + 1,
         authorities=[
             admin_pb2.AuthorityStatus(
                 id="r1", kind="root", state="ACTIVE", serial="0f", not_after=to_timestamp(now + timedelta(days=365))
-            )
+            ),
+            admin_pb2.AuthorityStatus(
+                id="t1",
+                kind="jwt",
+                state="old",
+                kid="k" * 32,
+                not_after=to_timestamp(now + timedelta(days=7)),
+                signed_until=to_timestamp(now + timedelta(minutes=5)),
+            ),
         ],
         agents=[
             admin_pb2.AgentStatus(spiffe_id="spiffe://a.test/citadel/agent/a1", connected=True, streams=[stream]),
@@ -158,6 +168,8 @@ async def test_status_names_what_each_stream_holds_or_refused(program: Program) 
     for expected in (
         "5m",
         "2027-01-01T00:00:00Z (in 365d)",
+        "bundle sequence  7, that of the X.509 authorities 5\n",
+        f"jwt   old     t1  {'k' * 32}  2026-01-08T00:00:00Z (in 7d)    2026-01-01T00:05:00Z (in 5m)\n",
         f"acknowledged  spiffe://a.test/web  {SERIAL}  2026-01-01T01:00:00Z (in 1h)",
         "streams of spiffe://a.test/citadel/agent/a1\n",
         "no entry matches uid 1000, /usr/bin/web\n",
