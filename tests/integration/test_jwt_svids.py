@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+from grpc import aio
 
 from citadel._wire import agent_api_pb2 as pb
-from citadel._wire import bootstrap_pb2
+from citadel._wire import bootstrap_pb2, rotation_pb2
+from citadel._wire.rotation_pb2_grpc import RotationsStub
 from citadel.bundle import TrustBundle
-from tests.servers import Member, Server, running_server, server_settings
+from tests.servers import Member, Server, Stream, running_server, server_settings, synced
 
 pytestmark = pytest.mark.integration
 
@@ -78,3 +81,85 @@ async def test_tokens_verify_by_the_served_bundle_and_what_is_refused_says_why(
         assert server.ledger.serials() == rows, "tokens are no rows of the ledger"
         status = await server.status()
         assert sum(status.refused.values()) == 5
+
+
+class Rotations:
+    """Rotations of the keys, as an administrator has them; `stream` is that of the one agent."""
+
+    def __init__(self, server: Server, stream: Stream) -> None:
+        address = f"unix:{server.settings.listen.admin_socket}"
+        self.stub = RotationsStub(server._open(aio.insecure_channel(address)))
+        self.server = server
+        self._stream = stream
+
+    async def start(self, **wish: Any) -> None:
+        request = rotation_pb2.StartRotationRequest(kind="jwt", **wish)
+        await self.stub.StartRotation(request)
+
+    async def acknowledge(self, keys: int) -> None:
+        """Take what is pushed until the bundle has so many keys for tokens, and say so."""
+        while True:
+            update = await self._stream.next()
+            for message in update.bundles:
+                bundle = TrustBundle.from_json(self.server.bundle.trust_domain, message.json)
+                if len(bundle.jwt_authorities) == keys:
+                    said = pb.Acknowledge(revision=update.revision, bundle_sequence=bundle.sequence)
+                    await self._stream.say(acknowledge=said)
+                    return
+
+    async def until(self, phase: str, *holders: str) -> rotation_pb2.RotationView:
+        """Until it is in this phase, and waits for these."""
+        async with asyncio.timeout(15):
+            while True:
+                view = await self.stub.GetRotation(rotation_pb2.GetRotationRequest())
+                if view.rotation.phase == phase and [each.name for each in view.holders] == list(holders):
+                    return view
+                await asyncio.sleep(0.02)
+
+
+@pytest.mark.invariant(3, 4, 11)
+@pytest.mark.spec("JWT-30")
+async def test_keys_rotate_when_all_have_acknowledged_and_no_token_lives_or_at_once_in_an_emergency(
+    tmp_path: Path,
+) -> None:
+    async with running_server(server_settings(tmp_path, rotation={"margin": "500ms"})) as server:
+        agent = await server.join("node-1")
+        web = await server.entry("/web", agent)
+        before = await server.status()
+        (first,) = (await bundle_of(server)).jwt_authorities
+        async with synced(server, agent) as stream:
+            await stream.say(streams=pb.Streams(snapshot=True))
+            rotations = Rotations(server, stream)
+            (signed,) = await sign(server, agent, (web.id, ["shop"]))
+            await rotations.start()
+            held_up = await rotations.until("observe", "node-1")
+            assert held_up.holders[0].words == "the agent has not acknowledged the bundle"
+            (still,) = await sign(server, agent, (web.id, ["shop"]))
+            assert jwt.get_unverified_header(still.svid.token)["kid"] == first
+
+            await rotations.acknowledge(2)
+            draining = await rotations.until("drain", f"jwt/{first}")
+            assert draining.holders[0].until.seconds > signed.svid.expires_at.seconds, "a leeway for clocks"
+            (new,) = await sign(server, agent, (web.id, ["shop"]))
+            second = jwt.get_unverified_header(new.svid.token)["kid"]
+            bundle = await bundle_of(server)
+            assert bundle.jwt_authorities.keys() == {first, second}
+            for token in (signed.svid.token, new.svid.token):
+                assert verified(token, bundle, "shop")["sub"] == "spiffe://a.test/web"
+
+            await rotations.stub.SkipHolder(rotation_pb2.SkipHolderRequest(name=f"jwt/{first}", why="a test"))
+            await rotations.until("done")
+            assert (await bundle_of(server)).jwt_authorities.keys() == {second}
+
+            await rotations.start(emergency=True, deadline={"seconds": 1}, why="stolen")
+            done = await rotations.until("done")
+            assert done.rotation.alarm.endswith(f"went on from drain without jwt/{second}")
+            (third,) = (await bundle_of(server)).jwt_authorities
+            assert third not in (first, second)
+            (last,) = await sign(server, agent, (web.id, ["shop"]))
+            assert jwt.get_unverified_header(last.svid.token)["kid"] == third
+        after = await server.status()
+        shown = [(each.kind, each.state, each.kid) for each in after.authorities if each.kind == "jwt"]
+        assert shown == [("jwt", "active", third)]
+        assert after.bundle_sequence == before.bundle_sequence + 4
+        assert after.bundle_x509_sequence == before.bundle_x509_sequence, "no proxy is waited for because of them"

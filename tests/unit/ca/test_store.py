@@ -228,7 +228,8 @@ async def test_a_block_that_takes_too_long_is_given_up_and_leaves_no_trace(datab
 async def test_whoever_is_cancelled_at_any_instant_leaves_no_lock_behind(database: Database) -> None:
     async def write() -> None:
         async with database.transaction() as connection:
-            await connection.execute(text("INSERT INTO bundle VALUES ('x', 1, 'd') ON CONFLICT DO NOTHING"))
+            row = "INSERT INTO bundle (trust_domain, sequence, digest) VALUES ('x', 1, 'd')"
+            await connection.execute(text(f"{row} ON CONFLICT DO NOTHING"))
             await connection.execute(text("SELECT 1"))
 
     await write()
