@@ -5,7 +5,7 @@ Pure: what the proxy, the kernel and the issuers said is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,12 +73,12 @@ def explain(policy: Policy, request: HttpRequest, user: EndUser | None) -> Expla
     except ValueError as error:
         return Explanation(decision=_without_plain_form(policy, error), facts=None, rules=())
     return Explanation(
-        decision=_decide(policy, facts), facts=facts, rules=[_report(rule, facts) for rule in _in_order(policy)]
+        decision=_decide(policy, facts), facts=facts, rules=[_report(rule, facts) for rule in policy.in_order]
     )
 
 
 def _decide(policy: Policy, facts: Facts) -> Decision:
-    for rule in _in_order(policy):
+    for rule in policy.in_order:
         if _first_failing(rule, facts) is None:
             if rule.action is Action.ALLOW:
                 return Decision(allowed=True, reason=None, rule=rule.name, words=f"{rule.name} allows it")
@@ -92,18 +92,17 @@ def _decide(policy: Policy, facts: Facts) -> Decision:
     return _refused(Reason.ACCESS_DENIED, default, "no rule allows it")
 
 
-def _in_order(policy: Policy) -> Iterator[Rule]:
-    """As they are asked: whatever is denied stays denied."""
-    for action in (Action.DENY, Action.ALLOW):
-        yield from (rule for rule in policy.rules if rule.action is action)
-
-
 def _first_failing(rule: Rule, facts: Facts, *, signed_in: bool = False) -> Condition | None:
     """The first condition that is not met, None where the rule matches. `signed_in` takes those of end users as met."""
-    for alternatives in (rule.sources, rule.operations, (rule.when,)):
-        failing = [_failing_in(each, facts, rule.action, signed_in=signed_in) for each in alternatives]
-        if failing and None not in failing:
-            return failing[0]
+    for alternatives in rule.parts:
+        first: Condition | None = None
+        for alternative in alternatives:
+            failing = _failing_in(alternative, facts, rule.action, signed_in=signed_in)
+            if failing is None:
+                break
+            first = first or failing
+        else:
+            return first
     return None
 
 

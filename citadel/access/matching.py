@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from citadel.access.normal import plain_host, plain_method, plain_path
 from citadel.access.patterns import Value
@@ -53,35 +53,28 @@ def holds(condition: Condition, facts: Facts, action: Action) -> bool:
     return not _any_match(condition, values)
 
 
-def values_of(condition: Condition, facts: Facts) -> Sequence[Value]:  # noqa: PLR0911 - one line for each subject
+def values_of(condition: Condition, facts: Facts) -> Sequence[Value]:
     """What the request says of the condition's subject; nothing that is empty."""
-    match condition.subject:
-        case Subject.PEER:
-            return (str(facts.peer),) if facts.peer is not None else ()
-        case Subject.TRUST_DOMAIN:
-            return (facts.peer.trust_domain.name,) if facts.peer is not None else ()
-        case Subject.HEADER:
-            return _present(facts.headers.get(condition.names[0]))
-        case Subject.HOST:
-            return _present(facts.host)
-        case Subject.METHOD:
-            return (facts.method,)
-        case Subject.PATH:
-            return (facts.path,)
-        case _:
-            return _of_user(condition, facts.user) if facts.user is not None else ()
+    return _READERS[condition.subject](condition, facts)
 
 
-def _of_user(condition: Condition, user: EndUser) -> Sequence[Value]:
-    match condition.subject:
-        case Subject.PRINCIPAL:
-            return (user.principal,) if user.principal is not None else ()
-        case Subject.AUDIENCES:
-            return tuple(filter(None, user.audiences))
-        case Subject.PRESENTER:
-            return _present(user.presenter)
-        case _:
-            return _texts(_claim(user.claims, condition.names))
+def _of_user(read: Callable[[Condition, EndUser], Sequence[Value]]) -> _Reader:
+    return lambda condition, facts: read(condition, facts.user) if facts.user is not None else ()
+
+
+_Reader = Callable[[Condition, Facts], Sequence[Value]]
+_READERS: Final[dict[Subject, _Reader]] = {
+    Subject.PEER: lambda _, facts: (str(facts.peer),) if facts.peer is not None else (),
+    Subject.TRUST_DOMAIN: lambda _, facts: (facts.peer.trust_domain.name,) if facts.peer is not None else (),
+    Subject.HEADER: lambda condition, facts: _present(facts.headers.get(condition.names[0])),
+    Subject.HOST: lambda _, facts: _present(facts.host),
+    Subject.METHOD: lambda _, facts: (facts.method,),
+    Subject.PATH: lambda _, facts: (facts.path,),
+    Subject.PRINCIPAL: _of_user(lambda _, user: (user.principal,) if user.principal is not None else ()),
+    Subject.AUDIENCES: _of_user(lambda _, user: tuple(filter(None, user.audiences))),
+    Subject.PRESENTER: _of_user(lambda _, user: _present(user.presenter)),
+    Subject.CLAIM: _of_user(lambda condition, user: _texts(_claim(user.claims, condition.names))),
+}
 
 
 def _claim(claims: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -113,4 +106,8 @@ def _present(text: str | None) -> tuple[str, ...]:
 
 
 def _any_match(condition: Condition, values: Sequence[Value]) -> bool:
-    return any(pattern.matches(value) for value in values for pattern in condition.patterns)
+    for value in values:
+        for pattern in condition.patterns:  # a generator for each request would cost more than all of this
+            if pattern.matches(value):
+                return True
+    return False

@@ -6,6 +6,7 @@ As in Istio, except that a `*` in any other place is refused: Istio takes it for
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol, Self
@@ -36,12 +37,24 @@ class Form(StrEnum):
     ANY = "any"
 
 
+_FITS: Final[dict[Form, Callable[[str], Callable[[str], bool]]]] = {
+    Form.EXACT: lambda text: text.__eq__,
+    Form.PREFIX: lambda text: lambda value: value.startswith(text),
+    Form.SUFFIX: lambda text: lambda value: value.endswith(text),
+    Form.ANY: lambda _: lambda _: True,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TextPattern:
     """`text` is without the star."""
 
     form: Form
     text: str
+    _fits: Callable[[str], bool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_fits", _FITS[self.form](self.text))
 
     @classmethod
     def parse(cls, written: str) -> Self:
@@ -60,17 +73,7 @@ class TextPattern:
         return cls(form, text)
 
     def matches(self, value: Value) -> bool:
-        if not isinstance(value, str) or not value:
-            return False
-        match self.form:
-            case Form.EXACT:
-                return value == self.text
-            case Form.PREFIX:
-                return value.startswith(self.text)
-            case Form.SUFFIX:
-                return value.endswith(self.text)
-            case Form.ANY:
-                return True
+        return isinstance(value, str) and value != "" and self._fits(value)
 
     def __str__(self) -> str:
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
@@ -70,6 +70,12 @@ class Rule:
     sources: tuple[Alternative, ...] = ()
     operations: tuple[Alternative, ...] = ()
     when: Alternative = ()
+    # All of these must hold, each by one of its alternatives. Sorted out once: it is asked at every request.
+    parts: tuple[tuple[Alternative, ...], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = (self.sources, self.operations, (self.when,) if self.when else ())
+        object.__setattr__(self, "parts", tuple(each for each in parts if each))
 
     @property
     def is_of_end_users(self) -> bool:
@@ -86,6 +92,12 @@ class Policy:
     jwt_rules: tuple[JwtRule, ...] = ()
     default: Action = Action.DENY
     rules: tuple[Rule, ...] = ()
+    # As they are asked: whatever is denied stays denied.
+    in_order: tuple[Rule, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        in_order = (rule for action in (Action.DENY, Action.ALLOW) for rule in self.rules if rule.action is action)
+        object.__setattr__(self, "in_order", tuple(in_order))
 
     @property
     def is_of_end_users(self) -> bool:
