@@ -8,7 +8,6 @@ message, then its handler.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
@@ -18,6 +17,7 @@ from grpc import aio
 
 from citadel.errors import InvalidArgument, Reason
 from citadel.interceptor import Handler, WrappingInterceptor, messages_of
+from citadel.patience import Patience
 
 _PATIENCE: Final = 10.0  # seconds for a request to come in whole
 
@@ -43,7 +43,7 @@ class GateKeeper(WrappingInterceptor):
         super().__init__()
         self._gate = gate
         self._apart = frozenset(apart)
-        self._patience = patience
+        self._patience = Patience(patience)
 
     def wrap(self, method: str, handler: Any) -> Handler:
         if method in self._apart:
@@ -90,10 +90,9 @@ class GateKeeper(WrappingInterceptor):
 
     async def _only(self, context: Any) -> Any:
         try:
-            async with asyncio.timeout(self._patience):
-                request = await context.read()
+            request = await self._patience.wait(context.read())
         except TimeoutError:
-            raise _malformed(f"the request did not come in within {self._patience:g} seconds") from None
+            raise _malformed(f"the request did not come in within {self._patience.seconds:g} seconds") from None
         if request is aio.EOF:
             raise _malformed("the call has no request")
         return request

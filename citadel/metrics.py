@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -70,7 +71,7 @@ class CallMeter(WrappingInterceptor):
 
     def unary(self, method: str, behaviour: Any) -> Callable[[Any, Any], Awaitable[Any]]:
         method = method.lstrip("/")
-        seconds = self._seconds.labels(method)
+        seconds, handled = self._seconds.labels(method), self._handled_by_code(method)
 
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             begun, ended_well = self._clock.monotonic(), False
@@ -80,12 +81,12 @@ class CallMeter(WrappingInterceptor):
                 return answer
             finally:
                 seconds.observe(self._clock.monotonic() - begun)
-                self._count(method, context, ended_well=ended_well)
+                handled(_code_of(context, ended_well=ended_well)).inc()
 
         return call
 
     def streaming(self, method: str, behaviour: Any) -> Callable[[Any, Any], AsyncIterator[Any]]:
-        method = method.lstrip("/")
+        handled = self._handled_by_code(method.lstrip("/"))
 
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             ended_well = False
@@ -94,17 +95,20 @@ class CallMeter(WrappingInterceptor):
                     yield message
                 ended_well = True
             finally:
-                self._count(method, context, ended_well=ended_well)
+                handled(_code_of(context, ended_well=ended_well)).inc()
 
         return call
 
-    def _count(self, method: str, context: Any, *, ended_well: bool) -> None:
-        self._handled.labels(method, _code_of(context, ended_well=ended_well)).inc()
+    def _handled_by_code(self, method: str) -> Callable[[str], Counter]:
+        """The counter of a method by the name of the code, looked up among all series only once."""
+        return cache(lambda code: self._handled.labels(method, code))
 
 
 def _code_of(context: Any, *, ended_well: bool) -> str:
     """The name of the code that the caller is told; a call that was cut without one was cancelled."""
     code = context.code()
+    if not code and ended_well:
+        return grpc.StatusCode.OK.name
     number = code.value[0] if isinstance(code, grpc.StatusCode) else int(code or 0)
     if number == 0 and not ended_well:
         return grpc.StatusCode.CANCELLED.name

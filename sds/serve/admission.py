@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
 
 from citadel.in_flight import InFlight
 from sds.serve.callers import CallerSource
+
+_UNBOUNDED: Final = nullcontext()
 
 
 class UserGate:
@@ -31,11 +33,6 @@ class UserGate:
         """The open calls by uid."""
         return self._calls.open
 
-    @contextmanager
-    def admit(self, method: str, context: Any) -> Iterator[None]:  # noqa: ARG002 - the port's form
+    def admit(self, method: str, context: Any) -> AbstractContextManager[None]:  # noqa: ARG002 - the port's form
         uid = self._source.caller_of(context.peer()).credentials.uid
-        if uid == 0:
-            yield
-            return
-        with self._calls.one(uid):
-            yield
+        return _UNBOUNDED if uid == 0 else self._calls.one(uid)
