@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from grpc import aio
 
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.health import HealthBoard
+from citadel.interceptor import WrappingInterceptor
 from citadel.metrics import CallMeter, RefusalCollector, new_registry
 from citadel.selector import Selector
 from citadel.tally import Tally
 from sds.agent import AgentCondition
+from sds.authz.counts import Decisions
 from sds.holdings import HoldingsFeed
 from sds.insight.gather import Keeping, ProcessGatherer
 from sds.insight.local import SERVICE, AgentAdminListener, AgentLocalService
@@ -40,14 +41,16 @@ class AgentInsight:
         self._feed = feed
         self._clock = clock
         self.tally = Tally(clock=clock)
+        self.decisions = Decisions(on_refusal=self.tally.count_refused)
         self.metrics = new_registry()
         self.metrics.register(AgentCollector(condition=condition, feed=feed, clock=clock))
         self.metrics.register(RefusalCollector(self.tally))
+        self.metrics.register(self.decisions)
         self._calls = CallMeter(self.metrics, clock=clock)
         self._streams = StreamMeter(self.metrics, clock=clock)
 
     @property
-    def interceptors(self) -> Sequence[aio.ServerInterceptor]:
+    def interceptors(self) -> Sequence[WrappingInterceptor]:
         """What measures the calls on the workloads' socket; they stand before every other interceptor."""
         return (self._calls, self._streams)
 

@@ -10,14 +10,17 @@ from dataclasses import replace
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
-from random import Random, SystemRandom
+from random import SystemRandom
 from typing import Final, TypeVar
 
 from citadel._wire import agent_api_pb2
+from citadel.access.loading import load_policies
 from citadel.clock import Clock, SystemClock
 from citadel.config.files import ensure_private_dir, remove_unfinished
 from citadel.errors import FailedPrecondition, Reason
 from citadel.folder_lock import folder_lock
+from citadel.jwt.fetching import HttpKeyFetcher
+from citadel.jwt.key_ring import IssuerKeyRing
 from citadel.probes import Probes
 from citadel.wire import to_duration
 from cli.agent_insight import AgentInsight
@@ -25,6 +28,7 @@ from cli.agent_joining import check_can_join, own_identity, returning
 from cli.limits import open_files
 from sds.agent import AgentCondition
 from sds.attest.unix import UnixAttestor
+from sds.authz.policy_file import PolicyFile
 from sds.holdings import HoldingsFeed
 from sds.keep.keeper import Keeper
 from sds.keep.orders import RenewOrder
@@ -68,23 +72,30 @@ def _take_over(data_dir: Path, stack: ExitStack) -> None:
 
 
 async def _run_alone(settings: AgentSettings, stop: asyncio.Event) -> None:
-    clock, random, feed = SystemClock(), SystemRandom(), HoldingsFeed()
+    clock, feed = SystemClock(), HoldingsFeed()
     condition = AgentCondition(feed=feed, clock=clock)
     insight = AgentInsight(condition=condition, feed=feed, clock=clock)
     probes = Probes(settings.probes, condition.readiness, metrics=insight.metrics)
-    await probes.start()
+    keys = IssuerKeyRing(fetch=HttpKeyFetcher(), clock=clock, jitter=SystemRandom().random)
+    policies = PolicyFile(settings.authz.policy_file, keys=keys, clock=clock)
     try:
+        await policies.load()
+        condition.policies = policies
+        await probes.start()
         identity = await _unless_stopped(own_identity(settings, clock), stop)
         if identity is not None:
             condition.identity = identity
-            await _serve(settings, identity, condition, insight, feed=feed, clock=clock, random=random, stop=stop)
+            await _serve(settings, identity, condition, insight, policies, feed=feed, clock=clock, stop=stop)
     finally:
+        await keys.close()
         await probes.close()
 
 
 def validate_agent(settings: AgentSettings) -> None:
     """Check what the settings name but the settings alone cannot show, and change nothing. Raises as `run_agent`."""
     Probes(settings.probes, AgentCondition(feed=HoldingsFeed(), clock=SystemClock()).readiness)
+    if settings.authz.policy_file is not None:
+        load_policies(settings.authz.policy_file)
     if settings.data_dir.is_dir() and IdentityFile(settings.data_dir).load(settings.trust_domain) is not None:
         return
     check_can_join(settings)
@@ -95,15 +106,16 @@ async def _serve(
     identity: OwnIdentity,
     condition: AgentCondition,
     insight: AgentInsight,
+    policies: PolicyFile,
     *,
     feed: HoldingsFeed,
     clock: Clock,
-    random: Random,
     stop: asyncio.Event,
 ) -> None:
     # The bundle from disk: what it vouched for before a restart is believed before the server is reached.
     bundle = identity.current.bundle
     feed.publish(replace(feed.current, bundles={bundle.trust_domain: bundle}))
+    random = SystemRandom()
     registry = StreamRegistry(clock=clock, most_lingering=min(MOST_LINGERING, open_files() // _SHARE_OF_FILES))
     attestor = UnixAttestor()
     tokens = TokenKeeper(
@@ -122,6 +134,8 @@ async def _serve(
         registry=registry,
         tokens=tokens,
         clock=clock,
+        policies=policies,
+        decisions=insight.decisions,
         names=settings.sds.names,
         limits=settings.limits,
         has_heard=lambda: link.was_up,
@@ -181,7 +195,7 @@ async def _serve(
         async with insight.admin_socket(
             settings.admin_socket, attestor=attestor, keeping=keeper, streams=registry, sds_names=workloads.names_for
         ):
-            await _run_until(stop, link.run(), keeper.run(), renewal.run())
+            await _run_until(stop, link.run(), keeper.run(), renewal.run(), policies.run())
     finally:
         await workloads.close(grace=_CLOSE_GRACE)
         await tokens.close()

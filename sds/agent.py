@@ -8,6 +8,7 @@ from typing import Final
 
 from citadel.clock import Clock
 from citadel.probes import Check, Health, Readiness
+from sds.authz.policy_file import PolicyFile
 from sds.holdings import HoldingsFeed
 from sds.link.identity import OwnIdentity
 from sds.link.link import Link
@@ -17,10 +18,11 @@ _IDENTITY_LEFT: Final = 0.25
 
 
 class AgentCondition:
-    """What is known of the agent from its start on. `identity` and `link` are None until they exist.
+    """What is known of the agent from its start on. `identity`, `link` and `policies` are None until they exist.
 
     Ready: it has an identity, has heard from the server, and serves. Degraded: the server is away, or some entries have
-    no SVID; one entry that is refused must not take the whole node out of service.
+    no SVID, or policies or issuers' keys are not the newest; one entry that is refused must not take the whole node out
+    of service.
     """
 
     def __init__(self, *, feed: HoldingsFeed, clock: Clock) -> None:
@@ -29,6 +31,7 @@ class AgentCondition:
         self._heard_at: datetime | None = None
         self.identity: OwnIdentity | None = None
         self.link: Link | None = None
+        self.policies: PolicyFile | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -50,6 +53,8 @@ class AgentCondition:
         yield self._identity_check()
         yield self._server_check()
         yield self._svids_check()
+        if self.policies is not None:
+            yield from self.policies.checks()
 
     def _identity_check(self) -> Check:
         if self.identity is None:

@@ -130,6 +130,12 @@ class LimitSettings(Settings):
     request_timeout: Duration = Field(default=timedelta(seconds=10), ge=_LEAST_TIMEOUT)
 
 
+class AuthzSettings(Settings):
+    """What is answered to proxies that ask whether a request is allowed. Without a file every request is refused."""
+
+    policy_file: Path | None = None
+
+
 class AgentSettings(Settings):
     """All of `agent.yaml`. `servers` override the address that was learnt when joining."""
 
@@ -144,5 +150,6 @@ class AgentSettings(Settings):
     workload_key: Literal["ec-p256", "ec-p384", "rsa-2048"] = "ec-p256"
     probes: LoopbackAddress = HostPort("127.0.0.1", 8481)
     sds: SdsSettings = SdsSettings()
+    authz: AuthzSettings = AuthzSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()

@@ -20,9 +20,9 @@ class EntryIndex:
         entries = tuple(entries)
         commonness = Counter(selector for entry in entries for selector in entry.selectors)
         self._besides_digests = {
-            frozenset(selector for selector in entry.selectors if not _is_digest(selector))
+            frozenset(selector for selector in entry.selectors if not is_digest(selector))
             for entry in entries
-            if any(map(_is_digest, entry.selectors))
+            if any(map(is_digest, entry.selectors))
         }
         self._by_anchor: dict[Selector, list[Entry]] = defaultdict(list)
         for entry in entries:
@@ -48,5 +48,6 @@ class EntryIndex:
         return sorted(found, key=lambda entry: (entry.created_at or _LONG_AGO, entry.spiffe_id, entry.id))
 
 
-def _is_digest(selector: Selector) -> bool:
+def is_digest(selector: Selector) -> bool:
+    """Whether it names the digest of an executable, which is looked at only where it is wanted."""
     return selector.type == "unix" and selector.value.startswith("sha256:")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from envoy.service.auth.v3 import external_auth_pb2_grpc
 from envoy.service.secret.v3 import sds_pb2, sds_pb2_grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,13 +15,18 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from citadel._wire.workload_pb2_grpc import add_SpiffeWorkloadAPIServicer_to_server
+from citadel.by_name import ByName
 from citadel.clock import Clock
 from citadel.drain import StreamDrain
 from citadel.gate import GateKeeper
+from citadel.interceptor import Layers, WrappingInterceptor
 from citadel.relay import Relay
 from citadel.rpc import ErrorBorder, OnRefusal
 from citadel.selector import Selector
 from citadel.spiffe import TrustDomain
+from sds.authz import service as authorization
+from sds.authz.counts import Decisions
+from sds.authz.service import Authorization, PolicySource
 from sds.holdings import HoldingsFeed
 from sds.serve.admission import UserGate
 from sds.serve.callers import Callers, WorkloadAttestor
@@ -61,11 +67,13 @@ class WorkloadServer:
         registry: StreamRegistry,
         tokens: TokenKeeper,
         clock: Clock,
+        policies: PolicySource,
+        decisions: Decisions,
         has_heard: Callable[[], bool] = lambda: True,
         names: SecretNameSettings = _DEFAULT_NAMES,
         limits: LimitSettings = _DEFAULT_LIMITS,
         on_refusal: OnRefusal | None = None,
-        interceptors: Sequence[aio.ServerInterceptor] = (),
+        interceptors: Sequence[WrappingInterceptor] = (),
     ) -> None:
         self._limits = limits
         self._relay = Relay(
@@ -105,6 +113,7 @@ class WorkloadServer:
             expiries=self._expiries,
             clock=clock,
         )
+        self._authorization = Authorization(callers=callers, policies=policies, feed=feed, decisions=decisions)
         self._health = HealthServicer()
         self._on_refusal = on_refusal
         self._interceptors = interceptors
@@ -118,20 +127,24 @@ class WorkloadServer:
         self._server = aio.server(
             interceptors=(
                 header.SecurityHeader(border),
-                *self._interceptors,
-                self._drain,
-                border,
-                GateKeeper(self._gate, patience=self._limits.request_timeout.total_seconds()),
+                Layers(
+                    *self._interceptors,
+                    self._drain,
+                    border,
+                    GateKeeper(self._gate, patience=self._limits.request_timeout.total_seconds()),
+                ),
             ),
             options=_options(self._limits),
         )
-        sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(self._service, self._server)
-        add_SpiffeWorkloadAPIServicer_to_server(self._workload_api, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (_SDS, header.SERVICE_NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), self._server
-        )
-        for name in ("", _SDS, header.SERVICE_NAME):
+        services: Any = ByName(self._server)
+        sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(self._service, services)
+        add_SpiffeWorkloadAPIServicer_to_server(self._workload_api, services)
+        external_auth_pb2_grpc.add_AuthorizationServicer_to_server(self._authorization, services)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        names = (_SDS, header.SERVICE_NAME, authorization.SERVICE)
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((*names, health), self._server)
+        for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._server.add_insecure_port(self._relay.private_address)
         self._watching = asyncio.create_task(self._expiries.run(), name="expiries")

@@ -15,6 +15,7 @@ from grpc import aio
 from citadel.errors import CitadelError
 from citadel.peer import Caller
 from citadel.selector import Selector
+from sds.authz.counts import Decisions
 from sds.holdings import HoldingsFeed
 from sds.serve.callers import Attestation
 from sds.serve.registry import StreamRegistry
@@ -22,6 +23,7 @@ from sds.serve.resource import SECRET_TYPE_URL
 from sds.serve.server import WorkloadServer
 from tests.certificates import A_TEST, NOW
 from tests.clock import FakeClock
+from tests.unit.sds.authorizing import FixedPolicies
 from tests.unit.sds.fake_tokens import FakeTokenSigner, token_keeper
 from tests.unit.sds.holding import UID_1
 
@@ -60,6 +62,8 @@ class Node:
         self.signer = FakeTokenSigner(self.clock)
         self.refusals: list[tuple[str, CitadelError]] = []
         self.attestor = attestor
+        self.policies = FixedPolicies(self.clock)
+        self.decisions = Decisions(on_refusal=self._note)
         self.server = WorkloadServer(
             socket=path,
             trust_domain=A_TEST,
@@ -68,9 +72,14 @@ class Node:
             registry=self.registry,
             tokens=token_keeper(self.feed, self.clock, signer=self.signer),
             clock=self.clock,
-            on_refusal=lambda method, error: self.refusals.append((method, error)),
+            policies=self.policies,
+            decisions=self.decisions,
+            on_refusal=self._note,
             **options,
         )
+
+    def _note(self, what: str, error: CitadelError) -> None:
+        self.refusals.append((what, error))
 
     def states(self) -> list[dict[str, int]]:
         return [{each.name: each.state for each in report.resources} for report in self.registry.live()]

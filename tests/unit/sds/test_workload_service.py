@@ -17,6 +17,7 @@ from citadel._wire import types_pb2
 from citadel.errors import CitadelError
 from citadel.peer import Caller
 from citadel.selector import Selector
+from sds.authz.counts import Decisions
 from sds.holdings import HoldingsFeed
 from sds.serve.callers import LOOK_AGAIN, Attestation
 from sds.serve.registry import StreamRegistry
@@ -28,6 +29,7 @@ from tests.certificates import A_TEST, B_TEST, NOW
 from tests.clock import FakeClock
 from tests.revocations import revocation_set
 from tests.servers import refusal
+from tests.unit.sds.authorizing import FixedPolicies
 from tests.unit.sds.fake_tokens import token_keeper
 from tests.unit.sds.holding import ROOT, UID_1, empty_bundle, entry, held, holdings, own_bundle
 from tests.workloads import Workload, workload_at
@@ -69,6 +71,8 @@ class Node:
             registry=self.registry,
             tokens=token_keeper(self.feed, self.clock),
             clock=self.clock,
+            policies=FixedPolicies(self.clock),
+            decisions=Decisions(on_refusal=lambda _, error: self.refusals.append(error)),
             has_heard=lambda: self.has_heard,
             on_refusal=lambda _, error: self.refusals.append(error),
         )

@@ -1,0 +1,40 @@
+"""How often each rule decided. Labels are bounded: the names in the policy file, and reason codes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from citadel.errors import CitadelError
+from citadel.rpc import OnRefusal
+
+
+class Decisions(Collector):
+    """Counts decisions, and tells `on_refusal` of those that refuse. Lives on one event loop."""
+
+    def __init__(self, *, on_refusal: OnRefusal) -> None:
+        self._on_refusal = on_refusal
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+
+    def allowed(self, policy: str, rule: str) -> None:
+        """A request was let through by a rule."""
+        self._counts[policy, rule, ""] += 1
+
+    def refused(self, policy: str, rule: str, error: CitadelError) -> None:
+        """One was refused: by a rule, or by none. Empty names stand for what had not been found out yet."""
+        self._counts[policy, rule, error.reason.value] += 1
+        self._on_refusal(f"a request at the proxies of {policy!r}" if policy else "a proxy without a policy", error)
+
+    def collect(self) -> Iterator[Metric]:
+        decided = CounterMetricFamily(
+            "citadel_agent_authz_decisions",
+            "Requests that proxies asked about, by policy and deciding rule; without a reason they were let through.",
+            labels=["policy", "rule", "reason"],
+        )
+        for labels, count in self._counts.items():
+            decided.add_metric(labels, count)
+        yield decided

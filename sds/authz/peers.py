@@ -1,0 +1,80 @@
+"""The peer of a proxy, by the certificate that it showed in the TLS handshake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from citadel.errors import PermissionDenied, Reason
+from citadel.spiffe import SpiffeId
+from citadel.svid import X509Svid
+from sds.holdings import Holdings
+
+_MOST_KNOWN: Final = 4096  # certificates, of a kilobyte or two
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who proved itself to the proxy, and by which certificate."""
+
+    spiffe_id: SpiffeId
+    issuer_key_id: bytes
+    serial: int
+
+    def check_not_revoked(self, holdings: Holdings) -> None:
+        """Raise `PermissionDenied` (`identity_revoked`) for what was revoked.
+
+        Envoy looks at revocations in the handshake alone. Asked at each request, they reach connections that are open.
+        """
+        if self.spiffe_id in holdings.revoked_identities:
+            raise PermissionDenied(Reason.IDENTITY_REVOKED, f"{self.spiffe_id} was revoked")
+        if holdings.revocations.hold(self.issuer_key_id, self.serial):
+            raise PermissionDenied(Reason.IDENTITY_REVOKED, f"a certificate of {self.spiffe_id} was revoked")
+
+
+class PeerReader:
+    """Reads each certificate once. The proxy has verified it: that it did so for this workload is what makes it one."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Peer] = {}
+
+    def read(self, source: Any) -> Peer | None:
+        """The peer in `source`, an `AttributeContext.Peer`; None for a connection that nobody proved anything on.
+
+        Raises `PermissionDenied`: `request_malformed` where the proxy does not show the certificate, by which alone a
+        revoked one is known, or names somebody else; `svid_malformed` for a certificate that carries no SPIFFE ID.
+        """
+        certificate, principal = source.certificate, source.principal
+        if not certificate:
+            if principal:
+                raise PermissionDenied(
+                    Reason.REQUEST_MALFORMED,
+                    f"the proxy names its peer {principal[:200]!r}, but does not show the certificate",
+                    fix="set include_peer_certificate in its ext_authz filter",
+                )
+            return None
+        peer = self._known.get(certificate)
+        if peer is None:
+            peer = _parse(certificate)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[certificate] = peer
+        if principal != str(peer.spiffe_id):
+            raise PermissionDenied(
+                Reason.REQUEST_MALFORMED,
+                f"the proxy names its peer {principal[:200]!r}, but the certificate is of {peer.spiffe_id}",
+            )
+        return peer
+
+
+def _parse(certificate: str) -> Peer:
+    try:
+        der = x509.load_pem_x509_certificate(unquote_to_bytes(certificate)).public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise PermissionDenied(Reason.SVID_MALFORMED, "the peer's certificate cannot be read") from error
+    svid = X509Svid.from_der([der])
+    return Peer(svid.spiffe_id, svid.issuer_key_id, svid.leaf.serial_number)

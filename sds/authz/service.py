@@ -1,0 +1,94 @@
+"""`envoy.service.auth.v3.Authorization`: a proxy asks about each request before it passes it on."""
+
+# ruff: noqa: N802 - the method carries the proto's name
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
+
+from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
+from citadel.request import HttpRequest
+from sds.authz import answers
+from sds.authz.counts import Decisions
+from sds.authz.peers import PeerReader
+from sds.authz.policies import Policies, PolicyAtWork
+from sds.holdings import HoldingsFeed
+from sds.serve.callers import Callers
+
+SERVICE: Final = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"].full_name
+
+
+class PolicySource(Protocol):
+    """Where the policies come from that hold now."""
+
+    @property
+    def current(self) -> Policies:
+        """Never changed, but replaced as a whole."""
+        ...
+
+
+class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[misc]  # xds-protos ships no types
+    """Judges by the policy of the proxy that asks, which the kernel names. Whatever goes wrong refuses the request."""
+
+    def __init__(self, *, callers: Callers, policies: PolicySource, feed: HoldingsFeed, decisions: Decisions) -> None:
+        self._callers = callers
+        self._policies = policies
+        self._feed = feed
+        self._decisions = decisions
+        self._peers = PeerReader()
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        """Judge one request."""
+        policy = rule = ""
+        try:
+            # 1. Which policy: by the process that asks, and by nothing that it says.
+            at_work = await self._policy_of(context.peer())
+            policy = at_work.rules.name
+            # 2. What is asked for, and by which peer; what was revoked since the handshake is refused.
+            asked = self._asked(request)
+            # 3. For which end user, if for any: every token in the request must be good.
+            known = await at_work.users.of(asked)
+            # 4. Whether the rules allow it.
+            decision = at_work.decide(asked, known)
+            rule = decision.rule
+            if decision.reason is not None:
+                raise _refusal(decision.reason, decision.words)
+        except CitadelError as error:
+            self._decisions.refused(policy, rule, error)
+            return answers.refused(error)
+        # 5. With what is known of the end user, and with nothing that somebody else wrote in its place.
+        self._decisions.allowed(policy, rule)
+        return known.passing
+
+    async def _policy_of(self, context_peer: str) -> PolicyAtWork:
+        policies = self._policies.current
+        caller = self._callers.caller_of(context_peer)
+        seen = await self._callers.attest(caller, wants_sha256=policies.wants_sha256)
+        policy = policies.of(seen.selectors)
+        if policy is None:
+            facts = ", ".join(sorted(map(str, seen.selectors)))
+            raise PermissionDenied(Reason.NO_POLICY, f"no policy is for a caller with {facts}")
+        return policy
+
+    def _asked(self, request: Any) -> HttpRequest:
+        attributes = request.attributes
+        http = attributes.request.http
+        if not http.method:
+            raise PermissionDenied(Reason.REQUEST_MALFORMED, "the proxy does not ask about an HTTP request")
+        peer = self._peers.read(attributes.source)
+        if peer is not None:
+            peer.check_not_revoked(self._feed.current)
+        return HttpRequest(
+            method=http.method,
+            host=http.host,
+            path=http.path,
+            headers=dict(http.headers),
+            peer=peer.spiffe_id if peer is not None else None,
+        )
+
+
+def _refusal(reason: Reason, words: str) -> CitadelError:
+    kind = Unauthenticated if reason is Reason.SIGN_IN_REQUIRED else PermissionDenied
+    return kind(reason, words)
