@@ -28,6 +28,7 @@ from citadel._wire import (
     agent_api_pb2_grpc,
     bootstrap_pb2,
     revocation_pb2_grpc,
+    rotation_pb2_grpc,
     types_pb2,
 )
 from citadel._wire import bootstrap_pb2_grpc as bootstrap_grpc
@@ -118,6 +119,10 @@ class Server:
     def revocations(self) -> revocation_pb2_grpc.RevocationsAsyncStub:
         channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))
         return revocation_pb2_grpc.RevocationsStub(channel)
+
+    def rotations(self) -> rotation_pb2_grpc.RotationsAsyncStub:
+        channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))
+        return rotation_pb2_grpc.RotationsStub(channel)
 
     def bootstrap(self, *, bundle: TrustBundle | None = None) -> bootstrap_grpc.BootstrapAsyncStub:
         return bootstrap_grpc.BootstrapStub(self.tls(self.settings.listen.bootstrap, None, bundle))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import jwt
 import pytest
 
 from citadel._wire import agent_api_pb2 as pb
-from citadel._wire import types_pb2
+from citadel._wire import rotation_pb2, types_pb2
 from tests.servers import Member, Server, free_port, http_status, running_server, server_settings
 from tests.strangers import WebCa, claims_of, put
 
 pytestmark = pytest.mark.integration
+
+MAX_AGE = 1  # seconds; the margin of rotations is shorter
 
 
 @dataclass
@@ -38,6 +43,10 @@ class Site:
         answer = await self.server.agents(agent).SignJwtSvids(pb.SignJwtSvidsRequest(requests=[request]))
         return answer.results[0].svid.token
 
+    async def key_ids(self) -> list[str]:
+        """Of the keys that strangers find."""
+        return [key["kid"] for key in (await self.get("/keys")).json()["keys"]]
+
     async def told(self, path: str) -> str:
         """What the server tells those who watch it."""
         return (await http_status(self.server.settings.listen.probes, path))[1]
@@ -53,9 +62,9 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         "listen": f"127.0.0.1:{port}",
         "certificate_file": certificate,
         "key_file": key,
-        "max_age": "1s",
+        "max_age": f"{MAX_AGE}s",
     }
-    async with running_server(server_settings(tmp_path, oidc=oidc)) as server:
+    async with running_server(server_settings(tmp_path, oidc=oidc, rotation={"margin": "500ms"})) as server:
         yield Site(server, ca, issuer)
 
 
@@ -71,6 +80,46 @@ async def test_a_token_is_believed_by_who_knows_the_issuer_s_url_alone(site: Sit
         await claims_of(token, issuer=site.issuer, audience="sts.amazonaws.com", trust=WebCa().trust())
     (key,) = (await site.get("/keys")).json()["keys"]
     assert (key["use"], key["kid"]) == ("sig", jwt.get_unverified_header(token)["kid"])
+
+
+@pytest.mark.invariant(3, 4)
+async def test_a_new_key_is_known_for_max_age_before_it_signs_and_the_old_one_until_its_tokens_have_ended(
+    site: Site,
+) -> None:
+    agent = await site.server.join("node-1")
+    web = await site.server.entry("/web", agent)
+    believed = partial(claims_of, issuer=site.issuer, audience="shop", trust=site.ca.trust())
+    old = await site.token(agent, web, "shop")
+    (first,) = await site.key_ids()
+    rotations = site.server.rotations()
+    begun = time.monotonic()
+    await rotations.StartRotation(rotation_pb2.StartRotationRequest(kind="jwt"))
+    await rotations.SkipHolder(rotation_pb2.SkipHolderRequest(name="node-1", why="it is away"))
+    while (phase := await phase_of(rotations)) != "drain":
+        known, token = await site.key_ids(), await site.token(agent, web, "shop")
+        if phase == await phase_of(rotations) == "observe":
+            assert len(known) == 2
+            assert jwt.get_unverified_header(token)["kid"] == first
+        await asyncio.sleep(0.05)
+    assert time.monotonic() - begun > MAX_AGE
+    new = await site.token(agent, web, "shop")
+    second = jwt.get_unverified_header(new)["kid"]
+    assert set(await site.key_ids()) == {first, second}
+    for token in (old, new):
+        assert (await believed(token))["sub"] == web.spiffe_id
+
+    await rotations.SkipHolder(rotation_pb2.SkipHolderRequest(name=f"jwt/{first}", why="a test"))
+    async with asyncio.timeout(10):
+        while await site.key_ids() != [second]:
+            await asyncio.sleep(0.05)
+    assert (await believed(new))["sub"] == web.spiffe_id
+    with pytest.raises(jwt.PyJWKClientError, match="Unable to find a signing key"):
+        await believed(old)
+
+
+async def phase_of(rotations: Any) -> str:
+    phase: str = (await rotations.GetRotation(rotation_pb2.GetRotationRequest())).rotation.phase
+    return phase
 
 
 async def test_it_is_watched_like_the_other_parts_of_the_server(site: Site) -> None:
