@@ -22,6 +22,7 @@ _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNESCAPED: Final = "-._~!$&'()*+,=:@"  # RFC 3986 section 3.3, without the `;` that parameters begin with
+_LONGEST_PATH: Final = 8192  # what HTTP servers take, and no reason to keep others waiting
 _PORT: Final = r"(?::[0-9]*)?"
 _HOST_NAME: Final = re.compile(rf"([a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?{_PORT}")
 _HOST_V6: Final = re.compile(rf"\[([0-9a-f:.]+)\]{_PORT}")
@@ -34,9 +35,40 @@ class _Segment:
     parameters: bool
     fenced: bool  # by plain slashes on both sides, or the end
 
-    @property
-    def is_dots(self) -> bool:
-        return self.text in (".", "..")
+
+class _Stack:
+    """The segments so far, as `.` and `..` leave them (RFC 3986 section 5.2.4)."""
+
+    def __init__(self) -> None:
+        self._named: list[tuple[str, int]] = []  # each with the number of empty ones before it
+        self._empty = 0  # those behind the last one
+        self._ends_as_folder = False
+
+    def take(self, segment: _Segment) -> None:
+        """One more. Raises `ValueError` where some programs go up by it, or from another place, and others do not."""
+        if segment.text in (".", ".."):
+            if segment.parameters or not segment.fenced:  # `..;x` and `..%2F`: to some they are names
+                raise ValueError("the path has . or .. beside an escaped slash, a backslash or parameters")
+            if segment.text == "..":
+                self._go_up()
+        elif segment.text:
+            self._named.append((segment.text, self._empty))
+            self._empty = 0
+        else:
+            self._empty += 1
+        self._ends_as_folder = segment.text in ("", ".", "..")
+
+    def _go_up(self) -> None:
+        if self._empty and self._named:
+            raise ValueError("the path has .. after //")  # from /a//, to /a/ by RFC 3986 and to / by file systems
+        if self._empty:
+            self._empty -= 1
+        elif self._named:
+            _, self._empty = self._named.pop()
+
+    def __str__(self) -> str:
+        path = "".join(f"/{name}" for name, _ in self._named)
+        return f"{path}/" if self._ends_as_folder or not path else path
 
 
 def plain_path(path: str) -> str:
@@ -45,24 +77,19 @@ def plain_path(path: str) -> str:
     A backslash and the escapes of both slashes are slashes. The plain form of a plain form is itself. Raises
     `ValueError`.
     """
-    if _PLAIN_PATH.fullmatch(path) is not None:
+    if _PLAIN_PATH.fullmatch(path) is not None and len(path) <= _LONGEST_PATH:
         return path
     if not path.startswith("/"):
         raise ValueError("the path does not begin with /")
-    pieces = _SEPARATOR.split(_END_OF_PATH.split(path, maxsplit=1)[0])[1:]
+    path = _END_OF_PATH.split(path, maxsplit=1)[0]
+    if len(path) > _LONGEST_PATH:
+        raise ValueError(f"the path has more than {_LONGEST_PATH} characters")
+    pieces = _SEPARATOR.split(path)[1:]
     separators, raws = pieces[0::2], pieces[1::2]
-    kept: list[str] = []
-    ends_as_folder = False
-    for index, raw in enumerate(raws):
-        following = separators[index + 1] if index + 1 < len(separators) else "/"
-        segment = _segment(raw, fenced=separators[index] == following == "/")
-        if segment.is_dots:
-            _resolve(segment, kept)
-        else:
-            kept.append(segment.text)
-        ends_as_folder = segment.is_dots or not segment.text
-    named = [each for each in kept if each]
-    return "/" + "/".join(named) + ("/" if named and ends_as_folder else "")
+    stack = _Stack()
+    for raw, *beside in zip(raws, separators, [*separators[1:], "/"], strict=True):
+        stack.take(_segment(raw, fenced=beside == ["/", "/"]))
+    return str(stack)
 
 
 def plain_host(host: str) -> str:
@@ -98,11 +125,3 @@ def _segment(raw: str, *, fenced: bool) -> _Segment:
         raise ValueError("the path has something escaped twice")
     text, semicolon, _ = text.partition(";")
     return _Segment(quote(text, safe=_UNESCAPED), bool(semicolon), fenced)
-
-
-def _resolve(dots: _Segment, kept: list[str]) -> None:
-    if dots.parameters or not dots.fenced:
-        # Only some programs see a parent folder in `..;x` and `..%2F`: others would serve what stands before it.
-        raise ValueError("the path has . or .. beside an escaped slash, a backslash or parameters")
-    if dots.text == ".." and kept and not kept.pop() and any(kept):
-        raise ValueError("the path has .. after //")  # which goes up from /a, or to it: RFC 3986 or file systems

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from citadel.access import spelling
 from citadel.access.building import rule_of
 from citadel.access.document import AuthorizationSettings, PolicyFile, PolicySettings, RuleSettings
 from citadel.access.patterns import Form, Pattern, PrincipalPattern, TextPattern
@@ -86,6 +87,8 @@ def _of_rule(
         for one in alternative:
             if not one.negated and any(_excludes(other, one) for other in alternative):
                 yield place_of(at, one), "can never be met: the same things are excluded beside it"
+            if any(_is_elsewhere(other, one) for other in alternative):
+                yield place_of(at, one), "can never be met: each of them is in another trust domain than is asked for"
 
 
 def _conditions(rule: Rule, at: Location) -> Iterator[tuple[Condition, Location]]:
@@ -157,3 +160,11 @@ def _covered(pattern: Pattern, by: Sequence[Pattern]) -> bool:
     if isinstance(pattern, TextPattern) and pattern.form is Form.EXACT:
         return any(each.matches(pattern.text) for each in by)
     return pattern in by
+
+
+def _is_elsewhere(other: Condition, one: Condition) -> bool:
+    """Whether `other` asks for trust domains, and every peer that `one` names is in none of them."""
+    if other.subject is not Subject.TRUST_DOMAIN or one.subject is not Subject.PEER or other.negated or one.negated:
+        return False
+    domains = [spelling.trust_domain_of(each) for each in one.patterns]
+    return not any(domain is None or any(each.matches(domain) for each in other.patterns) for domain in domains)

@@ -51,6 +51,12 @@ def principal(written: str) -> TextPattern:
     return pattern
 
 
+def trust_domain_of(principal: Pattern) -> str | None:
+    """The one trust domain of all peers that are meant; None where there may be several."""
+    whole = str(principal)
+    return whole.removeprefix(SCHEME).partition("/")[0] if whole.startswith(SCHEME) else None
+
+
 def trust_domain(written: str) -> TextPattern:
     """`example.org`, `*.example.org`, `*`."""
     pattern = TextPattern.parse(written)

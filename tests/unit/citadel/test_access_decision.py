@@ -341,6 +341,12 @@ def test_whoever_proved_nothing_is_among_the_others_where_others_are_denied_not_
     assert allows(rule, request(), known)
 
 
+def test_what_is_empty_is_not_there() -> None:
+    empty = user(audiences=("",), claims={"groups": [""]})
+    assert not allows({"when": when_not("request.auth.audiences", "bad")}, request(), empty)
+    assert not allows({"when": when_not("request.auth.claims[groups]", "bad")}, request(), empty)
+
+
 @pytest.mark.parametrize("rule", NEGATED_PROOFS)
 def test_whoever_is_excluded_by_name_is_not_among_the_others(rule: dict[str, Any]) -> None:
     bad = user("bad", audiences=("x", "bad"), presenter="bad", claims={"groups": ["x", "bad"], "a": {"b": "bad"}})

@@ -105,6 +105,7 @@ def test_the_first_policy_whose_selectors_a_caller_has_is_the_callers(tmp_path: 
         ("from: [{source: {principals: ['*b*']}}]", "a * has a meaning at the beginning or at the end only"),
         ("from: [{source: {trustDomains: ['a.t*']}}]", "whose name begins like that of another: write it in full"),
         ("from: [{source: {trustDomains: ['spiffe://a.test']}}]", "trust domain 'spiffe://a.test' has a port"),
+        ("from: [{source: {principals: ['spiffe://a.test/*'], trustDomains: [b.test]}}]", "is in another trust domain"),
         ("when: [{key: source.principal, values: [a.test/b]}]", "'a.test/b': a SPIFFE ID is written in full"),
         # end users
         ("from: [{source: {requestPrincipals: [https://issuer.test/jason]}}]", "write {issuer: ..., subject: ...}"),
@@ -282,6 +283,12 @@ def test_the_file_that_ships_shows_every_key_and_raises_no_doubt() -> None:
 def test_rules_without_conditions_allow_everything(tmp_path: Path) -> None:
     (policy,) = load_policies(write(tmp_path, GOOD + RULE + "{}\n")).policies
     assert policy.rules[1].sources == policy.rules[1].operations == policy.rules[1].when == ()
+
+
+@pytest.mark.parametrize("principal", ["spiffe://a.test/x", "*/x", "*"])
+def test_peers_of_the_trust_domains_that_are_asked_for(tmp_path: Path, principal: str) -> None:
+    rule = f"from: [{{source: {{principals: ['spiffe://b.test/x', '{principal}'], trustDomains: [a.test]}}}}]\n"
+    assert load_policies(write(tmp_path, GOOD + RULE + rule)).policies
 
 
 def test_what_is_excluded_of_something_else_is_no_contradiction(tmp_path: Path) -> None:

@@ -68,6 +68,14 @@ def test_names_that_begin_with_dots_are_names() -> None:
     assert plain_path("/a/...") == "/a/..."
 
 
+def test_a_path_is_not_longer_than_servers_take_it() -> None:
+    longest = "/" + "a" * 8191
+    assert plain_path(longest) == plain_path(f"{longest}?{longest}") == longest
+    for longer in (f"{longest}a", "/" * 8193):
+        with pytest.raises(ValueError, match="more than 8192 characters"):
+            plain_path(longer)
+
+
 @given(st.one_of(paths, st.text()))
 @example("/a/..;")
 @example("/;/../a")
