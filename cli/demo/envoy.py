@@ -61,11 +61,21 @@ def client_bootstrap(plan: Plan, sidecar: Sidecar) -> dict[str, Any]:
 
 def server_bootstrap(plan: Plan, sidecar: Sidecar) -> dict[str, Any]:
     """`deploy/envoy/server.yaml` for reviews."""
-    bootstrap = _load("server.yaml", plan, sidecar)
-    workload = _cluster(bootstrap, "workload")
-    _point(workload, "127.0.0.1", plan.app_port)
-    # Less than the workload's own 2 s: a request on a connection that it is about to close would be lost.
-    _set_options(workload, idle_timeout="1s")
+    return _serving("server.yaml", plan, sidecar, workload=plan.app_port)
+
+
+def authorizing_bootstrap(plan: Plan, sidecar: Sidecar) -> dict[str, Any]:
+    """`deploy/envoy/authorizing.yaml` for both versions of reviews."""
+    return _serving("authorizing.yaml", plan, sidecar, workload=plan.app_port, workload_v2=plan.app_v2_port)
+
+
+def _serving(name: str, plan: Plan, sidecar: Sidecar, **ports: int) -> dict[str, Any]:
+    bootstrap = _load(name, plan, sidecar)
+    for cluster_name, port in ports.items():
+        cluster = _cluster(bootstrap, cluster_name)
+        _point(cluster, "127.0.0.1", port)
+        # Less than the workload's own 2 s: a request on a connection that it is about to close would be lost.
+        _set_options(cluster, idle_timeout="1s")
     chain = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]
     _pin(chain["transport_socket"], str(plan.productpage.spiffe_id))
     return bootstrap

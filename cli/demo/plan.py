@@ -76,6 +76,8 @@ class Plan:
     server_probes_port: int
     agent_probes_port: int
     app_port: int
+    app_v2_port: int
+    issuer_port: int
     as_root: bool
 
     @property
@@ -115,7 +117,7 @@ def make_plan(
     as_root: bool,
 ) -> Plan:
     """A plan with free ports, and a uid for each sidecar where it is for root."""
-    ports = iter(_free_ports(12))
+    ports = iter(_free_ports(13))
 
     def sidecar(number: int, name: str) -> Sidecar:
         return Sidecar(
@@ -142,6 +144,8 @@ def make_plan(
         server_probes_port=next(ports),
         agent_probes_port=next(ports),
         app_port=next(ports),
+        app_v2_port=next(ports),
+        issuer_port=next(ports),
         as_root=as_root,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +27,8 @@ from cli.demo.load import Load, Tally
 from cli.demo.plan import TRUST_DOMAIN, Plan, Sidecar, make_plan
 from cli.demo.processes import Child
 from sds.link.identity import IdentityFile
-from sds.settings import AgentSettings
+from sds.settings import AgentSettings, AuthzSettings
+from tests.integration.echo import echo
 from tests.integration.meshes import until
 from tests.unit.sds.fake_authority import FakeAuthority
 from tests.unit.sds.fake_server import (
@@ -46,12 +47,14 @@ _FOREIGN = FakeAuthority(now(), "foreign", trust_domain=TrustDomain("foreign.exa
 class LiveNode:
     """Two callers of reviews, productpage and stranger, each behind an Envoy; and what their server tells the agent."""
 
-    def __init__(self, plan: Plan, client: httpx.AsyncClient, *, federates: bool) -> None:
+    def __init__(self, plan: Plan, client: httpx.AsyncClient, *, federates: bool, authorizes: bool) -> None:
         self.plan = plan
+        self.policy_file = plan.folder / "policies.yaml"
         self.authority = FakeAuthority(now(), trust_domain=TRUST_DOMAIN)
         self.api = FakeAgentApi(self.authority)
         self._client = client
         self._federates = federates
+        self._authorizes = authorizes
         self._revision = 0
 
     @property
@@ -75,12 +78,13 @@ class LiveNode:
         finally:
             await page.close()
 
-    async def push(self, revocations: types_pb2.RevocationSet) -> str:
+    async def push(self, revocations: types_pb2.RevocationSet, *, identities: Sequence[str] = ()) -> str:
         """Tell the agent, and return the version that it acknowledges as the one in force."""
         self._revision += 1
         self.api.snapshot = [self._snapshot(revocations)]
         sync, revision = self.sync, self._revision
-        sync.updates.put_nowait(pb.Update(revision=revision, revocations=revocations))
+        revoked = types_pb2.RevokedIdentities(spiffe_ids=identities)
+        sync.updates.put_nowait(pb.Update(revision=revision, revocations=revocations, revoked_identities=revoked))
         await until("the agent has taken it", lambda: _is_true(revision in sync.acknowledged()), seconds=10)
         acknowledged = [m.acknowledge for m in sync.messages if m.WhichOneof("kind") == "acknowledge"]
         return next(each.revocation_version for each in acknowledged if each.revision == revision)
@@ -130,9 +134,10 @@ class LiveNode:
         """The three Envoys and the workload of reviews, serving."""
         plan = self.plan
         async with AsyncExitStack() as stack:
-            app = LoopbackHttp(reviews_app(), HostPort("127.0.0.1", plan.app_port))
-            await app.start()
-            stack.push_async_callback(app.close)
+            for app, port in self._apps():
+                listener = LoopbackHttp(app, HostPort("127.0.0.1", port))
+                await listener.start()
+                stack.push_async_callback(listener.close)
             for sidecar in plan.sidecars:
                 await asyncio.to_thread(envoy.install, envoy.find_binary(), sidecar)
                 path = envoy.write_bootstrap(sidecar, self._bootstrap(sidecar))
@@ -175,10 +180,18 @@ class LiveNode:
             federates_with=frozenset(federates),
         )
 
+    def _apps(self) -> Iterator[tuple[Any, int]]:
+        if not self._authorizes:
+            yield reviews_app(), self.plan.app_port
+            return
+        yield echo("v1"), self.plan.app_port
+        yield echo("v2"), self.plan.app_v2_port
+
     def _bootstrap(self, sidecar: Sidecar) -> dict[str, Any]:
         if sidecar is not self.plan.reviews:
             return envoy.client_bootstrap(self.plan, sidecar)
-        bootstrap = envoy.server_bootstrap(self.plan, sidecar)
+        make = envoy.authorizing_bootstrap if self._authorizes else envoy.server_bootstrap
+        bootstrap = make(self.plan, sidecar)
         chain = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]
         context = chain["transport_socket"]["typed_config"]["common_tls_context"]["combined_validation_context"]
         another = {"san_type": "URI", "matcher": {"exact": str(self.plan.stranger.spiffe_id)}}
@@ -194,6 +207,7 @@ class LiveNode:
             admin_socket=folder / "admin.sock",
             probes=HostPort("127.0.0.1", self.plan.agent_probes_port),
             reconnect=QUICK,
+            authz=AuthzSettings(policy_file=self.policy_file if self._authorizes else None),
         )
 
 
@@ -203,9 +217,17 @@ async def _is_true(condition: bool) -> bool:
 
 @asynccontextmanager
 async def live_node(
-    *, federates: bool, as_root: bool, revocations: Callable[[FakeAuthority], types_pb2.RevocationSet]
+    *,
+    federates: bool,
+    as_root: bool,
+    revocations: Callable[[FakeAuthority], types_pb2.RevocationSet],
+    authorizes: bool = False,
 ) -> AsyncIterator[LiveNode]:
-    """A prepared node; `revocations` makes what it is told first of its authority."""
+    """A prepared node; `revocations` makes what it is told first of its authority.
+
+    Where it `authorizes`, the Envoy of reviews asks the agent about each request, and both versions echo what comes
+    through; the file with the policies is to be written before the agent starts.
+    """
     folder = Path(tempfile.mkdtemp(prefix="citadel-test-"))
     folder.chmod(0o755)  # sidecars of other users start from here
     plan = make_plan(
@@ -218,7 +240,7 @@ async def live_node(
         as_root=as_root,
     )
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
-        node = LiveNode(plan, client, federates=federates)
+        node = LiveNode(plan, client, federates=federates, authorizes=authorizes)
         try:
             await node.prepare(revocations(node.authority))
             yield node

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import yaml
 from envoy.service.auth.v3 import external_auth_pb2
 
 from citadel.access import rules
@@ -47,8 +46,8 @@ POLICY: Final[Mapping[str, Any]] = {
 
 
 def write_policies(path: Path, *policies: Mapping[str, Any]) -> Path:
-    """A document of these policies."""
-    path.write_text(yaml.safe_dump({"policies": [dict(each) for each in policies]}, default_style='"'))
+    """A document of these policies; JSON is YAML too."""
+    path.write_text(json.dumps({"policies": policies}, indent=1))
     return path
 
 
