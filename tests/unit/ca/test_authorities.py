@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import text
 
 from ca.authority.certificates import build_root
 from ca.authority.manager import AuthorityManager
@@ -492,6 +493,24 @@ async def test_a_second_root_shows_in_the_bundle_of_the_next_start(machine: Mach
     assert set(again.bundle().x509_authorities) == {*first.bundle().x509_authorities, added.certificate}
     assert again.bundle().sequence == 2
     assert again.issuing().authority == first.issuing().authority
+
+
+@pytest.mark.invariant(3, 11)
+async def test_a_server_that_knew_no_keys_for_tokens_gets_one_and_no_proxy_is_waited_for(
+    store_url: str, tmp_path: Path, clock: FakeClock
+) -> None:
+    database = Database.open(store_url)
+    await database.migrate(revision="0008")
+    machine = Machine(database, tmp_path / "keys", clock)
+    root = build_root(trust_domain=A_TEST, key=new_key(), now=NOW, lifetime=DAY, backdate=timedelta(0))
+    digest = TrustBundle(trust_domain=A_TEST, x509_authorities=(root,)).x509_digest()
+    async with database.transaction() as connection:
+        known = "INSERT INTO bundle (trust_domain, sequence, digest) VALUES ('a.test', 7, :digest)"
+        await connection.execute(text(known), {"digest": digest})
+    await database.migrate()
+    found = await machine.store.bundle_sequences(x509=digest, jwt="of the first key")
+    assert (found.bundle, found.x509, found.jwt) == (8, 7, 8)
+    await database.close()
 
 
 async def test_a_renewal_that_fails_leaves_no_key_behind(machine: Machine) -> None:

@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.audit.model import Act, Actor
+from ca.authority.jwt_model import JwtAuthority
+from ca.authority.model import AuthorityState
 from ca.backup.format import BackupWriter, Header, TableHead
 from ca.backup.keys import FolderShelf, KeyShelf, TableShelf
 from ca.backup.making import BackupMaker, backup_label
@@ -29,12 +32,14 @@ from ca.lease.model import Holder
 from ca.store.audit import record_act
 from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
+from ca.store.jwt_authorities import SqlJwtAuthorityStore
 from ca.store.lease import SqlLeaseStore
 from ca.store.restores import LedgerGap, ledger_gaps
 from ca.store.schema import audit, authorities, bundles, entries, events, ledger, sealed_keys, tokens
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason
 from citadel.spiffe import TrustDomain
 from tests.clock import FakeClock
+from tests.csrs import new_key
 from tests.unit.ca.values import A_TEST, NOW, entry
 
 ROOT = Actor.local(0)
@@ -200,6 +205,53 @@ async def test_what_counts_goes_on_above_all_that_was_published_meanwhile(
         )
         seen.append(newest)
     assert min(seen[1]) > 10_000_000, "nobody has published as many since the backup"
+
+
+@pytest.mark.invariant(3, 11)
+async def test_each_half_of_the_bundle_counts_as_changed(
+    database: Database, target: Database, clock: FakeClock, tmp_path: Path
+) -> None:
+    """What proxies hold may be of another content under a number of before."""
+    await filled(database, clock)
+    await restored(await backed_up(database, tmp_path / "backup", clock), target, clock)
+    async with target.reading() as connection:
+        [row] = (await connection.execute(select(bundles))).all()
+    assert row.sequence == row.x509_sequence == row.jwt_sequence > 10_000_000
+
+
+@pytest.mark.spec("JWT-30")
+@pytest.mark.parametrize(
+    ("until", "ends_after", "expected"),
+    [
+        pytest.param(None, 7, timedelta(days=1), id="it had signed nothing"),
+        pytest.param(timedelta(minutes=5), 7, timedelta(days=1), id="it may have signed since"),
+        pytest.param(timedelta(days=2), 7, timedelta(days=2), id="what was known stays known"),
+        pytest.param(timedelta(minutes=5), 0.5, timedelta(days=0.5), id="nothing that it signed outlives it"),
+    ],
+)
+async def test_a_key_for_tokens_comes_back_and_stays_until_all_that_it_may_have_signed_has_ended(
+    database: Database,
+    target: Database,
+    clock: FakeClock,
+    tmp_path: Path,
+    until: timedelta | None,
+    ends_after: float,
+    expected: timedelta,
+) -> None:
+    key = JwtAuthority(
+        id="t1",
+        state=AuthorityState.ACTIVE,
+        key_id="key-1",
+        public_key=new_key().public_key(),
+        not_before=NOW,
+        not_after=clock.now() + timedelta(days=ends_after),
+        signed_until=clock.now() + until if until is not None else None,
+    )
+    await SqlJwtAuthorityStore(database=database).record(key)
+    await restored(await backed_up(database, tmp_path / "backup", clock), target, clock)
+    (back,) = await SqlJwtAuthorityStore(database=target).load()
+    assert back == replace(key, signed_until=clock.now() + expected)
+    assert "key-1.sealed" in {file.name for file in (tmp_path / "keys").iterdir()}
 
 
 async def test_row_numbers_are_never_given_twice(
