@@ -129,7 +129,10 @@ class SvidSettings(Settings):
 
 
 class LimitSettings(Settings):
-    """What one caller may ask. `joins_per_second` holds for each address alone, `svids_per_second` for each agent."""
+    """What one caller may ask. `joins_per_second` holds for each address alone, `svids_per_second` for each agent.
+
+    Certificates and tokens are counted apart, so that who asks for many of the one gets the other still.
+    """
 
     batch: int = Field(default=500, ge=1, le=10_000)
     svids_per_second: float = Field(default=100.0, gt=0)

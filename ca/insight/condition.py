@@ -8,6 +8,7 @@ from typing import Final
 
 from ca.agents.roster import AgentRoster
 from ca.api.sessions import SessionBook
+from ca.authority.jwt_model import JwtAuthority
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from citadel.clock import Clock
@@ -47,6 +48,9 @@ class ServerCondition:
         for root in self._authorities.authorities():
             if root.kind is AuthorityKind.ROOT and root.state is AuthorityState.ACTIVE:
                 yield authority_check("root", root, now=now, least_left=_ROOT_LEFT)
+        for key in self._authorities.jwt.authorities():
+            if key.state is AuthorityState.ACTIVE:
+                yield token_key_check(key, now=now, least_left=_ISSUER_LEFT)
         joined = [agent for agent in self._roster.all().values() if not agent.banned]
         yield agents_check(joined=len(joined), connected=len(self._sessions.newest()))
         for check in self._further:
@@ -70,6 +74,13 @@ def authority_check(name: str, authority: Authority, *, now: datetime, least_lef
     if left < life * least_left:
         return Check(name, Health.DEGRADED, f"{until}, and was not renewed in time")
     return Check(name, Health.GOOD, until)
+
+
+def token_key_check(key: JwtAuthority, *, now: datetime, least_left: float) -> Check:
+    """Degraded near its end and after it: without tokens there are certificates still."""
+    if key.not_after - now < (key.not_after - key.not_before) * least_left:
+        return Check("JWT key", Health.DEGRADED, f"until {key.not_after.isoformat()}, and was not renewed in time")
+    return Check("JWT key", Health.GOOD, f"until {key.not_after.isoformat()}")
 
 
 def agents_check(*, joined: int, connected: int) -> Check:

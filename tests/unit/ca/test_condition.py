@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ca.authority.jwt_model import JwtAuthority
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
-from ca.insight.condition import agents_check, authority_check, revocation_check
+from ca.insight.condition import agents_check, authority_check, revocation_check, token_key_check
 from citadel.probes import Check, Health, Readiness
 from tests import certificates
+from tests.csrs import new_key
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -32,6 +34,21 @@ def test_an_authority_is_degraded_near_its_end_and_dead_after_it(left: float, he
     check = authority_check("issuing authority", made, now=now, least_left=0.25)
     assert check.health is health
     assert made.not_after.isoformat() in check.text
+
+
+@pytest.mark.parametrize(
+    ("left", "health"),
+    [(0.9, Health.GOOD), (0.26, Health.GOOD), (0.24, Health.DEGRADED), (-0.1, Health.DEGRADED)],
+)
+def test_a_key_for_tokens_near_its_end_and_after_it_is_degraded_and_takes_nothing_else_along(
+    left: float, health: Health
+) -> None:
+    key = JwtAuthority(
+        id="t", state=AuthorityState.ACTIVE, key_id="k", public_key=new_key().public_key(),
+        not_before=START, not_after=START + timedelta(days=7),
+    )  # fmt: skip
+    check = token_key_check(key, now=key.not_after - timedelta(days=7) * left, least_left=0.25)
+    assert (check.health, key.not_after.isoformat() in check.text) == (health, True)
 
 
 @pytest.mark.parametrize(

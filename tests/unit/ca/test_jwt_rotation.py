@@ -411,6 +411,23 @@ async def test_a_restart_in_each_phase_goes_on_in_it(disk: Disk, phase: Phase) -
         assert server.clock.now() >= token_ends
 
 
+@pytest.mark.invariant(5, 12)
+async def test_a_key_that_ended_before_it_was_activated_is_made_anew(disk: Disk) -> None:
+    async with disk.server() as server:
+        for node in nodes():
+            await server.join(node)
+        server.rotator._store = DyingIn(Phase.ACTIVATE, server.store)
+        with pytest.raises(Crash):
+            await rotate(server)
+        before = server.authorities.bundle().jwt_authorities.keys()
+    disk.clock.leap((8 * DAY).total_seconds())
+    async with disk.server() as server:
+        server.tokens.signing()
+        done = await over(server)
+        assert server.tokens.signing().authority.id == done.new_id
+        await server.until(lambda: not before & server.authorities.bundle().jwt_authorities.keys())
+
+
 async def rotate(server: Server) -> None:
     await server.begin(JWT)
     await over(server)

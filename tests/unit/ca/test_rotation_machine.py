@@ -15,7 +15,7 @@ from ca.rotation.machine import COURSE, Facts, alarm, can_be_undone, first_phase
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
 from tests.unit.ca.values import NOW
 
-ROOT, ISSUER, SVID = RotationKind.ROOT, RotationKind.ISSUER, RotationKind.SVID
+ROOT, ISSUER, SVID, JWT = RotationKind.ROOT, RotationKind.ISSUER, RotationKind.SVID, RotationKind.JWT
 MARGIN: Final = 2.0
 SECOND: Final = timedelta(seconds=1)
 SOMEBODY: Final = (Holder(name="node-1", words="the agent has not acknowledged the bundle"),)
@@ -55,6 +55,7 @@ def facts(holders: Sequence[Holder] = NOBODY, **changes: Any) -> Facts:
         (ROOT, "prepare observe activate renew drain retire settle done"),
         (ISSUER, "prepare observe activate renew drain retire done"),
         (SVID, "renew done"),
+        (JWT, "prepare observe activate drain retire done"),
     ],
 )
 def test_where_nobody_is_waited_for_each_kind_walks_its_course_to_the_end(kind: RotationKind, course: str) -> None:
@@ -173,6 +174,27 @@ def test_of_very_many_that_are_gone_on_without_some_are_named_and_all_counted() 
     assert words.endswith("without node-1, node-2, node-3, node-4, node-5 and 2 more")
 
 
+@pytest.mark.invariant(3, 4)
+@pytest.mark.parametrize(
+    ("phase", "changes", "found", "entered"),
+    [
+        # Who polls for the keys acknowledges nothing: the margin is the time for which it may keep them.
+        (Phase.OBSERVE, {"margin": timedelta(minutes=5)}, facts(clear_for=299.9), WAIT),
+        (Phase.OBSERVE, {"margin": timedelta(minutes=5)}, facts(clear_for=300.0), Phase.ACTIVATE),
+        (Phase.OBSERVE, {}, facts(SOMEBODY), WAIT),
+        (Phase.OBSERVE, {}, facts(SOMEBODY, **PRESSING), Phase.ACTIVATE),
+        (Phase.OBSERVE, EMERGENCY, facts(SOMEBODY), Phase.ACTIVATE),
+        # Tokens have a leeway of their own.
+        (Phase.DRAIN, {"margin": timedelta(minutes=5)}, facts(clear_for=0.0), Phase.RETIRE),
+        (Phase.DRAIN, {}, facts(SOMEBODY, **PRESSING), WAIT),
+        (Phase.DRAIN, EMERGENCY, facts(SOMEBODY, **JUST_BEFORE), WAIT),
+        (Phase.DRAIN, EMERGENCY, facts(SOMEBODY, **SINCE_DEADLINE), Phase.RETIRE),
+    ],
+)
+def test_a_key_for_tokens_goes_on(phase: Phase, changes: dict[str, Any], found: Facts, entered: Phase | None) -> None:
+    assert next_phase(rotation(phase, JWT, **changes), found) is entered
+
+
 def _moments() -> st.SearchStrategy[datetime]:
     return st.timedeltas(min_value=-60 * SECOND, max_value=60 * SECOND).map(NOW.__add__)
 
@@ -191,7 +213,7 @@ def _facts() -> st.SearchStrategy[Facts]:
 
 _BEGUN: Final = st.builds(
     lambda kind, deadline, margin: rotation(
-        first_phase(kind), kind, deadline=deadline if kind is ROOT else None, margin=margin * SECOND
+        first_phase(kind), kind, deadline=deadline if kind in (ROOT, JWT) else None, margin=margin * SECOND
     ),
     st.sampled_from(RotationKind),
     st.none() | _moments(),
