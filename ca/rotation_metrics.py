@@ -68,10 +68,11 @@ class RotationCollector(Collector):
     def _gauges(self) -> Iterator[tuple[str, str, float]]:
         """Each is 0 where no rotation runs: rules need series that never vanish."""
         view, running, now = self._rotator.view(), self._rotator.running, self._clock.now()
-        waits = [max(0.0, (now - since).total_seconds()) for _, since in view.holders]
+        late = [since for holder, since in view.holders if not holder.is_mere_time]
+        waits = [max(0.0, (now - since).total_seconds()) for since in late]
         age = (now - running.started_at).total_seconds() if running is not None else 0.0
         yield "age_seconds", "How long the rotation has been running.", max(0.0, age)
-        yield "holders", "Agents and streams that the rotation waits for.", len(waits)
+        yield "holders", "Agents and streams that the rotation waits for.", len(late)
         yield (
             "longest_wait_seconds",
             "How long it has waited for the one that it waits for longest.",

@@ -44,6 +44,7 @@ def jwt_results(results: Sequence[IssuedJwt | CitadelError]) -> agent_api_pb2.Si
         svid.spiffe_id, svid.token = str(result.spiffe_id), result.token
         svid.issued_at.seconds = int(result.issued_at.timestamp())
         svid.expires_at.seconds = int(result.expires_at.timestamp())
+        svid.lifetime_limited_by = result.limited_by.value
     return response
 
 

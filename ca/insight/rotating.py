@@ -54,7 +54,9 @@ def rotation_check(rotation: Rotation | None, holders: Sequence[tuple[Holder, da
         return Check("rotation", Health.DEGRADED, f"{where}, paused")
     if rotation.alarm:
         return Check("rotation", Health.DEGRADED, f"{where}: {rotation.alarm}")
-    late = [holder.name for holder, since in holders if now - since > rotation.window + PATIENCE]
+    late = [
+        holder.name for holder, since in holders if not holder.is_mere_time and now - since > rotation.window + PATIENCE
+    ]
     if late:
         names = ", ".join(late[:_MOST_NAMES]) + (f" and {len(late) - _MOST_NAMES} more" if late[_MOST_NAMES:] else "")
         waited = format_duration(rotation.window + PATIENCE)

@@ -18,7 +18,7 @@ from ca.agents.model import Agent
 from ca.authority.jwt_model import JwtSigner
 from ca.issuance.audiences import checked_audiences
 from ca.issuance.issuer import Bars, Entries
-from ca.issuance.lifetime import LifetimePolicy, settle
+from ca.issuance.lifetime import LifetimePolicy, LimitedBy, Validity, settle
 from ca.issuance.quota import Quota
 from citadel import jws
 from citadel.clock import Clock
@@ -48,6 +48,7 @@ class IssuedJwt:
     token: str = field(repr=False)
     issued_at: datetime
     expires_at: datetime
+    limited_by: LimitedBy
 
 
 class JwtSigners(Protocol):
@@ -122,9 +123,9 @@ class JwtIssuer:
                 # 3. Check the request: for whom the token is to be.
                 audiences = checked_audiences(request.audiences)
                 # 4. Settle the lifetime.
-                expires_at = self._expiry(entry, signer, now)
+                validity = self._settled(entry, signer, now)
                 # 5. Sign.
-                return self._signed(signer, entry, audiences, now=now, expires_at=expires_at)
+                return self._signed(signer, entry, audiences, now=now, validity=validity)
             except CitadelError as refusal:
                 return refusal
 
@@ -140,7 +141,7 @@ class JwtIssuer:
         self._meter.note_issued(sum(isinstance(item, IssuedJwt) for item in answer))
         return answer
 
-    def _expiry(self, entry: Entry, signer: JwtSigner, now: datetime) -> datetime:
+    def _settled(self, entry: Entry, signer: JwtSigner, now: datetime) -> Validity:
         authority = signer.authority
         return settle(
             now=now,
@@ -149,17 +150,17 @@ class JwtIssuer:
             entry_expires_at=entry.expires_at,
             issuer_not_before=authority.not_before,
             issuer_not_after=authority.not_after,
-        ).not_after
+        )
 
     def _signed(
-        self, signer: JwtSigner, entry: Entry, audiences: Sequence[str], *, now: datetime, expires_at: datetime
+        self, signer: JwtSigner, entry: Entry, audiences: Sequence[str], *, now: datetime, validity: Validity
     ) -> IssuedJwt:
         issued_at = now.replace(microsecond=0)
         claims: dict[str, Any] = {
             "sub": str(entry.spiffe_id),
             "aud": list(audiences),
             "iat": int(issued_at.timestamp()),
-            "exp": int(expires_at.timestamp()),
+            "exp": int(validity.not_after.timestamp()),
         }
         if self._issuer is not None:
             claims["iss"] = self._issuer
@@ -168,7 +169,8 @@ class JwtIssuer:
             entry_id=entry.id,
             token=jws.sign(claims, key=signer.key, key_id=signer.authority.kid),
             issued_at=issued_at,
-            expires_at=expires_at,
+            expires_at=validity.not_after,
+            limited_by=validity.limited_by,
         )
 
     def _unless_barred(self, item: IssuedJwt | CitadelError, agent: Agent) -> IssuedJwt | CitadelError:

@@ -93,10 +93,12 @@ class Rotation:
 class Holder:
     """Who is waited for. `name` is what a person may skip; `until` is when it is waited for no longer, if ever.
 
-    `agent` is set for a stream: who skips its agent skips it too.
+    `agent` is set for a stream: who skips its agent skips it too. `is_mere_time` where nobody is late, and time alone
+    has to pass.
     """
 
     name: str
     words: str
     until: datetime | None = None
     agent: str = ""
+    is_mere_time: bool = False

@@ -25,7 +25,12 @@ class Tokens:
     def left(self, authority_ids: Collection[str]) -> list[Holder]:
         """The keys among these that tokens hang on, each until validators whose clocks are behind take none."""
         return [
-            Holder(name=f"jwt/{each.kid}", words="signed tokens that have not ended", until=each.needed_until)
+            Holder(
+                name=f"jwt/{each.kid}",
+                words="signed tokens that have not ended",
+                until=each.needed_until,
+                is_mere_time=True,
+            )
             for each in self._authorities.authorities()
             if each.id in authority_ids and each.needed_until is not None
         ]

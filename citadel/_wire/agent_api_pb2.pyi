@@ -552,9 +552,12 @@ class JwtSvid(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     ISSUED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    LIFETIME_LIMITED_BY_FIELD_NUMBER: _builtins.int
     spiffe_id: _builtins.str
     token: _builtins.str
     """JWS compact serialization"""
+    lifetime_limited_by: _builtins.str
+    """as of an X509Svid; "issuer" is the key"""
     @_builtins.property
     def issued_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -566,10 +569,11 @@ class JwtSvid(_message.Message):
         token: _builtins.str = ...,
         issued_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        lifetime_limited_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "issued_at", b"issued_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "issued_at", b"issued_at", "spiffe_id", b"spiffe_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "issued_at", b"issued_at", "lifetime_limited_by", b"lifetime_limited_by", "spiffe_id", b"spiffe_id", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

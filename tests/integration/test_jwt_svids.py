@@ -75,6 +75,7 @@ async def test_tokens_verify_by_the_served_bundle_and_what_is_refused_says_why(
         )
         assert claims["exp"] - claims["iat"] == 300
         assert last.expires_at.seconds - last.issued_at.seconds == 30
+        assert (first.lifetime_limited_by, last.lifetime_limited_by) == ("default", "entry")
         assert verified(last.token, bundle, "till")["aud"] == ["shop", "till"]
         with pytest.raises(jwt.InvalidAudienceError):
             verified(first.token, bundle, "till")

@@ -20,7 +20,7 @@ from ca.authority.model import AuthorityState
 from ca.entries.directory import EntryDirectory
 from ca.issuance.audiences import MOST_AUDIENCES, MOST_BYTES
 from ca.issuance.jwt import IssuedJwt, JwtIssuer, JwtRequest
-from ca.issuance.lifetime import LifetimePolicy
+from ca.issuance.lifetime import LifetimePolicy, LimitedBy
 from ca.issuance.quota import Quota
 from ca.keys.kinds import JwtPrivateKey
 from ca.revocation.bars import Bars
@@ -157,22 +157,25 @@ async def test_a_token_is_for_those_who_were_asked_for_and_nobody_else() -> None
 
 
 LIFETIMES = [
-    pytest.param({}, HOUR * 24, 5 * MINUTE, id="the default"),
-    pytest.param({"jwt_svid_ttl": 2 * MINUTE}, HOUR * 24, 2 * MINUTE, id="what the entry asks for"),
-    pytest.param({"jwt_svid_ttl": 2 * HOUR}, HOUR * 24, HOUR, id="not more than the cap"),
-    pytest.param({"expires_at": NOW + MINUTE}, HOUR * 24, MINUTE, id="not longer than the entry"),
-    pytest.param({"jwt_svid_ttl": HOUR}, MINUTE, MINUTE, id="not longer than the key"),
-    pytest.param({"x509_svid_ttl": MINUTE}, HOUR * 24, 5 * MINUTE, id="not the lifetime of certificates"),
+    pytest.param({}, HOUR * 24, 5 * MINUTE, LimitedBy.DEFAULT, id="the default"),
+    pytest.param({"jwt_svid_ttl": 2 * MINUTE}, HOUR * 24, 2 * MINUTE, LimitedBy.ENTRY, id="what the entry asks for"),
+    pytest.param({"jwt_svid_ttl": 2 * HOUR}, HOUR * 24, HOUR, LimitedBy.CAP, id="not more than the cap"),
+    pytest.param({"expires_at": NOW + MINUTE}, HOUR, MINUTE, LimitedBy.ENTRY_EXPIRY, id="not longer than the entry"),
+    pytest.param({"jwt_svid_ttl": HOUR}, MINUTE, MINUTE, LimitedBy.ISSUER, id="not longer than the key"),
+    pytest.param({"x509_svid_ttl": MINUTE}, HOUR, 5 * MINUTE, LimitedBy.DEFAULT, id="not as certificates"),
 ]
 
 
 @pytest.mark.invariant(6)
 @pytest.mark.spec("JWT-21")
-@pytest.mark.parametrize(("terms", "key_lives", "expected"), LIFETIMES)
-async def test_the_smallest_lifetime_wins(terms: dict[str, Any], key_lives: timedelta, expected: timedelta) -> None:
+@pytest.mark.parametrize(("terms", "key_lives", "expected", "limited_by"), LIFETIMES)
+async def test_the_smallest_lifetime_wins_and_the_answer_says_which(
+    terms: dict[str, Any], key_lives: timedelta, expected: timedelta, limited_by: LimitedBy
+) -> None:
     web = entry(**terms)
     issued = await Desk(web, lifetime=key_lives).token(web)
     assert claims_of(issued)["exp"] - claims_of(issued)["iat"] == expected.total_seconds()
+    assert issued.limited_by is limited_by
 
 
 async def test_times_are_whole_seconds_and_never_later_than_they_should_be() -> None:

@@ -97,6 +97,17 @@ def test_a_rotation_is_degraded_where_a_person_should_look(
     assert (check.name, check.health, check.text) == ("rotation", health, text)
 
 
+def test_tokens_that_have_to_end_are_nobody_s_delay(clock: FakeClock) -> None:
+    long_ago, tokens = clock.now() - timedelta(hours=1), Holder(name="jwt/k", words="signed tokens", is_mere_time=True)
+    check = rotation_check(rotation(clock, Phase.DRAIN), [(tokens, long_ago)], now=clock.now())
+    assert (check.health, check.text) == (Health.GOOD, "root, in drain, waits for 1")
+    rotator = FakeRotator(clock, rotation(clock, Phase.DRAIN))
+    view = replace(rotator.view(), holders=((tokens, long_ago),))
+    rotator.view = lambda: view  # type: ignore[method-assign]
+    told = measured(clock, rotator)
+    assert (told["citadel_rotation_holders"], told["citadel_rotation_longest_wait_seconds"]) == (0, 0)
+
+
 def test_no_rotation_is_good(clock: FakeClock) -> None:
     assert rotation_check(None, (), now=clock.now()).health is Health.GOOD
 
