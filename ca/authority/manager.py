@@ -84,6 +84,7 @@ class AuthorityManager:
     async def changing_jwt(self) -> AsyncIterator[JwtAuthorities]:
         """Change the JWT authorities within this; at its end the bundle says so."""
         async with self._turn:
+            self._is_settled = False  # also where what is done here fails half way
             yield self.jwt
             await self._settle()
 

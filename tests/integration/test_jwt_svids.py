@@ -48,6 +48,9 @@ async def test_tokens_verify_by_the_served_bundle_and_what_is_refused_says_why(
         agent, other = await server.join("node-1"), await server.join("node-2")
         web, foreign = await server.entry("/web", agent), await server.entry("/foreign", other)
         short = await server.entry("/short", agent, jwt_svid_ttl={"seconds": 30})
+        rotations = RotationsStub(server._open(aio.insecure_channel(f"unix:{settings.listen.admin_socket}")))
+        plan = await rotations.PlanRotation(rotation_pb2.StartRotationRequest(kind="jwt"))
+        assert plan.takes.ToTimedelta() == settings.oidc.max_age, "who polls for the keys may keep them for so long"
         bundle = await bundle_of(server)
         (kid,) = bundle.jwt_authorities
         items = [

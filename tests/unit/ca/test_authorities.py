@@ -495,6 +495,23 @@ async def test_a_second_root_shows_in_the_bundle_of_the_next_start(machine: Mach
     assert again.issuing().authority == first.issuing().authority
 
 
+@pytest.mark.invariant(11)
+async def test_a_change_of_keys_that_fails_half_way_is_in_the_bundle_soon(machine: Machine) -> None:
+    manager = await machine.started()
+
+    async def fail() -> None:
+        async with manager.changing_jwt() as jwt:
+            await jwt.prepare("1" * 32)
+            raise Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full")
+
+    with pytest.raises(Unavailable):
+        await fail()
+    assert len(manager.bundle().jwt_authorities) == 1
+    await manager.drop_ended(machine.clock.now())
+    assert manager.bundle().jwt_authorities == manager.jwt.published()
+    assert manager.sequences().bundle == 2
+
+
 @pytest.mark.invariant(3, 11)
 async def test_a_server_that_knew_no_keys_for_tokens_gets_one_and_no_proxy_is_waited_for(
     store_url: str, tmp_path: Path, clock: FakeClock
