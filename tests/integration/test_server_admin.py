@@ -98,7 +98,9 @@ async def test_the_status_says_who_is_there_and_what_signs(server: Server, agent
     await server.entry("/web", agent)
     status = await server.status()
     assert (status.trust_domain, status.entries, status.revision, status.bundle_sequence) == ("a.test", 1, 1, 1)
-    assert [(found.kind, found.state) for found in status.authorities] == [("root", "active"), ("issuer", "active")]
+    kinds = [(found.kind, found.state) for found in status.authorities]
+    assert kinds == [("root", "active"), ("issuer", "active"), ("jwt", "active")]
+    assert {status.authorities[2].kid} == server.bundle.jwt_authorities.keys()
     assert status.authorities[0].serial == _serial(server.bundle.x509_authorities[0])
     (found,) = status.agents
     assert (found.spiffe_id, found.connected, found.banned) == (agent.spiffe_id, False, False)
