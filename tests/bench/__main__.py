@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cli.limits import raise_open_files
+from tests.bench.authorizing import authorizing
 from tests.bench.effort import FULL, QUICK, Effort
 from tests.bench.issuing import ledger_cost, small_calls, throughput
 from tests.bench.machine import Cores
@@ -75,6 +76,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "small-calls": small_calls,
     "push": entry_to_secret,
     "tokens": cached_tokens,
+    "authorizing": authorizing,
     "streams": streams,
     "validating": validating,
     "memory": server_memory,

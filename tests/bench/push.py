@@ -76,8 +76,10 @@ async def _created_and_received(server: Server, stream: Any, number: int) -> flo
 
 
 @asynccontextmanager
-async def running_agent(folder: Path, server: Server, cores: Cores) -> AsyncIterator[Path]:
-    """A real agent, joined with a token; yields its socket."""
+async def running_agent(
+    folder: Path, server: Server, cores: Cores, *, core: int | None = None, **sections: Any
+) -> AsyncIterator[Path]:
+    """A real agent, joined with a token; yields its socket. It shares the core of the load unless another is given."""
     folder.mkdir(mode=0o700)
     made = await server.admin().CreateToken(admin_pb2.CreateTokenRequest(agent_name="node-1"))
     join_string, config, socket = folder / "join", folder / "agent.yaml", folder / "agent.sock"
@@ -90,10 +92,11 @@ async def running_agent(folder: Path, server: Server, cores: Cores) -> AsyncIter
         "probes": str(probes),
         "join": {"string_file": str(join_string)},
         "log": {"level": "warning"},
+        **sections,
     }
     config.write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "cli.entry", "agent", "run", "--config", str(config)]
-    async with spawned(command, core=cores.load, log=folder / "agent.log"):
+    async with spawned(command, core=cores.load if core is None else core, log=folder / "agent.log"):
         await _ready(probes)
         yield socket
 
