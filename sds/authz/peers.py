@@ -22,6 +22,7 @@ class Peer:
     """Who proved itself to the proxy, and by which certificate."""
 
     spiffe_id: SpiffeId
+    name: str
     issuer_key_id: bytes
     serial: int
 
@@ -63,7 +64,7 @@ class PeerReader:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[certificate] = peer
-        if principal != str(peer.spiffe_id):
+        if principal != peer.name:
             raise PermissionDenied(
                 Reason.REQUEST_MALFORMED,
                 f"the proxy names its peer {principal[:200]!r}, but the certificate is of {peer.spiffe_id}",
@@ -77,4 +78,4 @@ def _parse(certificate: str) -> Peer:
     except ValueError as error:
         raise PermissionDenied(Reason.SVID_MALFORMED, "the peer's certificate cannot be read") from error
     svid = X509Svid.from_der([der])
-    return Peer(svid.spiffe_id, svid.issuer_key_id, svid.leaf.serial_number)
+    return Peer(svid.spiffe_id, str(svid.spiffe_id), svid.issuer_key_id, svid.leaf.serial_number)

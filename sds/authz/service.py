@@ -11,6 +11,7 @@ from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
 from citadel.request import HttpRequest
 from sds.authz import answers
+from sds.authz.asked import request_of
 from sds.authz.counts import Decisions
 from sds.authz.peers import PeerReader
 from sds.authz.policies import Policies, PolicyAtWork
@@ -73,20 +74,11 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         return policy
 
     def _asked(self, request: Any) -> HttpRequest:
-        attributes = request.attributes
-        http = attributes.request.http
-        if not http.method:
-            raise PermissionDenied(Reason.REQUEST_MALFORMED, "the proxy does not ask about an HTTP request")
-        peer = self._peers.read(attributes.source)
-        if peer is not None:
-            peer.check_not_revoked(self._feed.current)
-        return HttpRequest(
-            method=http.method,
-            host=http.host,
-            path=http.path,
-            headers=dict(http.headers),
-            peer=peer.spiffe_id if peer is not None else None,
-        )
+        peer = self._peers.read(request.attributes.source)
+        if peer is None:
+            return request_of(request, None)
+        peer.check_not_revoked(self._feed.current)
+        return request_of(request, peer.spiffe_id)
 
 
 def _refusal(reason: Reason, words: str) -> CitadelError:
