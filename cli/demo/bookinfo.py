@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import httpx
@@ -14,16 +16,37 @@ _REVIEWS: Final = (
     {"reviewer": "Reviewer1", "text": "An extremely entertaining play by Shakespeare."},
     {"reviewer": "Reviewer2", "text": "Absolutely fun and entertaining."},
 )
+USER_HEADER: Final = "x-end-user"  # as in deploy/envoy/authorizing.yaml
 _CALL_SECONDS: Final = 5.0
 
 
-def reviews_app() -> Starlette:
-    """Answers with the reviews, and with who called by the word of its sidecar."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What came of a visit: which version answered, for which end user ("" is nobody), or how it was refused."""
+
+    version: str = ""
+    user: str = ""
+    refusal: str = ""
+
+    def __str__(self) -> str:
+        return self.refusal or f"{self.version} for {self.user or 'nobody'}"
+
+
+def reviews_app(version: str = "v1") -> Starlette:
+    """Answers with the reviews, v2 with stars, and with who called for whom by the word of its sidecar."""
 
     async def reviews(request: Request) -> JSONResponse:
-        return JSONResponse({"reviews": _REVIEWS, "caller": request.headers.get("x-forwarded-client-cert", "")})
+        stars = {"rating": {"stars": 5, "color": "black"}} if version == "v2" else {}
+        return JSONResponse(
+            {
+                "version": version,
+                "reviews": [each | stars for each in _REVIEWS],
+                "caller": request.headers.get("x-forwarded-client-cert", ""),
+                "user": request.headers.get(USER_HEADER, ""),
+            }
+        )
 
-    return Starlette(routes=[Route("/reviews", reviews)])
+    return Starlette(routes=[Route("/reviews", reviews, methods=["GET", "POST"])])
 
 
 class Productpage:
@@ -46,6 +69,14 @@ class Productpage:
         """One page: the SPIFFE ID that reviews saw, and the one that answered. Raises `httpx.HTTPError`."""
         answer = (await self._client.get("/reviews")).raise_for_status()
         return _uri_of(answer.json()["caller"]), answer.headers.get("x-served-by", "")
+
+    async def visit(self, token: str = "", *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Seen:
+        """Read or write reviews for an end user, who is known by `token` alone. Raises `httpx.HTTPError`."""
+        sent = {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
+        answer = await self._client.request(method, "/reviews", headers=sent)
+        if answer.is_success:
+            return Seen(version=answer.json()["version"], user=answer.json()["user"])
+        return Seen(refusal=f"{answer.status_code} {answer.headers.get('x-citadel-reason', '')}")
 
 
 def _uri_of(forwarded_client_cert: str) -> str:

@@ -23,6 +23,7 @@ from citadel.errors import CitadelError, Reason
 from citadel.loopback_http import LoopbackHttp
 from cli.demo import envoy
 from cli.demo.bookinfo import reviews_app
+from cli.demo.issuer import Issuer, policies
 from cli.demo.plan import AGENT_NAME, LEAST_MARGIN, TRUST_DOMAIN, Plan, Sidecar
 from cli.demo.processes import Child
 
@@ -32,14 +33,24 @@ _KEK_BYTES: Final = 32
 
 
 class Mesh:
-    """Starts everything in order, and stops it in the reverse order. `server` has more settings for the server."""
+    """Starts everything in order, and stops it in the reverse order.
+
+    `server` has more settings for the server. With an `issuer` the sidecar of reviews asks the agent about each request
+    and chooses one of two versions by its end user.
+    """
 
     def __init__(
-        self, plan: Plan, client: httpx.AsyncClient, *, server: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        plan: Plan,
+        client: httpx.AsyncClient,
+        *,
+        server: Mapping[str, Mapping[str, Any]] | None = None,
+        issuer: Issuer | None = None,
     ) -> None:
         self._plan = plan
         self._client = client
         self._server_settings = server or {}
+        self._issuer = issuer
         self._stack = AsyncExitStack()
         self.children: dict[str, Child] = {}
 
@@ -50,6 +61,9 @@ class Mesh:
             folder.mkdir(mode=0o700)
         plan.agent_socket.parent.mkdir(mode=0o755)
         await self._start_server()
+        if self._issuer is not None:
+            await self._issuer.start()
+            self._stack.push_async_callback(self._issuer.close)
         await self._start_agent()
         for sidecar in (plan.productpage, plan.reviews):
             await self._register(sidecar)
@@ -91,11 +105,15 @@ class Mesh:
         """Start an installed sidecar, also again after it has ended; `rewrite` makes its bootstrap first."""
         path = sidecar.folder / "envoy.json"
         if rewrite:
-            is_server = sidecar is self._plan.reviews
-            bootstrap = (envoy.server_bootstrap if is_server else envoy.client_bootstrap)(self._plan, sidecar)
-            path = envoy.write_bootstrap(sidecar, bootstrap)
+            path = envoy.write_bootstrap(sidecar, self._bootstrap_of(sidecar))
         command = [sidecar.executable, "-c", path, "--disable-hot-restart", "--concurrency", "1", "-l", "warn"]
         await self._start_child(sidecar.name, [str(part) for part in command], uid=sidecar.uid)
+
+    def _bootstrap_of(self, sidecar: Sidecar) -> dict[str, Any]:
+        if sidecar is not self._plan.reviews:
+            return envoy.client_bootstrap(self._plan, sidecar)
+        make = envoy.server_bootstrap if self._issuer is None else envoy.authorizing_bootstrap
+        return make(self._plan, sidecar)
 
     async def status(self) -> admin_pb2.Status:
         """What `citadel-cli status` shows."""
@@ -137,7 +155,7 @@ class Mesh:
             request = admin_pb2.CreateTokenRequest(agent_name=AGENT_NAME)
             token = await AdminStub(channel).CreateToken(request)
         write_private(folder / "join", token.join_string.encode())
-        settings = {
+        settings: dict[str, Any] = {
             "trust_domain": TRUST_DOMAIN.name,
             "data_dir": str(folder / "data"),
             "socket": str(plan.agent_socket),
@@ -145,6 +163,9 @@ class Mesh:
             "join": {"string_file": str(folder / "join")},
             "probes": f"127.0.0.1:{plan.agent_probes_port}",
         }
+        if self._issuer is not None:
+            (folder / "policies.yaml").write_text(policies(plan))
+            settings["authz"] = {"policy_file": str(folder / "policies.yaml")}
         self._configure("agent", settings)
         await self.launch("agent")
 
@@ -162,9 +183,10 @@ class Mesh:
             await AdminStub(channel).CreateEntry(admin_pb2.CreateEntryRequest(entry=entry))
 
     async def _start_reviews(self) -> None:
-        app = LoopbackHttp(reviews_app(), HostPort("127.0.0.1", self._plan.app_port))
-        await app.start()
-        self._stack.push_async_callback(app.close)
+        for version, port in (("v1", self._plan.app_port), ("v2", self._plan.app_v2_port)):
+            app = LoopbackHttp(reviews_app(version), HostPort("127.0.0.1", port))
+            await app.start()
+            self._stack.push_async_callback(app.close)
 
     async def _start_child(self, name: str, command: Sequence[str | Path], *, uid: int | None = None) -> None:
         child = await Child.start(name, command, log=self._plan.folder / f"{name}.log", uid=uid)

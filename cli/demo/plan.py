@@ -101,6 +101,11 @@ class Plan:
         return self.folder / "agent" / "admin.sock"
 
     @property
+    def user_token(self) -> Path:
+        """What jason shows, for whoever looks around."""
+        return self.folder / "jason.jwt"
+
+    @property
     def agent_id(self) -> SpiffeId:
         """The agent's identity."""
         return agent_id(TRUST_DOMAIN, AGENT_NAME)

@@ -12,11 +12,13 @@ from typing import Final
 
 import httpx
 
+from citadel.config.files import write_private
 from citadel.config.types import format_duration
 from citadel.errors import CitadelError, Reason
 from cli.demo.bookinfo import Productpage
 from cli.demo.envoy import EnvoyAdmin
 from cli.demo.intruder import attempt
+from cli.demo.issuer import Issuer
 from cli.demo.load import Load, Tally
 from cli.demo.mesh import Mesh
 from cli.demo.observe import Observer, Sighting
@@ -24,6 +26,7 @@ from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN, Ending, Plan
 from cli.demo.rotation import RootRotation, RootRotator
 from cli.demo.screen import Screen
 from cli.demo.verdict import Refusal, is_enough, problems
+from cli.demo.visits import Visit, visit_all
 
 _LOOK_SECONDS: Final = 0.25
 
@@ -31,7 +34,8 @@ _LOOK_SECONDS: Final = 0.25
 async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> Ending:
     """Run it, and leave it running until `stop` where the plan says so."""
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
-        mesh = Mesh(plan, client)
+        issuer = Issuer(plan)
+        mesh = Mesh(plan, client, issuer=issuer)
         try:
             _introduce(plan, screen)
             await mesh.start()
@@ -42,10 +46,12 @@ async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> Ending
             await _observe_load(plan, screen, onlooker, rotator)
             if stop.is_set():  # what is missing now was cut off, not broken
                 return Ending.INTERRUPTED
+            visits = await visit_all(plan, issuer)
             refusals = await _try_to_intrude(plan, client)
-            found = problems(plan, onlooker.tally, onlooker.sightings, rotator.seen, refusals)
-            _summarize(screen, onlooker.sightings, rotator.seen, refusals, found)
+            found = problems(plan, onlooker.tally, onlooker.sightings, rotator.seen, visits, refusals)
+            _summarize(screen, onlooker.sightings, rotator.seen, visits, refusals, found)
             if plan.keep and not stop.is_set():
+                write_private(plan.user_token, issuer.token("jason").encode())
                 _say_how_to_look_around(plan, screen)
                 await stop.wait()
         finally:
@@ -152,6 +158,7 @@ def _summarize(
     screen: Screen,
     sightings: Sequence[Sighting],
     rotation: RootRotation,
+    visits: Sequence[Visit],
     refusals: Sequence[Refusal],
     found: Sequence[str],
 ) -> None:
@@ -162,6 +169,12 @@ def _summarize(
         moved = [name for name, roots in rotation.roots.items() if roots.own == roots.trusted == {rotation.root}]
         screen.say(f"  root        rotated in {rotation.seconds:.1f} s, the new one is {rotation.root}:")
         screen.say(f"              {' and '.join(moved) or 'nobody'} have certificates under it, and trust it alone")
+    for visit in visits:
+        if visit.seen.version:
+            screen.say(f"  reviews {visit.seen.version}  for {visit.who}")
+    for visit in visits:
+        if visit.seen.refusal:
+            screen.say(f"  refused: {visit.who} ({visit.seen.refusal})")
     for refusal in refusals:
         if refusal.words:
             screen.say(f"  refused: {refusal.who} ({refusal.words})")
@@ -178,6 +191,8 @@ def _say_how_to_look_around(plan: Plan, screen: Screen) -> None:
     for sidecar in plan.sidecars:
         screen.say(f"  http://127.0.0.1:{sidecar.admin_port}/certs  the Envoy of {sidecar.name} (also /stats)")
     screen.say(f"  curl http://127.0.0.1:{plan.productpage.listen_port}/reviews  call reviews through both Envoys")
+    as_jason = f'--oauth2-bearer "$(cat {plan.user_token})"'
+    screen.say(f"  curl {as_jason} http://127.0.0.1:{plan.productpage.listen_port}/reviews  the same as jason")
     screen.say(f"  {ask} status")
     screen.say(f"  {ask} entry list")
     screen.say(f"  {ask} bundle show")

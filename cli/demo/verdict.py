@@ -9,6 +9,7 @@ from cli.demo.load import Tally
 from cli.demo.observe import Sighting
 from cli.demo.plan import Plan
 from cli.demo.rotation import RootRotation
+from cli.demo.visits import Visit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ def problems(
     tally: Tally,
     sightings: Sequence[Sighting],
     rotation: RootRotation,
+    visits: Sequence[Visit],
     refusals: Sequence[Refusal],
 ) -> list[str]:
     """What broke, in words; nothing if all was as promised."""
@@ -41,6 +43,9 @@ def problems(
         if seen.handshakes < tally.done:
             found.append(f"{seen.name} made {seen.handshakes} TLS handshakes for {tally.done} requests")
     found += _problems_of(rotation)
+    found += [
+        f"{visit.who} got {visit.seen} instead of {visit.expected}" for visit in visits if visit.seen != visit.expected
+    ]
     found += [f"{refusal.who} was let in" for refusal in refusals if not refusal.words]
     return found
 

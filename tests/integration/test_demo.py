@@ -45,8 +45,9 @@ async def test_the_main_job(temporary: Path) -> None:
         assert rotated is not None
         assert int(rotated[1]) >= 3
         assert int(rotated[2]) >= int(last[1]), "a new connection for each request"
-    assert sum(line.startswith("  refused: ") for line in lines) == 3
+    assert sum(line.startswith("  refused: ") for line in lines) == 5
     _shows_a_rotation_of_the_root(lines)
+    _shows_a_signed_in_user(lines)
 
 
 def _shows_a_rotation_of_the_root(lines: list[str]) -> None:
@@ -61,6 +62,19 @@ def _shows_a_rotation_of_the_root(lines: list[str]) -> None:
     assert took is not None
     assert float(took[1]) < 5.0
     assert lines[rotated + 1].strip() == "productpage and reviews have certificates under it, and trust it alone"
+
+
+def _shows_a_signed_in_user(lines: list[str]) -> None:
+    assert [line.strip() for line in lines if line.startswith("  reviews v")] == [
+        "reviews v1  for somebody who has not signed in",
+        "reviews v2  for jason",
+        "reviews v1  for alice",
+        "reviews v1  for somebody who has not, and forged x-end-user: jason",
+        "reviews v1  for alice, who forged x-end-user: jason",
+        "reviews v2  for jason, who writes one",
+    ]
+    assert "  refused: somebody who has not signed in and writes one (401 sign_in_required)" in lines
+    assert "  refused: a token for jason that somebody else signed (401 jwt_bad_signature)" in lines
 
 
 async def test_what_broke_is_said_and_the_exit_code_is_1(temporary: Path) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from cli.demo.bookinfo import Seen
 from cli.demo.envoy import Roots
 from cli.demo.load import Tally
 from cli.demo.observe import Sighting
 from cli.demo.plan import Plan, make_plan
 from cli.demo.rotation import RootRotation
 from cli.demo.verdict import Refusal, is_enough, problems
+from cli.demo.visits import Visit
 
 NEW = frozenset({"0b"})
 ROTATED = RootRotation(
@@ -22,6 +24,10 @@ ROTATED = RootRotation(
     root="0b",
     roots={name: Roots(trusted=NEW, own=NEW) for name in ("productpage", "reviews")},
 )
+VISITS = [
+    Visit(who="jason", expected=Seen(version="v2", user="jason"), seen=Seen(version="v2", user="jason")),
+    Visit(who="a forger", expected=Seen(refusal="401 no"), seen=Seen(refusal="401 no")),
+]
 REFUSED = [Refusal(who="a stranger", words="no certificate")]
 
 
@@ -46,7 +52,7 @@ def seen(*, rotations: int = 3, handshakes: int = 500) -> list[Sighting]:
 
 
 def test_a_good_run_has_no_problems(plan: Plan) -> None:
-    assert problems(plan, Tally(done=500), seen(), ROTATED, REFUSED) == []
+    assert problems(plan, Tally(done=500), seen(), ROTATED, VISITS, REFUSED) == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def test_a_good_run_has_no_problems(plan: Plan) -> None:
 def test_whatever_is_missing_is_a_problem(
     plan: Plan, tally: Tally, sightings: list[Sighting], refusals: list[Refusal], said: str
 ) -> None:
-    assert any(said in problem for problem in problems(plan, tally, sightings, ROTATED, refusals))
+    assert any(said in problem for problem in problems(plan, tally, sightings, ROTATED, VISITS, refusals))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,20 @@ def test_whatever_is_missing_is_a_problem(
 def test_a_rotation_of_the_root_that_is_not_whole_is_a_problem(
     plan: Plan, rotation: RootRotation, said: list[str]
 ) -> None:
-    assert problems(plan, Tally(done=500), seen(), rotation, REFUSED) == said
+    assert problems(plan, Tally(done=500), seen(), rotation, VISITS, REFUSED) == said
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        (Seen(version="v1", user="jason"), "jason got v1 for jason instead of v2 for jason"),
+        (Seen(version="v2"), "jason got v2 for nobody instead of v2 for jason"),
+        (Seen(refusal="503 x"), "jason got 503 x instead of v2 for jason"),
+    ],
+)
+def test_a_visit_that_went_otherwise_is_a_problem(plan: Plan, instead: Seen, said: str) -> None:
+    visits = [replace(VISITS[0], seen=instead), VISITS[1]]
+    assert problems(plan, Tally(done=500), seen(), ROTATED, visits, REFUSED) == [said]
 
 
 @pytest.mark.parametrize(
