@@ -46,7 +46,7 @@ class Row:
     why: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # pytest keeps its plugins in sets
 class Witness:
     """A pytest plugin that notes which tests carry which lines, and how they ended."""
 
