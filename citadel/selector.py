@@ -34,6 +34,11 @@ class Selector:
         kind, _, value = text.partition(":")
         return cls(kind, value)
 
+    @property
+    def kind(self) -> str:
+        """What it is about: `unix:uid` of `unix:uid:1000`."""
+        return f"{self.type}:{self.value.partition(':')[0]}"
+
     def __str__(self) -> str:
         return f"{self.type}:{self.value}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from citadel.access.building import rule_of
 from citadel.access.document import PolicyFile, PolicySettings
@@ -14,6 +14,7 @@ from citadel.config.loader import Location
 
 def doubts(document: PolicyFile) -> Iterator[Finding]:
     """Each with its place in the document, the words following its name."""
+    yield from _of_what_is_left_over(document.policies)
     for index, policy in enumerate(document.policies):
         at: Location = ("policies", index)
         if policy.default is Action.ALLOW:
@@ -26,6 +27,15 @@ def doubts(document: PolicyFile) -> Iterator[Finding]:
                 yield from _of_rule(policy, rule, (*at, "authorization", number, "rules", place))
         if policy.jwtRules and not asks_for_users:
             yield (*at, "jwtRules"), "let requests without a token pass, and no rule asks who the end user is"
+
+
+def _of_what_is_left_over(policies: Sequence[PolicySettings]) -> Iterator[Finding]:
+    for index, policy in enumerate(policies):
+        allows = Action.ALLOW in (policy.default, *(each.action for each in policy.authorization))
+        earlier = next((each for each in policies[:index] if set(each.selectors) > set(policy.selectors)), None)
+        if allows and earlier is not None:
+            words = f"are some of {earlier.name!r} above, so that whoever lacks the rest of those gets in by this one"
+            yield ("policies", index, "selectors"), f"{words}: ask for something that those have not"
 
 
 def _of_rule(policy: PolicySettings, rule: Rule, at: Location) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from citadel.selector import Selector
 from sds.serve.callers import Attestation
 
 _TYPE: Final = "unix"
+_NOT_ALWAYS_SEEN: Final = frozenset(f"{_TYPE}:{each}" for each in ("user", "group", "path", "sha256"))
 _NAMES: Final = 2  # of the user and of the group
 _DELETED: Final = " (deleted)"  # proc(5), /proc/pid/exe
 _MAX_DIGESTS: Final = 1024
@@ -70,7 +71,8 @@ class UnixAttestor:
     entry this process may not read. `path` is also left out where the name means another file here than to the caller:
     in a mount namespace of its own anybody can have anything at any path. `sha256` is left out for files of more than
     512 MiB. A number without a name, a file that changes while it is hashed, and another program that begins meanwhile
-    leave the attestation incomplete.
+    leave the attestation incomplete. Whatever is left out is among the kinds that were not seen, a digest that nobody
+    wanted too.
     """
 
     def __init__(self) -> None:
@@ -107,7 +109,12 @@ class UnixAttestor:
                 uid=caller.credentials.uid,
                 fix="run the agent as root or with CAP_SYS_PTRACE",
             )
-        return Attestation(selectors=selectors, executable=facts.executable, is_complete=is_complete)
+        return Attestation(
+            selectors=selectors,
+            executable=facts.executable,
+            is_complete=is_complete,
+            unseen=_NOT_ALWAYS_SEEN.difference(each.kind for each in selectors),
+        )
 
     async def _digest(self, pid: int, version: _FileVersion) -> str:
         """SHA-256 of the file that is being run, whatever its path names by now; empty when that cannot be told."""

@@ -9,10 +9,12 @@ from citadel.access import rules
 from citadel.access.decision import Decision, decide
 from citadel.access.rules import Subject
 from citadel.clock import Clock
+from citadel.errors import Reason, Unavailable
 from citadel.jwt.validator import KeyRing
 from citadel.request import HttpRequest
 from citadel.selector import Selector
 from sds.authz.end_users import EndUsers, Known
+from sds.serve.callers import Attestation
 from sds.serve.matching import is_digest
 
 _MOST_KNOWN: Final = 1024
@@ -61,16 +63,34 @@ class Policies:
             for each in document.policies
             if any(map(is_digest, each.selectors))
         )
-        self._known: dict[frozenset[Selector], PolicyAtWork | None] = {}
+        self._known: dict[tuple[frozenset[Selector], frozenset[str]], PolicyAtWork | None] = {}
 
-    def of(self, seen: frozenset[Selector]) -> PolicyAtWork | None:
-        """The first whose selectors were all seen; None where there is none."""
-        if seen not in self._known:
+    def of(self, seen: Attestation) -> PolicyAtWork | None:
+        """The first whose selectors were all seen; None where there is none.
+
+        Raises `Unavailable` (`not_ready`) where that may be one which asks for something that cannot be seen now: the
+        next one could be a weaker one, meant for others.
+        """
+        kind = seen.selectors, seen.unseen
+        if kind not in self._known:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            self._known[seen] = next((each for each in self._at_work if each.rules.selectors <= seen), None)
-        return self._known[seen]
+            self._known[kind] = next((each for each in self._at_work if _may_be_for(seen, each)), None)
+        first = self._known[kind]
+        if first is not None and not first.rules.selectors <= seen.selectors:
+            lacking = ", ".join(sorted(map(str, first.rules.selectors - seen.selectors)))
+            raise Unavailable(
+                Reason.NOT_READY,
+                f"cannot tell whether policy {first.rules.name!r} is the caller's: nothing is seen of {lacking}",
+                fix="let the agent see it, and start the proxy again if its file was replaced",
+            )
+        return first
 
     def wants_sha256(self, seen: frozenset[Selector]) -> bool:
         """Whether a policy that asks for the digest of an executable lacks nothing else of what was seen."""
         return bool(self._besides_digests) and any(others <= seen for others in self._besides_digests)
+
+
+def _may_be_for(seen: Attestation, policy: PolicyAtWork) -> bool:
+    """Whether the caller has all selectors of a policy, as far as their kinds could be seen."""
+    return all(each.kind in seen.unseen for each in policy.rules.selectors - seen.selectors)

@@ -67,7 +67,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         policies = self._policies.current
         caller = self._callers.caller_of(context_peer)
         seen = await self._callers.attest(caller, wants_sha256=policies.wants_sha256)
-        policy = policies.of(seen.selectors)
+        policy = policies.of(seen)
         if policy is None:
             facts = ", ".join(sorted(map(str, seen.selectors)))
             raise PermissionDenied(Reason.NO_POLICY, f"no policy is for a caller with {facts}")

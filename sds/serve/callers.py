@@ -20,12 +20,14 @@ class Attestation:
     """What an attestor saw of a caller. `executable` is for people to read, empty when unknown.
 
     Without `is_complete` there was something that it could not see now and may see later, such as the name of a user
-    while the service that knows it starts.
+    while the service that knows it starts. `unseen` are the kinds of selectors (`unix:path`) of which nothing is known,
+    now or for ever: that the caller has no such selector here does not mean that it is another one.
     """
 
     selectors: frozenset[Selector]
     executable: str = ""
     is_complete: bool = True
+    unseen: frozenset[str] = frozenset()
 
 
 class WorkloadAttestor(Protocol):

@@ -91,3 +91,22 @@ def test_what_lets_everybody_in() -> None:
         "default is ALLOW",
         "jwtRules let requests without a token pass, and no rule asks who the end user is",
     ]
+
+
+@pytest.mark.parametrize(
+    ("selectors", "fields", "doubtful"),
+    [
+        (["unix:uid:1"], {"default": "ALLOW"}, True),
+        (["unix:user:edge"], {"authorization": [allow(from_=source(principals=[WEB]))]}, True),
+        (["unix:uid:1"], {"default": "DENY"}, False),
+        (["unix:uid:2"], {"authorization": [allow(from_=source(principals=[WEB]))]}, False),
+        (["unix:uid:1", "unix:gid:1"], {"authorization": [allow(from_=source(principals=[WEB]))]}, False),
+    ],
+)
+def test_a_policy_for_whoever_lacks_something_of_another(
+    selectors: list[str], fields: dict[str, Any], *, doubtful: bool
+) -> None:
+    strict = written(SIGNED_IN, name="strict", selectors=["unix:uid:1", "unix:user:edge"])
+    document = PolicyFile.model_validate({"policies": [strict, {"name": "rest", "selectors": selectors, **fields}]})
+    about = [words for at, words in doubts(document) if at == ("policies", 1, "selectors")]
+    assert ["are some of 'strict' above" in each for each in about] == ([True] if doubtful else [])

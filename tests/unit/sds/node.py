@@ -38,6 +38,7 @@ class FakeAttestor:
         self.asked: list[bool] = []
         self.error: CitadelError | None = None
         self.is_complete = True
+        self.unseen: set[str] = set()
 
     async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
         del caller
@@ -48,6 +49,7 @@ class FakeAttestor:
             selectors=frozenset(self.seen | ({DIGEST} if want_sha256 else set())),
             executable="/bin/envoy",
             is_complete=self.is_complete,
+            unseen=frozenset(self.unseen),
         )
 
 

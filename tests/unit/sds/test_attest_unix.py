@@ -73,6 +73,7 @@ async def test_all_that_is_known_of_this_very_process() -> None:
     }
     assert attestation.selectors == {Selector("unix", value) for value in expected}
     assert attestation.executable == str(executable)
+    assert not attestation.unseen
 
 
 async def test_the_digest_is_only_made_when_it_is_wanted(program: Path) -> None:
@@ -80,6 +81,7 @@ async def test_the_digest_is_only_made_when_it_is_wanted(program: Path) -> None:
         attestor = UnixAttestor()
         assert not values(await attestor.attest(caller, want_sha256=False), "sha256")
         assert not attestor._digests
+        assert (await attestor.attest(caller, want_sha256=False)).unseen == {"unix:sha256"}
         assert values(await attestor.attest(caller, want_sha256=True), "sha256") == {f"sha256:{sha256(program)}"}
 
 
@@ -111,6 +113,7 @@ async def test_a_file_that_is_no_longer_there_vouches_for_nothing(program: Path,
     assert not values(attestation, "path")
     assert not values(attestation, "sha256")
     assert values(attestation, "uid")
+    assert attestation.unseen == {"unix:path", "unix:sha256"}
 
 
 async def test_a_path_that_names_another_file_here_is_left_out(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +123,7 @@ async def test_a_path_that_names_another_file_here_is_left_out(program: Path, mo
         attestation = await UnixAttestor().attest(caller, want_sha256=True)
     assert not values(attestation, "path")
     assert values(attestation, "sha256") == {f"sha256:{sha256(program)}"}
+    assert attestation.unseen == {"unix:path"}
 
 
 async def test_a_path_that_no_entry_can_name_gives_no_selector(tmp_path: Path) -> None:
@@ -136,6 +140,7 @@ async def test_ids_without_a_name_are_still_ids(program: Path) -> None:
     assert values(attestation, "gid") == {"gid:4000000002"}
     assert not values(attestation, "user")
     assert not values(attestation, "group")
+    assert {"unix:user", "unix:group"} < attestation.unseen
 
 
 async def test_a_process_that_ended_is_refused_whoever_has_its_pid_now(program: Path) -> None:
@@ -163,6 +168,7 @@ async def test_an_executable_that_may_not_be_read_is_no_error_and_said_once(
             attestation = await attestor.attest(caller, want_sha256=True)
     assert values(attestation, "uid")
     assert not values(attestation, "path") | values(attestation, "sha256")
+    assert {"unix:path", "unix:sha256"} <= attestation.unseen
     assert len(logs) == 1
 
 
@@ -194,6 +200,7 @@ async def test_a_file_too_large_to_be_a_program_is_not_hashed(program: Path, mon
         attestation = await UnixAttestor().attest(caller, want_sha256=True)
     assert not values(attestation, "sha256")
     assert values(attestation, "path")
+    assert attestation.unseen == {"unix:sha256"}
 
 
 async def test_a_file_that_takes_long_to_hash_holds_up_no_other(
@@ -256,6 +263,7 @@ async def test_a_name_that_nobody_tells_leaves_the_attestation_incomplete(
     assert not early.is_complete
     assert values(early, "path")
     assert not values(early, missing)
+    assert f"unix:{missing}" in early.unseen
     assert late.is_complete
     name = pwd.getpwuid(uid).pw_name if missing == "user" else grp.getgrgid(gid).gr_name
     assert values(late, missing) == {f"{missing}:{name}"}

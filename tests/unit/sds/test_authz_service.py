@@ -16,6 +16,7 @@ from grpc import aio
 from citadel.errors import Reason, Unavailable
 from citadel.jwt.jwks import KeySet
 from citadel.selector import Selector
+from sds.serve.callers import LOOK_AGAIN
 from tests import certificates
 from tests.certificates import A_TEST, Signed
 from tests.end_users import SECONDS, SigningKey, jwks
@@ -23,6 +24,9 @@ from tests.revocations import revocation_set
 from tests.unit.sds.authorizing import JWT_RULE, KEY, OPEN, POLICY, SIGNED_IN, question
 from tests.unit.sds.holding import UID_1
 from tests.unit.sds.node import DIGEST, FakeAttestor, Node
+
+EDGE = Selector("unix", "user:edge")
+BY_NAME = {"name": "by-name", "selectors": ["unix:uid:1", str(EDGE)], "default": "DENY"}
 
 STRANGER = SigningKey.p256()
 ROOT = certificates.root()
@@ -80,6 +84,55 @@ class TestPolicy:
         proxy.node.attestor.seen = {UID_1, Selector("unix", "path:/bin/shut")}
         async with aio.insecure_channel(proxy.node.address, options=[("grpc.use_local_subchannel_pool", 1)]) as another:
             assert await Asker(proxy.node, another, proxy.folder).reason() == Reason.ACCESS_DENIED
+
+    @pytest.mark.parametrize("is_complete", [True, False])
+    @pytest.mark.parametrize(
+        ("more", "unseen", "reason"),
+        [
+            ([str(EDGE)], {"unix:user"}, Reason.NOT_READY),
+            ([str(EDGE)], {"unix:user", "unix:path"}, Reason.NOT_READY),
+            (["unix:path:/bin/a", str(DIGEST)], {"unix:path", "unix:sha256"}, Reason.NOT_READY),
+            (["unix:path:/bin/a", str(DIGEST)], {"unix:sha256"}, ""),
+            (["unix:uid:2", str(EDGE)], {"unix:user"}, ""),
+            ([str(EDGE)], {"unix:group", "unix:path", "unix:sha256"}, ""),
+        ],
+    )
+    async def test_what_cannot_be_seen_of_a_proxy_gives_it_no_weaker_one(
+        self, proxy: Asker, more: list[str], unseen: set[str], reason: str, *, is_complete: bool
+    ) -> None:
+        """Such as the name of a user while a directory service is down."""
+        strict = {"name": "strict", "selectors": ["unix:uid:1", *more], "default": "DENY"}
+        proxy.node.policies.take(proxy.folder, strict, POLICY)
+        proxy.node.attestor.unseen, proxy.node.attestor.is_complete = unseen, is_complete
+        assert await proxy.reason() == reason
+        assert await proxy.status() == (503 if reason else 200)
+        if reason:
+            what, error = proxy.node.refusals[-1]
+            assert what == "a proxy without a policy"
+            assert "'strict'" in error.message
+
+    async def test_as_soon_as_it_is_seen_its_own_counts(self, proxy: Asker) -> None:
+        proxy.node.policies.take(proxy.folder, BY_NAME, POLICY)
+        proxy.node.attestor.unseen, proxy.node.attestor.is_complete = {"unix:user"}, False
+        assert await proxy.reason() == Reason.NOT_READY
+        proxy.node.attestor.seen |= {EDGE}
+        proxy.node.attestor.unseen, proxy.node.attestor.is_complete = set(), True
+        await proxy.node.clock.advance(LOOK_AGAIN)
+        assert await proxy.reason() == Reason.ACCESS_DENIED
+
+    async def test_who_is_seen_to_be_another_is_told_from_who_could_not_be_seen(self, proxy: Asker) -> None:
+        """Both have the same selectors."""
+        proxy.node.policies.take(proxy.folder, BY_NAME, POLICY)
+        assert await proxy.status() == 200
+        proxy.node.attestor.unseen = {"unix:user"}
+        async with aio.insecure_channel(proxy.node.address, options=[("grpc.use_local_subchannel_pool", 1)]) as another:
+            assert await Asker(proxy.node, another, proxy.folder).reason() == Reason.NOT_READY
+        assert await proxy.status() == 200
+
+    async def test_what_a_later_one_asks_for_does_not_matter(self, proxy: Asker) -> None:
+        proxy.node.policies.take(proxy.folder, POLICY, {**BY_NAME, "selectors": [str(EDGE)]})
+        proxy.node.attestor.unseen = {"unix:user"}
+        assert await proxy.status() == 200
 
     async def test_a_proxy_without_one_gets_nothing_through(self, proxy: Asker) -> None:
         proxy.node.policies.take(proxy.folder, {**POLICY, "selectors": ["unix:uid:2"]})

@@ -16,6 +16,7 @@ from citadel.jwt.key_ring import IssuerKeyRing
 from citadel.jwt.keys import Answer, KeySource
 from citadel.probes import Health
 from sds.authz.policy_file import PolicyFile
+from sds.serve.callers import Attestation
 from tests.clock import FakeClock
 from tests.end_users import ISSUER, SigningKey, jwks
 from tests.unit.sds.authorizing import OPEN, POLICY, write_policies
@@ -45,7 +46,7 @@ class Watched:
     @property
     def name(self) -> str:
         """That of the policy of uid 1; empty where it has none."""
-        found = self.file.current.of(frozenset({UID_1}))
+        found = self.file.current.of(Attestation(selectors=frozenset({UID_1})))
         return found.rules.name if found is not None else ""
 
     def said(self) -> dict[str, tuple[Health, str]]:
@@ -65,7 +66,7 @@ async def test_without_a_file_nobody_has_a_policy_and_nothing_is_said() -> None:
     file = PolicyFile(None, keys=keys, clock=clock)
     await file.load()
     await file.refresh()
-    assert file.current.of(frozenset({UID_1})) is None
+    assert file.current.of(Attestation(selectors=frozenset({UID_1}))) is None
     assert list(file.checks()) == []
 
 
