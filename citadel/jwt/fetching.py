@@ -6,14 +6,16 @@ import asyncio
 import re
 import ssl
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import httpx
 
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
-from citadel.jwt.guarded_transport import GuardedTransport, Resolve, resolve_by_system
+from citadel.jwt.guarded_transport import GuardedTransport
 from citadel.jwt.jwks import MAX_DOCUMENT_BYTES, KeySet
 from citadel.jwt.keys import Answer, KeySource
+from citadel.jwt.lookups import LookUp, Lookups, look_up_by_system
 from citadel.printable import printable
 from citadel.strict_json import load_object
 
@@ -28,15 +30,16 @@ _HEADERS: Final = {"accept": "application/json", "accept-encoding": "identity", 
 class HttpKeyFetcher:
     """Fulfils `citadel.jwt.keys.FetchKeys`."""
 
-    def __init__(self, *, resolve: Resolve = resolve_by_system) -> None:
-        self._resolve = resolve
+    def __init__(self, *, look_up: LookUp = look_up_by_system) -> None:
+        self._lookups = Lookups(look_up)
 
     async def __call__(self, source: KeySource) -> Answer:
         seconds = source.timeout.total_seconds()
         try:
             async with asyncio.timeout(seconds):  # httpx's own timeouts begin anew with each piece that arrives
                 tls = await asyncio.to_thread(_tls, source)
-                transport = GuardedTransport(resolve=self._resolve, tls=tls, allow_private=source.allow_private)
+                resolve = partial(self._lookups.addresses, source)
+                transport = GuardedTransport(resolve=resolve, tls=tls, allow_private=source.allow_private)
                 async with httpx.AsyncClient(
                     transport=transport, trust_env=False, timeout=seconds, headers=_HEADERS
                 ) as client:

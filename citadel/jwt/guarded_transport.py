@@ -5,8 +5,6 @@ A second look at DNS, as any other client takes when it connects, could get anot
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -20,12 +18,6 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # No connection is kept: it would be found again by its address, for another name that leads there.
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=0)
-
-
-async def resolve_by_system(host: str, port: int) -> Sequence[str]:
-    """All addresses of `host`, as the system has them. Raises `OSError`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):

@@ -119,5 +119,8 @@ class Holding:
         self.due = now + wait * (0.5 + 0.5 * self._jitter())
 
     def may_ask_for_unknown(self, *, now: float) -> bool:
-        """Whether a key id that nobody knows is worth asking for: seldom, since anybody can invent one."""
-        return now - self._asked >= _BETWEEN_UNKNOWN_IDS
+        """Whether a key id that nobody knows is worth asking for: seldom, since anybody can invent one.
+
+        Never while the last fetch failed: the next one is due soon, and strangers are not to shorten the wait for it.
+        """
+        return self.error is None and now - self._asked >= _BETWEEN_UNKNOWN_IDS

@@ -34,7 +34,7 @@ LOOPBACK: Final = ("127.0.0.1",)
 
 
 class FakeDns:
-    """Fulfils `Resolve`: each look takes the next answer for a name, and the last one again and again.
+    """Fulfils `LookUp`: each look takes the next answer for a name, and the last one again and again.
 
     Addresses are their own answer, as in every resolver; other names there are none.
     """
@@ -43,7 +43,7 @@ class FakeDns:
         self._names = {name.replace("_", "."): list(answers) for name, answers in names.items()}
         self.looks: list[str] = []
 
-    async def __call__(self, host: str, _port: int) -> Sequence[str]:
+    def __call__(self, host: str, _port: int) -> Sequence[str]:
         self.looks.append(host)
         if host not in self._names:
             with suppress(ValueError):
@@ -87,7 +87,7 @@ def source(issuer: IssuerServer, ca_file: Path) -> KeySource:
 
 
 async def fetched(source: KeySource, dns: FakeDns | None = None) -> Answer:
-    return await HttpKeyFetcher(resolve=dns or FakeDns(issuer_test=[LOOPBACK]))(source)
+    return await HttpKeyFetcher(look_up=dns or FakeDns(issuer_test=[LOOPBACK]))(source)
 
 
 async def refused(source: KeySource, dns: FakeDns | None = None) -> CitadelError:
@@ -195,11 +195,11 @@ class TestAddresses:
 
     @pytest.mark.parametrize("answer", [OSError("no such name"), UnicodeError("label too long")])
     async def test_a_name_that_is_none(self, source: KeySource, answer: Exception) -> None:
-        async def resolve(_host: str, _port: int) -> Sequence[str]:
+        def look_up(_host: str, _port: int) -> Sequence[str]:
             raise answer
 
         with pytest.raises(CitadelError, match="cannot be resolved") as refusal:
-            await HttpKeyFetcher(resolve=resolve)(source)
+            await HttpKeyFetcher(look_up=look_up)(source)
         assert refusal.value.reason is Reason.JWKS_UNAVAILABLE
 
     async def test_no_proxy_of_the_environment_is_asked(
@@ -374,7 +374,7 @@ async def test_a_token_is_believed_by_keys_that_were_fetched(
     issuer.answers[DISCOVERY_PATH] = says(json.dumps(document).encode())
     rule = JwtRule.model_validate({"issuer": source.issuer, "allowPrivateAddresses": True, "caFile": ca_file})
     ring = IssuerKeyRing(
-        fetch=HttpKeyFetcher(resolve=FakeDns(issuer_test=[LOOPBACK])), clock=FakeClock(), jitter=lambda: 0.5
+        fetch=HttpKeyFetcher(look_up=FakeDns(issuer_test=[LOOPBACK])), clock=FakeClock(), jitter=lambda: 0.5
     )
     try:
         validator = EndUserValidator([rule], keys=ring, clock=FakeClock())

@@ -164,6 +164,17 @@ class TestUnknownId:
             await clock.advance(0.5)
             assert await ids(ring, "new") == ["new"]
 
+    async def test_while_the_issuer_is_down_invented_ones_cost_it_no_fetch(self) -> None:
+        issuer, clock = FakeIssuer(OLD), FakeClock()
+        async with ring_of(issuer, clock, jitter=1.0) as ring:
+            await ids(ring, "old")
+            issuer.answer = DOWN
+            for second in range(60):
+                await ids(ring, f"invented {second}")
+                await clock.advance(1)
+            # At 5 s for an invented one, and then as if nobody had invented any.
+            assert len(issuer.asked) == 1 + len([5, 5.5, 6.5, 8.5, 12.5, 20.5, 36.5])
+
     async def test_a_set_without_ids_is_not_asked_for_again(self) -> None:
         issuer, clock = FakeIssuer(SigningKey.p256("")), FakeClock()
         async with ring_of(issuer, clock) as ring:
