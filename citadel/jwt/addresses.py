@@ -16,10 +16,13 @@ _NEVER: Final = tuple(
         *("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
         *("::/128", "fe80::/10", "fec0::/10", "ff00::/8"),
         "192.0.0.0/24",  # for protocols; Oracle's metadata is 192.0.0.192
+        "192.88.99.0/24",  # relays to IPv6, which there are no more
+        "3fff::/20",  # for documentation
         "100.100.100.200/32",  # Alibaba's metadata
         "168.63.129.16/32",  # Azure's host
         "fd00:ec2::/32",  # Amazon's metadata
         "fd20:ce::/32",  # Google's metadata
+        "fd00:42::42/128",  # Scaleway's metadata
     )
 )
 _PRIVATE: Final = tuple(
