@@ -34,8 +34,11 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")
 _LOW_32_BITS: Final = 0xFFFF_FFFF
 
 
-def check_address(host: str, address: str, *, allow_private: bool) -> None:
-    """Raise `Unavailable` (`address_refused`) unless `address`, which `host` resolved to, may be connected to."""
+def check_address(host: str, address: str, *, allow_private: bool, in_plain_text: bool = False) -> None:
+    """Raise `Unavailable` (`address_refused`) unless `address`, which `host` resolved to, may be connected to.
+
+    That a network is one's own, for which plain text is good enough, can be so of private addresses alone.
+    """
     found = _meant(ip_address(address))
     if any(found in network for network in _NEVER):
         raise _refused(f"{host} is at {address}, which is never asked")
@@ -45,6 +48,8 @@ def check_address(host: str, address: str, *, allow_private: bool) -> None:
         raise _refused(f"{host} is at {address}, which is private; allowPrivateAddresses is not set")
     if not found.is_global or (isinstance(found, IPv6Address) and found not in _GLOBAL_UNICAST):
         raise _refused(f"{host} is at {address}, which is no public address")
+    if in_plain_text:
+        raise _refused(f"{host} is at {address}, which is public: only https is good enough there")
 
 
 def _meant(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

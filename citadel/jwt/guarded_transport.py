@@ -37,7 +37,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             raise httpx.ConnectError(f"{host} cannot be resolved: {error}") from error
         # All of them: which one is taken must not be a matter of luck.
         for address in addresses:
-            check_address(host, address, allow_private=self._allow_private)
+            check_address(host, address, allow_private=self._allow_private, in_plain_text=request.url.scheme == "http")
         failure: httpx.TransportError = httpx.ConnectError(f"{host} has no address")
         for address in addresses:
             try:

@@ -366,6 +366,23 @@ class TestWithoutTls:
             refusal = await refused(replace(source, allow_private=False))
             assert (refusal.reason, plain.paths) == (Reason.JWKS_UNAVAILABLE, ["/away", "/keys"])
 
+    @pytest.mark.parametrize("addresses", [["8.8.8.8"], ["127.0.0.1", "8.8.8.8"], ["2001:4860:4860::8888"]])
+    async def test_from_a_public_address_nothing_is_taken_in_plain_text(self, addresses: Sequence[str]) -> None:
+        async with issuer_server() as plain:
+            plain.answers = {"/away": leads_to(f"http://elsewhere.test:{plain.port}/keys"), "/keys": says(KEYS)}
+            dns = FakeDns(issuer_test=[LOOPBACK], elsewhere_test=[addresses])
+            for url in ("http://elsewhere.test:{}/keys", "http://issuer.test:{}/away"):
+                source = KeySource(
+                    issuer="x",
+                    url=url.format(plain.port),
+                    timeout=timedelta(seconds=20),
+                    allow_private=True,
+                    ca_file=None,
+                )
+                refusal = await refused(source, dns)
+                assert (refusal.reason, "only https" in refusal.message) == (Reason.ADDRESS_REFUSED, True)
+            assert plain.paths == ["/away"]
+
 
 async def test_a_token_is_believed_by_keys_that_were_fetched(
     issuer: IssuerServer, source: KeySource, ca_file: Path
