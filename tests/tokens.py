@@ -21,7 +21,14 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 Sign = Callable[[bytes], bytes]
 
 AUDIENCE: Final = "spiffe://a.test/server"
-LEFT_OUT: Final = object()  # as the value of a member: the token has none such
+
+
+class _LeftOut:
+    def __repr__(self) -> str:
+        return "left out"
+
+
+LEFT_OUT: Final = _LeftOut()  # as the value of a member: the token has none such
 _SECONDS: Final = int(NOW.timestamp())
 CLAIMS: Final[Mapping[str, Any]] = {"sub": WORKLOAD, "aud": AUDIENCE, "exp": _SECONDS + 300, "iat": _SECONDS}
 

@@ -222,7 +222,7 @@ async def test_only_the_holder_of_the_key_comes_back(server: Joiner) -> None:
         {"csr": b"garbage"},
         {"csr": b"x" * (1 << 20)},
     ],
-    ids=str,
+    ids=["no id", "an empty id", "no key", "an empty key", "a key of another kind", "no request", "a long request"],
 )
 async def test_a_malformed_claim_gets_no_nonce(server: Joiner, changes: dict[str, Any]) -> None:
     claim: dict[str, Any] = {"spiffe_id": str(NODE_1), "public_key": spki(new_key()), "csr": csr()}

@@ -200,7 +200,9 @@ def test_a_good_signature_of_a_key_that_is_not_for_the_algorithm_is_refused(key:
 
 
 @pytest.mark.parametrize(
-    "signature", [b"", b"\0" * 64, b"\xff" * 64, b"\0", signer(P256)(b"other"), signer(P256)(b"other")[:63]]
+    "signature",
+    [b"", b"\0" * 64, b"\xff" * 64, b"\0", signer(P256)(b"other"), signer(P256)(b"other")[:63]],
+    ids=["none", "zeros", "ones", "a byte", "of something else", "of something else, cut off"],
 )
 def test_a_wrong_signature_is_refused(signature: bytes) -> None:
     with pytest.raises(Unauthenticated) as refusal:
