@@ -6,12 +6,14 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import parse_qsl
+from urllib.parse import unquote, unquote_plus
 
 from citadel.request import HttpRequest
 
 # Some programs end a cookie at a comma too, and headers that came twice are joined by one. A token has none.
 _BETWEEN_COOKIES: Final = re.compile("[;,]")
+# Proxies end a parameter at `&` alone, some programs at `;` too: the mark stays with the name, which no place has.
+_BETWEEN_PARAMETERS: Final = re.compile("&|(?=;)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,42 @@ class Place:
             case "header":
                 return self._in_header(request.headers.get(self.name))
             case "query":
-                _, mark, query = request.path.partition("?")
-                return [value for name, value in _parameters(query) if name == self.name] if mark else []
+                pieces = (piece.partition("=") for piece in _query(request).split("&"))
+                return [unquote_plus(value) for name, _, value in pieces if name == self.name]
             case "cookie":
                 cookies = cookie_pairs(request.headers.get("cookie", ""))
                 return [value.strip('"') for name, value in cookies if name == self.name]
+
+    def is_misspelled_in(self, request: HttpRequest) -> bool:
+        """Whether something stands there under a name that is this one to some programs, and another one to the proxy.
+
+        Escapes, capitals, a `;` before it: what was believed under such a name could not be taken out of the request,
+        and what was not looked at would go on unchecked.
+        """
+        match self.kind:
+            case "header":  # proxies write them in lowercase
+                return False
+            case "query":
+                query = _query(request)
+                if self.name.casefold() not in unquote_plus(query).casefold():  # nearly always: no piece is looked at
+                    return False
+                names = [piece.partition("=")[0] for piece in _BETWEEN_PARAMETERS.split(query)]
+                return any(name != self.name and self._is_read_as(unquote_plus(name)) for name in names)
+            case "cookie":
+                names = [name for name, _ in cookie_pairs(request.headers.get("cookie", ""))]
+                return any(name != self.name and self._is_read_as(unquote(name)) for name in names)
+
+    def _is_read_as(self, name: str) -> bool:
+        return name.strip("; ").casefold() == self.name.casefold()
+
+    def is_confused_with(self, other: Place) -> bool:
+        """Whether a token for one of two different places would be looked for in the other one too."""
+        if self == other or self.kind != other.kind or self.name.casefold() != other.name.casefold():
+            return False
+        return self.kind != "header" or self._takes_those_of(other) or other._takes_those_of(self)
+
+    def _takes_those_of(self, other: Place) -> bool:
+        return not self.prefix or self._without_prefix(f"{other.prefix}x") is not None
 
     def _in_header(self, value: str | None) -> list[str]:
         """A value without the prefix is no token; one with it and something beside it could be read as either."""
@@ -80,5 +113,5 @@ def _without(piece: str, names: Collection[str]) -> str:
     return ",".join(part for part in piece.split(",") if part.partition("=")[0].strip() not in names)
 
 
-def _parameters(query: str) -> list[tuple[str, str]]:
-    return parse_qsl(query, keep_blank_values=True)
+def _query(request: HttpRequest) -> str:
+    return request.path.partition("?")[2]

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from citadel.strict_json import load_object
 T = TypeVar("T")
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_PARAMETER: Final = re.compile(r"[A-Za-z0-9._~-]+")  # RFC 3986 section 2.3: what nobody escapes
 # What decides where a request goes, how its end is found, or whom others believe it is from.
 _NEVER_WRITTEN: Final = frozenset(
     {
@@ -48,6 +50,12 @@ def _header_name(value: str) -> str:
 def _output_header(value: str) -> str:
     if value in _NEVER_WRITTEN or value.startswith(_NEVER_WRITTEN_UNDER):
         raise ValueError("a header that others rely on is not written from a token; take one of your own")
+    return value
+
+
+def _parameter_name(value: str) -> str:
+    if _PARAMETER.fullmatch(value) is None:
+        raise ValueError("a parameter that proxies can take out has letters, digits, '-', '.', '_' and '~' only")
     return value
 
 
@@ -83,6 +91,7 @@ def _key_set(value: object) -> KeySet | None:
 Text = Annotated[str, Field(min_length=1, max_length=2048)]
 OutputHeader = Annotated[str, AfterValidator(_header_name), AfterValidator(_output_header)]
 InputHeader = Annotated[str, AfterValidator(_header_name), AfterValidator(_input_header)]
+ParameterName = Annotated[Text, AfterValidator(_parameter_name)]
 CookieName = Annotated[str, AfterValidator(_cookie_name)]
 InlineKeys = Annotated[KeySet | None, BeforeValidator(_key_set)]
 
@@ -109,7 +118,7 @@ class JwtRule(Settings):
     jwks: InlineKeys = Field(default=None, repr=False)  # so that no message repeats it: it may hold a private key
     jwksUri: Text | None = None
     fromHeaders: tuple[TokenHeader, ...] = ()
-    fromParams: tuple[Text, ...] = ()
+    fromParams: tuple[ParameterName, ...] = ()
     fromCookies: tuple[CookieName, ...] = ()
     forwardOriginalToken: bool = False
     outputPayloadToHeader: OutputHeader | None = None
@@ -172,6 +181,11 @@ def check_together(rules: Sequence[JwtRule]) -> None:
     """
     if (shared := _twice((rule.issuer, place) for rule in rules for place in rule.places)) is not None:
         raise ValueError(f"two rules look for tokens of {shared[0]} in {shared[1]}")
+    places = list(dict.fromkeys(place for rule in rules for place in rule.places))
+    confused = next((pair for pair in combinations(places, 2) if pair[0].is_confused_with(pair[1])), None)
+    if confused is not None:
+        one, other = (f"{each}{f' after {each.prefix!r}' if each.kind == 'header' else ''}" for each in confused)
+        raise ValueError(f"a token would be looked for twice, in {one} and in {other}")
     # A name of one issuer is a stranger's with another; who reads the header could not tell.
     outputs = [header for rule in rules for header in rule.output_headers]
     if (written := _twice(outputs)) is not None:

@@ -97,6 +97,9 @@ class EndUserValidator:
 
         Raises `Unauthenticated` with what is wrong with a token, and `Unavailable` (`jwks_unavailable`).
         """
+        for place in self._judges:
+            if place.is_misspelled_in(request):  # a preflight too: no proxy would take it out
+                raise Unauthenticated(Reason.JWT_MALFORMED, f"{place} stands there in another spelling")
         if is_preflight(request):
             return None
         first: Verified | None = None

@@ -65,21 +65,25 @@ class EndUsers:
 
     async def of(self, request: HttpRequest) -> Known:
         """The end user of `request`. Raises as `EndUserValidator.check`."""
+        if is_preflight(request) or any(place.is_misspelled_in(request) for place in self._parameters):
+            return await self._found_out(request)  # judged by more than where its tokens stand
         read, now, version = self._read(request), self._clock.now(), self._keys_version()
         known = self._remembered.get(read)
-        if known is not None and known.since <= now < known.until and known.keys_version == version:
-            return known
+        if known is None or not known.since <= now < known.until or known.keys_version != version:
+            known = await self._found_out(request)
+            self._remember(read, known)
+        return known
+
+    async def _found_out(self, request: HttpRequest) -> Known:
+        now, version = self._clock.now(), self._keys_version()  # before anything is waited for
         verified = await self._validator.check(request)
-        known = Known(
+        return Known(
             user=verified.user if verified is not None else None,
             passing=answers.allowed(changes(self._rules, request, verified)),
             since=now,
             until=self._until(verified, now),
             keys_version=version,
         )
-        if not is_preflight(request):
-            self._remember(read, known)
-        return known
 
     def _read(self, request: HttpRequest) -> bytes:
         """A digest of everything that tokens are read from: tokens themselves are not kept."""

@@ -167,7 +167,9 @@ async def test_several_tokens_pass_only_as_one_user(page: RawCaller) -> None:
         ("/reviews", [f"authorization: Bearer {one}", "authorization: Basic eA=="]),
         (f"/reviews?access_token={other}", [f"authorization: Bearer {one}"]),
         (f"/reviews?access_token={one}&access_token={one}", []),
-        (f"/reviews?access%5Ftoken={token(STRANGER)}", [f"authorization: Bearer {one}"]),
+        (f"/reviews?access%5Ftoken={one}", []),
+        (f"/reviews?a=1;access_token={token(STRANGER)}", [f"authorization: Bearer {one}"]),
+        ("/reviews", [f"cookie: Session={token(STRANGER)}", f"authorization: Bearer {one}"]),
         ("/reviews", [f"cookie: session={one}", f"cookie: session={other}"]),
         ("/reviews", [f"cookie: session={one}", f"authorization: Bearer {other}"]),
     ):

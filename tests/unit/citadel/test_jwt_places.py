@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from citadel.errors import Reason, Unauthenticated
 from citadel.jwt.places import DEFAULT_PLACES, Place, without_cookies
 from citadel.jwt.validator import EndUserValidator, is_preflight
 from citadel.request import HttpRequest
@@ -46,12 +49,14 @@ PREFLIGHT = {"origin": "https://web.test", "access-control-request-method": "GET
         (QUERY, request(path="/access_token=T"), []),
         (QUERY, request(path="/?access_token=T"), ["T"]),
         (QUERY, request(path="/a?b=c&access_token=T&d"), ["T"]),
-        (QUERY, request(path="/?access%5Ftoken=T%2E"), ["T."]),
+        (QUERY, request(path="/?access_token=T%2E"), ["T."]),
+        (QUERY, request(path="/?access%5Ftoken=T"), []),
+        (QUERY, request(path="/?access_token=T;access_token=U"), ["T;access_token=U"]),
         (QUERY, request(path="/?access_token"), [""]),
         (QUERY, request(path="/?access_token="), [""]),
         (QUERY, request(path="/?Access_token=T&xaccess_token=U"), []),
         (QUERY, request(path="/?a=?access_token=T"), []),
-        (QUERY, request(path="/?access_token=T&access%5ftoken=U"), ["T", "U"]),
+        (QUERY, request(path="/?access_token=T&access_token=U"), ["T", "U"]),
         (COOKIE, request({"cookie": "session=T"}), ["T"]),
         (COOKIE, request({"cookie": 'a=b; session="T" ;c'}), ["T"]),
         (COOKIE, request({"cookie": " session = T "}), ["T"]),
@@ -63,6 +68,57 @@ PREFLIGHT = {"origin": "https://web.test", "access-control-request-method": "GET
 )
 def test_what_stands_in_a_place(place: Place, asked: HttpRequest, found: list[str]) -> None:
     assert place.values(asked) == found
+
+
+OTHER_SPELLINGS = [
+    request(path="/?access%5Ftoken=T"),
+    request(path="/?a=b&%61ccess_token"),
+    request(path="/?Access_Token=T"),
+    request(path="/?acce%C5%BFs_token=T"),
+    request(path="/?a=1;access_token=T"),
+    request(path="/?;access_token=T"),
+    request(path="/?access_token=T;access_token=U"),
+    request(path="/?+access_token=T"),
+    request(path="/?access_token%20=T"),
+    request(path="/?access_token=T&access%5ftoken=U"),
+    request({"cookie": "Session=T"}),
+    request({"cookie": "a=b,SESSION=T"}),
+    request({"cookie": "s%65ssion=T"}),
+    request({"cookie": "session=T; Session=U"}),
+]
+
+
+@pytest.mark.parametrize("asked", OTHER_SPELLINGS, ids=lambda asked: asked.headers.get("cookie", asked.path))
+@pytest.mark.parametrize("preflight", [False, True])
+async def test_what_others_may_read_as_a_token_is_refused_where_a_proxy_cannot_take_it_out(
+    asked: HttpRequest, *, preflight: bool
+) -> None:
+    key = SigningKey.p256()
+    validator = EndUserValidator(
+        [rule(key, fromParams=["access_token"], fromCookies=["session"])], keys=InlineRing(), clock=FakeClock()
+    )
+    good = key.token()
+    headers = {name: value.replace("T", good) for name, value in asked.headers.items()}
+    spelled = request({**headers, **(PREFLIGHT if preflight else {})}, path=asked.path.replace("=T", f"={good}"))
+    with pytest.raises(Unauthenticated, match="another spelling") as refused:
+        await validator.check(replace(spelled, method="OPTIONS" if preflight else "GET"))
+    assert refused.value.reason is Reason.JWT_MALFORMED
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        request(
+            path="/access%5Ftoken=T?a=access%5Ftoken&xaccess_token=T;b=Access_token&my;access_tokens=T&accesstoken"
+        ),
+        request({"cookie": "xsession=T; a=Session; sessions=T", "session": "T", "Access_token": "T"}),
+    ],
+)
+async def test_other_names_are_no_spellings_of_a_place(asked: HttpRequest) -> None:
+    key = SigningKey.p256()
+    places = {"fromParams": ["access_token"], "fromCookies": ["session"]}
+    validator = EndUserValidator([rule(key, **places)], keys=InlineRing(), clock=FakeClock())
+    assert await validator.check(asked) is None
 
 
 @pytest.mark.parametrize(

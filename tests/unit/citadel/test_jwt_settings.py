@@ -120,6 +120,8 @@ BAD: list[tuple[str, str]] = [
     (ISSUER + "outputClaimToHeaders: [{header: x-a, claim: ''}]", "at least 1 character"),
     (ISSUER + "outputClaimToHeaders: [{header: x-a, claim: a}, {header: X-A, claim: b}]", "x-a is written twice"),
     (ISSUER + "outputPayloadToHeader: x-a\noutputClaimToHeaders: [{header: x-a, claim: a}]", "x-a is written twice"),
+    (ISSUER + "fromParams: [a b]", "that proxies can take out"),
+    (ISSUER + "fromParams: ['a%5F']", "that proxies can take out"),
     (ISSUER + "timeout: 0s", "above 0s"),
     (ISSUER + "timeout: 61s", "60s at most"),
     (ISSUER + "timeout: 5", "not a duration"),
@@ -175,6 +177,11 @@ def test_private_addresses_may_be_asked_without_tls_where_that_is_allowed() -> N
 OTHER: Final[dict[str, Any]] = {"issuer": "https://other.test"}
 
 
+def _after(prefix: str) -> JwtRule:
+    """Takes tokens from one header, after this."""
+    return rule(KEY, fromHeaders=[{"name": "X-Jwt", "prefix": prefix}])
+
+
 @pytest.mark.parametrize(
     ("rules", "why"),
     [
@@ -184,6 +191,18 @@ OTHER: Final[dict[str, Any]] = {"issuer": "https://other.test"}
             (rule(KEY, outputPayloadToHeader="x-a"), rule(KEY, outputPayloadToHeader="X-A", **OTHER)),
             "write the header x-a",
         ),
+        *(
+            (
+                (_after("Bearer "), rule(KEY, fromHeaders=[{"name": "X-Jwt", "prefix": prefix}], **OTHER)),
+                "looked for twice",
+            )
+            for prefix in ("bearer ", "Bearer", "BEARER  ", "B", "", "Bearer x")
+        ),
+        (
+            (rule(KEY, fromParams=["token"]), rule(KEY, fromParams=["Token"], **OTHER)),
+            "parameter 'token' and in the qu",
+        ),
+        ((rule(KEY, fromCookies=["a", "A"]),), "looked for twice, in the cookie 'a' and in the cookie 'A'"),
         ((rule(KEY, outputPayloadToHeader="x-a", fromHeaders=[{"name": "X-A"}]),), "x-a is written, and looked into"),
         ((rule(KEY, outputPayloadToHeader="x-a"), rule(KEY, fromHeaders=[{"name": "x-a"}], **OTHER)), "looked into"),
     ],
@@ -199,3 +218,5 @@ def test_rules_that_fit_together() -> None:
     check_together(
         (rule(KEY), rule(KEY, **OTHER), rule(KEY, fromHeaders=[{"name": "authorization", "prefix": "JWT "}]))
     )
+    check_together((_after("Bearer "), _after("BearerX "), _after("Token=")))
+    check_together((rule(KEY, fromParams=["a"], fromCookies=["A"], fromHeaders=[{"name": "a"}]),))

@@ -342,6 +342,81 @@ class TestMemory:
         assert (await proxy.ask(asked)).HasField("ok_response")
         assert await proxy.status("/public/a", authorization="Bearer x") == 401
 
+    async def test_a_preflight_is_nobodys_whatever_is_remembered_of_its_token(self, proxy: Asker) -> None:
+        asked = question("/private/a", authorization=bearer(), origin="https://a", access_control_request_method="GET")
+        for _ in range(2):
+            asked.attributes.request.http.method = "OPTIONS"
+            assert refusal_of(await proxy.ask(asked)) == Reason.SIGN_IN_REQUIRED
+            asked.attributes.request.http.method = "GET"
+            assert headers_of((await proxy.ask(asked)).ok_response) == {"x-end-user": "jason"}
+
+    @pytest.mark.parametrize(
+        "more",
+        ["&access%5Ftoken={}", "&Access_Token={}", ";access_token={}", "&a=b;access_token={}", "&access_token={}"],
+    )
+    async def test_beside_a_token_that_is_remembered_no_other_one_is_let_through(self, proxy: Asker, more: str) -> None:
+        good = f"/public/a?access_token={KEY.token()}"
+        assert await proxy.status(good) == 200
+        for other in (STRANGER.token(), KEY.token(sub="alice"), KEY.token()):
+            assert await proxy.reason(good + more.format(other)) == Reason.JWT_MALFORMED
+        assert await proxy.status(f"{good}&page=2") == 200
+
+    async def test_what_was_remembered_of_one_place_does_not_count_for_another(self, proxy: Asker) -> None:
+        """Two rules that each take tokens of one issuer from a place of its own, and pass on different things."""
+        one = {**JWT_RULE, "fromParams": ["a"]}
+        two = {**JWT_RULE, "fromParams": ["b"], "fromCookies": ["c"], "outputClaimToHeaders": []}
+        proxy.node.policies.take(proxy.folder, {**POLICY, "jwtRules": [one, two]})
+        token = KEY.token()
+        removed, headers = [], []
+        for target, cookie in ((f"?a={token}", ""), (f"?b={token}", ""), ("", f"c={token}"), ("?", f"c={token}; d=1")):
+            about = {"cookie": cookie} if cookie else {}
+            answer = await proxy.ask(question(f"/private/a{target}", **about))
+            removed.append(list(answer.ok_response.query_parameters_to_remove))
+            headers.append(headers_of(answer.ok_response))
+        assert removed == [["a"], ["b"], [], []]
+        assert headers == [{"x-end-user": "jason"}, {}, {}, {"cookie": "d=1"}]
+
+    async def test_a_place_that_is_empty_is_told_from_one_that_is_not_there(self, proxy: Asker) -> None:
+        rule = {**JWT_RULE, "fromHeaders": [{"name": "x-jwt"}], "fromParams": ["t"], "fromCookies": ["c"]}
+        proxy.node.policies.take(proxy.folder, {**POLICY, "jwtRules": [rule]})
+        for _ in range(2):
+            assert await proxy.status("/public/a", cookie="") == 200
+            assert await proxy.status("/public/a?") == 200
+            assert await proxy.reason("/public/a", x_jwt="") == Reason.JWT_MALFORMED
+            assert await proxy.reason("/public/a?t") == Reason.JWT_MALFORMED
+            assert await proxy.reason("/public/a?t=") == Reason.JWT_MALFORMED
+            assert await proxy.reason("/public/a", cookie="c") == Reason.JWT_MALFORMED
+            assert await proxy.reason("/public/a", cookie="x=1; c=") == Reason.JWT_MALFORMED
+
+    async def test_a_token_that_was_moved_to_another_header_is_another_request(self, proxy: Asker) -> None:
+        rule = {**JWT_RULE, "fromHeaders": [{"name": "x-a"}, {"name": "x-b"}]}
+        proxy.node.policies.take(proxy.folder, {**POLICY, "jwtRules": [rule]})
+        token = KEY.token()
+        for name in ("x-a", "x-b"):
+            answer = await proxy.ask(question("/private/a", **{name: token}))
+            assert list(answer.ok_response.headers_to_remove) == [name]
+
+    async def test_each_peer_is_decided_apart(self, proxy: Asker) -> None:
+        only = {"from": [{"source": {"principals": ["spiffe://a.test/caller"]}}]}
+        proxy.node.policies.take(
+            proxy.folder, {**POLICY, "authorization": [{"name": "caller", "action": "ALLOW", "rules": [only]}]}
+        )
+        other = certificates.leaf(ISSUER, "spiffe://a.test/other")
+        for _ in range(2):
+            assert await proxy.status(peer=PEER, authorization=bearer()) == 200
+            assert await proxy.status(peer=other, authorization=bearer()) == 403
+            assert await proxy.status(authorization=bearer()) == 403
+            assert await proxy.reason(peer=PEER, principal="spiffe://a.test/other") == Reason.REQUEST_MALFORMED
+
+    async def test_nothing_outlives_the_policies_that_it_was_judged_by(self, proxy: Asker) -> None:
+        token = bearer()
+        assert await proxy.status("/private/a", authorization=token) == 200
+        stricter = {**JWT_RULE, "audiences": ["others"]}
+        proxy.node.policies.take(proxy.folder, {**POLICY, "jwtRules": [stricter]})
+        assert await proxy.reason("/private/a", authorization=token) == Reason.JWT_AUDIENCE_MISMATCH
+        proxy.node.policies.take(proxy.folder, {**POLICY, "authorization": [OPEN]})
+        assert await proxy.status("/private/a", authorization=token) == 403
+
 
 async def test_decisions_are_counted_by_rule_and_refusals_told(proxy: Asker) -> None:
     await proxy.status("/public/a")
