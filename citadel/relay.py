@@ -49,8 +49,9 @@ class Relay:
 
     Start it after the gRPC server listens on `private_address`; close it after that server has stopped. `private_dir`
     must be a folder that only this user can enter; without one, a temporary folder is made at once and removed by
-    `close`. More than `max_connections` at a time are turned away, and of one user more than `max_connections_per_uid`;
-    root is not counted, who has other ways to stop this process.
+    `close`. Nor is the file of `listener`, one that listens on `public_path` already, made or removed here. More than
+    `max_connections` at a time are turned away, and of one user more than `max_connections_per_uid`; root is not
+    counted, who has other ways to stop this process.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Relay:
         *,
         mode: int,
         private_dir: Path | None = None,
+        listener: socket.socket | None = None,
         admits: Callable[[PeerCredentials], bool] = everyone,
         max_connections: int,
         max_connections_per_uid: int | None = None,
@@ -76,7 +78,7 @@ class Relay:
         self._splices: set[Splice] = set()
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._is_full = False
-        self._listener: socket.socket | None = None
+        self._listener = listener
         self._listens_on: tuple[int, int] | None = None
         self._accepting: asyncio.Task[None] | None = None
 
@@ -104,8 +106,9 @@ class Relay:
             FailedPrecondition: another process answers on the path, or it is no socket.
             InvalidArgument: the path cannot be listened on.
         """
-        self._listener = await asyncio.to_thread(listen_unix, self._path, self._mode)
-        self._listens_on = _file_of(self._path)
+        if self._listener is None:
+            self._listener = await asyncio.to_thread(listen_unix, self._path, self._mode)
+            self._listens_on = _file_of(self._path)
         self._accepting = asyncio.create_task(self._accept(self._listener), name=f"relay {self._path}")
 
     async def close(self) -> None:
@@ -121,7 +124,7 @@ class Relay:
 
     def _remove_files(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            if self._listens_on == _file_of(self._path):  # otherwise it is a successor's
+            if self._listens_on == _file_of(self._path):  # otherwise it is a successor's, or not of our making
                 self._path.unlink()
         if self._made_dir is not None:
             shutil.rmtree(self._made_dir, ignore_errors=True)

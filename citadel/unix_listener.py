@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +14,7 @@ from citadel.errors import FailedPrecondition, InvalidArgument, Reason
 
 _BACKLOG: Final = 4096  # a node's proxies start together, and a client that finds it full gives up at once
 _PROBE_SECONDS: Final = 1.0
+_FIRST_INHERITED: Final = 3  # sd_listen_fds(3)
 
 
 def listen_unix(path: Path, mode: int) -> socket.socket:
@@ -35,6 +39,25 @@ def listen_unix(path: Path, mode: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def inherited_unix(path: Path, environment: Mapping[str, str]) -> socket.socket | None:
+    """The non-blocking listener on `path` that a service manager holds for this process; None where it holds none.
+
+    Whoever connects while this process is away waits in its queue, and is not refused. By sd_listen_fds(3): call it
+    once. Descriptors of other sockets stay as they are.
+    """
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    for descriptor in range(_FIRST_INHERITED, _FIRST_INHERITED + int(environment.get("LISTEN_FDS", "0"))):
+        with suppress(OSError):  # not a socket
+            found = socket.socket(fileno=descriptor)
+            if found.family == socket.AF_UNIX and found.getsockname() == str(path):
+                found.set_inheritable(False)
+                found.settimeout(0)
+                return found
+            found.detach()
+    return None
 
 
 def _remove_stale(path: Path) -> None:

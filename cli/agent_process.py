@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from citadel.folder_lock import folder_lock
 from citadel.jwt.fetching import HttpKeyFetcher
 from citadel.jwt.key_ring import IssuerKeyRing
 from citadel.probes import Probes
+from citadel.unix_listener import inherited_unix
 from citadel.wire import to_duration
 from cli.agent_insight import AgentInsight
 from cli.agent_joining import check_can_join, own_identity, returning
@@ -128,6 +130,7 @@ async def _serve(
     )
     workloads = WorkloadServer(
         socket=settings.socket,
+        listener=inherited_unix(settings.socket, os.environ),
         trust_domain=settings.trust_domain,
         feed=feed,
         attestor=attestor,

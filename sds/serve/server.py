@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from socket import socket as Socket  # noqa: N812 - `socket` is a path here
 from typing import Any, Final
 
 from envoy.service.auth.v3 import external_auth_pb2_grpc
@@ -53,14 +54,15 @@ _SDS: Final = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full
 class WorkloadServer:
     """Serves the holdings in `feed` to the workloads and proxies that connect to `socket`.
 
-    `on_refusal` is told the method and the error of every refusal; `has_heard` says whether the server has told its
-    entries since this agent began.
+    `listener` listens on `socket` already, where there is one. `on_refusal` is told the method and the error of every
+    refusal; `has_heard` says whether the server has told its entries since this agent began.
     """
 
     def __init__(  # noqa: PLR0913 - where the serving side is wired: each part is given, none is made in secret
         self,
         *,
         socket: Path,
+        listener: Socket | None = None,
         trust_domain: TrustDomain,
         feed: HoldingsFeed,
         attestor: WorkloadAttestor,
@@ -79,6 +81,7 @@ class WorkloadServer:
         self._relay = Relay(
             socket,
             mode=_SOCKET_MODE,
+            listener=listener,
             max_connections=limits.max_connections,
             max_connections_per_uid=limits.max_connections_per_uid,
         )

@@ -21,6 +21,7 @@ from citadel.wire import to_duration
 from cli.demo import envoy
 from cli.demo.bookinfo import Productpage
 from cli.demo.envoy import EnvoyAdmin
+from cli.demo.issuer import Issuer
 from cli.demo.load import Load, Tally
 from cli.demo.mesh import Mesh
 from cli.demo.observe import Observer, Sighting
@@ -129,8 +130,14 @@ async def until(what: str, holds: Callable[[], Awaitable[bool]], *, seconds: flo
 
 @asynccontextmanager
 async def live_mesh(
-    *, leaf_seconds: int, as_root: bool, pace: float = 50.0, server: Mapping[str, Mapping[str, Any]] | None = None
+    *,
+    leaf_seconds: int,
+    as_root: bool,
+    pace: float = 50.0,
+    server: Mapping[str, Mapping[str, Any]] | None = None,
+    authorizes: bool = False,
 ) -> AsyncIterator[LiveMesh]:
+    """The demo's mesh; where it `authorizes`, the sidecar of reviews asks the agent about each request."""
     folder = Path(tempfile.mkdtemp(prefix="citadel-test-"))
     folder.chmod(0o755)  # sidecars of other users start from here
     plan = make_plan(
@@ -143,7 +150,7 @@ async def live_mesh(
         as_root=as_root,
     )
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
-        mesh = Mesh(plan, client, server=server)
+        mesh = Mesh(plan, client, server=server, issuer=Issuer(plan) if authorizes else None)
         try:
             await mesh.start()
             yield LiveMesh(plan, mesh, client)

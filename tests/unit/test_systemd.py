@@ -24,16 +24,20 @@ class _Unit(configparser.ConfigParser):
         return optionstr
 
 
-def _service(path: Path) -> configparser.SectionProxy:
-    unit = _Unit(interpolation=None)
+def _section(path: Path, name: str) -> configparser.SectionProxy:
+    unit = _Unit(interpolation=None, strict=False)  # systemd takes a key more than once
     unit.read(path)
-    return unit["Service"]
+    return unit[name]
 
 
-@pytest.mark.parametrize("path", _UNITS, ids=lambda path: path.name)
-@pytest.mark.parametrize("key", ["ExecStartPre", "ExecStart"])
+_COMMANDS: Final = [
+    (path, key) for path in _UNITS for key in ("ExecStartPre", "ExecStart") if key in _section(path, "Service")
+]
+
+
+@pytest.mark.parametrize(("path", "key"), _COMMANDS, ids=lambda value: getattr(value, "name", value))
 def test_commands_exist_and_name_shipped_settings(path: Path, key: str) -> None:
-    program, *arguments = shlex.split(_service(path)[key])
+    program, *arguments = shlex.split(_section(path, "Service")[key])
     assert Path(program).name == "citadel"
     group, command, option, settings = arguments
     found = main.commands[group]
@@ -48,7 +52,7 @@ def test_commands_exist_and_name_shipped_settings(path: Path, key: str) -> None:
 def test_units_give_the_folders_that_the_settings_ask_for(
     name: str, model: type[ServerSettings | AgentSettings]
 ) -> None:
-    service = _service(_DEPLOY / "systemd" / f"citadel-{name}.service")
+    service = _section(_DEPLOY / "systemd" / f"citadel-{name}.service", "Service")
     settings = yaml.safe_load((_DEPLOY / f"{name}.yaml").read_text("utf-8"))
     assert settings["data_dir"] == f"/var/lib/{service['StateDirectory']}"
     assert service["StateDirectoryMode"] == "0700"
@@ -58,7 +62,18 @@ def test_units_give_the_folders_that_the_settings_ask_for(
 
 
 def test_server_and_agent_are_two_users() -> None:
-    users = {_service(path)["User"] for path in _UNITS}
+    users = {_section(path, "Service")["User"] for path in _UNITS}
     declared = (_DEPLOY / "systemd" / "citadel.sysusers").read_text("utf-8")
     assert users == {"citadel", "citadel-agent"}
     assert all(f"u {user} -:citadel" in declared for user in users)
+
+
+def test_the_agents_socket_outlives_it_and_it_is_back_at_once() -> None:
+    socket = _section(_DEPLOY / "systemd" / "citadel-agent.socket", "Socket")
+    assert socket["ListenStream"] == str(AgentSettings.model_fields["socket"].default)
+    assert socket["SocketMode"] == "0666"
+    service = _DEPLOY / "systemd" / "citadel-agent.service"
+    assert socket["SocketUser"] == _section(service, "Service")["User"]
+    assert "citadel-agent.socket" in _section(service, "Unit")["Wants"]
+    assert _section(service, "Unit")["StartLimitIntervalSec"] == "0"
+    assert (_section(service, "Service")["Restart"], _section(service, "Service")["RestartSec"]) == ("always", "100ms")
