@@ -16,12 +16,13 @@ class Spelling:
 
     `envoy` is what an Envoy with the listener settings that ship makes of it before the rules see it: another path, or
     an answer of its own with this status (307 leads to the plain form). None: it passes it on as `plain`, or as it is
-    where there is none.
+    where there is none. `names` is the form for programs to which parameters are part of the names.
     """
 
     sent: str
     plain: str | None
     envoy: str | int | None = None
+    names: str | None = None
 
 
 PATHS: Final[Sequence[Spelling]] = [
@@ -60,9 +61,9 @@ PATHS: Final[Sequence[Spelling]] = [
     Spelling("/admin/keys?/../../public", "/admin/keys", "/admin/keys?/../../public"),
     Spelling("/admin/keys#", "/admin/keys", 400),
     Spelling("/admin/keys#/../../public", "/admin/keys", 400),
-    Spelling("/admin;x=1/keys", "/admin/keys", "/admin;x=1/keys"),
-    Spelling("/admin/keys;.css", "/admin/keys", "/admin/keys;.css"),
-    Spelling("/admin/keys%3B.css", "/admin/keys", "/admin/keys%3B.css"),
+    Spelling("/admin;x=1/keys", "/admin/keys", "/admin;x=1/keys", "/admin%3Bx=1/keys"),
+    Spelling("/admin/keys;.css", "/admin/keys", "/admin/keys;.css", "/admin/keys%3B.css"),
+    Spelling("/admin/keys%3B.css", "/admin/keys", "/admin/keys%3B.css", "/admin/keys%3B.css"),
     # no plain form
     Spelling("/public/..;/admin/keys", None, "/admin/keys"),
     Spelling("/public/..%2Fadmin/keys", None, 307),

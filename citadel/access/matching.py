@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from citadel.access.normal import plain_host, plain_method, plain_path
+from citadel.access.normal import plain_host, plain_method, plain_paths
 from citadel.access.patterns import Value
 from citadel.access.rules import PROVEN, Action, Condition, Subject
 from citadel.jwt.user import EndUser
@@ -20,7 +20,7 @@ class Facts:
 
     method: str
     host: str
-    path: str
+    paths: tuple[str, ...]
     headers: Mapping[str, str]
     peer: SpiffeId | None
     user: EndUser | None
@@ -31,11 +31,19 @@ class Facts:
         return cls(
             method=plain_method(request.method),
             host=plain_host(request.host),
-            path=plain_path(request.path),
+            paths=plain_paths(request.path),
             headers=request.headers,
             peer=request.peer,
             user=user,
         )
+
+    @property
+    def path(self) -> str:
+        """The plain one, without parameters."""
+        return self.paths[0]
+
+
+_MUST_BE_THERE: Final = PROVEN | {Subject.HOST}
 
 
 def holds(condition: Condition, facts: Facts, action: Action) -> bool:
@@ -43,12 +51,18 @@ def holds(condition: Condition, facts: Facts, action: Action) -> bool:
 
     What is not there matches no pattern. So it would pass every negated list: right where somebody is refused who could
     not show to be of those spared, wrong where somebody is let in without having shown who they are. Therefore in ALLOW
-    rules a negated list about what somebody proved (peer, token) is met only by somebody who proved something.
+    rules a negated list about what somebody proved (peer, token) is met only by somebody who proved something, and one
+    about hosts only where there is one, since no program says which one it takes instead.
+
+    Of a path with parameters programs read either form: each must be allowed, and none denied.
     """
     values = values_of(condition, facts)
+    if condition.subject is Subject.PATH and len(values) > 1:
+        met = (_any_match(condition, (each,)) is not condition.negated for each in values)
+        return all(met) if action is Action.ALLOW else any(met)
     if not condition.negated:
         return _any_match(condition, values)
-    if not values and action is Action.ALLOW and condition.subject in PROVEN:
+    if not values and action is Action.ALLOW and condition.subject in _MUST_BE_THERE:
         return False
     return not _any_match(condition, values)
 
@@ -69,7 +83,7 @@ _READERS: Final[dict[Subject, _Reader]] = {
     Subject.HEADER: lambda condition, facts: _present(facts.headers.get(condition.names[0])),
     Subject.HOST: lambda _, facts: _present(facts.host),
     Subject.METHOD: lambda _, facts: (facts.method,),
-    Subject.PATH: lambda _, facts: (facts.path,),
+    Subject.PATH: lambda _, facts: facts.paths,
     Subject.PRINCIPAL: _of_user(lambda _, user: (user.principal,) if user.principal is not None else ()),
     Subject.AUDIENCES: _of_user(lambda _, user: tuple(filter(None, user.audiences))),
     Subject.PRESENTER: _of_user(lambda _, user: _present(user.presenter)),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -32,8 +33,12 @@ _METHOD: Final = re.compile(r"[A-Z]+(?:-[A-Z]+)*")
 @dataclass(frozen=True, slots=True)
 class _Segment:
     text: str  # escaped as in the plain form, without parameters
-    parameters: bool
+    whole: str  # with them
     fenced: bool  # by plain slashes on both sides, or the end
+
+    @property
+    def parameters(self) -> bool:
+        return self.text != self.whole
 
 
 class _Stack:
@@ -77,8 +82,13 @@ def plain_path(path: str) -> str:
     A backslash and the escapes of both slashes are slashes. The plain form of a plain form is itself. Raises
     `ValueError`.
     """
+    return plain_paths(path)[0]
+
+
+def plain_paths(path: str) -> tuple[str, ...]:
+    """The plain form, and that for programs to which parameters are part of the names, where there are any."""
     if _PLAIN_PATH.fullmatch(path) is not None and len(path) <= _LONGEST_PATH:
-        return path
+        return (path,)
     if not path.startswith("/"):
         raise ValueError("the path does not begin with /")
     path = _END_OF_PATH.split(path, maxsplit=1)[0]
@@ -86,10 +96,14 @@ def plain_path(path: str) -> str:
         raise ValueError(f"the path has more than {_LONGEST_PATH} characters")
     pieces = _SEPARATOR.split(path)[1:]
     separators, raws = pieces[0::2], pieces[1::2]
-    stack = _Stack()
-    for raw, *beside in zip(raws, separators, [*separators[1:], "/"], strict=True):
-        stack.take(_segment(raw, fenced=beside == ["/", "/"]))
-    return str(stack)
+    segments = [
+        _segment(raw, fenced=beside == ["/", "/"])
+        for raw, *beside in zip(raws, separators, [*separators[1:], "/"], strict=True)
+    ]
+    plain = _resolved(segments)
+    if not any(each.parameters for each in segments):
+        return (plain,)
+    return plain, _resolved([replace(each, text=each.whole) for each in segments])
 
 
 def plain_host(host: str) -> str:
@@ -112,6 +126,13 @@ def plain_method(method: str) -> str:
     return method
 
 
+def _resolved(segments: Iterable[_Segment]) -> str:
+    stack = _Stack()
+    for each in segments:
+        stack.take(each)
+    return str(stack)
+
+
 def _segment(raw: str, *, fenced: bool) -> _Segment:
     if _BAD_ESCAPE.search(raw) is not None:
         raise ValueError("the path has a % without two hexadecimal digits")
@@ -123,5 +144,4 @@ def _segment(raw: str, *, fenced: bool) -> _Segment:
         raise ValueError("the path has a control character")
     if _ESCAPE.search(text) is not None:
         raise ValueError("the path has something escaped twice")
-    text, semicolon, _ = text.partition(";")
-    return _Segment(quote(text, safe=_UNESCAPED), bool(semicolon), fenced)
+    return _Segment(quote(text.partition(";")[0], safe=_UNESCAPED), quote(text, safe=_UNESCAPED), fenced)

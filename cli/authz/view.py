@@ -76,7 +76,7 @@ def _fields(found: Explained) -> Iterator[tuple[str, object]]:
     asked = f"{request.method} {request.host or '-'} {request.path.partition('?')[0]}"
     yield "policy", f"{found.policy.name}, for {' '.join(sorted(map(str, found.policy.selectors)))}"
     yield "asked", asked
-    yield "judged as", None if facts is None else f"{facts.method} {facts.host or '-'} {facts.path}"
+    yield "judged as", None if facts is None else f"{facts.method} {facts.host or '-'} {' and '.join(facts.paths)}"
     yield "peer", request.peer
     yield "end user", _user(found)
     yield "decides", found.explanation.decision.rule

@@ -130,7 +130,35 @@ def test_a_path_is_judged_as_its_plain_form(spelling: Spelling) -> None:
         return
     plain = request(spelling.plain)
     for judged in PATH_POLICIES:
-        assert decide(judged, asked, None) == decide(judged, plain, None)
+        if spelling.names is None:
+            assert decide(judged, asked, None) == decide(judged, plain, None)
+        else:
+            assert decide(judged, plain, None).allowed or not decide(judged, asked, None).allowed
+
+
+@pytest.mark.parametrize(
+    ("field", "pattern", "path", "allowed", "denied"),
+    [
+        ("paths", "/questions/1", "/questions/1;2;3", False, True),
+        ("paths", "/questions/1", "/questions/1%3B2", False, True),
+        ("paths", "/questions/1", "/questions/1;", False, True),
+        ("paths", "/questions/*", "/questions/1;2;3", True, True),
+        ("paths", "/questions/{*}", "/questions/1%3b2", True, True),
+        ("paths", "/questions/*", "/questions;x/1", False, True),
+        ("paths", "*.css", "/admin;.css", False, True),
+        ("paths", "*.css", "/a.css;v=1", False, True),
+        ("paths", "/other", "/questions;x", False, False),
+        ("notPaths", "/admin", "/admin;x", False, True),
+        ("notPaths", "*.css", "/admin;.css", False, True),
+        ("notPaths", "/admin*", "/admin;x", False, False),
+        ("notPaths", "/other", "/questions;x", True, True),
+    ],
+)
+def test_a_path_with_parameters_is_allowed_in_both_of_its_readings_and_denied_in_either(
+    field: str, pattern: str, path: str, *, allowed: bool, denied: bool
+) -> None:
+    assert allows({"to": operation(**{field: [pattern]})}, request(path)) is allowed
+    assert denies({"to": operation(**{field: [pattern]})}, request(path)) is denied
 
 
 @pytest.mark.parametrize("spelling", NO_PATHS, ids=lambda spelling: spelling.sent)
@@ -184,6 +212,9 @@ def test_a_host_is_judged_as_its_plain_form(spelling: Spelling) -> None:
 def test_hosts_and_methods() -> None:
     assert allows({"to": operation(hosts=["*.TEST"])}, request(host="a.test"))
     assert not allows({"to": operation(hosts=["*"])}, request(host=""))
+    assert not allows({"to": operation(notHosts=["b.test"])}, request(host=""))
+    assert denies({"to": operation(notHosts=["b.test"])}, request(host=""))
+    assert allows({"to": operation(notHosts=["b.test"])}, request(host="a.test"))
     assert allows({"to": operation(methods=["GET", "HEAD"])}, request(method="HEAD"))
     assert not allows({"to": operation(methods=["GET"])}, request(method="POST"))
     assert allows({"to": operation(methods=["*"])}, request(method="POST"))

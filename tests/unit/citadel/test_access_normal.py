@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from citadel.access.normal import plain_host, plain_method, plain_path
+from citadel.access.normal import plain_host, plain_method, plain_path, plain_paths
 from tests.spellings import HOSTS, NO_PATHS, PATHS, Spelling
 
 _DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "end-users.md"
@@ -30,6 +30,7 @@ def test_paths(spelling: Spelling) -> None:
             plain_path(spelling.sent)
     else:
         assert plain_path(spelling.sent) == spelling.plain
+        assert plain_paths(spelling.sent) == tuple(filter(None, (spelling.plain, spelling.names)))
 
 
 @pytest.mark.parametrize("spelling", HOSTS, ids=lambda spelling: spelling.sent)
@@ -61,6 +62,13 @@ def test_what_an_escape_stands_for_is_told_from_what_ends_the_path() -> None:
     assert plain_path("/c%23") == "/c%23"
     assert plain_path("/100%25") == "/100%25"
     assert plain_path("/a b") == plain_path("/a%20b") == "/a%20b"
+
+
+def test_parameters_are_part_of_the_names_to_some_programs() -> None:
+    assert plain_paths("/a;x=1;/b%3by/;z") == ("/a/b/", "/a%3Bx=1%3B/b%3By/%3Bz")
+    assert plain_paths("/a;x/../b") == ("/b",) * 2
+    with pytest.raises(ValueError, match="after //"):
+        plain_paths("/;x//../b")  # from / and from /;x//
 
 
 def test_names_that_begin_with_dots_are_names() -> None:
