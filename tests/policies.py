@@ -20,7 +20,11 @@ WEB: Final = "spiffe://example.org/web"
 
 def written(*authorization: dict[str, Any], issuers: Sequence[str] = (ISSUER,), **fields: Any) -> dict[str, Any]:
     """One policy `p` as it stands in a document; each of `authorization` is one entry, of one rule."""
-    least = {"name": "p", "selectors": ["unix:uid:1"], "jwtRules": [{"issuer": issuer} for issuer in issuers]}
+    least = {
+        "name": "p",
+        "selectors": ["unix:uid:1"],
+        "jwtRules": [{"issuer": each, "audiences": ["us"]} for each in issuers],
+    }
     return {**least, **({"authorization": list(authorization)} if authorization else {}), **fields}
 
 

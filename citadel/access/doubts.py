@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from citadel.access.building import rule_of
 from citadel.access.document import PolicyFile, PolicySettings
@@ -11,6 +12,11 @@ from citadel.access.problems import Finding, place_of
 from citadel.access.rules import Action, Alternative, Condition, Rule, Subject
 from citadel.config.loader import Location
 
+_FOR_ANYBODY: Final = (
+    "names no audiences: a token that its issuer made for any other program is believed too, and if the issuer is the "
+    "mesh's own, every workload has such tokens made; name what the tokens are for"
+)
+
 
 def doubts(document: PolicyFile) -> Iterator[Finding]:
     """Each with its place in the document, the words following its name."""
@@ -18,7 +24,13 @@ def doubts(document: PolicyFile) -> Iterator[Finding]:
     for index, policy in enumerate(document.policies):
         at: Location = ("policies", index)
         if policy.default is Action.ALLOW:
-            yield (*at, "default"), "is ALLOW: whatever no DENY rule names is allowed, to everybody"
+            yield (
+                (*at, "default"),
+                f"is ALLOW: whatever no DENY rule names is allowed, to everybody{_in_capitals(policy)}",
+            )
+        for number, issuer in enumerate(policy.jwtRules):
+            if not issuer.audiences:
+                yield (*at, "jwtRules", number), _FOR_ANYBODY
         asks_for_users = False
         for number, authorization in enumerate(policy.authorization):
             for place, written in enumerate(authorization.rules):
@@ -27,6 +39,12 @@ def doubts(document: PolicyFile) -> Iterator[Finding]:
                 yield from _of_rule(policy, rule, (*at, "authorization", number, "rules", place))
         if policy.jwtRules and not asks_for_users:
             yield (*at, "jwtRules"), "let requests without a token pass, and no rule asks who the end user is"
+
+
+def _in_capitals(policy: PolicySettings) -> str:
+    operations = [each.operation for entry in policy.authorization for rule in entry.rules for each in rule.to]
+    path = next((str(path) for each in operations for path in each.paths if str(path).lower() != str(path).upper()), "")
+    return f"; {path.upper()} too, which some programs serve as {path}" if path else ""
 
 
 def _of_what_is_left_over(policies: Sequence[PolicySettings]) -> Iterator[Finding]:

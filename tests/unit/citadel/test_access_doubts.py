@@ -85,6 +85,20 @@ def test_with_several_issuers_each_can_write_every_claim(rule: dict[str, Any], p
     assert place in "".join(one)
 
 
+def test_a_token_for_somebody_else() -> None:
+    issuers = [{"issuer": ISSUER, "audiences": ["us"]}, {"issuer": OTHER}]
+    (one,) = found(SIGNED_IN, jwtRules=issuers)
+    assert one.startswith(
+        "jwtRules.1 names no audiences: a token that its issuer made for any other program is believed"
+    )
+
+
+def test_denied_paths_in_other_letters() -> None:
+    for path, more in (("/admin/*", "; /ADMIN/* too, which some programs serve as /admin/*"), ("/1/*", "")):
+        (one,) = found(deny(from_=source(notRequestPrincipals=["*"]), to=operation(paths=[path])), default="ALLOW")
+        assert one == f"default is ALLOW: whatever no DENY rule names is allowed, to everybody{more}"
+
+
 def test_what_lets_everybody_in() -> None:
     no_users = deny(to=operation(paths=["/a/*"]))
     assert [each.partition(":")[0] for each in found(no_users, default="ALLOW")] == [
