@@ -145,7 +145,10 @@ class TokenKeeper:
 
     def _usable(self, wanted: Wanted) -> HeldToken | None:
         held = self._cache.get(wanted.key)
-        return held if held is not None and self._is_good(wanted.entry.id, held) else None
+        # The entry may have been given another identity since the caller was looked at, and its new bearer have asked.
+        if held is None or held.svid.spiffe_id != wanted.entry.spiffe_id:
+            return None
+        return held if self._is_good(wanted.entry.id, held) else None
 
     def _follow(self) -> None:
         """Forget what the holdings no longer vouch for."""
@@ -168,6 +171,8 @@ class TokenKeeper:
         if entry is None or entry.spiffe_id != held.svid.spiffe_id or self._is_revoked(entry.spiffe_id):
             return False
         if bundle is None or held.svid.key_id not in bundle.jwt_authorities:
+            return False
+        if entry.expires_at is not None and held.svid.expires_at > entry.expires_at:  # it was to live longer then
             return False
         return held.svid.expires_at > self._clock.now()
 

@@ -10,7 +10,15 @@ from google.protobuf.struct_pb2 import Struct
 from citadel._wire import workload_pb2 as pb
 from citadel.clock import Clock
 from citadel.entry import Entry
-from citadel.errors import CitadelError, InvalidArgument, NotFound, PermissionDenied, Reason, Unauthenticated
+from citadel.errors import (
+    CitadelError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    Unauthenticated,
+    Unavailable,
+)
 from citadel.jwt_svid import JwtSvid, verify_jwt_svid
 from citadel.peer import Caller
 from citadel.spiffe import SpiffeId
@@ -32,12 +40,19 @@ class JwtCalls:
         if not audience or "" in audience:  # WAPI-13
             raise _unset("audience")
         named = SpiffeId.parse(request.spiffe_id) if request.spiffe_id else None
+        entries = await self._entries(caller, named)
+        results = await self._keeper.tokens(entries, audience, uid=caller.credentials.uid)
+        # While a token was waited for, its entry may have become somebody else's.
+        still = {entry.spiffe_id for entry in await self._entries(caller, named)}
+        return _response([pair for pair in zip(entries, results, strict=True) if pair[0].spiffe_id in still])
+
+    async def _entries(self, caller: Caller, named: SpiffeId | None) -> Sequence[Entry]:
+        """One for each identity that the caller has now, or for the one that is named."""
         _, snapshot = await self._entitlement.look(caller)
         entries = [entry for entry in snapshot.identities if named in (None, entry.spiffe_id)]
         if not entries:
             raise PermissionDenied(Reason.NO_IDENTITY, f"no entry gives the caller the identity {named}")
-        results = await self._keeper.tokens(entries, audience, uid=caller.credentials.uid)
-        return _response(list(zip(entries, results, strict=True)))
+        return entries
 
     async def validate(self, request: pb.ValidateJWTSVIDRequest, caller: Caller) -> pb.ValidateJWTSVIDResponse:
         """Whether the token is good for the audience, by what the caller may trust (WAPI-38 to 41)."""
@@ -73,6 +88,10 @@ def _response(pairs: Sequence[tuple[Entry, JwtSvid | CitadelError]]) -> pb.JWTSV
     While the caller's first identity merely has to wait, all have to: the first of a response is the default identity
     (WAPI-43), and nobody is to become another one for a moment.
     """
+    if not pairs:
+        raise Unavailable(
+            Reason.NOT_READY, "the caller has other identities than a moment ago", fix="try again in a moment"
+        )
     refusals = [result for _, result in pairs if isinstance(result, CitadelError)]
     first = pairs[0][1]
     if isinstance(first, CitadelError) and not is_final(first):

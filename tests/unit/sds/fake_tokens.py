@@ -65,12 +65,15 @@ class FakeTokenSigner:
             return self.refusals[request.entry_id]
         if request.entry_id not in self.entries:
             return NotFound(Reason.ENTRY_NOT_FOUND, "no such entry")
-        now = int(self._clock.now().timestamp())
+        entry, now = self.entries[request.entry_id], int(self._clock.now().timestamp())
+        end = now + int(self.lifetime.total_seconds())
+        if entry.expires_at is not None:
+            end = min(end, int(entry.expires_at.timestamp()))
         claims = {
-            "sub": str(self.entries[request.entry_id].spiffe_id),
+            "sub": str(entry.spiffe_id),
             "aud": list(request.audience),
             "iat": now,
-            "exp": now + int(self.lifetime.total_seconds()),
+            "exp": end,
             "jti": str(len(self.calls)),  # every token is another one
         }
         return sign(claims | self.claims, key=self.key, key_id=self.key_id)

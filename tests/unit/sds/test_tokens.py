@@ -340,6 +340,31 @@ class TestEntriesThatComeAndGo:
         assert isinstance(svid, JwtSvid)
         assert svid.spiffe_id == renamed.spiffe_id
 
+    async def test_who_waits_gets_no_token_of_whom_the_entry_was_given_to_meanwhile(self, node: Node) -> None:
+        await node.token(WEB)
+        node.signer.gate.clear()
+        asking = await waiting(node, WEB, API)
+        renamed = entry("web", spiffe_id=A_TEST.member("renamed"))
+        node.signer.entries["web"] = renamed
+        node.hold(renamed, API)
+        held_up, node.signer.gate = node.signer.gate, asyncio.Event()
+        node.signer.gate.set()
+        assert isinstance((await node.ask(renamed))[0], JwtSvid)
+        held_up.set()
+        web, api = await asking
+        assert isinstance(web, CitadelError)
+        assert isinstance(api, JwtSvid)
+
+    async def test_no_token_outlives_its_entry_also_when_that_is_to_end_sooner_than_was_said(self, node: Node) -> None:
+        await node.token()
+        shorter = replace(WEB, expires_at=NOW + timedelta(seconds=LIFE / 4))
+        node.hold(shorter)
+        assert (await node.refusal()).reason == Reason.NOT_READY, "nor does a fresh one, whatever the server answers"
+        node.signer.entries["web"] = shorter
+        (svid,) = await node.ask()
+        assert isinstance(svid, JwtSvid)
+        assert svid.expires_at == shorter.expires_at
+
 
 async def test_what_is_under_way_ends_with_the_agent(node: Node) -> None:
     node.signer.gate.clear()

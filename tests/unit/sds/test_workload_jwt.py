@@ -91,6 +91,31 @@ class TestFetchJwtSvid:
 
     @pytest.mark.spec("WAPI-34")
     @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            ({"selectors": OTHER.selectors}, (DENIED, "no_identity")),
+            ({"spiffe_id": A_TEST.member("renamed")}, (UNAVAILABLE, "not_ready")),
+        ],
+    )
+    async def test_what_the_caller_lost_while_it_waited_it_does_not_get(
+        self, node: Node, workload: Workload, change: dict[str, Any], expected: object
+    ) -> None:
+        async def while_waiting(*left: Entry) -> asyncio.Task[Any]:
+            calls = len(node.signer.calls)
+            node.signer.gate.clear()
+            asking = asyncio.create_task(workload.tokens(f"audience {calls}"))
+            await eventually(lambda: len(node.signer.calls) > calls)
+            node.feed.publish(there(*left))
+            node.signer.gate.set()
+            return asking
+
+        lost = replace(WEB, **change)
+        assert ids(await (await while_waiting(lost, JOB))) == ["job"]
+        node.feed.publish(there(WEB))
+        assert await refusal(await while_waiting(lost)) == expected
+
+    @pytest.mark.spec("WAPI-34")
+    @pytest.mark.parametrize(
         ("spiffe_id", "expected"),
         [
             ("spiffe://a.test/other", (DENIED, "no_identity")),
@@ -114,7 +139,8 @@ class TestFetchJwtSvid:
         assert await refusal(workload.tokens("one")) == (DENIED, "no_identity")
 
     async def test_an_entry_that_has_expired_has_no_token(self, node: Node, workload: Workload) -> None:
-        node.feed.publish(there(entry("web", expires_at=NOW + timedelta(seconds=5))))
+        node.signer.entries["web"] = ending = replace(WEB, expires_at=NOW + timedelta(seconds=5))
+        node.feed.publish(there(ending))
         await workload.tokens("one")
         await node.clock.advance(5)
         assert await refusal(workload.tokens("one")) == (DENIED, "no_identity")
