@@ -125,7 +125,7 @@ async def _serve(
         feed=feed,
         signer=insight.metered_tokens(RemoteTokenSigner(api=lambda: link.api)),
         clock=clock,
-        per_second=settings.limits.jwt_calls_per_second_per_uid,
+        per_second=settings.limits.jwt_svids_per_second_per_uid,
         on_refusal=insight.tally.count_refused,
     )
     workloads = WorkloadServer(

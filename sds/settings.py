@@ -112,10 +112,11 @@ class SdsSettings(Settings):
 
 
 class LimitSettings(Settings):
-    """What the callers on the agent's socket may take. Root is spared limits per uid, and that of streams in all.
+    """What the callers on the agent's socket may take.
 
-    The streams of a user times the bytes of a request is memory that this user can make the agent hold. The server
-    signs so much for an agent and no more, so that one user could take tokens from the others.
+    Root is spared limits per uid, but for that of tokens, and that of streams in all. The streams of a user times the
+    bytes of a request is memory that this user can make the agent hold. The server signs so much for an agent and no
+    more, so that one user, root too, could take tokens from the others.
     """
 
     max_connections: int = Field(default=8192, ge=1)
@@ -124,7 +125,7 @@ class LimitSettings(Settings):
     max_streams: int = Field(default=8192, ge=1)
     max_streams_per_uid: int = Field(default=1024, ge=1)
     max_names: int = Field(default=128, ge=1)
-    jwt_calls_per_second_per_uid: float = Field(default=20.0, gt=0)
+    jwt_svids_per_second_per_uid: float = Field(default=20.0, gt=0)
     max_request_bytes: int = Field(default=256 * 1024, ge=_LEAST_REQUEST_BYTES)
     handshake_timeout: Duration = Field(default=timedelta(seconds=20), ge=_LEAST_TIMEOUT)
     request_timeout: Duration = Field(default=timedelta(seconds=10), ge=_LEAST_TIMEOUT)

@@ -25,7 +25,6 @@ from sds.tokens.signer import TokenSigner
 PATIENCE: Final = 1.0  # seconds
 RETRY: Final = timedelta(seconds=5)
 _BURST_SECONDS: Final = 5
-_ROOT: Final = 0  # who has other ways to stop this process
 
 _Results = Mapping[TokenKey, JwtSvid | CitadelError]
 
@@ -34,8 +33,8 @@ class TokenKeeper:
     """Gives out JWT-SVIDs that were checked, never one that has ended.
 
     One that has more than half of its life is given as it is. Then a fresh one is fetched, and the old one given on
-    while none comes (invariant 5). `per_second` bounds how often one user can make the server sign. `on_refusal` is
-    told of every token that was asked for and not had.
+    while none comes (invariant 5). `per_second` bounds how many tokens one user can make the server sign, root too: in
+    containers everybody is root. `on_refusal` is told of every token that was asked for and not had.
     """
 
     def __init__(
@@ -55,7 +54,8 @@ class TokenKeeper:
         self._on_refusal = on_refusal
         self._cache = cache or TokenCache()
         self._fetcher = TokenFetcher(trust_domain=trust_domain, signer=signer, feed=feed, clock=clock)
-        self._limiter = RateLimiter(clock=clock, per_second=per_second, burst=_BURST_SECONDS * per_second)
+        self._burst = max(1, int(_BURST_SECONDS * per_second))
+        self._limiter = RateLimiter(clock=clock, per_second=per_second, burst=self._burst)
         self._under_way: dict[TokenKey, asyncio.Task[_Results]] = {}
         self._seen = Holdings()
 
@@ -88,8 +88,8 @@ class TokenKeeper:
         if not fresh:
             return None
         try:
-            if uid != _ROOT:
-                self._limiter.admit(uid)
+            # Who has more identities than may be signed for at once takes all that there is: else it never had any.
+            self._limiter.admit(uid, count=min(len(fresh), self._burst))
         except CitadelError as error:
             return error
         # A task of its own: whoever asked first may go, and others wait for the same.

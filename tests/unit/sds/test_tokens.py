@@ -224,17 +224,30 @@ class TestWhatIsRefused:
         await node.clock.advance(LIFE / 2)
         assert await node.token() == first
 
-    async def test_a_user_can_make_the_server_sign_only_so_much(self) -> None:
+    @pytest.mark.parametrize("uid", [SOMEBODY, 0])
+    async def test_a_user_can_make_the_server_sign_only_so_much(self, uid: int) -> None:
         node = Node(per_second=2.0)
-        results = [(await node.ask(audience=(f"a{number}",)))[0] for number in range(11)]
+        results = [(await node.ask(audience=(f"a{number}",), uid=uid))[0] for number in range(11)]
         assert [isinstance(each, JwtSvid) for each in results] == [True] * 10 + [False]
         assert isinstance(results[10], ResourceExhausted)
-        assert isinstance((await node.ask(audience=("a1",)))[0], JwtSvid), "what is kept costs nothing"
+        assert isinstance((await node.ask(audience=("a1",), uid=uid))[0], JwtSvid), "what is kept costs nothing"
         assert isinstance((await node.ask(audience=("b",), uid=SOMEBODY + 1))[0], JwtSvid)
-        for number in range(20):
-            assert isinstance((await node.ask(audience=(f"r{number}",), uid=0))[0], JwtSvid), "root has other ways"
         await node.clock.advance(1)
-        assert isinstance((await node.ask(audience=("c",)))[0], JwtSvid)
+        assert isinstance((await node.ask(audience=("c",), uid=uid))[0], JwtSvid)
+
+    async def test_what_counts_is_the_tokens_and_not_the_calls(self) -> None:
+        node = Node(per_second=2.0)
+        for number in range(8):
+            await node.ask(WEB, API, audience=(f"a{number}",))
+        assert sum(map(len, node.signer.calls)) == 10
+
+    async def test_who_has_more_identities_than_that_is_served_while_it_took_nothing_else(self) -> None:
+        many = [entry(f"e{number}") for number in range(15)]
+        node = Node(per_second=2.0)
+        node.signer.entries.update({each.id: each for each in many})
+        node.hold(*many)
+        assert all(isinstance(each, JwtSvid) for each in await node.ask(*many))
+        assert all(isinstance(each, ResourceExhausted) for each in await node.ask(*many, audience=("b",)))
 
     @pytest.mark.invariant(9)
     @pytest.mark.parametrize(
