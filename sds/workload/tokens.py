@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -24,6 +24,9 @@ from citadel.peer import Caller
 from citadel.spiffe import SpiffeId
 from sds.tokens.keeper import TokenKeeper, is_final
 from sds.workload.entitlement import Entitlement
+
+# Readers of messages take 100 in one another, and a level of claims is three.
+_DEEPEST: Final = 30
 
 
 class JwtCalls:
@@ -74,12 +77,21 @@ def claims_struct(claims: Mapping[str, Any]) -> Struct:
 
     Raises `InvalidArgument` (`jwt_malformed`) for what such a message cannot hold.
     """
+    if _is_deeper_than(_DEEPEST, claims):
+        raise InvalidArgument(Reason.JWT_MALFORMED, f"the claims are nested deeper than {_DEEPEST} levels")
     told = Struct()
     try:
         told.update(claims)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise InvalidArgument(Reason.JWT_MALFORMED, "a claim is too large a number, or nested too deep") from error
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(Reason.JWT_MALFORMED, "a claim is too large a number") from error
     return told
+
+
+def _is_deeper_than(levels: int, value: object) -> bool:
+    if not isinstance(value, Mapping | list):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return levels == 0 or any(_is_deeper_than(levels - 1, each) for each in inner)
 
 
 def _response(pairs: Sequence[tuple[Entry, JwtSvid | CitadelError]]) -> pb.JWTSVIDResponse:

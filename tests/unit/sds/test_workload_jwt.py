@@ -292,6 +292,20 @@ class TestValidateJwtSvid:
         assert answer.spiffe_id == WORKLOAD
         assert MessageToDict(answer.claims) == {**CLAIMS, "group": ["a", {"b": None}], "admin": False}
 
+    @pytest.mark.parametrize("kind", [list, dict])
+    @pytest.mark.parametrize(("levels", "is_told"), [(30, True), (31, False), (200, False)])
+    async def test_claims_are_told_as_deep_as_every_client_can_read(
+        self, workload: Workload, kind: type, levels: int, *, is_told: bool
+    ) -> None:
+        nested: Any = "end"
+        for _ in range(levels - 1):  # the claims are a level themselves
+            nested = [nested] if kind is list else {"a": nested}
+        judging = workload.judge(token(ONE, kid="one", nested=nested), AUDIENCE)
+        if is_told:
+            assert MessageToDict((await judging).claims)["nested"] == nested
+        else:
+            assert await refusal(judging) == (INVALID, "jwt_malformed")
+
     @pytest.mark.spec("WAPI-40")
     @pytest.mark.invariant(7)
     async def test_by_the_bundle_of_the_subject_s_domain(self, node: Node, workload: Workload) -> None:
