@@ -27,15 +27,20 @@ T = TypeVar("T")
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _PARAMETER: Final = re.compile(r"[A-Za-z0-9._~-]+")  # RFC 3986 section 2.3: what nobody escapes
-# What decides where a request goes, how its end is found, or whom others believe it is from.
+# What decides where a request goes, how its end is found, how it is understood, or whom others believe it is from.
 _NEVER_WRITTEN: Final = frozenset(
     {
         *("authorization", "cookie", "host", "via", "forwarded", "origin", "referer"),
         *("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect"),
-        *("content-length", "content-type", "content-encoding", "x-request-id", "x-real-ip"),
+        *("range", "x-method-override", "x-request-id", "x-real-ip"),
     }
 )
-_NEVER_WRITTEN_UNDER: Final = ("x-forwarded-", "x-envoy-", "proxy-", "sec-", "access-control-")
+_NEVER_WRITTEN_UNDER: Final = (
+    *("proxy-", "sec-", "access-control-", "content-", "accept", "if-", "grpc-", "ssl-client-"),
+    *("x-forwarded", "x-envoy-", "x-original-", "x-rewrite-", "x-http-method", "x-ssl-", "x-client-cert"),
+)
+# To many programs x_user and x-user are one header, so a stranger's x-user would stand for ours.
+_OUTPUT: Final = re.compile(r"[a-z0-9-]+")
 _NO_PLACE_FOR_TOKENS: Final = frozenset({"cookie", "host"})
 _LONGEST_TIMEOUT: Final = timedelta(seconds=60)
 SPACE_DELIMITED: Final = ("scope", "permission")  # in Istio too, whether they are named or not
@@ -48,6 +53,8 @@ def _header_name(value: str) -> str:
 
 
 def _output_header(value: str) -> str:
+    if _OUTPUT.fullmatch(value) is None:
+        raise ValueError("a header that is written has letters, digits and '-' only: others are mistaken for these")
     if value in _NEVER_WRITTEN or value.startswith(_NEVER_WRITTEN_UNDER):
         raise ValueError("a header that others rely on is not written from a token; take one of your own")
     return value

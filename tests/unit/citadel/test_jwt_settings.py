@@ -120,6 +120,8 @@ BAD: list[tuple[str, str]] = [
     (ISSUER + "outputClaimToHeaders: [{header: x-a, claim: ''}]", "at least 1 character"),
     (ISSUER + "outputClaimToHeaders: [{header: x-a, claim: a}, {header: X-A, claim: b}]", "x-a is written twice"),
     (ISSUER + "outputPayloadToHeader: x-a\noutputClaimToHeaders: [{header: x-a, claim: a}]", "x-a is written twice"),
+    (ISSUER + "outputPayloadToHeader: x_user", "others are mistaken for these"),
+    (ISSUER + "outputClaimToHeaders: [{header: x.user, claim: sub}]", "others are mistaken for these"),
     (ISSUER + "fromParams: [a b]", "that proxies can take out"),
     (ISSUER + "fromParams: ['a%5F']", "that proxies can take out"),
     (ISSUER + "timeout: 0s", "above 0s"),
@@ -161,7 +163,10 @@ def test_what_is_wrong_in_a_list_is_said_with_its_own_line(tmp_path: Path) -> No
     [
         *("Host", "authorization", "Cookie", "TE", "Connection", "Transfer-Encoding", "Content-Length", "Upgrade"),
         *("X-Forwarded-Client-Cert", "x-forwarded-for", "x-envoy-original-path", "Proxy-Authorization", "Forwarded"),
-        *("Sec-Fetch-Site", "Access-Control-Request-Method", "Origin", "X-Real-IP"),
+        *("Sec-Fetch-Site", "Access-Control-Request-Method", "Origin", "X-Real-IP", "X-Forwarded", "X-Forwarded-User"),
+        *("X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"),
+        *("X-SSL-Client-Verify", "SSL-Client-Cert", "X-Client-Cert", "grpc-timeout", "Content-Range", "Content-Type"),
+        *("Range", "If-Match", "Accept-Encoding"),
     ],
 )
 def test_headers_that_others_rely_on_are_never_written(header: str) -> None:
