@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from citadel.certification_path import UNREADABLE
 from citadel.errors import PermissionDenied, Reason
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
@@ -75,7 +76,7 @@ class PeerReader:
 def _parse(certificate: str) -> Peer:
     try:
         der = x509.load_pem_x509_certificate(unquote_to_bytes(certificate)).public_bytes(Encoding.DER)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise PermissionDenied(Reason.SVID_MALFORMED, "the peer's certificate cannot be read") from error
     svid = X509Svid.from_der([der])
     return Peer(svid.spiffe_id, str(svid.spiffe_id), svid.issuer_key_id, svid.leaf.serial_number)

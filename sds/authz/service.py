@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
+from citadel.access.decision import Decision
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
 from citadel.request import HttpRequest
 from sds.authz import answers
@@ -54,11 +55,14 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             # 4. Whether the rules allow it.
             decision = at_work.decide(asked, known)
             rule = decision.rule
-            if decision.reason is not None:
-                raise _refusal(decision.reason, decision.words)
+            _require_allowed(decision)
         except CitadelError as error:
             self._decisions.refused(policy, rule, error)
             return answers.refused(error)
+        except Exception:
+            # Whoever asked hears no more than that; an Envoy lets nothing through then (`failure_mode_allow: false`).
+            self._decisions.refused(policy, rule, CitadelError(Reason.INTERNAL, "an unexpected error, see the log"))
+            raise
         # 5. With what is known of the end user, and with nothing that somebody else wrote in its place.
         self._decisions.allowed(policy, rule)
         return known.passing
@@ -81,6 +85,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         return request_of(request, peer.spiffe_id)
 
 
-def _refusal(reason: Reason, words: str) -> CitadelError:
-    kind = Unauthenticated if reason is Reason.SIGN_IN_REQUIRED else PermissionDenied
-    return kind(reason, words)
+def _require_allowed(decision: Decision) -> None:
+    if decision.reason is not None:
+        kind = Unauthenticated if decision.reason is Reason.SIGN_IN_REQUIRED else PermissionDenied
+        raise kind(decision.reason, decision.words)

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from ssl import DER_cert_to_PEM_cert
 from typing import Any
 
+import grpc
 import pytest
 from envoy.service.auth.v3 import external_auth_pb2_grpc
 from grpc import aio
@@ -194,7 +196,14 @@ class TestPeer:
         asked.attributes.source.principal = principal
         assert refusal_of(await proxy.ask(asked)) == reason
 
-    @pytest.mark.parametrize("certificate", ["x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+    @pytest.mark.parametrize(
+        "certificate",
+        [
+            "x",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            DER_cert_to_PEM_cert(PEER.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09", 1)),  # version 10
+        ],
+    )
     async def test_a_certificate_that_cannot_be_read_is_refused(self, proxy: Asker, certificate: str) -> None:
         asked = question(principal="spiffe://a.test/caller")
         asked.attributes.source.certificate = certificate
@@ -445,8 +454,13 @@ async def test_what_was_not_foreseen_refuses_too(proxy: Asker) -> None:
             raise RuntimeError
 
     proxy.node.server._authorization._policies = Broken()
-    with pytest.raises(aio.AioRpcError):  # which a proxy that does not let everything through refuses
+    with pytest.raises(aio.AioRpcError) as failed:  # which a proxy that does not let everything through refuses
         await proxy.ask(question())
+    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    [family] = proxy.node.decisions.collect()
+    assert [(sample.labels, sample.value) for sample in family.samples] == [
+        ({"policy": "", "rule": "", "reason": "internal"}, 1)
+    ]
 
 
 class ChangingRing:
