@@ -15,7 +15,7 @@ import structlog
 from cryptography import x509
 
 from citadel.clock import Clock
-from citadel.config.files import MAX_SECRET_BYTES, read_secret_file
+from citadel.config.files import read_public_file, read_secret_file
 from citadel.errors import InvalidArgument, Reason
 from citadel.probes import Check, Health
 
@@ -58,10 +58,11 @@ class ServingCertificate:
                 self._shown = await asyncio.to_thread(_shown, chain, key, now=self._clock.now())
                 _log.info("oidc certificate taken", until=self._shown.not_after.isoformat())
             self._trouble = ""
-        except InvalidArgument as error:
-            if str(error) != self._trouble:
-                _log.warning("oidc certificate not taken", error=str(error))
-            self._trouble = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever a file can make of it, the server starts and looks again
+            trouble = str(error) if isinstance(error, InvalidArgument) else f"{type(error).__name__}: {error}"
+            if trouble != self._trouble:
+                _log.warning("oidc certificate not taken", error=trouble)
+            self._trouble = trouble
 
     async def run(self) -> None:
         """Look again and again, for ever."""
@@ -83,13 +84,8 @@ class ServingCertificate:
 
 
 def _read_pair(certificate_file: Path, key_file: Path) -> tuple[bytes, bytes]:
-    """What both files hold, not yet understood. Raises `InvalidArgument` (`config_invalid`, `file_unsafe`)."""
-    try:
-        with certificate_file.open("rb") as file:
-            chain = file.read(MAX_SECRET_BYTES)
-    except OSError as error:
-        raise _unusable(f"{certificate_file} cannot be read: {error.strerror}") from error
-    return chain, read_secret_file(key_file)
+    """What both files hold, not yet understood. Raises `InvalidArgument` (`file_unsafe`)."""
+    return read_public_file(certificate_file), read_secret_file(key_file)
 
 
 def _shown(chain: bytes, key: bytes, *, now: datetime) -> _Shown:

@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from citadel.errors import InvalidArgument, Reason
 
@@ -24,19 +24,15 @@ def read_secret_file(path: Path) -> bytes:
     Symbolic links are followed, because Kubernetes mounts secrets as such; what is checked is the file that was opened,
     so that it cannot be exchanged between check and reading. Raises `InvalidArgument` (`file_unsafe`).
     """
-    try:
-        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - `Path.open` takes no opener
-    except OSError as error:
-        raise _unsafe(path, f"cannot be opened: {error.strerror}") from error
-    with file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise _unsafe(path, "is not a regular file")
-        _check_owner_and_mode(path, status, wanted="0600")
-        content = file.read(MAX_SECRET_BYTES + 1)
-    if len(content) > MAX_SECRET_BYTES:
-        raise _unsafe(path, f"is larger than {MAX_SECRET_BYTES} bytes")
-    return content
+    with _open_regular(path) as file:
+        _check_owner_and_mode(path, os.fstat(file.fileno()), wanted="0600")
+        return _whole(path, file)
+
+
+def read_public_file(path: Path) -> bytes:
+    """The content of a file that anybody may read. Raises `InvalidArgument` (`file_unsafe`) for what is no file."""
+    with _open_regular(path) as file:
+        return _whole(path, file)
 
 
 def ensure_private_dir(path: Path) -> None:
@@ -79,6 +75,24 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what `write_private` left in `folder` when its process was killed. Only while nobody else writes there."""
     for path in folder.glob(f".*{_UNFINISHED}"):
         path.unlink(missing_ok=True)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    try:
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - `Path.open` takes no opener
+    except OSError as error:
+        raise _unsafe(path, f"cannot be opened: {error.strerror}") from error
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise _unsafe(path, "is not a regular file")
+
+
+def _whole(path: Path, file: BinaryIO) -> bytes:
+    content = file.read(MAX_SECRET_BYTES + 1)
+    if len(content) > MAX_SECRET_BYTES:
+        raise _unsafe(path, f"is larger than {MAX_SECRET_BYTES} bytes")
+    return content
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -146,11 +147,37 @@ def _ended(folder: Path, _: Signed) -> None:
     put(folder, WebCa().certificate(not_before=end - timedelta(hours=1), not_after=end))
 
 
+def _of_a_version(number: int) -> Spoil:
+    """A certificate that says that it is of another X.509 version than 3, which is written as 2."""
+
+    def spoil(folder: Path, good: Signed) -> None:
+        der = good.certificate.public_bytes(Encoding.DER)
+        other = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a0030201") + bytes([number - 1]), 1)
+        assert other != der
+        (folder / "web.pem").write_text(ssl.DER_cert_to_PEM_cert(other))
+
+    return spoil
+
+
+def _a_pipe(folder: Path, _: Signed) -> None:
+    (folder / "web.pem").unlink()
+    os.mkfifo(folder / "web.pem")
+
+
+def _a_folder(folder: Path, _: Signed) -> None:
+    (folder / "web.pem").unlink()
+    (folder / "web.pem").mkdir()
+
+
 BAD = [
     (_other_key, "do not go together"),
     (_readable_by_all, "has mode 0644"),
-    (_gone, "cannot be read"),
+    (_gone, "cannot be opened"),
+    (_a_pipe, "is not a regular file"),
+    (_a_folder, "cannot be opened"),
     (_no_pem, "are no PEM"),
+    (_of_a_version(2), "InvalidVersion"),
+    (_of_a_version(10), "InvalidVersion"),
     (_with_a_passphrase, "do not go together"),
     (_ended, "the certificate is good from"),
 ]
@@ -166,9 +193,25 @@ async def test_a_bad_pair_leaves_the_last_good_one_and_is_told(site: Site, spoil
     assert site.listener.check().health is Health.DEGRADED
     assert await site.shown() == good.certificate.serial_number
     better = site.ca.certificate()
+    if (site.folder / "web.pem").is_dir():
+        (site.folder / "web.pem").rmdir()
     put(site.folder, better)
     await site.until(better.certificate.serial_number)
     assert site.listener.check().health is Health.GOOD
+
+
+@pytest.mark.parametrize(("spoil", "problem"), BAD)
+async def test_a_bad_pair_does_not_keep_the_server_from_starting(tmp_path: Path, spoil: Spoil, problem: str) -> None:
+    ca = WebCa()
+    good = ca.certificate()
+    certificate_file, key_file = put(tmp_path, good)
+    spoil(tmp_path, good)
+    clock = FakeClock(datetime.now(UTC))
+    certificate = ServingCertificate(certificate_file=certificate_file, key_file=key_file, clock=clock)
+    async with asyncio.timeout(10):
+        await certificate.refresh()
+    assert certificate.context is None
+    assert problem in certificate.check().text
 
 
 async def test_without_a_certificate_nothing_waits_for_one(tmp_path: Path) -> None:
