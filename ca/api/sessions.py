@@ -67,7 +67,7 @@ class AgentSession:
         self._told: dict[str, int] = {}
         self._told_bundles: dict[TrustDomain, TrustBundle] = {}
         self._told_lists: types_pb2.RevocationSet | None = None
-        self._told_revoked: types_pb2.RevokedIdentities | None = None
+        self._told_revoked: Sequence[types_pb2.RevokedIdentities] = ()
         self._first = True
 
     def take(self, message: pb.AgentMessage, *, at: float = 0.0) -> None:
@@ -106,7 +106,7 @@ class AgentSession:
         bundles: Mapping[TrustDomain, TrustBundle],
         revision: int,
         lists: types_pb2.RevocationSet | None = None,
-        revoked: types_pb2.RevokedIdentities | None = None,
+        revoked: Sequence[types_pb2.RevokedIdentities] = (),
         orders: Iterable[pb.RenewOrder] = (),
     ) -> Iterator[pb.Update]:
         """What the agent must be told so that it knows exactly what it may; nothing if it does already.
@@ -121,18 +121,18 @@ class AgentSession:
         self._told_bundles = dict(bundles)
         fresh_lists = lists if lists is not self._told_lists else None
         self._told_lists = lists
-        fresh_revoked = revoked if revoked is not self._told_revoked else None
+        fresh_revoked = revoked if revoked is not self._told_revoked else ()
         self._told_revoked = revoked
         is_first, self._first = self._first, False
         first = pb.Update(
             bundles=map(bundle_message, fresh),
             removed_bundles=dropped,
             revocations=fresh_lists,
-            revoked_identities=fresh_revoked,
+            revoked_identities=next(iter(fresh_revoked), None),
         )
         if changed or removed or first.ListFields() or is_first:
             self.told_revision = revision
-            yield from _parts(first, changed, removed, revision=revision, is_snapshot=is_first)
+            yield from _parts(first, changed, removed, fresh_revoked[1:], revision=revision, is_snapshot=is_first)
         for order in orders:
             if order.id not in self._told_orders:
                 self._told_orders.add(order.id)
@@ -213,22 +213,34 @@ class SessionBook:
 
 
 def _parts(
-    first: pb.Update, entries: Iterable[Entry], removed: Sequence[str], *, revision: int, is_snapshot: bool
+    first: pb.Update,
+    entries: Iterable[Entry],
+    removed: Sequence[str],
+    revoked: Iterable[types_pb2.RevokedIdentities],
+    *,
+    revision: int,
+    is_snapshot: bool,
 ) -> Iterator[pb.Update]:
-    """One change in messages of bounded size; `first` says what it is about beside entries."""
-    part, size = first, first.ByteSize()
+    """One change in messages of bounded size; `first` says what it is about beside entries, `revoked` more of that."""
+    part = first
+
+    def unfinished() -> pb.Update:
+        part.revision, part.snapshot, part.more = revision, is_snapshot, True
+        return part
+
+    for identities in revoked:
+        yield unfinished()
+        part = pb.Update(revoked_identities=identities)
     for start in range(0, len(removed), _IDS_PER_PART):
         if part.removed_entry_ids:
-            part.revision, part.snapshot, part.more = revision, is_snapshot, True
-            yield part
+            yield unfinished()
             part = pb.Update()
         part.removed_entry_ids.extend(removed[start : start + _IDS_PER_PART])
-        size = part.ByteSize()
+    size = part.ByteSize()
     for message in map(entry_to_wire, entries):
         more = message.ByteSize()
         if part.entries and (len(part.entries) >= _ENTRIES_PER_PART or size + more > _BYTES_PER_PART):
-            part.revision, part.snapshot, part.more = revision, is_snapshot, True
-            yield part
+            yield unfinished()
             part, size = pb.Update(), 0
         part.entries.append(message)
         size += more

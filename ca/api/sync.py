@@ -38,7 +38,10 @@ class Lists(Protocol):
 class Revoked(Protocol):
     """Whom agents refuse, whatever they show."""
 
-    message: types_pb2.RevokedIdentities  # another object whenever it is another set
+    @property
+    def messages(self) -> Sequence[types_pb2.RevokedIdentities]:
+        """The set in parts; another object whenever it is another set."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,7 @@ class SyncPush:
                 bundles={own.trust_domain: own},
                 revision=self._sources.directory.revision,
                 lists=self._sources.lists.message,
-                revoked=self._sources.revoked.message,
+                revoked=self._sources.revoked.messages,
                 orders=self._sources.orders.of(self._session, now),
             ):
                 if not await self._written(write(update)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from ca.issuance.ledger import LedgerRow
 from ca.revocation.model import Revocation, RevocationKind
@@ -10,22 +11,25 @@ from citadel._wire import types_pb2
 from citadel.errors import PermissionDenied, Reason
 from citadel.spiffe import SpiffeId
 
+_NAMES_IN_ONE: Final = 500  # each has 2048 bytes at the most
+
 
 class Bars:
     """Fulfils `ca.issuance.issuer.Bars`. An agent is barred by its ban, see `ca.agents.roster`.
 
-    `message` names the identities that were revoked as a whole, as it is pushed to agents. What was issued through a
-    revoked agent is not among them: of that, certificates are in the lists, and others may hold the same identities.
+    `messages`, of bounded size, together name the identities that were revoked as a whole, as they are pushed to
+    agents. What was issued through a revoked agent is not among them: of that, certificates are in the lists, and
+    others may hold the same identities.
     """
 
     def __init__(self) -> None:
         self._identities: dict[SpiffeId, str] = {}
         self._entries: dict[tuple[str, SpiffeId], str] = {}
         self._watchers: list[Callable[[], None]] = []
-        self.message = types_pb2.RevokedIdentities()  # another object whenever it is another set
+        self.messages = _messages(())  # another object whenever it is another set
 
     def watch(self, callback: Callable[[], None]) -> None:
-        """Call `callback` at every change of `message` from now on."""
+        """Call `callback` at every change of `messages` from now on."""
         self._watchers.append(callback)
 
     def replace(self, revocations: Iterable[Revocation]) -> None:
@@ -39,9 +43,9 @@ class Bars:
             for each in barring
             if each.kind is RevocationKind.CERTIFICATE
         }
-        message = types_pb2.RevokedIdentities(spiffe_ids=sorted(map(str, self._identities)))
-        if message != self.message:
-            self.message = message
+        messages = _messages(sorted(map(str, self._identities)))
+        if messages != self.messages:
+            self.messages = messages
             for callback in self._watchers:
                 callback()
 
@@ -63,3 +67,9 @@ class Bars:
         if not self._identities and not self._entries:
             return None
         return self._identities.get(spiffe_id) or self._entries.get((entry_id, requested_by))
+
+
+def _messages(names: Sequence[str]) -> tuple[types_pb2.RevokedIdentities, ...]:
+    """All names, at least one message."""
+    starts = range(0, max(1, len(names)), _NAMES_IN_ONE)
+    return tuple(types_pb2.RevokedIdentities(spiffe_ids=names[start : start + _NAMES_IN_ONE]) for start in starts)

@@ -8,8 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import ReasonFlags
 
-from ca.revocation.model import RevocationKind
+from ca.revocation.bars import Bars
+from ca.revocation.model import Revocation, RevocationKind
 from ca.store.database import Database
 from ca.store.rotations import SqlIssuedEnds
 from citadel.errors import (
@@ -89,7 +91,7 @@ async def test_agents_are_told_which_identities_are_revoked_as_a_whole_until_tha
     office: Office, new_office: NewOffice
 ) -> None:
     told: list[list[str]] = []
-    office.bars.watch(lambda: told.append(list(office.bars.message.spiffe_ids)))
+    office.bars.watch(lambda: told.append([name for each in office.bars.messages for name in each.spiffe_ids]))
     for path in ("/web", "/shop", "/other"):
         issued = await office.issue(path)
     await office.revoke(WEB)
@@ -98,9 +100,29 @@ async def test_agents_are_told_which_identities_are_revoked_as_a_whole_until_tha
     await office.revoke("node-1")
     assert told == [[str(WEB)], [f"{A_TEST.id}/shop", str(WEB)]], "a certificate's or an agent's are in the lists"
     async with new_office().open() as after:
-        assert after.bars.message == office.bars.message, "a restart changes nothing"
+        assert after.bars.messages == office.bars.messages, "a restart changes nothing"
     await office.revoker.lift(str(WEB), reason="a test", by=ADMINISTRATOR)
     assert told[2:] == [[f"{A_TEST.id}/shop"]]
+
+
+def test_very_many_revoked_identities_stand_in_messages_that_an_agent_can_take() -> None:
+    longest = "p" * (2048 - len(f"{A_TEST.id}/") - 5)
+    names = [f"{A_TEST.id}/{number:05}{longest}" for number in range(1001)]
+    bars = Bars()
+    bars.replace(
+        Revocation(
+            id=str(number),
+            kind=RevocationKind.IDENTITY,
+            target=name,
+            reason="a test",
+            code=ReasonFlags.unspecified,
+            revoked_at=NOW,
+            revoked_by="a test",
+        )
+        for number, name in enumerate(names)
+    )
+    assert [name for each in bars.messages for name in each.spiffe_ids] == names
+    assert max(each.ByteSize() for each in bars.messages) < 1.1 * 1024 * 1024
 
 
 @pytest.mark.parametrize("name", ["node-1", str(NODE_1)])

@@ -108,16 +108,17 @@ def test_a_few_changes_are_said_without_looking_at_the_rest(session: AgentSessio
 
 
 def test_revoked_identities_are_said_at_first_and_when_they_change_with_nothing_else(session: AgentSession) -> None:
-    def told_of(revoked: types_pb2.RevokedIdentities) -> list[pb.Update]:
+    def told_of(revoked: tuple[types_pb2.RevokedIdentities, ...]) -> list[pb.Update]:
         news = EntryNews(is_everything=False, entries={})
         return list(session.updates(news=news, bundles={A_TEST: BUNDLE}, revision=3, revoked=revoked))
 
-    none, some = types_pb2.RevokedIdentities(), types_pb2.RevokedIdentities(spiffe_ids=["spiffe://a.test/web"])
+    none = (types_pb2.RevokedIdentities(),)
+    some = (types_pb2.RevokedIdentities(spiffe_ids=["spiffe://a.test/web"]),)
     (first,) = told_of(none)
     assert (first.snapshot, first.HasField("revoked_identities")) == (True, True), "it replaces what an agent knew"
     assert told_of(none) == []
-    assert told_of(some) == [pb.Update(revision=3, revoked_identities=some)]
-    assert told_of(none) == [pb.Update(revision=3, revoked_identities=none)]
+    assert told_of(some) == [pb.Update(revision=3, revoked_identities=some[0])]
+    assert told_of(none) == [pb.Update(revision=3, revoked_identities=none[0])]
 
 
 def test_very_many_removals_come_in_parts(session: AgentSession) -> None:
@@ -126,6 +127,22 @@ def test_very_many_removals_come_in_parts(session: AgentSession) -> None:
     updates = told(session, fresh := entry("/fresh"), revision=2)
     assert [len(update.removed_entry_ids) for update in updates] == [10_000, 10_000, 1]
     assert known(updates, before) == {fresh.id: fresh}
+
+
+def test_very_many_revoked_identities_come_in_parts_with_all_else_that_changed(session: AgentSession) -> None:
+    told(session, gone := entry("/gone"))
+    revoked = [types_pb2.RevokedIdentities(spiffe_ids=[f"spiffe://a.test/w{number}"]) for number in range(3)]
+    news = EntryNews(is_everything=True, entries={(fresh := entry("/fresh")).id: fresh})
+    updates = list(session.updates(news=news, bundles={A_TEST: BUNDLE}, revision=3, revoked=revoked))
+    assert [list(update.revoked_identities.spiffe_ids) for update in updates] == [
+        [f"spiffe://a.test/w{n}"] for n in range(3)
+    ]
+    assert [(update.revision, update.snapshot, update.more) for update in updates] == [
+        (3, False, True),
+        (3, False, True),
+        (3, False, False),
+    ]
+    assert known(updates, {gone.id: gone}) == {fresh.id: fresh}
 
 
 def test_many_entries_come_in_parts_that_belong_together(session: AgentSession) -> None:
