@@ -23,7 +23,7 @@ from ca.issuance.quota import Quota
 from citadel import jws
 from citadel.clock import Clock
 from citadel.entry import Entry
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.spiffe import SpiffeId
 
 # Below this the work is done before a thread could take it over; an RSA key takes as long for one as others for ten.
@@ -136,8 +136,8 @@ class JwtIssuer:
         ends = [item.expires_at for item in signed if isinstance(item, IssuedJwt)]
         if ends:
             await self._authorities.reserve(signer, max(ends))
-        # 7. Answer; a revocation that came meanwhile refuses.
-        answer = [self._unless_barred(item, agent) for item in signed]
+        # 7. Answer; a revocation, and a change of its entry, that came meanwhile refuse.
+        answer = [self._unless_changed(item, agent) for item in signed]
         self._meter.note_issued(sum(isinstance(item, IssuedJwt) for item in answer))
         return answer
 
@@ -173,10 +173,14 @@ class JwtIssuer:
             limited_by=validity.limited_by,
         )
 
-    def _unless_barred(self, item: IssuedJwt | CitadelError, agent: Agent) -> IssuedJwt | CitadelError:
+    def _unless_changed(self, item: IssuedJwt | CitadelError, agent: Agent) -> IssuedJwt | CitadelError:
         if isinstance(item, CitadelError):
             return item
         try:
+            entry = self._entries.authorized(agent, item.entry_id, self._clock.now())
+            ends_sooner = entry.expires_at is not None and entry.expires_at < item.expires_at
+            if entry.spiffe_id != item.spiffe_id or ends_sooner:
+                return Unavailable(Reason.ENTRY_CHANGED, f"entry {entry.id} was changed meanwhile", fix="ask again")
             self._bars.refuse(item.spiffe_id, entry_id=item.entry_id, requested_by=agent.spiffe_id)
         except CitadelError as refusal:
             return refusal

@@ -7,6 +7,7 @@ import base64
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -279,6 +280,37 @@ async def test_a_revoked_identity_gets_no_token_also_when_it_is_revoked_meanwhil
     refused, issued = await answer
     assert isinstance(refused, CitadelError)
     assert refused.reason is Reason.IDENTITY_REVOKED
+    assert isinstance(issued, IssuedJwt)
+    assert desk.meter.issued == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (None, Reason.ENTRY_NOT_AUTHORIZED),
+        ({"parent_id": NODE_2}, Reason.ENTRY_NOT_AUTHORIZED),
+        ({"spiffe_id": A_TEST.member("renamed")}, Reason.ENTRY_CHANGED),
+        ({"expires_at": NOW + MINUTE}, Reason.ENTRY_CHANGED),
+        ({"expires_at": NOW}, Reason.ENTRY_EXPIRED),
+    ],
+)
+async def test_an_entry_that_is_taken_away_or_changed_meanwhile_gives_no_token(
+    change: dict[str, Any] | None, reason: Reason
+) -> None:
+    other = entry("/other")
+    desk = Desk(WEB, other)
+    desk.signers.gate.clear()
+    answer = asyncio.create_task(desk.issue((WEB, ["shop"]), (other, ["shop"])))
+    await asyncio.sleep(0)
+    if change is None:
+        desk.directory.remove(WEB.id, revision=9)
+    else:
+        desk.directory.put(replace(WEB, **change), revision=9)
+    desk.directory.put(replace(other, hint="a change that matters to no token"), revision=10)
+    desk.signers.gate.set()
+    refused, issued = await answer
+    assert isinstance(refused, CitadelError)
+    assert refused.reason is reason
     assert isinstance(issued, IssuedJwt)
     assert desk.meter.issued == 1
 
