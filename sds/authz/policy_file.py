@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from citadel.access import rules
 from citadel.access.loading import load_policies
+from citadel.access.rules import Policies as Document
 from citadel.clock import Clock
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwt.key_ring import IssuerKeyRing
@@ -20,7 +20,7 @@ from citadel.probes import Check, Health
 from sds.authz.policies import Policies
 
 _LOOK_SECONDS: Final = 1.0
-_NONE: Final = rules.Policies(policies=(), leeway=timedelta(0))
+_NONE: Final = Document(policies=(), leeway=timedelta(0))
 
 _log = structlog.get_logger(__name__)
 
@@ -28,8 +28,11 @@ _log = structlog.get_logger(__name__)
 class PolicyFile:
     """The policies of a file, the last good ones while it holds bad ones. Without a path there is none for anybody."""
 
-    def __init__(self, path: Path | None, *, keys: IssuerKeyRing, clock: Clock) -> None:
+    def __init__(
+        self, path: Path | None, *, keys: IssuerKeyRing, clock: Clock, load: Callable[[Path], Document] = load_policies
+    ) -> None:
         self._path = path
+        self._load = load
         self._keys = keys
         self._clock = clock
         self._taken = self._seen = b""  # digests: of what is at work, and of what the file held last
@@ -85,13 +88,13 @@ class PolicyFile:
         self._trouble = trouble
 
     async def _take(self, path: Path, digest: bytes) -> None:
-        document = await asyncio.to_thread(load_policies, path)
+        document = await asyncio.to_thread(self._load, path)
         self.current = self._at_work(document)
         self._taken, self._taken_at = digest, self._clock.now()
         _log.info("policies taken", file=str(path), policies=[each.name for each in document.policies])
         await self._keys.keep_only(rule for policy in document.policies for rule in policy.jwt_rules)
 
-    def _at_work(self, document: rules.Policies) -> Policies:
+    def _at_work(self, document: Document) -> Policies:
         return Policies(document, keys=self._keys, keys_version=lambda: self._keys.version, clock=self._clock)
 
 

@@ -55,6 +55,7 @@ class LiveNode:
         self._client = client
         self._federates = federates
         self._authorizes = authorizes
+        self.fails_open = False  # what the Envoy of reviews does without the agent, where it authorizes
         self._revision = 0
 
     @property
@@ -193,6 +194,9 @@ class LiveNode:
         make = envoy.authorizing_bootstrap if self._authorizes else envoy.server_bootstrap
         bootstrap = make(self.plan, sidecar)
         chain = bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]
+        if self.fails_open:
+            ext_authz = chain["filters"][0]["typed_config"]["http_filters"][0]["typed_config"]
+            ext_authz |= {"failure_mode_allow": True, "failure_mode_allow_header_add": True}
         context = chain["transport_socket"]["typed_config"]["common_tls_context"]["combined_validation_context"]
         another = {"san_type": "URI", "matcher": {"exact": str(self.plan.stranger.spiffe_id)}}
         context["default_validation_context"]["match_typed_subject_alt_names"].append(another)

@@ -288,5 +288,19 @@ async def test_without_the_agent_nothing_is_let_through() -> None:
             await until("it is served again", lambda: _is_served(page), seconds=10)
 
 
+async def test_a_proxy_that_fails_open_lets_everything_through_but_forged_headers() -> None:
+    started = live_node(federates=False, as_root=AS_ROOT, revocations=lists_of, authorizes=True)
+    async with started as node, AsyncExitStack() as envoys:
+        node.fails_open = True
+        write_policies(node.policy_file, policy(node))
+        async with node.agent():
+            await envoys.enter_async_context(node.envoys())
+            page = await envoys.enter_async_context(calling(node))
+            assert (await page.get("/admin")).status == 403
+        reply = await page.get("/admin", "x-end-user: jason", "authorization: Bearer x")
+        assert (reply.status, reply.seen["version"], reply.header("x-end-user")) == (200, "v1", [])
+        assert reply.header("x-envoy-auth-failure-mode-allowed") == ["true"]
+
+
 async def _is_served(caller: RawCaller) -> bool:
     return (await caller.get("/reviews")).status == 200

@@ -35,8 +35,9 @@ async def test_each_has_the_whole_time_whenever_it_begins() -> None:
             await patience.wait(never())
         return loop.time() - begun
 
-    taken = await asyncio.gather(*(waited(0.03 * number) for number in range(5)))
-    assert all(0.099 <= each < 5 for each in taken)
+    async with asyncio.timeout(10):
+        taken = await asyncio.gather(*(waited(0.01 * number) for number in range(5)))
+    assert min(taken) >= 0.099
     # And once more after nobody has waited for a while.
     assert await waited(0) >= 0.099
 
@@ -69,10 +70,9 @@ async def test_who_is_cancelled_by_somebody_else_is_not_told_of_a_timeout() -> N
 
 
 async def test_who_is_cancelled_at_the_very_end_stays_cancelled() -> None:
-    patience = Patience(0.01)
+    patience, loop = Patience(0.0), asyncio.get_running_loop()
     task: asyncio.Task[Any] = asyncio.create_task(patience.wait(never()))
-    await asyncio.sleep(0)
-    patience._look(asyncio.get_running_loop())  # too early: nothing happens
-    asyncio.get_running_loop().call_later(0.01, task.cancel)
-    with pytest.raises((asyncio.CancelledError, TimeoutError)):
+    loop.call_soon(patience._look, loop)
+    loop.call_soon(task.cancel)
+    with pytest.raises(asyncio.CancelledError):
         await task

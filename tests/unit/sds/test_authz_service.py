@@ -310,12 +310,13 @@ class TestMemory:
         assert await proxy.reason("/private/a", authorization=token) == Reason.JWT_NOT_YET_VALID
 
     async def test_while_the_issuers_keys_are_the_same(self, proxy: Asker) -> None:
-        ring = ChangingRing(KEY)
+        ring, token = ChangingRing(KEY), bearer()
         proxy.node.policies.take(proxy.folder, POLICY, keys=ring)
-        assert await proxy.status("/private/a", authorization=bearer()) == 200
+        assert await proxy.status("/private/a", authorization=token) == 200
         ring.key = STRANGER
+        assert await proxy.status("/private/a", authorization=token) == 200, "it is remembered"
         proxy.node.policies.keys_version += 1
-        assert await proxy.reason("/private/a", authorization=bearer()) == Reason.JWT_BAD_SIGNATURE
+        assert await proxy.reason("/private/a", authorization=token) == Reason.JWT_BAD_SIGNATURE
 
     async def test_for_the_very_same_token_alone(self, proxy: Asker) -> None:
         good = bearer()
@@ -344,6 +345,20 @@ class TestMemory:
             assert await proxy.status("/other", authorization=bearer()) == 403
             assert await proxy.status("/public/a?x=1") == 200
             assert await proxy.status("/public/%00?x=1") == 403
+
+    async def test_each_method_and_host_is_decided_apart(self, proxy: Asker) -> None:
+        only = [{"operation": {"methods": ["GET"], "hosts": ["web.test"]}}]
+        reading = {"action": "ALLOW", "rules": [{"to": only}]}
+        proxy.node.policies.take(proxy.folder, {**POLICY, "authorization": [reading]})
+        for _ in range(2):
+            for method, host, allowed in (
+                ("GET", "web.test", True),
+                ("POST", "web.test", False),
+                ("GET", "b.test", False),
+            ):
+                asked = question()
+                asked.attributes.request.http.method, asked.attributes.request.http.host = method, host
+                assert (await proxy.ask(asked)).HasField("ok_response") is allowed, (method, host)
 
     async def test_a_preflight_is_not_taken_for_what_follows(self, proxy: Asker) -> None:
         asked = question("/public/a", authorization="Bearer x", origin="https://a", access_control_request_method="GET")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from citadel.access.loading import load_policies
+from citadel.access.rules import Policies
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwt.jwks import KeySet
 from citadel.jwt.key_ring import IssuerKeyRing
@@ -35,7 +37,12 @@ class Watched:
         self.asked: list[str] = []
         self.error: InvalidArgument | None = None
         self.keys = IssuerKeyRing(fetch=self._fetch, clock=self.clock, jitter=lambda: 0.0)
-        self.file = PolicyFile(path, keys=self.keys, clock=self.clock)
+        self.loads = 0
+        self.file = PolicyFile(path, keys=self.keys, clock=self.clock, load=self._load)
+
+    def _load(self, path: Path) -> Policies:
+        self.loads += 1
+        return load_policies(path)
 
     async def _fetch(self, source: KeySource) -> Answer:
         self.asked.append(source.issuer)
@@ -97,7 +104,7 @@ async def test_what_did_not_change_is_not_read_anew(watched: Watched) -> None:
     await watched.file.load()
     before = watched.file.current
     await watched.file.refresh()
-    assert watched.file.current is before
+    assert (watched.file.current, watched.loads) == (before, 1)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,7 @@ async def test_a_bad_one_leaves_those_before_and_shows(watched: Watched, content
         for _ in range(3):
             await watched.file.refresh()
     assert watched.name == "web"
+    assert watched.loads == (1 if content is None else 2), "a bad one is not read again and again"
     assert [each["event"] for each in logs] == ["policies not taken, those before stay"]
     assert said in logs[0]["error"]
     health, text = watched.said()["policies"]
@@ -140,6 +148,7 @@ async def test_the_same_good_content_again_ends_the_trouble(watched: Watched) ->
         watched.path.write_text(good)
         await watched.file.refresh()
         assert watched.said()["policies"][0] is Health.GOOD
+    assert watched.loads == 2, "what is at work is not taken again"
 
 
 async def test_issuers_of_new_policies_are_asked_and_those_of_old_ones_no_longer(watched: Watched) -> None:
