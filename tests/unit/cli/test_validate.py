@@ -1,4 +1,4 @@
-"""`citadel server validate`: what would stop the start is found without starting."""
+"""`citadel server validate`, and that of the agent: what would stop the start is found without starting."""
 
 from __future__ import annotations
 
@@ -97,3 +97,16 @@ def test_a_folder_that_others_can_enter(folder: Path, name: str) -> None:
 def test_a_file_in_the_place_of_the_folder(folder: Path) -> None:
     (folder / "data").write_bytes(b"")
     assert "(file_unsafe)" in validate(folder).stderr
+
+
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_an_agent_with_policies_that_cannot_be_meant_does_not_start(tmp_path: Path, command: str) -> None:
+    (tmp_path / "policies.yaml").write_text(
+        "policies:\n  - name: web\n    selectors: [unix:uid:1]\n    defualt: DENY\n    jwtRules: [{audiences: [a]}]\n"
+    )
+    path = tmp_path / "agent.yaml"
+    path.write_text("trust_domain: a.test\ndata_dir: data\nprobes: 127.0.0.1:0\nauthz: {policy_file: policies.yaml}\n")
+    result = CliRunner().invoke(main, ["agent", command, "-c", str(path)])
+    assert result.exit_code == 3
+    assert f"{tmp_path / 'policies.yaml'}:4: unknown key 'policies[0].defualt'" in result.stderr
+    assert "policies.yaml:5: missing key 'policies[0].jwtRules[0].issuer'" in result.stderr
