@@ -51,34 +51,6 @@ class WrappingInterceptor(aio.ServerInterceptor):
         """What answers with a stream instead of `behaviour`, whose messages `messages_of` gives."""
 
 
-class Layers(aio.ServerInterceptor):
-    """Several interceptors as one, the outermost first: gRPC would ask each of them at each call.
-
-    What handles a method must stay the same, since it is asked for once.
-    """
-
-    def __init__(self, *layers: WrappingInterceptor) -> None:
-        self._layers = layers
-        self._wrapped: dict[str, Handler] = {}
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        method = str(handler_call_details.method)
-        known = self._wrapped.get(method)
-        if known is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None:  # no such method: gRPC answers UNIMPLEMENTED
-            return None
-        for layer in reversed(self._layers):
-            handler = layer.wrap(method, handler)
-        self._wrapped[method] = handler
-        return handler
-
-
 async def messages_of(behaviour: Any, request: Any, context: Any) -> AsyncIterator[Any]:
     """What a streaming handler answers. Some, such as gRPC's own health, write through `context` and yield nothing."""
     answers = behaviour(request, context)

@@ -65,7 +65,8 @@ class EndUsers:
 
     async def of(self, request: HttpRequest) -> Known:
         """The end user of `request`. Raises as `EndUserValidator.check`."""
-        if is_preflight(request) or any(place.is_misspelled_in(request) for place in self._parameters):
+        asks_more = "?" in request.path and any(place.is_misspelled_in(request) for place in self._parameters)
+        if asks_more or is_preflight(request):
             return await self._found_out(request)  # judged by more than where its tokens stand
         read, now, version = self._read(request), self._clock.now(), self._keys_version()
         known = self._remembered.get(read)

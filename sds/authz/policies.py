@@ -63,7 +63,7 @@ class Policies:
             for each in document.policies
             if any(map(is_digest, each.selectors))
         )
-        self._known: dict[tuple[frozenset[Selector], frozenset[str]], PolicyAtWork | None] = {}
+        self._known: dict[tuple[frozenset[Selector], frozenset[str]], tuple[PolicyAtWork | None, str]] = {}
 
     def of(self, seen: Attestation) -> PolicyAtWork | None:
         """The first whose selectors were all seen; None where there is none.
@@ -75,16 +75,17 @@ class Policies:
         if kind not in self._known:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            self._known[kind] = next((each for each in self._at_work if _may_be_for(seen, each)), None)
-        first = self._known[kind]
-        if first is not None and not first.rules.selectors <= seen.selectors:
-            lacking = ", ".join(sorted(map(str, first.rules.selectors - seen.selectors)))
+            first = next((each for each in self._at_work if _may_be_for(seen, each)), None)
+            lacking = first.rules.selectors - seen.selectors if first is not None else frozenset()
+            self._known[kind] = first, ", ".join(sorted(map(str, lacking)))
+        policy, unseen = self._known[kind]
+        if policy is not None and unseen:
             raise Unavailable(
                 Reason.NOT_READY,
-                f"cannot tell whether policy {first.rules.name!r} is the caller's: nothing is seen of {lacking}",
+                f"cannot tell whether policy {policy.rules.name!r} is the caller's: nothing is seen of {unseen}",
                 fix="let the agent see it, and start the proxy again if its file was replaced",
             )
-        return first
+        return policy
 
     def wants_sha256(self, seen: frozenset[Selector]) -> bool:
         """Whether a policy that asks for the digest of an executable lacks nothing else of what was seen."""

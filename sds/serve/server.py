@@ -13,17 +13,18 @@ from envoy.service.secret.v3 import sds_pb2, sds_pb2_grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from citadel._wire.workload_pb2_grpc import add_SpiffeWorkloadAPIServicer_to_server
-from citadel.by_name import ByName
 from citadel.clock import Clock
 from citadel.drain import StreamDrain
 from citadel.gate import GateKeeper
-from citadel.interceptor import Layers, WrappingInterceptor
+from citadel.interceptor import WrappingInterceptor
 from citadel.relay import Relay
 from citadel.rpc import ErrorBorder, OnRefusal
 from citadel.selector import Selector
+from citadel.services import Services
 from citadel.spiffe import TrustDomain
 from sds.authz import service as authorization
 from sds.authz.counts import Decisions
@@ -127,28 +128,22 @@ class WorkloadServer:
     async def start(self) -> None:
         """Begin to serve. Raises what `Relay.start` raises, with nothing left behind."""
         border = ErrorBorder(on_refusal=self._on_refusal)
-        self._server = aio.server(
-            interceptors=(
-                header.SecurityHeader(border),
-                Layers(
-                    *self._interceptors,
-                    self._drain,
-                    border,
-                    GateKeeper(self._gate, patience=self._limits.request_timeout.total_seconds()),
-                ),
-            ),
-            options=_options(self._limits),
+        gate = GateKeeper(self._gate, patience=self._limits.request_timeout.total_seconds())
+        services: Any = Services(
+            *self._interceptors, self._drain, border, gate, guard=header.SecurityHeader(border).refusal_of
         )
-        services: Any = ByName(self._server)
         sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(self._service, services)
         add_SpiffeWorkloadAPIServicer_to_server(self._workload_api, services)
         external_auth_pb2_grpc.add_AuthorizationServicer_to_server(self._authorization, services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         names = (_SDS, header.SERVICE_NAME, authorization.SERVICE)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((*names, health), self._server)
+        add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server  # ships no types
+        add_reflection(ReflectionServicer((*names, health)), services)
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._server = aio.server(options=_options(self._limits))
+        self._server.add_generic_rpc_handlers((services,))
         self._server.add_insecure_port(self._relay.private_address)
         self._watching = asyncio.create_task(self._expiries.run(), name="expiries")
         try:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 import grpc
-from grpc import aio
 
 from citadel._wire import workload_pb2
 from citadel.errors import InvalidArgument, Reason
+from citadel.interceptor import Handler
 from citadel.rpc import ErrorBorder
 
 SERVICE_NAME: Final = workload_pb2.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"].full_name
@@ -18,27 +18,22 @@ HEADER: Final = ("workload.spiffe.io", "true")
 _METHODS: Final = f"/{SERVICE_NAME}/"
 
 
-class SecurityHeader(aio.ServerInterceptor):
+class SecurityHeader:
     """Refuses calls of the Workload API without the header exactly once with exactly its value (WEP-06, WEP-07).
 
     Also calls of methods that the service does not have, so that a later one cannot be forgotten. What else is served
-    on the same socket is not the Workload API and needs no header. Must stand before all others: they remember each
-    method that they are asked for, and here a caller can make names up.
+    on the same socket is not the Workload API and needs no header.
     """
 
     def __init__(self, border: ErrorBorder) -> None:
         """`border` turns the refusal into a status."""
         self._refusal = border.wrap(_METHODS, _REFUSAL)
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        is_concerned = str(handler_call_details.method).startswith(_METHODS)
-        if is_concerned and not has_header(handler_call_details.invocation_metadata or ()):
-            return self._refusal
-        return await continuation(handler_call_details)
+    def refusal_of(self, details: grpc.HandlerCallDetails) -> Handler | None:
+        """What answers in the place of the method; None where the call may go on."""
+        if not str(details.method).startswith(_METHODS) or has_header(details.invocation_metadata or ()):
+            return None
+        return self._refusal
 
 
 def has_header(metadata: Iterable[tuple[str, str | bytes]]) -> bool:
