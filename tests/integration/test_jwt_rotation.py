@@ -45,9 +45,13 @@ def rotations(server: Server) -> RotationsStub:
 async def rotated(server: Server, kind: str) -> pb.RotationView:
     """How a rotation ended that nobody holds up."""
     await rotations(server).StartRotation(pb.StartRotationRequest(kind=kind))
-    async with asyncio.timeout(20):
-        async for view in rotations(server).WatchRotation(pb.WatchRotationRequest()):
-            last = view
+    last = pb.RotationView()
+    try:
+        async with asyncio.timeout(20):
+            async for view in rotations(server).WatchRotation(pb.WatchRotationRequest()):
+                last = view
+    except TimeoutError:
+        pytest.fail(f"it has not ended: {last}")
     return last
 
 
