@@ -19,6 +19,7 @@ from sds.serve.matching import is_digest
 
 _MOST_KNOWN: Final = 1024
 _MOST_DECIDED: Final = 4096
+_LONGEST_REMEMBERED: Final = 1024  # characters of what the caller wrote, so that all of them together stay small
 
 
 class PolicyAtWork:
@@ -33,9 +34,11 @@ class PolicyAtWork:
 
     def decide(self, request: HttpRequest, known: Known) -> Decision:
         """The decision on a request of this end user. Few requests are the first of their kind, so it is remembered."""
-        if self._asks_for_headers:
+        path = request.path.partition("?")[0]
+        is_long = len(path) + len(request.host) + len(request.method) > _LONGEST_REMEMBERED
+        if self._asks_for_headers or is_long:
             return decide(self.rules, request, known.user)
-        kind = (known, request.method, request.host, request.path.partition("?")[0], request.peer)
+        kind = (known, request.method, request.host, path, request.peer)
         decision = self._decided.get(kind)
         if decision is None:
             decision = decide(self.rules, request, known.user)

@@ -17,6 +17,7 @@ from grpc import aio
 
 from citadel.errors import Reason, Unavailable
 from citadel.jwt.jwks import KeySet
+from citadel.request import HttpRequest
 from citadel.selector import Selector
 from sds.serve.callers import LOOK_AGAIN
 from tests import certificates
@@ -431,6 +432,27 @@ class TestMemory:
             assert await proxy.status(peer=other, authorization=bearer()) == 403
             assert await proxy.status(authorization=bearer()) == 403
             assert await proxy.reason(peer=PEER, principal="spiffe://a.test/other") == Reason.REQUEST_MALFORMED
+
+    @pytest.mark.parametrize(
+        ("written", "is_remembered"),
+        [
+            ({"path": f"/public/{'a' * 1000}"}, True),
+            ({"path": f"/public/a?{'q' * 60_000}"}, True),
+            ({"path": f"/public/{'a' * 1020}"}, False),
+            ({"host": "h" * 1020}, False),
+            ({"method": "M" * 1020}, False),
+            ({"host": "h" * 500, "path": f"/public/{'a' * 500}", "method": "M" * 100}, False),
+        ],
+    )
+    async def test_a_caller_cannot_fill_it_with_long_texts(
+        self, proxy: Asker, written: dict[str, str], *, is_remembered: bool
+    ) -> None:
+        [policy] = proxy.node.policies.current._at_work
+        request = HttpRequest(**{"method": "GET", "host": "web.test", "path": "/public/a", **written})
+        known = await policy.users.of(request)
+        first, second = policy.decide(request, known), policy.decide(request, known)
+        assert first == second
+        assert (first is second) is is_remembered
 
     async def test_nothing_outlives_the_policies_that_it_was_judged_by(self, proxy: Asker) -> None:
         token = bearer()
