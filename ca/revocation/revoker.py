@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_REASON: Final = 500  # characters
 _RETRY_SECONDS: Final = 2.0
-_KEPT_LONGER: Final = timedelta(hours=1)
+KEPT_LONGER: Final = timedelta(hours=1)  # in the lists, after its end; docs/decisions/0034 hangs on it
 
 
 class Agents(Protocol):
@@ -87,7 +87,7 @@ class Revoker:
         """Know what is revoked. Call it before the authorities start, and before anything is signed."""
         self._take(await self._store.unlifted())
         self._unfinished = {each.id for each in self._unlifted if each.completed_at is None}
-        await self._lists.revoke(await self._store.revoked(self._time.now() - _KEPT_LONGER))
+        await self._lists.revoke(await self._store.revoked(self._time.now() - KEPT_LONGER))
 
     async def start(self) -> None:
         """End what an earlier run had begun. Call it once the ledger is written, and before any agent is served.
@@ -167,7 +167,7 @@ class Revoker:
         ]
         completed = await self._store.complete(replace(revocation, completed_at=self._clock.now()), revoked)
         # 5. The lists say so, and are pushed. Only then it is done: whatever failed until here is tried again.
-        await self._lists.revoke(await self._store.revoked(now - _KEPT_LONGER))
+        await self._lists.revoke(await self._store.revoked(now - KEPT_LONGER))
         self._take(completed if each.id == completed.id else each for each in self._unlifted)
         self._unfinished.discard(completed.id)
         return completed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -15,6 +16,9 @@ from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
 from sds.holdings import Holdings
 
+# Less than the hour for which the server keeps an ended certificate in its lists (`ca.revocation`): so it is refused
+# as ended before it is forgotten that it was revoked, also where clocks differ.
+LONGEST_ENDED: Final = timedelta(minutes=30)
 _MOST_KNOWN: Final = 4096  # certificates, of a kilobyte or two
 
 
@@ -26,6 +30,19 @@ class Peer:
     name: str
     issuer_key_id: bytes
     serial: int
+    not_after: datetime
+
+    def check_not_long_ended(self, now: datetime) -> None:
+        """Raise `PermissionDenied` (`svid_untrusted`) for a certificate that ended more than `LONGEST_ENDED` ago.
+
+        A connection may outlive its certificate for a while: its client has a newer one.
+        """
+        if now > self.not_after + LONGEST_ENDED:
+            raise PermissionDenied(
+                Reason.SVID_UNTRUSTED,
+                f"the certificate of {self.spiffe_id} on this connection ended at {self.not_after.isoformat()}",
+                fix="let the proxy end connections before: max_connection_duration of its listener",
+            )
 
     def check_not_revoked(self, holdings: Holdings) -> None:
         """Raise `PermissionDenied` (`identity_revoked`) for what was revoked.
@@ -79,4 +96,4 @@ def _parse(certificate: str) -> Peer:
     except UNREADABLE as error:
         raise PermissionDenied(Reason.SVID_MALFORMED, "the peer's certificate cannot be read") from error
     svid = X509Svid.from_der([der])
-    return Peer(svid.spiffe_id, str(svid.spiffe_id), svid.issuer_key_id, svid.leaf.serial_number)
+    return Peer(svid.spiffe_id, str(svid.spiffe_id), svid.issuer_key_id, svid.leaf.serial_number, svid.not_after)

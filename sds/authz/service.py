@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 
 from citadel.access.decision import Decision
+from citadel.clock import Clock
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
 from citadel.request import HttpRequest
 from sds.authz import answers
@@ -34,11 +35,14 @@ class PolicySource(Protocol):
 class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: ignore[misc]  # xds-protos ships no types
     """Judges by the policy of the proxy that asks, which the kernel names. Whatever goes wrong refuses the request."""
 
-    def __init__(self, *, callers: Callers, policies: PolicySource, feed: HoldingsFeed, decisions: Decisions) -> None:
+    def __init__(
+        self, *, callers: Callers, policies: PolicySource, feed: HoldingsFeed, decisions: Decisions, clock: Clock
+    ) -> None:
         self._callers = callers
         self._policies = policies
         self._feed = feed
         self._decisions = decisions
+        self._clock = clock
         self._peers = PeerReader()
 
     async def Check(self, request: Any, context: Any) -> Any:
@@ -48,7 +52,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             # 1. Which policy: by the process that asks, and by nothing that it says.
             at_work = await self._policy_of(context.peer())
             policy = at_work.rules.name
-            # 2. What is asked for, and by which peer; what was revoked since the handshake is refused.
+            # 2. What is asked for, and by which peer; what was revoked or ended long ago is refused.
             asked = self._asked(request)
             # 3. For which end user, if for any: every token in the request must be good.
             known = await at_work.users.of(asked)
@@ -82,6 +86,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
         if peer is None:
             return request_of(request, None)
         peer.check_not_revoked(self._feed.current)
+        peer.check_not_long_ended(self._clock.now())
         return request_of(request, peer.spiffe_id)
 
 

@@ -117,7 +117,9 @@ class WorkloadServer:
             expiries=self._expiries,
             clock=clock,
         )
-        self._authorization = Authorization(callers=callers, policies=policies, feed=feed, decisions=decisions)
+        self._authorization = Authorization(
+            callers=callers, policies=policies, feed=feed, decisions=decisions, clock=clock
+        )
         self._health = HealthServicer()
         self._on_refusal = on_refusal
         self._interceptors = interceptors

@@ -8,17 +8,20 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from ssl import DER_cert_to_PEM_cert
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import pytest
+import yaml
 from envoy.service.auth.v3 import external_auth_pb2_grpc
 from grpc import aio
 
+from ca.revocation.revoker import KEPT_LONGER
 from citadel.errors import Reason, Unavailable
 from citadel.jwt.jwks import KeySet
 from citadel.request import HttpRequest
 from citadel.selector import Selector
+from sds.authz.peers import LONGEST_ENDED
 from sds.serve.callers import LOOK_AGAIN
 from tests import certificates
 from tests.certificates import A_TEST, Signed
@@ -30,6 +33,8 @@ from tests.unit.sds.node import DIGEST, FakeAttestor, Node
 
 EDGE = Selector("unix", "user:edge")
 BY_NAME = {"name": "by-name", "selectors": ["unix:uid:1", str(EDGE)], "default": "DENY"}
+
+CONFIGURATION: Final = Path(__file__).resolve().parents[3] / "deploy" / "envoy" / "authorizing.yaml"
 
 STRANGER = SigningKey.p256()
 ROOT = certificates.root()
@@ -224,6 +229,25 @@ class TestPeer:
             assert await proxy.reason(peer=peer) == Reason.IDENTITY_REVOKED
         proxy.node.feed.publish(replace(proxy.node.feed.current, revoked_identities=frozenset()))
         assert await proxy.status(peer=PEER) == 200
+
+    async def test_a_certificate_that_ended_long_ago_is_refused_on_a_connection_that_is_open(
+        self, proxy: Asker
+    ) -> None:
+        """Its revocation is forgotten an hour after its end."""
+        proxy.node.clock.jump(PEER.certificate.not_valid_after_utc + LONGEST_ENDED - proxy.node.clock.now())
+        assert await proxy.status(peer=PEER) == 200, "its client has a newer one"
+        proxy.node.clock.jump(timedelta(seconds=1))
+        answer = await proxy.ask(question(peer=PEER))
+        assert (answer.denied_response.status.code, refusal_of(answer)) == (403, Reason.SVID_UNTRUSTED)
+        newer = certificates.leaf(ISSUER, "spiffe://a.test/caller", not_after=proxy.node.clock.now())
+        assert await proxy.status(peer=newer) == 200
+
+    def test_connections_end_before_ended_certificates_are_refused_and_that_before_lists_forget_them(self) -> None:
+        [listener] = yaml.safe_load(CONFIGURATION.read_text())["static_resources"]["listeners"]
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        duration = manager["common_http_protocol_options"]["max_connection_duration"]
+        longest = timedelta(seconds=int(duration.removesuffix("s")))
+        assert timedelta(0) < 2 * longest <= LONGEST_ENDED <= KEPT_LONGER / 2
 
 
 class TestEndUser:
