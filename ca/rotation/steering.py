@@ -70,12 +70,13 @@ class Steering:
         self._jwt_margin = jwt_margin
         self._clock = clock
 
-    async def start(self, wish: Wish, *, by: Actor) -> Rotation:
+    async def start(self, wish: Wish, *, by: Actor, supersedes: str = "") -> Rotation:
         """Begin. Raises `FailedPrecondition` (`rotation_running`) naming the one that runs, or `InvalidArgument`.
 
-        An emergency ends the one that runs where it is, and takes over what goes: no leaked key waits for a proxy.
+        An emergency ends the one that runs where it is, and takes over what goes: no leaked key waits for a proxy. So
+        does any other where the id of the one that runs is that of `supersedes`.
         """
-        return await to_its_end(self._start(wish, by))
+        return await to_its_end(self._start(wish, by, supersedes))
 
     async def plan(self, wish: Wish) -> Plan:
         """What `start` would do."""
@@ -117,12 +118,14 @@ class Steering:
         """Undo it. Raises `FailedPrecondition` (`rotation_too_far`) once the new root signs."""
         return await to_its_end(self._abort(by, why))
 
-    async def _start(self, wish: Wish, by: Actor) -> Rotation:
+    async def _start(self, wish: Wish, by: Actor, supersedes: str) -> Rotation:
         async with self._rotator.one_change_at_a_time:
             if self._rotator.running is None:
                 await self._rotator.start()  # the store may know of one whose commit seemed to fail
             rotation = self._new(wish, by)
             if (running := self._rotator.running) is not None:
+                if not rotation.is_emergency and running.id != supersedes:
+                    raise _already_running(running)
                 await self._supersede(running, by=rotation, actor=by)
             what = f"{rotation.kind.value} {rotation.scope}" if wish.kind is RotationKind.SVID else rotation.kind.value
             detail = f"{what}, emergency" if rotation.is_emergency else what
@@ -131,13 +134,8 @@ class Steering:
         return rotation
 
     async def _supersede(self, running: Rotation, *, by: Rotation, actor: Actor) -> None:
-        if not by.is_emergency:
-            raise FailedPrecondition(
-                Reason.ROTATION_RUNNING,
-                f"the rotation {running.id} ({running.kind.value}) is in its phase {running.phase.value}",
-                fix="see `citadel-cli rotate status`; wait for its end, or abort it",
-            )
-        now, why = self._clock.now(), f"superseded in {running.phase.value} by the emergency {by.id}"
+        who = f"emergency {by.id}" if by.is_emergency else f"rotation {by.id}: {by.why}"
+        now, why = self._clock.now(), f"superseded in {running.phase.value} by the {who}"
         alarm = "; ".join(filter(None, (running.alarm, why)))
         ended = replace(running, phase=Phase.SUPERSEDED, phase_since=now, ended_at=now, paused=False, alarm=alarm)
         await self._rotator.change(ended, self._act("rotation.supersede", ended, actor, by.why, why))
@@ -213,6 +211,14 @@ class Steering:
     @staticmethod
     def _act(what: str, rotation: Rotation, by: Actor, why: str, detail: str = "") -> Act:
         return Act(actor=by, what=what, target=rotation.id, detail=detail, why=_shown(why))
+
+
+def _already_running(running: Rotation) -> FailedPrecondition:
+    return FailedPrecondition(
+        Reason.ROTATION_RUNNING,
+        f"the rotation {running.id} ({running.kind.value}) is in its phase {running.phase.value}",
+        fix="see `citadel-cli rotate status`; wait for its end, or abort it",
+    )
 
 
 def _shown(why: str) -> str:

@@ -12,8 +12,9 @@ from ca.audit.model import Act, Actor, ActorKind
 from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.rotation import machine
 from ca.rotation.jwt_upkeep import JwtUpkeep
-from ca.rotation.model import RotationKind
+from ca.rotation.model import Rotation, RotationKind
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
 from citadel.clock import Clock
@@ -22,6 +23,7 @@ from citadel.errors import CitadelError
 _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
+_ROOT_ENDS: Final = "the root that signs nears its end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,8 @@ class Upkeep:
         self._jwt = JwtUpkeep(
             authorities=authorities, tokens=rotator.tokens, acts=acts, margin=margin, at=shares.jwt, clock=clock
         )
-        self._starts_again_at = self._replaces_again_at = 0.0  # by the clock that never jumps
+        self._starts_again_at: dict[RotationKind, float] = {}  # by the clock that never jumps
+        self._replaces_again_at = 0.0  # by the same
         self._replacing = ""  # the issuing authority whose replacement was noted last
 
     async def run(self) -> None:
@@ -77,11 +80,10 @@ class Upkeep:
         now = self._rotator.time.latest()
         if await self._has_rescued(now):
             return
-        await self._go_on_before_the_root_ends(now)
-        is_rested = self._clock.monotonic() >= self._starts_again_at
-        if self._rotator.running is None and is_rested and (due := self._due(now)) is not None:
+        await self._make_way_for_the_root(now)
+        if self._rotator.running is None and (due := self._due(now)) is not None:
             await self._start(due)
-            self._starts_again_at = self._rested(self._active(AuthorityKind.ISSUER))
+            self._note_start(due)
 
     async def _look_at_tokens(self) -> None:
         now = self._rotator.time.latest()
@@ -99,20 +101,43 @@ class Upkeep:
         Also where roots are to be rotated by hand alone, the last moment is waited for and not the outage after it.
         """
         root = self._active(AuthorityKind.ROOT)
-        last_moment = root.not_after - 2 * self._rotator.leaving.reserve(root, self._margin)
-        if last_moment <= now if self._root_at is None else _is_older(root, self._root_at, now):
+        is_last_moment = root.not_after - now <= 2 * self._reserve(root)
+        is_old = self._root_at is not None and _is_older(root, self._root_at, now)
+        if (is_last_moment or is_old) and self._is_rested(RotationKind.ROOT):
             return RotationKind.ROOT
-        return RotationKind.ISSUER if _is_older(self._active(AuthorityKind.ISSUER), self._issuer_at, now) else None
+        is_old = _is_older(self._active(AuthorityKind.ISSUER), self._issuer_at, now)
+        return RotationKind.ISSUER if is_old and self._is_rested(RotationKind.ISSUER) else None
 
-    async def _go_on_before_the_root_ends(self, now: datetime) -> None:
-        """A pause that outlasts the root would end in an outage for everybody, which no person can have meant."""
-        running = self._rotator.running
-        if running is None or not running.paused or running.kind is not RotationKind.ROOT:
+    async def _make_way_for_the_root(self, now: datetime) -> None:
+        """A rotation that outlasts the root would end in an outage for everybody, which no person can have meant.
+
+        One of another kind is to end before a new root can come: from when that is due, it has half of the reserve to
+        do so by itself.
+        """
+        running, root = self._rotator.running, self._active(AuthorityKind.ROOT)
+        if running is None:
             return
-        root = self._active(AuthorityKind.ROOT)
-        if root.not_after - now <= self._rotator.leaving.reserve(root, self._margin):
-            await self._steering.resume(why="the root that signs nears its end", by=Actor(ActorKind.SERVER))
+        is_about_it, left, reserve = running.kind is RotationKind.ROOT, root.not_after - now, self._reserve(root)
+        if running.paused and left <= (reserve if is_about_it else 2 * reserve):
+            await self._steering.resume(why=_ROOT_ENDS, by=Actor(ActorKind.SERVER))
             _log.error("paused rotation goes on, since the root nears its end", rotation=running.id)
+        elif not is_about_it and left <= reserve * 1.5 and self._is_rested(RotationKind.ROOT):
+            await self._end(running)
+
+    async def _end(self, running: Rotation) -> None:
+        """End it where it stands, and rotate the root."""
+        if machine.can_be_undone(running):
+            await self._steering.abort(why=_ROOT_ENDS, by=Actor(ActorKind.SERVER))
+        else:  # what it leaves behind goes with the old root, or with the next rotation of its kind
+            wish = Wish(kind=RotationKind.ROOT, why=_ROOT_ENDS)
+            await self._steering.start(wish, by=Actor(ActorKind.SERVER), supersedes=running.id)
+            self._note_start(RotationKind.ROOT)
+        _log.error(
+            "rotation ended, since the root nears its end",
+            rotation=running.id,
+            kind=running.kind.value,
+            phase=running.phase.value,
+        )
 
     async def _has_rescued(self, now: datetime) -> bool:
         """Replace the issuing authority at the last moment, whatever rotation hangs or is paused.
@@ -120,7 +145,7 @@ class Upkeep:
         Without one nobody has a certificate; with one that not everybody has acknowledged, few may miss theirs.
         """
         issuer = self._active(AuthorityKind.ISSUER)
-        if issuer.not_after - now > self._rotator.leaving.reserve(issuer, self._margin) / 2:
+        if issuer.not_after - now > self._reserve(issuer) / 2:
             return False
         if self._clock.monotonic() < self._replaces_again_at:
             return False
@@ -133,6 +158,19 @@ class Upkeep:
         self._replaces_again_at = self._rested(issuer)
         _log.error("issuing authority replaced before everybody had acknowledged its successor", ended=issuer.id)
         return True
+
+    def _note_start(self, kind: RotationKind) -> None:
+        """It was done: not again soon by itself. But no rest is so long that the root could end in it."""
+        self._starts_again_at[RotationKind.ISSUER] = rested = self._rested(self._active(AuthorityKind.ISSUER))
+        if kind is RotationKind.ROOT:
+            reserve = self._reserve(self._active(AuthorityKind.ROOT)).total_seconds()
+            self._starts_again_at[kind] = min(rested, self._clock.monotonic() + reserve / 4)
+
+    def _is_rested(self, kind: RotationKind) -> bool:
+        return self._clock.monotonic() >= self._starts_again_at.get(kind, 0.0)
+
+    def _reserve(self, authority: Authority) -> timedelta:
+        return self._rotator.leaving.reserve(authority, self._margin)
 
     def _rested(self, issuer: Authority) -> float:
         """When it may be done by itself again: by a clock that was set back far, what is new looks old at once."""
