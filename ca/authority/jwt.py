@@ -43,7 +43,7 @@ class JwtAuthorities:
         self._kind = kind
         self._all: tuple[JwtAuthority, ...] = ()
         self._signer: JwtSigner | None = None
-        self._wanted: datetime | None = None  # the latest exp that anybody has asked to reserve
+        self._waiting: dict[object, tuple[str, datetime]] = {}  # authority and exp of those who wait for a commit
         self._one_commit = asyncio.Lock()
 
     async def start(self) -> None:
@@ -76,13 +76,15 @@ class JwtAuthorities:
         `Unavailable`: `issuer_unavailable` where it does not sign any more, so that nobody waits for such tokens;
         `store_unavailable`. Then none of them may be handed out.
         """
-        self._wanted = max(until, self._wanted or until)
         if not self._is_reserved(signer, until):
-            async with self._one_commit:
-                if not self._is_reserved(signer, until):
-                    mark = min(self._wanted + AHEAD, signer.authority.not_after)
-                    await self._store.extend(signer.authority.id, mark)
-                    self._note(signer.authority.id, signed_until=mark)
+            ticket = object()
+            self._waiting[ticket] = (signer.authority.id, until)
+            try:
+                async with self._one_commit:
+                    if not self._is_reserved(signer, until):
+                        await self._extend(signer.authority)
+            finally:
+                del self._waiting[ticket]
         if self._signer is None or self._signer.authority.id != signer.authority.id:
             raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the key was replaced while it signed: ask again")
 
@@ -143,6 +145,13 @@ class JwtAuthorities:
     def _is_reserved(self, signer: JwtSigner, until: datetime) -> bool:
         known = self._find(signer.authority.id)
         return known is not None and known.signed_until is not None and until <= known.signed_until
+
+    async def _extend(self, authority: JwtAuthority) -> None:
+        # Only for those who wait at this moment: what a clock that jumped has asked for once makes no later drain long.
+        wanted = max(until for authority_id, until in self._waiting.values() if authority_id == authority.id)
+        mark = min(wanted + AHEAD, authority.not_after)
+        await self._store.extend(authority.id, mark)
+        self._note(authority.id, signed_until=mark)
 
     def _note(self, authority_id: str, *, signed_until: datetime) -> None:
         self._all = tuple(

@@ -298,6 +298,27 @@ class TestTheLatestEndIsDurableBeforeATokenIsHandedOut:
         await tokens.reserve(tokens.signing(), NOW + LIFETIME)
         assert store.extended[-1] == NOW + LIFETIME, "no token outlives its key, so nothing is written beyond its end"
 
+    @pytest.mark.parametrize("asks_again", [True, False])
+    async def test_a_jump_of_the_clock_ahead_makes_no_later_drain_long(
+        self, machine: Machine, *, asks_again: bool
+    ) -> None:
+        store = WatchedStore(machine.store)
+        tokens = await machine.started(store=store)
+        store.gate.clear()
+        jumped = NOW + 2 * DAY
+        waiting = [asyncio.create_task(tokens.reserve(tokens.signing(), jumped))]
+        await asyncio.sleep(0)  # and one that comes during the commit, and finds itself reserved after it
+        waiting.append(asyncio.create_task(tokens.reserve(tokens.signing(), jumped)))
+        await asyncio.sleep(0)
+        store.gate.set()
+        await asyncio.gather(*waiting)
+        if asks_again:
+            await tokens.reserve(tokens.signing(), jumped)
+        await tokens.prepare(NEXT)
+        await tokens.activate(NEXT, taints=False)
+        await tokens.reserve(tokens.signing(), NOW + MINUTE)
+        assert store.extended == [jumped + AHEAD, NOW + MINUTE + AHEAD]
+
     async def test_a_store_that_fails_refuses_and_is_asked_again(self, machine: Machine) -> None:
         class Failing(WatchedStore):
             async def extend(self, authority_id: str, signed_until: datetime) -> None:
