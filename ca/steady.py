@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from citadel.clock import Clock
 
 TOLERANCE: Final = timedelta(seconds=5)  # clocks that are kept in step drift no further between two looks at this
+_SET_RIGHT_WITHIN: Final = 600.0  # seconds after the start of a machine
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class SteadyTime:
@@ -29,6 +31,14 @@ class SteadyTime:
     def now(self) -> datetime:
         """The earlier of the two."""
         return min(self._clock.now(), self.unmoved())
+
+    def certain(self) -> datetime:
+        """The earlier of the two once the process has run for a while; before, nothing has certainly ended.
+
+        A machine may be started with a clock that is days ahead, which is set right only then.
+        """
+        is_young = self._clock.monotonic() - self._begun_monotonic < _SET_RIGHT_WITHIN
+        return _LONG_AGO if is_young else self.now()
 
     def latest(self) -> datetime:
         """The later of the two: for what must not come too late, while nothing is lost if it comes early."""

@@ -76,7 +76,7 @@ class Upkeep:
 
     async def _look(self) -> None:
         # What goes, goes late rather than early, and what comes the other way round: a clock that jumps does no harm.
-        await self._authorities.drop_ended(self._rotator.time.now())
+        await self._authorities.drop_ended(self._rotator.time.certain())
         now = self._rotator.time.latest()
         if await self._has_rescued(now):
             return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ca.authority.jwt_model import LEEWAY
 from ca.authority.model import AuthorityKind
 from ca.rotation.model import Phase, RotationKind
 from ca.store.database import Database
@@ -17,6 +18,7 @@ from tests.unit.ca.rotating import Disk, Server, nodes
 
 pytestmark = pytest.mark.invariant(3, 4)
 
+DAYS_AHEAD = timedelta(days=8)
 JUMPS = [timedelta(hours=1), timedelta(hours=-1)]
 
 
@@ -26,9 +28,14 @@ def store_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def server(database: Database, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Server]:
+def disk(database: Database, tmp_path: Path, clock: FakeClock) -> Disk:
+    return Disk(database, tmp_path / "keys", clock)
+
+
+@pytest.fixture
+async def server(disk: Disk) -> AsyncIterator[Server]:
     """With a mesh of two nodes that has settled."""
-    async with Disk(database, tmp_path / "keys", clock).server() as server:
+    async with disk.server() as server:
         for node in nodes():
             await server.join(node)
         await server.turn()
@@ -93,3 +100,24 @@ async def test_an_issuing_authority_that_looks_ended_signs_nothing_and_is_replac
     assert refused.value.reason is Reason.ISSUER_UNAVAILABLE
     await server.until(lambda: server.active(AuthorityKind.ISSUER).id != before.id)
     assert server.authorities.issuing().authority.not_after > server.clock.now()
+
+
+async def test_a_machine_that_starts_with_a_clock_that_is_days_ahead_forgets_nothing_before_it_is_set_right(
+    disk: Disk,
+) -> None:
+    async with disk.server() as server:
+        key, issuer = server.tokens.signing().authority, server.authorities.issuing().authority
+    disk.clock.jump(DAYS_AHEAD)
+    async with disk.server() as server:
+        assert key.id != server.tokens.signing().authority.id, "by this clock it has ended"
+        for _ in range(30):
+            await server.turn()
+        disk.clock.jump(-DAYS_AHEAD)
+        for _ in range(30):
+            await server.turn()
+            assert key.kid in server.authorities.bundle().jwt_authorities
+            assert issuer.subject_key_id in {each.issuer_key_id for each in server.lists.current.lists}
+        disk.clock.leap((key.not_after - disk.clock.now()).total_seconds())
+        await server.until(lambda: issuer.id not in {each.id for each in server.authorities.issuers()})
+        disk.clock.leap(LEEWAY.total_seconds())
+        await server.until(lambda: key.kid not in server.authorities.bundle().jwt_authorities)

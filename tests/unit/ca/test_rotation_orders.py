@@ -121,3 +121,12 @@ async def test_what_has_ended_is_told_by_the_earlier_clock_and_what_is_due_by_th
     assert (steady.unmoved() - begun, steady.jump) == (MINUTE, jump)
     clock.jump(-jump)
     assert steady.now() == steady.latest() == steady.unmoved() == clock.now()
+
+
+async def test_nothing_has_certainly_ended_while_a_clock_may_still_be_set_right(clock: FakeClock) -> None:
+    steady, begun = SteadyTime(clock), clock.now()
+    await clock.advance(599)
+    clock.jump(HOUR)
+    assert steady.certain() < begun - 365 * 1000 * timedelta(days=1)
+    await clock.advance(1)
+    assert steady.certain() == steady.now() == begun + 10 * MINUTE
