@@ -14,6 +14,7 @@ from ca.keys.kinds import KeyKind
 from ca.oidc.settings import OidcSettings
 from citadel.config.types import (
     Address,
+    DataDir,
     Duration,
     HostPort,
     LogSettings,
@@ -184,7 +185,7 @@ class ServerSettings(Settings):
     """All of `server.yaml`. `store_url` defaults to SQLite in `data_dir`."""
 
     trust_domain: TrustDomainName
-    data_dir: Path
+    data_dir: DataDir
     store_url: str | None = Field(default=None, repr=False)  # can hold a password
     lease: LeaseSettings = LeaseSettings()
     listen: ListenSettings = ListenSettings()
@@ -200,6 +201,11 @@ class ServerSettings(Settings):
     ledger: LedgerSettings = LedgerSettings()
     audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def relay_dir(self) -> Path:
+        """Where the sockets behind the relays lie: this process's alone, unlike a folder for temporary files."""
+        return self.data_dir / "relay"
 
     @property
     def database_url(self) -> str:

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
-import shutil
 import socket
-import stat
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
@@ -24,7 +20,8 @@ from typing import Final
 
 import structlog
 
-from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason
+from citadel.config.files import ensure_private_dir
+from citadel.errors import CitadelError, PermissionDenied, Reason
 from citadel.peer import Caller, PeerCredentials
 from citadel.splice import Splice
 from citadel.unix_listener import listen_unix
@@ -33,6 +30,7 @@ __all__ = ["Caller", "PeerCredentials", "Relay", "everyone"]
 
 _PEER_PREFIX: Final = "unix-abstract:"
 _BUFFER_BYTES: Final = 64 * 1024
+_PRIVATE_NAME_BYTES: Final = 4  # few: a Unix socket's path is short
 _ACCEPTED_AT_ONCE: Final = 16
 _ACCEPT_PAUSE: Final = 0.05  # seconds, while file descriptors have run out
 
@@ -48,10 +46,10 @@ class Relay:
     """Listens on `public_path` and relays each connection that `admits` lets in to `private_address`.
 
     Start it after the gRPC server listens on `private_address`; close it after that server has stopped. `private_dir`
-    must be a folder that only this user can enter; without one, a temporary folder is made at once and removed by
-    `close`. Nor is the file of `listener`, one that listens on `public_path` already, made or removed here. More than
-    `max_connections` at a time are turned away, and of one user more than `max_connections_per_uid`; root is not
-    counted, who has other ways to stop this process.
+    is a folder that only this user can enter, made where it is missing; relays may share it. The file of `listener`,
+    one that listens on `public_path` already, is neither made nor removed here. More than `max_connections` at a time
+    are turned away, and of one user more than `max_connections_per_uid`; root is not counted, who has other ways to
+    stop this process.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Relay:
         public_path: Path,
         *,
         mode: int,
-        private_dir: Path | None = None,
+        private_dir: Path,
         listener: socket.socket | None = None,
         admits: Callable[[PeerCredentials], bool] = everyone,
         max_connections: int,
@@ -72,8 +70,9 @@ class Relay:
         self._max_connections_per_uid = max_connections_per_uid
         self._of_uid: Counter[int] = Counter()
         self._full_uids: set[int] = set()
-        self._made_dir = None if private_dir else Path(tempfile.mkdtemp(prefix="citadel-"))
-        self._private_path = str(_only_ours(self._made_dir or private_dir or Path()) / "inner.sock")
+        ensure_private_dir(private_dir)
+        # Another name each time: a server that has stopped may still remove the file that it listened on.
+        self._private_path = str(private_dir / secrets.token_hex(_PRIVATE_NAME_BYTES))
         self._callers: dict[str, Caller] = {}
         self._splices: set[Splice] = set()
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -126,8 +125,7 @@ class Relay:
         with contextlib.suppress(FileNotFoundError):
             if self._listens_on == _file_of(self._path):  # otherwise it is a successor's, or not of our making
                 self._path.unlink()
-        if self._made_dir is not None:
-            shutil.rmtree(self._made_dir, ignore_errors=True)
+        Path(self._private_path).unlink(missing_ok=True)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -202,18 +200,6 @@ class Relay:
         if not self._of_uid[uid]:
             del self._of_uid[uid]
             self._full_uids.discard(uid)
-
-
-def _only_ours(folder: Path) -> Path:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise InvalidArgument(
-            Reason.FILE_UNSAFE,
-            f"{folder} can be entered by others",
-            fix=f"make it yours alone with `chmod 700 {folder}`, or choose another",
-        )
-    return folder
 
 
 def _file_of(path: Path) -> tuple[int, int]:

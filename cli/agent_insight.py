@@ -67,6 +67,7 @@ class AgentInsight:
         self,
         path: Path,
         *,
+        relay_dir: Path,
         attestor: WorkloadAttestor,
         keeping: Keeping,
         streams: StreamRegistry,
@@ -88,6 +89,7 @@ class AgentInsight:
         health = HealthBoard(self._condition.readiness, services=(SERVICE,), clock=self._clock)
         listener = AgentAdminListener(
             path=path,
+            relay_dir=relay_dir,
             service=AgentLocalService(gatherer=gatherer),
             health=health,
             interceptors=(self._calls,),

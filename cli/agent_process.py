@@ -10,14 +10,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from importlib import metadata
-from pathlib import Path
 from random import SystemRandom
 from typing import Final, TypeVar
 
 from citadel._wire import agent_api_pb2
 from citadel.access.loading import load_policies
 from citadel.clock import Clock, SystemClock
-from citadel.config.files import ensure_private_dir, remove_unfinished
+from citadel.config.files import empty_private_dir, ensure_private_dir, remove_unfinished
 from citadel.errors import FailedPrecondition, Reason
 from citadel.folder_lock import folder_lock
 from citadel.jwt.fetching import HttpKeyFetcher
@@ -57,16 +56,18 @@ async def run_agent(settings: AgentSettings, *, stop: asyncio.Event) -> None:
     one or refuses the token. A server that is away is waited for.
     """
     with ExitStack() as stack:
-        await asyncio.to_thread(_take_over, settings.data_dir, stack)
+        await asyncio.to_thread(_take_over, settings, stack)
         await _run_alone(settings, stop)
 
 
-def _take_over(data_dir: Path, stack: ExitStack) -> None:
-    """Make the folder this process's alone, and rid of what a killed one left half written."""
+def _take_over(settings: AgentSettings, stack: ExitStack) -> None:
+    """Make the folder this process's alone, and rid of what a killed one left."""
+    data_dir = settings.data_dir
     ensure_private_dir(data_dir)
     try:
         stack.enter_context(folder_lock(data_dir))
         remove_unfinished(data_dir)
+        empty_private_dir(settings.relay_dir)
     except OSError as error:
         raise FailedPrecondition(
             Reason.STORE_UNAVAILABLE, f"data_dir {data_dir} cannot be written: {error.strerror}"
@@ -130,6 +131,7 @@ async def _serve(
     )
     workloads = WorkloadServer(
         socket=settings.socket,
+        relay_dir=settings.relay_dir,
         listener=inherited_unix(settings.socket, os.environ),
         trust_domain=settings.trust_domain,
         feed=feed,
@@ -196,7 +198,12 @@ async def _serve(
     await workloads.start()  # before the server is reached, so that workloads find their socket while it is away
     try:
         async with insight.admin_socket(
-            settings.admin_socket, attestor=attestor, keeping=keeper, streams=registry, sds_names=workloads.names_for
+            settings.admin_socket,
+            relay_dir=settings.relay_dir,
+            attestor=attestor,
+            keeping=keeper,
+            streams=registry,
+            sds_names=workloads.names_for,
         ):
             await _run_until(stop, link.run(), keeper.run(), renewal.run(), policies.run())
     finally:

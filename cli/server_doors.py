@@ -110,6 +110,7 @@ class ServerDoors:
         )
         admin = AdminListener(
             path=settings.listen.admin_socket,
+            relay_dir=settings.relay_dir,
             limits=settings.connections,
             tally=core.tally,
             services=_ADMIN_SERVICES,

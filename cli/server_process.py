@@ -23,7 +23,7 @@ from ca.settings import ServerSettings
 from ca.store.database import Database
 from ca.store.lease import LeaseFence, SqlLeaseStore
 from citadel.clock import Clock, SystemClock
-from citadel.config.files import ensure_private_dir
+from citadel.config.files import empty_private_dir, ensure_private_dir
 from citadel.errors import Reason, Unavailable
 from citadel.folder_lock import folder_lock
 from citadel.probes import Check, Health, Probes, Readiness
@@ -44,6 +44,7 @@ async def run_server(settings: ServerSettings, *, stop: asyncio.Event) -> None:
     ensure_private_dir(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(folder_lock(settings.data_dir))
+        await asyncio.to_thread(empty_private_dir, settings.relay_dir)  # of a killed predecessor's sockets
         database = Database.open(settings.database_url)
         stack.push_async_callback(database.close)
         claim = Claim(

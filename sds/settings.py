@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from citadel.config.types import (
     Address,
+    DataDir,
     Duration,
     HostPort,
     LogSettings,
@@ -141,7 +142,7 @@ class AgentSettings(Settings):
     """All of `agent.yaml`. `servers` override the address that was learnt when joining."""
 
     trust_domain: TrustDomainName
-    data_dir: Path
+    data_dir: DataDir
     socket: Path = Path("/run/citadel/agent.sock")
     admin_socket: Path = Path("/run/citadel/agent-admin.sock")
     servers: tuple[Address, ...] = ()
@@ -154,3 +155,8 @@ class AgentSettings(Settings):
     authz: AuthzSettings = AuthzSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def relay_dir(self) -> Path:
+        """Where the sockets behind the relays lie: this process's alone, unlike a folder for temporary files."""
+        return self.data_dir / "relay"

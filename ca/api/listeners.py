@@ -132,6 +132,7 @@ class AdminListener:
         self,
         *,
         path: Path,
+        relay_dir: Path,
         tally: Tally,
         limits: ConnectionSettings,
         services: tuple[str, ...],
@@ -140,7 +141,13 @@ class AdminListener:
     ) -> None:
         """`register` adds `services` to the server; it is given what tells which user makes a call."""
         self._tally = tally
-        self._relay = Relay(path, mode=_ADMIN_SOCKET_MODE, admits=self._admits, max_connections=_MOST_ADMINISTRATORS)
+        self._relay = Relay(
+            path,
+            mode=_ADMIN_SOCKET_MODE,
+            private_dir=relay_dir,
+            admits=self._admits,
+            max_connections=_MOST_ADMINISTRATORS,
+        )
         self._server = make_server(
             border=CallerBorder(tally=tally, caller_of=self._actor_of),
             limits=limits,

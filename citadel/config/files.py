@@ -6,6 +6,7 @@ These calls block on the disk; inside a running loop use them through `asyncio.t
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -49,6 +50,17 @@ def ensure_private_dir(path: Path) -> None:
         _check_owner_and_mode(path, os.fstat(descriptor), wanted="0700")
     finally:
         os.close(descriptor)
+
+
+def empty_private_dir(path: Path) -> None:
+    """Make `path` a folder of mode 0700 with nothing in it. Only while nobody else writes there. Raises as above."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unsafe(path, f"cannot be emptied: {error.strerror or error}") from error
+    ensure_private_dir(path)
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -24,6 +26,8 @@ _DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhd]))+")
 _DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
 # Beyond any certificate; and what is added to a date stays a date that X.509 can say (RFC 5280, 4.1.2.5: year 9999).
 _LONGEST: Final = timedelta(days=36_525)
+# A Unix socket's path has 107 bytes (unix(7)), and those of relays lie in a folder of data_dir.
+_LONGEST_DATA_DIR: Final = 92
 
 
 class Settings(BaseModel):
@@ -103,6 +107,12 @@ def _only_loopback(address: HostPort) -> HostPort:
     return address
 
 
+def _with_room_for_sockets(path: Path) -> Path:
+    if (length := len(os.fsencode(path))) > _LONGEST_DATA_DIR:
+        raise ValueError(f"a path of {length} bytes leaves no room for Unix sockets; at most {_LONGEST_DATA_DIR} do")
+    return path
+
+
 def _trust_domain(value: object) -> TrustDomain:
     if isinstance(value, TrustDomain):
         return value
@@ -115,6 +125,7 @@ def _trust_domain(value: object) -> TrustDomain:
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Address = Annotated[HostPort, BeforeValidator(_host_port)]
 LoopbackAddress = Annotated[HostPort, AfterValidator(_only_loopback), BeforeValidator(_host_port)]
+DataDir = Annotated[Path, AfterValidator(_with_room_for_sockets)]
 TrustDomainName = Annotated[TrustDomain, BeforeValidator(_trust_domain)]
 
 

@@ -76,12 +76,19 @@ class AgentAdminListener:
         self,
         *,
         path: Path,
+        relay_dir: Path,
         service: AgentLocalService,
         health: HealthBoard,
         interceptors: Sequence[aio.ServerInterceptor] = (),
         on_refusal: OnRefusal | None = None,
     ) -> None:
-        self._relay = Relay(path, mode=_SOCKET_MODE, admits=_is_administrator, max_connections=_MOST_ADMINISTRATORS)
+        self._relay = Relay(
+            path,
+            mode=_SOCKET_MODE,
+            private_dir=relay_dir,
+            admits=_is_administrator,
+            max_connections=_MOST_ADMINISTRATORS,
+        )
         self._server = aio.server(interceptors=(*interceptors, ErrorBorder(on_refusal=on_refusal)))
         agent_local_pb2_grpc.add_AgentLocalServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, self._server)

@@ -55,14 +55,16 @@ _SDS: Final = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"].full
 class WorkloadServer:
     """Serves the holdings in `feed` to the workloads and proxies that connect to `socket`.
 
-    `listener` listens on `socket` already, where there is one. `on_refusal` is told the method and the error of every
-    refusal; `has_heard` says whether the server has told its entries since this agent began.
+    `relay_dir` is for sockets that nobody else may reach; `listener` listens on `socket` already, where there is one.
+    `on_refusal` is told the method and the error of every refusal; `has_heard` says whether the server has told its
+    entries since this agent began.
     """
 
     def __init__(  # noqa: PLR0913 - where the serving side is wired: each part is given, none is made in secret
         self,
         *,
         socket: Path,
+        relay_dir: Path,
         listener: Socket | None = None,
         trust_domain: TrustDomain,
         feed: HoldingsFeed,
@@ -82,6 +84,7 @@ class WorkloadServer:
         self._relay = Relay(
             socket,
             mode=_SOCKET_MODE,
+            private_dir=relay_dir,
             listener=listener,
             max_connections=limits.max_connections,
             max_connections_per_uid=limits.max_connections_per_uid,

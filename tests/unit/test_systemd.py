@@ -56,6 +56,8 @@ def test_units_give_the_folders_that_the_settings_ask_for(
     settings = yaml.safe_load((_DEPLOY / f"{name}.yaml").read_text("utf-8"))
     assert settings["data_dir"] == f"/var/lib/{service['StateDirectory']}"
     assert service["StateDirectoryMode"] == "0700"
+    made = model.model_construct(data_dir=Path(settings["data_dir"]))
+    assert (service["ProtectSystem"], made.relay_dir.parent) == ("strict", made.data_dir)
     socket = model.model_fields["socket"].default if "socket" in model.model_fields else None
     assert socket is None or str(socket.parent) == service["ReadWritePaths"]
     assert "/run/citadel 1775 root citadel" in (_DEPLOY / "systemd" / "citadel.tmpfiles").read_text("utf-8")

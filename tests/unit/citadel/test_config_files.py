@@ -11,6 +11,7 @@ import pytest
 
 from citadel.config.files import (
     MAX_SECRET_BYTES,
+    empty_private_dir,
     ensure_private_dir,
     read_secret_file,
     remove_unfinished,
@@ -96,6 +97,22 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path, mode: int) ->
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     refused(ensure_private_dir, secret(tmp_path, 0o600))
+
+
+def test_a_folder_is_emptied_whatever_it_was_and_a_link_is_not_followed(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "relay", tmp_path / "elsewhere"
+    empty_private_dir(path)
+    (path / "left").mkdir()
+    (path / "left" / "file").touch()
+    path.chmod(0o755)
+    empty_private_dir(path)
+    assert (stat.S_IMODE(path.stat().st_mode), list(path.iterdir())) == (0o700, [])
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    path.rmdir()
+    path.symlink_to(elsewhere)
+    assert "cannot be emptied" in refused(empty_private_dir, path)
+    assert (elsewhere / "precious").exists()
 
 
 def test_writing_replaces_the_whole_file_and_its_mode(tmp_path: Path) -> None:

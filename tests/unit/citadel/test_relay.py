@@ -44,9 +44,13 @@ class EchoServer(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(echo)
 
 
+def private_dir(path: Path) -> Path:
+    return path.parent.with_name("private")
+
+
 @contextlib.asynccontextmanager
 async def serving(path: Path, **options: object) -> AsyncIterator[EchoServer]:
-    relay = Relay(path, **({"mode": 0o666, "max_connections": 100} | options))
+    relay = Relay(path, **({"mode": 0o666, "max_connections": 100, "private_dir": private_dir(path)} | options))
     server = aio.server(interceptors=[ErrorBorder()], options=[("grpc.max_receive_message_length", 64 * MEGABYTE)])
     echo = EchoServer(relay)
     server.add_generic_rpc_handlers((echo,))
@@ -228,7 +232,7 @@ async def test_an_end_that_takes_no_more_ends_the_connection_once_its_own_words_
 
 
 async def relay_to_a_raw_server(path: Path) -> tuple[Relay, socket.socket]:
-    relay = Relay(path, mode=0o600, max_connections=10)
+    relay = Relay(path, mode=0o600, private_dir=private_dir(path), max_connections=10)
     inner = socket.socket(socket.AF_UNIX)
     inner.bind(relay.private_address.removeprefix("unix:"))
     inner.listen()
@@ -248,7 +252,7 @@ async def test_who_comes_past_the_relay_is_refused(path: Path) -> None:
 async def test_a_bound_name_that_was_never_given_out_is_refused_on_the_private_socket(path: Path) -> None:
     """A stranger inside the 0700 folder, who binds a name of the right form before connecting."""
     async with serving(path) as echo:
-        front = Relay(path.with_name("other.sock"), mode=0o600, max_connections=1)
+        front = Relay(path.with_name("other.sock"), mode=0o600, private_dir=private_dir(path), max_connections=1)
         front._private_path = echo.relay.private_address.removeprefix("unix:")
         await front.start()
         with pytest.raises(aio.AioRpcError) as refused:
@@ -288,7 +292,7 @@ async def test_the_private_socket_is_out_of_reach_of_other_users(path: Path) -> 
     async with serving(path) as echo:
         folder = Path(echo.relay.private_address.removeprefix("unix:")).parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert not folder.exists()
+    assert list(folder.iterdir()) == []
 
 
 def test_a_private_folder_that_others_can_enter_is_refused(path: Path, tmp_path: Path) -> None:
@@ -316,7 +320,7 @@ async def test_a_stale_socket_is_replaced(path: Path) -> None:
 
 async def test_a_socket_that_answers_is_left_alone(path: Path) -> None:
     async with serving(path):
-        second = Relay(path, mode=0o666, max_connections=1)
+        second = Relay(path, mode=0o666, private_dir=private_dir(path), max_connections=1)
         with pytest.raises(FailedPrecondition, match="another process answers"):
             await second.start()
         await second.close()
@@ -326,7 +330,7 @@ async def test_a_socket_that_answers_is_left_alone(path: Path) -> None:
 async def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("precious")
-    relay = Relay(path, mode=0o666, max_connections=1)
+    relay = Relay(path, mode=0o666, private_dir=private_dir(path), max_connections=1)
     with pytest.raises(FailedPrecondition, match="not a socket"):
         await relay.start()
     await relay.close()
@@ -334,7 +338,7 @@ async def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
 
 
 async def test_a_path_that_cannot_be_listened_on_is_named(tmp_path: Path) -> None:
-    relay = Relay(tmp_path / ("x" * 120), mode=0o666, max_connections=1)
+    relay = Relay(tmp_path / ("x" * 120), mode=0o666, private_dir=tmp_path / "private", max_connections=1)
     with pytest.raises(InvalidArgument, match="x" * 120):
         await relay.start()
     await relay.close()
@@ -489,7 +493,7 @@ async def test_closing_gives_everything_back_while_clients_are_connected(path: P
 
 
 async def test_nobody_listens_behind_the_relay(path: Path) -> None:
-    relay = Relay(path, mode=0o600, max_connections=4)
+    relay = Relay(path, mode=0o600, private_dir=private_dir(path), max_connections=4)
     await relay.start()
     before = open_descriptors()
     client = raw_client(path)

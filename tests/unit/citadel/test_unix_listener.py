@@ -83,7 +83,7 @@ async def test_a_relay_takes_who_waited_and_leaves_the_file(tmp_path: Path) -> N
         held.listen()
         held.settimeout(0)
         reader, writer = await asyncio.open_unix_connection(path)  # while nobody accepts
-        relay = Relay(path, mode=0o600, listener=held.dup(), max_connections=10)
+        relay = Relay(path, mode=0o600, private_dir=tmp_path / "private", listener=held.dup(), max_connections=10)
         server = await asyncio.start_unix_server(greet, relay.private_address.removeprefix("unix:"))
         await relay.start()
         assert await asyncio.wait_for(reader.readline(), 10) == b"here\n"

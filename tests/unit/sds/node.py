@@ -68,6 +68,7 @@ class Node:
         self.decisions = Decisions(on_refusal=self._note)
         self.server = WorkloadServer(
             socket=path,
+            relay_dir=path.parent / "relay",
             trust_domain=A_TEST,
             feed=self.feed,
             attestor=attestor,

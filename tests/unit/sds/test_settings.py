@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from pydantic import ValidationError
 from citadel.config.loader import load
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument
+from citadel.relay import Relay
+from citadel.spiffe import TrustDomain
 from sds.settings import AgentSettings, JoinSettings
 
 CERTIFICATE = {"certificate_file": "c", "key_file": "k"}
@@ -40,6 +43,16 @@ def test_a_setting_that_cannot_work_is_refused(tmp_path: Path, line: str, proble
 @pytest.mark.parametrize("line", ["probes: '[::1]:0'", "reconnect: {initial: 10ms, maximum: 10ms}"])
 def test_settings_up_to_the_bounds_are_taken(tmp_path: Path, line: str) -> None:
     load_agent(tmp_path, line)
+
+
+def test_a_data_dir_is_short_enough_for_the_sockets_in_it(tmp_path: Path) -> None:
+    fits = tmp_path / "d" / ("x" * (92 - len(f"{tmp_path}/d/")))
+    data_dir = AgentSettings(trust_domain=TrustDomain("a.test"), data_dir=fits).relay_dir
+    relay = Relay(tmp_path / "s", mode=0o600, private_dir=data_dir, max_connections=1)
+    with socket.socket(socket.AF_UNIX) as inner:
+        inner.bind(relay.private_address.removeprefix("unix:"))
+    with pytest.raises(ValidationError, match="a path of 93 bytes leaves no room for Unix sockets; at most 92 do"):
+        AgentSettings(trust_domain=TrustDomain("a.test"), data_dir=fits.with_name(f"{fits.name}x"))
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ class Node:
         self.refusals: list[CitadelError] = []
         self.server = WorkloadServer(
             socket=socket,
+            relay_dir=socket.with_name("relay"),
             trust_domain=A_TEST,
             feed=self.feed,
             attestor=self.attestor,
