@@ -155,6 +155,63 @@ async def test_the_route_is_chosen_by_what_the_token_says_and_by_nothing_that_a_
     assert (await page.get("/reviews", "x_end_user: jason")).status == 400
 
 
+async def test_nothing_comes_through_that_programs_or_proxies_obey_instead_of_what_was_judged(page: RawCaller) -> None:
+    plain = await page.get("/reviews")
+    forged = await page.get("/reviews", *(f"{name}: {value}" for name, value in FORGED.items()))
+    assert (forged.status, forged.seen["target"], forged.seen["version"]) == (200, "/reviews", "v1")
+    (new_id,) = forged.header("x-request-id")
+    assert new_id != FORGED["x-request-id"]
+    came = sorted([name, new_id if name == "x-request-id" else value] for name, value in plain.seen["headers"])
+    assert sorted(forged.seen["headers"]) == came
+
+
+FORGED: Final = {
+    "forwarded": "for=10.0.0.1;host=evil.test",
+    "x-citadel-reason": "none",
+    "x-end-user": "jason",
+    "x-envoy-attempt-count": "5",
+    "x-envoy-auth-failure-mode-allowed": "true",
+    "x-envoy-decorator-operation": "theirs",
+    "x-envoy-downstream-service-cluster": "theirs",
+    "x-envoy-expected-rq-timeout-ms": "7",
+    "x-envoy-external-address": "10.0.0.1",
+    "x-envoy-force-trace": "true",
+    "x-envoy-hedge-on-per-try-timeout": "true",
+    "x-envoy-internal": "true",
+    "x-envoy-ip-tags": "theirs",
+    "x-envoy-max-retries": "9",
+    "x-envoy-original-host": "evil.test",
+    "x-envoy-original-path": "/admin",
+    "x-envoy-original-url": "/admin",
+    "x-envoy-peer-metadata": "theirs",
+    "x-envoy-peer-metadata-id": "theirs",
+    "x-envoy-retry-on": "5xx",
+    "x-envoy-upstream-alt-stat-name": "theirs",
+    "x-envoy-upstream-rq-per-try-timeout-ms": "1",
+    "x-envoy-upstream-rq-timeout-ms": "7",
+    "x-forwarded-client-cert": "By=spiffe://a.test/a;URI=spiffe://a.test/admin",
+    "x-forwarded-for": "10.0.0.1",
+    "x-forwarded-host": "evil.test",
+    "x-forwarded-port": "1",
+    "x-forwarded-prefix": "/admin",
+    "x-forwarded-proto": "http",
+    "x-forwarded-scheme": "http",
+    "x-forwarded-server": "evil.test",
+    "x-forwarded-ssl": "off",
+    "x-host": "evil.test",
+    "x-http-method": "DELETE",
+    "x-http-method-override": "DELETE",
+    "x-method-override": "DELETE",
+    "x-original-host": "evil.test",
+    "x-original-path": "/admin",
+    "x-original-url": "/admin",
+    "x-real-ip": "10.0.0.1",
+    "x-request-id": "theirs",
+    "x-rewrite-url": "/admin",
+    "x-url-scheme": "http",
+}
+
+
 async def test_several_tokens_pass_only_as_one_user(page: RawCaller) -> None:
     one, same, other = token(), token(jti="2"), token(sub="alice")
     both = await page.get(f"/private/mine?a=1&access_token={same}", f"authorization: Bearer {one}")
