@@ -35,6 +35,7 @@ from sds.keep.keeper import Keeper
 from sds.keep.orders import RenewOrder
 from sds.link.identity import IdentityFile, OwnIdentity
 from sds.link.link import Heeding, Link, Telling
+from sds.link.memory import RevocationFile, RevocationMemory
 from sds.link.renewal import OwnRenewal
 from sds.link.signing import RemoteSigner, RemoteTokenSigner
 from sds.serve.lingering import MOST_LINGERING
@@ -115,9 +116,12 @@ async def _serve(
     clock: Clock,
     stop: asyncio.Event,
 ) -> None:
-    # The bundle from disk: what it vouched for before a restart is believed before the server is reached.
+    # From disk: what the bundle vouched for before a restart is believed before the server is reached, and what was
+    # revoked is refused.
     bundle = identity.current.bundle
     feed.publish(replace(feed.current, bundles={bundle.trust_domain: bundle}))
+    memory = RevocationMemory(file=RevocationFile(settings.data_dir, bundle.trust_domain), feed=feed)
+    await memory.recall(bundle=bundle, now=clock.now())
     random = SystemRandom()
     registry = StreamRegistry(clock=clock, most_lingering=min(MOST_LINGERING, open_files() // _SHARE_OF_FILES))
     attestor = UnixAttestor()
@@ -180,6 +184,7 @@ async def _serve(
         heeding=Heeding(
             on_up=keeper.server_is_back,
             on_order=obey,
+            on_revocations=memory.keep,
             on_roots=lambda: renewal.look_again(),  # noqa: PLW0108 - it is made after the link
         ),
         reconnect=settings.reconnect,

@@ -42,7 +42,8 @@ class Holdings:
 
     `svids` is keyed by entry id and holds at most the newest SVID of each entry, and none that `revocations`, the lists
     of the own trust domain, revoke. Those were judged before they came here. `revoked_identities` are refused as a
-    whole, whatever somebody shows for them: also tokens, which are in no list.
+    whole, whatever somebody shows for them: also tokens, which are in no list. With `recalls_revocations` both were
+    there before the server was heard, from what was kept of an earlier start.
     """
 
     entries: Mapping[str, Entry] = field(default_factory=lambda: _NOT_TOLD)
@@ -50,11 +51,17 @@ class Holdings:
     bundles: Mapping[TrustDomain, TrustBundle] = field(default_factory=lambda: MappingProxyType({}))
     revocations: RevocationSet = NO_REVOCATIONS
     revoked_identities: frozenset[SpiffeId] = frozenset()
+    recalls_revocations: bool = False
 
     @property
     def is_told(self) -> bool:
         """Whether the server has told its entries since the start; before, none means nothing."""
         return self.entries is not _NOT_TOLD
+
+    @property
+    def knows_revocations(self) -> bool:
+        """Whether somebody not being in `revocations` and `revoked_identities` means anything."""
+        return self.is_told or self.recalls_revocations
 
 
 class HoldingsFeed:

@@ -19,7 +19,7 @@ _OTHERS: Final = 0o077
 _UNFINISHED: Final = ".unfinished"
 
 
-def read_secret_file(path: Path) -> bytes:
+def read_secret_file(path: Path, *, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
     """The content of a file that only its owner, who is root or this process's user, can touch.
 
     Symbolic links are followed, because Kubernetes mounts secrets as such; what is checked is the file that was opened,
@@ -27,13 +27,13 @@ def read_secret_file(path: Path) -> bytes:
     """
     with _open_regular(path) as file:
         _check_owner_and_mode(path, os.fstat(file.fileno()), wanted="0600")
-        return _whole(path, file)
+        return _whole(path, file, max_bytes)
 
 
 def read_public_file(path: Path) -> bytes:
     """The content of a file that anybody may read. Raises `InvalidArgument` (`file_unsafe`) for what is no file."""
     with _open_regular(path) as file:
-        return _whole(path, file)
+        return _whole(path, file, MAX_SECRET_BYTES)
 
 
 def ensure_private_dir(path: Path) -> None:
@@ -100,10 +100,10 @@ def _open_regular(path: Path) -> BinaryIO:
     raise _unsafe(path, "is not a regular file")
 
 
-def _whole(path: Path, file: BinaryIO) -> bytes:
-    content = file.read(MAX_SECRET_BYTES + 1)
-    if len(content) > MAX_SECRET_BYTES:
-        raise _unsafe(path, f"is larger than {MAX_SECRET_BYTES} bytes")
+def _whole(path: Path, file: BinaryIO, max_bytes: int) -> bytes:
+    content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise _unsafe(path, f"is larger than {max_bytes} bytes")
     return content
 
 

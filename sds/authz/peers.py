@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from citadel.certification_path import UNREADABLE
-from citadel.errors import PermissionDenied, Reason
+from citadel.errors import PermissionDenied, Reason, Unavailable
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
 from sds.holdings import Holdings
@@ -45,10 +45,16 @@ class Peer:
             )
 
     def check_not_revoked(self, holdings: Holdings) -> None:
-        """Raise `PermissionDenied` (`identity_revoked`) for what was revoked.
+        """Raise `PermissionDenied` (`identity_revoked`) for what was revoked, `Unavailable` where nobody knows yet.
 
         Envoy looks at revocations in the handshake alone. Asked at each request, they reach connections that are open.
         """
+        if not holdings.knows_revocations:
+            raise Unavailable(
+                Reason.NOT_READY,
+                "this agent has not heard from its server yet what is revoked",
+                fix="try again in a moment",
+            )
         if self.spiffe_id in holdings.revoked_identities:
             raise PermissionDenied(Reason.IDENTITY_REVOKED, f"{self.spiffe_id} was revoked")
         if holdings.revocations.hold(self.issuer_key_id, self.serial):

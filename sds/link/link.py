@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -42,6 +42,7 @@ class Heeding:
 
     on_up: Callable[[], None]  # the server is back
     on_order: Callable[[RenewOrder], None]  # it orders to renew
+    on_revocations: Callable[[], Awaitable[None]]  # others are revoked; acknowledged once this is done
     on_roots: Callable[[], None]  # the roots of the own trust domain have changed
 
 
@@ -136,13 +137,18 @@ class Link:
         )
 
     async def _take(self, change: Change) -> None:
-        """Publish a change, and keep a new bundle of our own: after a restart the server is known by it alone."""
+        """Publish a change, and keep what it says of revocations and a new bundle of our own.
+
+        After a restart these are what is known before the server is heard, and the server is known by the bundle alone.
+        """
         async with self._turn:  # two lines can be up, and what came first must not be taken last
             revocations = await self._read(change)
             before, taken = self._feed.current, after(change, self._feed.current, revocations)
             self._feed.publish(taken)
         if revocations is not None:
             _log_revoked(before, taken)
+        if revocations is not None or change.revoked_identities is not None:
+            await self._heeding.on_revocations()
         old = self._identity.current.bundle
         for bundle in change.bundles:
             # One without authorities could not find the server again, so it is published and never kept.

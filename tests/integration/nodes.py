@@ -50,6 +50,7 @@ class LiveNode:
     def __init__(self, plan: Plan, client: httpx.AsyncClient, *, federates: bool, authorizes: bool) -> None:
         self.plan = plan
         self.policy_file = plan.folder / "policies.yaml"
+        self.data_dir = plan.folder / "agent" / "data"
         self.authority = FakeAuthority(now(), trust_domain=TRUST_DOMAIN)
         self.api = FakeAgentApi(self.authority)
         self._client = client
@@ -117,13 +118,14 @@ class LiveNode:
             await task
 
     @asynccontextmanager
-    async def agent(self) -> AsyncIterator[None]:
-        """An agent that has joined already, until the end of the block."""
+    async def agent(self, *, is_heard: bool = True) -> AsyncIterator[None]:
+        """An agent that has joined already, until the end of the block; `is_heard` waits for it to hear its server."""
         stop, task = asyncio.Event(), None
         streams = len(self.api.syncs)
         try:
             task = asyncio.create_task(run_agent(self._settings(), stop=stop))
-            await until("the agent is connected", lambda: _is_true(len(self.api.syncs) > streams), seconds=10)
+            if is_heard:
+                await until("the agent is connected", lambda: _is_true(len(self.api.syncs) > streams), seconds=10)
             yield
         finally:
             stop.set()
@@ -153,7 +155,7 @@ class LiveNode:
     async def prepare(self, revocations: types_pb2.RevocationSet) -> None:
         """The agent's identity on disk, and what it will be told first."""
         self.server, address = await serve_agents(self.api, self.authority)
-        data = self._settings().data_dir
+        data = self.data_dir
         for folder in (data.parent, data):
             folder.mkdir(mode=0o700)
         self.plan.agent_socket.parent.mkdir(mode=0o755)
@@ -206,7 +208,7 @@ class LiveNode:
         folder = self.plan.folder / "agent"
         return AgentSettings(
             trust_domain=TRUST_DOMAIN,
-            data_dir=folder / "data",
+            data_dir=self.data_dir,
             socket=self.plan.agent_socket,
             admin_socket=folder / "admin.sock",
             probes=HostPort("127.0.0.1", self.plan.agent_probes_port),

@@ -345,6 +345,35 @@ async def test_without_the_agent_nothing_is_let_through() -> None:
             await until("it is served again", lambda: _is_served(page), seconds=10)
 
 
+async def test_an_agent_that_starts_again_while_its_server_is_away_lets_nobody_through_who_was_revoked() -> None:
+    """On connections that are open, where nobody but the agent looks."""
+    started = live_node(federates=False, as_root=AS_ROOT, revocations=lists_of, authorizes=True)
+    async with started as node, AsyncExitStack() as connections:
+        write_policies(node.policy_file, policy(node))
+        async with node.agent():
+            await connections.enter_async_context(node.envoys())
+            good, bad = [await connections.enter_async_context(calling(node)) for _ in range(2)]
+            await node.push(lists_of(node.authority, bad.serial))
+            assert [await _answer(each) for each in (good, bad)] == [(200, ""), (403, "identity_revoked")]
+        await node.server.stop(None)
+        async with node.agent(is_heard=False):
+            await until("it answers", lambda: _answers(bad), seconds=10)
+            assert [await _answer(each) for each in (good, bad)] == [(200, ""), (403, "identity_revoked")]
+        (node.data_dir / "revocations").unlink()
+        async with node.agent(is_heard=False):
+            await until("it answers", lambda: _answers(bad), seconds=10)
+            assert [await _answer(each) for each in (good, bad)] == [(503, "not_ready"), (503, "not_ready")]
+
+
+async def _answer(caller: RawCaller) -> tuple[int, str]:
+    reply = await caller.get("/reviews")
+    return reply.status, reply.reason
+
+
+async def _answers(caller: RawCaller) -> bool:
+    return await _answer(caller) != (503, "")
+
+
 async def test_a_proxy_that_fails_open_lets_everything_through_but_forged_headers() -> None:
     started = live_node(federates=False, as_root=AS_ROOT, revocations=lists_of, authorizes=True)
     async with started as node, AsyncExitStack() as envoys:

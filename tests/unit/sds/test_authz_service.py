@@ -22,6 +22,7 @@ from citadel.jwt.jwks import KeySet
 from citadel.request import HttpRequest
 from citadel.selector import Selector
 from sds.authz.peers import LONGEST_ENDED
+from sds.holdings import Holdings
 from sds.serve.callers import LOOK_AGAIN
 from tests import certificates
 from tests.certificates import A_TEST, Signed
@@ -74,6 +75,7 @@ def headers_of(response: Any) -> dict[str, str]:
 async def proxy(tmp_path: Path) -> AsyncIterator[Asker]:
     node = Node(tmp_path / "s", FakeAttestor())
     node.policies.take(tmp_path, POLICY)
+    node.feed.publish(Holdings(entries={}))  # the server has been heard
     await node.server.start()
     async with aio.insecure_channel(node.address) as channel:
         yield Asker(node, channel, tmp_path)
@@ -228,6 +230,17 @@ class TestPeer:
         for peer in (PEER, certificates.leaf(ISSUER, "spiffe://a.test/caller")):
             assert await proxy.reason(peer=peer) == Reason.IDENTITY_REVOKED
         proxy.node.feed.publish(replace(proxy.node.feed.current, revoked_identities=frozenset()))
+        assert await proxy.status(peer=PEER) == 200
+
+    async def test_before_anybody_said_what_is_revoked_no_peer_is_let_through_and_no_request_without_one_held_up(
+        self, proxy: Asker
+    ) -> None:
+        proxy.node.policies.take(proxy.folder, POLICY)
+        proxy.node.feed.publish(Holdings())
+        answer = await proxy.ask(question(peer=PEER))
+        assert (answer.denied_response.status.code, refusal_of(answer)) == (503, Reason.NOT_READY)
+        assert await proxy.status() == 200
+        proxy.node.feed.publish(Holdings(recalls_revocations=True))
         assert await proxy.status(peer=PEER) == 200
 
     async def test_a_certificate_that_ended_long_ago_is_refused_on_a_connection_that_is_open(

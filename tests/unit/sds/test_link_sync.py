@@ -27,6 +27,7 @@ from sds.keep.keys import new_key
 from sds.keep.orders import OrderBook, RenewOrder
 from sds.link.bootstrap import Bootstrap
 from sds.link.link import Heeding, Link, Telling
+from sds.link.memory import FILE_NAME, RevocationFile, RevocationMemory, Told
 from sds.link.renewal import OwnRenewal
 from sds.link.returning import Returning
 from sds.link.updates import Assembly
@@ -69,13 +70,19 @@ class Bench:
         self.server, self.address = await serve_agents(self.api, self.authority)
         self.own = own_identity(self.folder, make_identity(self.authority, self.address, lifetime))
         self.feed.publish(replace(self.feed.current, bundles={A_TEST: self.authority.bundle}))
+        self.memory = RevocationMemory(file=RevocationFile(self.folder, A_TEST), feed=self.feed)
         self.link = Link(
             identity=self.own,
             servers=(),
             hello=lambda: pb.Hello(agent_version="1.2.3", host="n1"),
             feed=self.feed,
             telling=Telling(reports=self.reports, progress=RenewalProgress(self.orders, self.feed)),
-            heeding=Heeding(on_up=self._up, on_order=self.orders.add, on_roots=lambda: None),
+            heeding=Heeding(
+                on_up=self._up,
+                on_order=self.orders.add,
+                on_revocations=self.memory.keep,
+                on_roots=lambda: None,
+            ),
             reconnect=QUICK,
             clock=SystemClock(),
         )
@@ -267,8 +274,9 @@ class TestRevocations:
             first = bench.feed.current.revocations
             sync = bench.api.syncs[0]
             sync.updates.put_nowait(pb.Update(revision=2))
+            await bench.until(lambda: 2 in sync.acknowledged())  # with what is in force by then
             sync.updates.put_nowait(self.update(3, 7, of=bench.authority))
-            await bench.until(lambda: sync.acknowledged() == [1, 2, 3])
+            await bench.until(lambda: 3 in sync.acknowledged())
             second = bench.feed.current.revocations
             assert in_force(sync) == [first.version, first.version, second.version]
             assert first.version != second.version
@@ -344,6 +352,56 @@ class TestRevocations:
             bench.api.syncs[0].updates.put_nowait(self.update(2, of=successor, bundles=bundles))
             await bench.until(lambda: bench.feed.current.revocations.lists)
             assert bench.feed.current.revocations.covers_roots_of(successor.bundle)
+
+    @pytest.mark.invariant(12)
+    async def test_it_is_on_disk_before_it_is_acknowledged_and_not_written_again_while_it_is_the_same(
+        self, bench: Bench
+    ) -> None:
+        web, path = A_TEST.member("web"), bench.folder / FILE_NAME
+        named = types_pb2.RevokedIdentities(spiffe_ids=[str(web)])
+        bench.api.snapshot = [self.update(1, 7, of=bench.authority, revoked_identities=named, snapshot=True)]
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            told = RevocationFile(bench.folder, A_TEST).load(bundle=bench.authority.bundle, now=now())
+            assert told is not None
+            assert (told.lists.version, told.identities) == (bench.feed.current.revocations.version, {web})
+            sync, written = bench.api.syncs[0], path.stat().st_ino
+            sync.updates.put_nowait(self.update(2, 7, of=bench.authority, revoked_identities=named))
+            await bench.until(lambda: 2 in sync.acknowledged())
+            assert path.stat().st_ino == written
+            sync.updates.put_nowait(pb.Update(revision=3, revoked_identities=types_pb2.RevokedIdentities()))
+            await bench.until(lambda: 3 in sync.acknowledged())
+            told = RevocationFile(bench.folder, A_TEST).load(bundle=bench.authority.bundle, now=now())
+            assert told is not None
+            assert (told.lists.version, told.identities) == (bench.feed.current.revocations.version, frozenset())
+
+    async def test_a_disk_that_refuses_it_takes_nothing_from_the_rest(self, bench: Bench) -> None:
+        (bench.folder / FILE_NAME).mkdir()
+        bench.api.snapshot = [self.update(1, 7, of=bench.authority, snapshot=True)]
+        with structlog.testing.capture_logs() as logs:
+            async with bench.running():
+                await bench.until(lambda: bench.link.is_up)
+        assert bench.feed.current.revocations.lists
+        assert [log["file"] for log in logs if log["log_level"] == "error"] == [str(bench.folder / FILE_NAME)]
+
+    async def test_what_was_recalled_counts_until_the_server_says_more_and_is_never_told_as_more_than_it_is(
+        self, bench: Bench
+    ) -> None:
+        """A server that is older, or sends what cannot be relied on, leaves it in force, and sees so."""
+        older = Told(revocation_set(bench.authority.root, bench.authority.issuer, revoked=[7]), frozenset())
+        RevocationFile(bench.folder, A_TEST).save(older)
+        await bench.memory.recall(bundle=bench.authority.bundle, now=now())
+        stranger = FakeAuthority(now(), "stranger")
+        bench.api.snapshot = [self.update(1, 7, 8, of=stranger, snapshot=True)]
+        async with bench.running():
+            await bench.until(lambda: bench.link.is_up)
+            sync = bench.api.syncs[0]
+            await bench.until(lambda: 1 in sync.acknowledged())
+            assert in_force(sync) == [older.lists.version]
+            sync.updates.put_nowait(self.update(2, 7, 8, of=bench.authority))
+            await bench.until(lambda: 2 in sync.acknowledged())
+            newer = revocation_set(bench.authority.root, bench.authority.issuer, revoked=[7, 8])
+            assert in_force(sync) == [older.lists.version, newer.version]
 
     async def test_of_two_lines_that_are_up_what_came_first_is_never_taken_last(self, bench: Bench) -> None:
         """Reading a long list takes longer than taking the change that comes next."""

@@ -345,6 +345,16 @@ class TestValidateJwtSvid:
         node.feed.publish(there(WEB))
         assert (await workload.judge(good, AUDIENCE)).spiffe_id == WORKLOAD
 
+    async def test_before_the_server_was_heard_who_is_revoked_is_not_known_and_no_token_judged(
+        self, tmp_path: Path
+    ) -> None:
+        node = Node(tmp_path / "silent.sock", FakeAttestor(), has_heard=lambda: False)
+        node.feed.publish(Holdings(bundles={A_TEST: OWN}, recalls_revocations=True))  # all that is on disk
+        await node.server.start()
+        async with workload_at(tmp_path / "silent.sock") as workload:
+            assert await refusal(workload.judge(token(ONE, kid="one"), AUDIENCE)) == (UNAVAILABLE, "not_ready")
+        await node.server.close(grace=0)
+
     @pytest.mark.spec("WAPI-38", "JWT-14")
     @pytest.mark.parametrize("audience", ["other", AUDIENCE[:-1], AUDIENCE.upper(), f"{AUDIENCE} "])
     async def test_the_audience_is_compared_exactly(self, workload: Workload, audience: str) -> None:
