@@ -5,13 +5,13 @@ Pure: what the proxy, the kernel and the issuers said is given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from citadel.access.matching import Facts, holds, values_of
 from citadel.access.patterns import Value
-from citadel.access.rules import Action, Alternative, Condition, Policy, Rule
+from citadel.access.rules import Action, Alternative, Condition, Policy, Rule, Subject
 from citadel.errors import Reason
 from citadel.jwt.user import EndUser
 from citadel.printable import printable
@@ -19,6 +19,7 @@ from citadel.request import HttpRequest
 
 _SHOWN_VALUES: Final = 5
 _SHOWN_LETTERS: Final = 200
+_CREDENTIALS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,12 @@ def explain(policy: Policy, request: HttpRequest, user: EndUser | None) -> Expla
         facts = Facts.of(request, user)
     except ValueError as error:
         return Explanation(decision=_without_plain_form(policy, error), facts=None, rules=())
+    places = (place for rule in policy.jwt_rules for place in rule.places)
+    secrets = _CREDENTIALS.union(place.name for place in places if place.kind == "header")
     return Explanation(
-        decision=_decide(policy, facts), facts=facts, rules=[_report(rule, facts) for rule in policy.in_order]
+        decision=_decide(policy, facts),
+        facts=facts,
+        rules=[_report(rule, facts, secrets) for rule in policy.in_order],
     )
 
 
@@ -113,16 +118,21 @@ def _failing_in(alternative: Alternative, facts: Facts, action: Action, *, signe
     return None
 
 
-def _report(rule: Rule, facts: Facts) -> RuleReport:
+def _report(rule: Rule, facts: Facts, secrets: Container[str]) -> RuleReport:
     failing = _first_failing(rule, facts)
     return RuleReport(
-        rule=rule.name, action=rule.action, failed=_in_words(failing, facts) if failing is not None else ""
+        rule=rule.name, action=rule.action, failed=_in_words(failing, facts, secrets) if failing is not None else ""
     )
 
 
-def _in_words(failing: Condition, facts: Facts) -> str:
+def _in_words(failing: Condition, facts: Facts, secrets: Container[str]) -> str:
+    """`secrets` are headers that are told of without a word of what is in them, or in the policy about them."""
     values = [printable(_shown(value), _SHOWN_LETTERS) for value in values_of(failing, facts)]
     name = "".join(f"[{each}]" for each in failing.names)
+    if failing.subject is Subject.HEADER and failing.names[0] in secrets:
+        another = "one it must not be" if failing.negated else "another one"
+        state = f"is there, and is {another}" if values else "is not there"
+        return f"{failing.where}: {failing.subject}{name} {state}"
     seen = f"{failing.subject}{name} is {_listed(values)}" if values else f"{failing.subject}{name} is not there"
     return f"{failing.where}: {seen}, and must {'not ' if failing.negated else ''}be {_listed(failing.patterns)}"
 

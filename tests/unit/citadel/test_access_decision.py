@@ -542,6 +542,29 @@ def test_an_explanation_has_each_rule_with_the_first_condition_that_is_not_met()
     )
 
 
+@pytest.mark.parametrize("name", ["Authorization", "cookie", "proxy-authorization", "x-jwt"])
+def test_an_explanation_repeats_no_credential(name: str) -> None:
+    jwt_rule = {"issuer": ISSUER, "fromHeaders": [{"name": "X-Jwt"}]}
+    judged = policy(
+        allow(when=when(f"request.headers[{name}]", "asked-for")),
+        allow(when=when_not(f"request.headers[{name}]", "s3cret*")),
+        allow(when=when("request.headers[x-other]", "asked-for")),
+        jwtRules=[jwt_rule],
+    )
+    lower = name.lower()
+
+    def failed(**headers: str) -> list[str]:
+        asked = request(headers={key.replace("_", "-"): value for key, value in headers.items()})
+        return [report.failed for report in explain(judged, asked, None).rules]
+
+    assert failed(**{lower: "s3cret", "x-other": "shown"}) == [
+        f"when[0].values: the header[{lower}] is there, and is another one",
+        f"when[0].notValues: the header[{lower}] is there, and is one it must not be",
+        "when[0].values: the header[x-other] is 'shown', and must be 'asked-for'",
+    ]
+    assert failed()[0] == f"when[0].values: the header[{lower}] is not there"
+
+
 def test_nothing_of_a_token_is_in_a_decision() -> None:
     judged = policy(allow(when=when("request.auth.claims[groups]", "staff")))
     assert "guests" not in repr(decide(judged, request(), user(claims={"groups": "guests"})))
