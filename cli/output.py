@@ -92,8 +92,11 @@ def echo(text: str | bytes, *, nl: bool = True) -> None:
 
 
 def print_json(document: object) -> None:
-    """One JSON document on standard output."""
-    echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """One JSON document on standard output.
+
+    In ASCII: texts of others stand in it as they are, and some letters turn round what a terminal shows after them.
+    """
+    echo(json.dumps(document, indent=2))
 
 
 def print_error(error: CitadelError, form: Form) -> None:
@@ -109,7 +112,7 @@ def print_error(error: CitadelError, form: Form) -> None:
 def print_json_error(reason: str, kind: str, message: str, fix: str, exit_code: int) -> None:
     """The form of every error for programs."""
     fields = {"reason": reason, "kind": kind, "message": message, "fix": fix, "exit_code": exit_code}
-    click.echo(json.dumps({"error": fields}, ensure_ascii=False), err=True)
+    click.echo(json.dumps({"error": fields}), err=True)
 
 
 def _fail(context: click.Context, error: CitadelError, form: Form) -> NoReturn:

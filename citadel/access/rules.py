@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from itertools import takewhile
 from typing import Final
 
 from citadel.access.patterns import Pattern
@@ -115,6 +116,13 @@ class Policies:
     def of(self, seen: frozenset[Selector]) -> Policy | None:
         """The policy of a caller with these selectors: the first one whose own it all has."""
         return next((policy for policy in self.policies if policy.selectors <= seen), None)
+
+    def perhaps_before(self, chosen: Policy | None, seen: frozenset[Selector]) -> Mapping[str, frozenset[Selector]]:
+        """Policies before `chosen` that may be the caller's, with what each lacks: kinds of which none is `seen`."""
+        kinds = {selector.kind for selector in seen}
+        before = takewhile(lambda policy: policy is not chosen, self.policies)
+        lacking = {policy.name: policy.selectors - seen for policy in before}
+        return {name: lacks for name, lacks in lacking.items() if kinds.isdisjoint(each.kind for each in lacks)}
 
     def named(self, name: str) -> Policy | None:
         """The policy of this name."""

@@ -23,7 +23,7 @@ from citadel.spiffe import SpiffeId
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.parameters import SelectorType, SpiffeIdType, TextType
 from cli.authz.tokens import GivenKeys, issuers_keys, vouched_for, with_token
-from cli.authz.view import Explained, plain, show
+from cli.authz.view import Explained, in_words, plain, show
 from cli.output import Form, echo, print_json
 
 _FILE: Final = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -72,7 +72,7 @@ def lint_command(invocation: Invocation, file: Path, *, strict: bool) -> None:
     type=SelectorType(),
     multiple=True,
     metavar="TYPE:VALUE",
-    help="Choose the policy as the agent does, by what it sees of the proxy. Repeatable.",
+    help="Choose the policy by what an agent sees of the proxy; name all of it. Repeatable.",
 )
 @click.option("--peer", type=SpiffeIdType(), help="Who sends the request, by its certificate.")
 @click.option("--method", type=TextType(), default="GET", show_default=True, help="In capitals.")
@@ -125,6 +125,7 @@ def explain_command(  # noqa: PLR0913 - one parameter for each option
         explanation=explanation,
         token=verified,
         token_verified=not unverified,
+        perhaps=policies.perhaps_before(policy, frozenset(selectors)) if selectors else {},
         changes=changes(policy.jwt_rules, request, verified) if decision.allowed else None,
     )
     if invocation.form is Form.JSON:
@@ -142,8 +143,9 @@ def _policy(policies: Policies, name: str | None, selectors: Sequence[Selector])
         return policy
     if (policy := policies.of(frozenset(selectors))) is None:
         seen = " ".join(map(str, selectors))
+        perhaps = "".join(f"; {each}" for each in in_words(policies.perhaps_before(None, frozenset(selectors))))
         raise PermissionDenied(
-            Reason.NO_POLICY, f"a proxy with {seen} has all selectors of no policy", fix=f"there are {names}"
+            Reason.NO_POLICY, f"a proxy with {seen} has all selectors of no policy", fix=f"there are {names}{perhaps}"
         )
     return policy
 

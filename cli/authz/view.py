@@ -11,6 +11,7 @@ from citadel.access.rules import Policy
 from citadel.jwt.forwarding import Changes
 from citadel.jwt.validator import Verified
 from citadel.request import HttpRequest
+from citadel.selector import Selector
 from cli.admin.tables import print_fields, print_heading, print_table
 from cli.output import echo
 
@@ -19,11 +20,15 @@ _UNVERIFIED = "NOT VERIFIED: anybody can have written this token"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """A request as it was judged; `changes` is what the proxy would change in it, where it is allowed."""
+    """A request as it was judged; `changes` is what the proxy would change in it, where it is allowed.
+
+    `perhaps` are policies that an agent may choose instead, and what of the proxy was not said for them.
+    """
 
     policy: Policy
     request: HttpRequest
     explanation: Explanation
+    perhaps: Mapping[str, frozenset[Selector]]
     token: Verified | None
     token_verified: bool
     changes: Changes | None
@@ -34,6 +39,7 @@ def plain(found: Explained) -> dict[str, Any]:
     decision, facts = found.explanation.decision, found.explanation.facts
     return {
         "policy": found.policy.name,
+        "perhaps": {name: sorted(map(str, lacking)) for name, lacking in found.perhaps.items()},
         "allowed": decision.allowed,
         "reason": decision.reason,
         "rule": decision.rule,
@@ -71,10 +77,19 @@ def show(found: Explained) -> None:
     echo(f"\n{'allowed' if decision.allowed else 'refused'}: {decision.words}")
 
 
+def in_words(perhaps: Mapping[str, frozenset[Selector]]) -> Iterator[str]:
+    """What could be another policy's case, one after the other."""
+    for name, lacking in perhaps.items():
+        wanted = " ".join(sorted(map(str, lacking)))
+        yield f"{name} comes first if the proxy has {wanted}, and an agent that cannot see that refuses (not_ready)"
+
+
 def _fields(found: Explained) -> Iterator[tuple[str, object]]:
     request, facts = found.request, found.explanation.facts
     asked = f"{request.method} {request.host or '-'} {request.path.partition('?')[0]}"
     yield "policy", f"{found.policy.name}, for {' '.join(sorted(map(str, found.policy.selectors)))}"
+    for words in in_words(found.perhaps):
+        yield "perhaps", words
     yield "asked", asked
     yield "judged as", None if facts is None else f"{facts.method} {facts.host or '-'} {' and '.join(facts.paths)}"
     yield "peer", request.peer

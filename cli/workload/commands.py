@@ -148,7 +148,7 @@ async def _until(stop: asyncio.Event, watching: Watching) -> None:
 
 def _tell_change(context: X509Context, invocation: Invocation) -> None:
     if invocation.form is Form.JSON:
-        echo(json.dumps(_plain(context), ensure_ascii=False))
+        echo(json.dumps(_plain(context)))
         return
     now = invocation.clock.now()
     for each in context.svids:

@@ -145,6 +145,36 @@ async def test_a_policy_is_chosen_as_the_agent_does(
     assert (await explained(program, str(file), *chosen, exit_code=6))["policy"] == policy
 
 
+async def test_a_policy_that_the_agent_may_choose_instead_is_named(program: Program, file: Path) -> None:
+    path = "unix:path:/usr/bin/envoy"
+    file.write_text(file.read_text().replace("[unix:uid:1001]", f"[unix:uid:1002, '{path}']"))
+    asked = (str(file), "--selector", "unix:uid:1002")
+    found = await explained(program, *asked, exit_code=6)
+    assert (found["policy"], found["perhaps"]) == ("ratings", {"productpage": [path]})
+    words = f"productpage comes first if the proxy has {path}, and an agent that cannot see that refuses (not_ready)"
+    assert words in (await program("authz", "explain", *asked)).stdout
+    other = await explained(program, *asked, "--selector", "unix:path:/other", exit_code=6)
+    assert (other["policy"], other["perhaps"]) == ("ratings", {})
+    found = await explained(program, *asked, "--selector", path, exit_code=6)
+    assert (found["policy"], found["perhaps"]) == ("productpage", {})
+    assert (await explained(program, str(file), "--policy", "ratings", exit_code=6))["perhaps"] == {}
+    refused = await program("authz", "explain", str(file), "--selector", path)
+    assert refused.exit_code == 6
+    assert "productpage comes first if the proxy has unix:uid:1002" in refused.stderr
+
+
+async def test_no_letter_of_a_token_can_turn_round_what_a_terminal_shows(
+    program: Program, file: Path, token: Path
+) -> None:
+    token.write_text(KEY.token(name="\u202eevil\x9b", sub="j\u2066"))
+    arguments = ("authz", "explain", str(file), "--policy", "productpage", *ASKED, "--token", str(token))
+    for form in ("json", "table"):
+        shown = await program(*arguments, "-o", form)
+        assert shown.exit_code == 0
+        assert shown.stdout.replace("\n", "").isprintable()
+    assert json.loads((await program(*arguments, "-o", "json")).stdout)["user"]["claims"]["name"] == "\u202eevil\x9b"
+
+
 async def test_a_policy_that_there_is_not(program: Program, file: Path) -> None:
     assert await reason(program, str(file), "--selector", "unix:uid:9", exit_code=6) == "no_policy"
     assert await reason(program, str(file), "--policy", "nobody", exit_code=4) == "no_policy"
