@@ -29,9 +29,8 @@ from sds.link.revocations import read_revocations
 
 FILE_NAME: Final = "revocations"
 _FORM: Final = b"citadel revocations 1\n"
-_MAX_BYTES: Final = (
-    1 << 28
-)  # some millions of certificates; the server sends its lists in one message of 16 MiB at most
+# Some millions of certificates; the server sends its lists in one message of 16 MiB at most.
+_MAX_BYTES: Final = 1 << 28
 
 _log = structlog.get_logger(__name__)
 
