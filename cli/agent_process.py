@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from collections.abc import Awaitable
 from contextlib import ExitStack
@@ -162,13 +163,14 @@ async def _serve(
         renew_at=settings.renewal.at,
     )
 
-    begun = clock.monotonic()
+    begun, process = clock.monotonic(), secrets.token_hex(8)
 
     def hello() -> agent_api_pb2.Hello:
         return agent_api_pb2.Hello(
             agent_version=metadata.version("citadel"),
             host=socket.gethostname(),
             serving_for=to_duration(timedelta(seconds=clock.monotonic() - begun)),
+            process=process,
         )
 
     def obey(order: RenewOrder) -> None:

@@ -56,6 +56,7 @@ class AgentSession:
         self.wake = asyncio.Event()
         self.is_ending = False
         self.version = ""
+        self.process = ""  # the agent's name for its run; empty of an older agent
         self.acknowledged_revision = 0
         self.acknowledged_bundle = 0  # sequence of the own bundle that the agent keeps
         self.acknowledged_lists = ""  # version of the revocation lists that it serves
@@ -76,6 +77,7 @@ class AgentSession:
         match message.WhichOneof("kind"):
             case "hello":
                 self.version = message.hello.agent_version[:100]
+                self.process = message.hello.process[:100]
                 if message.hello.HasField("serving_for"):
                     serving_for = max(0.0, from_duration(message.hello.serving_for).total_seconds())
                     self.serving_since = self._connected_monotonic - serving_for
@@ -153,6 +155,7 @@ class SessionBook:
     def __init__(self, *, most_silent: int, hello_timeout: timedelta) -> None:
         self.hello_timeout = hello_timeout
         self._sessions: dict[SpiffeId, list[AgentSession]] = {}  # of each agent, the newest last
+        self._serving: dict[SpiffeId, tuple[str, float]] = {}  # the run of each agent, and since when it serves
         self._to_wake: deque[AgentSession] = deque()
         self._silent: Counter[SpiffeId] = Counter()
         self._most_silent = most_silent
@@ -176,8 +179,21 @@ class SessionBook:
         """Note a new session; the oldest of an agent that has too many are ended."""
         own = self._sessions.setdefault(session.agent.spiffe_id, [])
         own.append(session)
+        self._know_since_when_it_serves(session)
         for other in own[:-_MOST_SESSIONS_PER_AGENT]:
             other.end()
+
+    def _know_since_when_it_serves(self, session: AgentSession) -> None:
+        """A hello that took long on its way makes its agent look younger than what the agent has got already.
+
+        The first one of a run comes before anything is signed for that run, so it is right as to what was before.
+        """
+        if session.serving_since is None or not session.process:
+            return
+        process, since = self._serving.get(session.agent.spiffe_id, ("", 0.0))
+        if process == session.process:
+            session.serving_since = min(since, session.serving_since)
+        self._serving[session.agent.spiffe_id] = (session.process, session.serving_since)
 
     def close(self, session: AgentSession) -> None:
         """Forget an ended session."""

@@ -64,8 +64,11 @@ class Hello(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     SERVING_FOR_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     agent_version: _builtins.str
     host: _builtins.str
+    process: _builtins.str
+    """a random name of this run of the agent, the same in each hello of it"""
     @_builtins.property
     def serving_for(self) -> _duration_pb2.Duration:
         """How long the agent has answered proxies. Those that it had before it was started anew may not have found it yet."""
@@ -76,10 +79,11 @@ class Hello(_message.Message):
         agent_version: _builtins.str = ...,
         host: _builtins.str = ...,
         serving_for: _duration_pb2.Duration | None = ...,
+        process: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["serving_for", b"serving_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "host", b"host", "serving_for", b"serving_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "host", b"host", "process", b"process", "serving_for", b"serving_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,13 +39,13 @@ class Scene:
             clock=clock,
         )
 
-    def connects(self, *, serving_for: float | None) -> None:
+    def connects(self, *, serving_for: float | None, process: str = "") -> None:
         """The agent `node-1` opens its stream, and has answered proxies for so many seconds."""
         session = AgentSession(
             agent=agent(NODE_1), connected_at=self.clock.now(), connected_monotonic=self.clock.monotonic()
         )
         told = to_duration(timedelta(seconds=serving_for)) if serving_for is not None else None
-        session.take(pb.AgentMessage(hello=pb.Hello(serving_for=told)))
+        session.take(pb.AgentMessage(hello=pb.Hello(serving_for=told, process=process)))
         self.sessions.open(session)
 
     async def waits_for(self, *issuers: str) -> list[Holder]:
@@ -99,6 +99,16 @@ async def test_an_agent_that_had_nothing_before_is_not_waited_for(scene: Scene) 
     await scene.clock.advance(5)
     scene.connects(serving_for=20)  # since 15 s before the first certificate
     assert not await scene.waits_for()
+
+
+@pytest.mark.parametrize(("process", "is_waited_for"), [("first", False), ("second", True)])
+async def test_a_hello_that_took_long_makes_no_agent_younger_but_another_run_of_it_is(
+    scene: Scene, process: str, *, is_waited_for: bool
+) -> None:
+    scene.connects(serving_for=11, process="first")  # a second before the first certificate
+    await scene.clock.advance(5)
+    scene.connects(serving_for=14, process=process)  # which is two seconds after it, if so
+    assert bool(await scene.waits_for()) is is_waited_for
 
 
 async def test_an_older_agent_that_does_not_say_is_not_waited_for(scene: Scene) -> None:
