@@ -14,7 +14,7 @@ from ca.rotation import gate
 from ca.rotation.gate import AgentView, Closed, Trust
 from ca.rotation.model import Holder
 from ca.rotation.ports import IssuedEnds
-from citadel._wire import types_pb2
+from citadel._wire import agent_api_pb2, types_pb2
 from citadel.clock import Clock
 from citadel.reserved import RESERVED_SEGMENT, is_agent_id, server_id
 from citadel.spiffe import SpiffeId, TrustDomain
@@ -67,6 +67,8 @@ class Mesh:
         self._judged_for: object = None
         # By what it was counted for, so that whoever watches a rotation costs little where nothing changes.
         self._counted: dict[AgentSession, tuple[tuple[int, Trust], int, int]] = {}
+        self._said: dict[SpiffeId, agent_api_pb2.OrderProgress] = {}  # of the order with this id
+        self._said_of = ""
         self._answer: _Answer | None = None
         self._had_before: dict[AgentSession, tuple[object, datetime | None]] = {}
 
@@ -164,7 +166,7 @@ class Mesh:
             if known is None or known[0] != (session.changes, trust):
                 known = ((session.changes, trust), *self._proxies(session, trust))
             self._counted[session] = known
-        progress = [p for session in sessions.values() if (p := session.progress.get(order_id)) is not None]
+        progress = self._progress(sessions, order_id) if order_id else []
         joined = sum(1 for agent in self._roster.all().values() if not agent.banned)
         covered = sum(each.covered for each in progress)
         return Census(
@@ -175,6 +177,15 @@ class Mesh:
             svids=covered,
             svids_renewed=max(0, covered - sum(each.left for each in progress)),
         )
+
+    def _progress(self, sessions: Mapping[SpiffeId, AgentSession], order_id: str) -> list[agent_api_pb2.OrderProgress]:
+        """What each said last of an order: whoever connects anew, as at a change of roots, says it a moment later."""
+        if order_id != self._said_of:
+            self._said_of, self._said = order_id, {}
+        for agent, session in sessions.items():
+            if (said := session.progress.get(order_id)) is not None:
+                self._said[agent] = said
+        return [self._said[agent] for agent in sessions if agent in self._said]
 
     def _proxies(self, session: AgentSession, trust: Trust) -> tuple[int, int]:
         """Of this agent's proxies those that asked for a bundle, and of these those that have acknowledged it."""

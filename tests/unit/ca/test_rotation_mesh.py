@@ -12,6 +12,7 @@ import pytest
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession, SessionBook
+from ca.entries.watch import EntryNews
 from ca.rotation.gate import AgentView, Trust
 from ca.rotation.mesh import Mesh
 from citadel._wire import agent_api_pb2 as pb
@@ -110,6 +111,40 @@ def test_the_census_follows_what_agents_say_what_is_asked_and_who_is_connected()
     assert scene.proxies(2) == (1, 1)
     scene.connect(NODE_1)
     assert scene.proxies(2) == (0, 0)
+
+
+def test_how_far_an_agent_is_counts_also_while_it_connects_anew_and_has_not_said_it_again() -> None:
+    scene = Scene()
+
+    def told(order_id: str) -> AgentSession:
+        session = scene.connect(NODE_1)
+        news = EntryNews(is_everything=True, entries={})
+        assert list(session.updates(news=news, bundles={}, revision=1, orders=[pb.RenewOrder(id=order_id)]))
+        return session
+
+    def said(session: AgentSession, order_id: str, *, left: int) -> None:
+        progress = pb.OrderProgress(order_id=order_id, covered=2, left=left)
+        session.take(pb.AgentMessage(progress=pb.RenewProgress(orders=[progress])))
+
+    def renewed(order_id: str) -> tuple[int, int]:
+        census = scene.mesh.census(trust=trust(1), order_id=order_id)
+        return census.svids_renewed, census.svids
+
+    first = told("one")
+    assert renewed("one") == (0, 0)
+    said(first, "one", left=1)
+    assert renewed("one") == (1, 2)
+    again = told("one")
+    assert renewed("") == (0, 0), "without an order nobody is far"
+    assert renewed("one") == (1, 2)
+    scene.book.close(first)
+    scene.book.close(again)
+    assert renewed("one") == (0, 0), "who is away is not counted"
+    again = told("one")
+    assert renewed("one") == (1, 2)
+    said(again, "one", left=0)
+    assert renewed("one") == (2, 2)
+    assert renewed("two") == (0, 0)
 
 
 async def test_who_is_connected_is_not_away_whatever_the_ledger_said_before() -> None:
