@@ -21,6 +21,7 @@ from citadel.request import HttpRequest
 from sds.authz import answers
 
 _MOST_REMEMBERED: Final = 4096
+_LONGEST_REMEMBERED: Final = 4096  # characters that tokens are read from, so that all of them together stay small
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -28,7 +29,7 @@ _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 class Known:
     """Who the end user is, None where there is none; and the `CheckResponse` that lets their request through.
 
-    Each is equal to itself alone.
+    Each is equal to itself alone, so only of one that comes again (`is_remembered`) anything else can be remembered.
     """
 
     user: EndUser | None
@@ -36,6 +37,7 @@ class Known:
     since: datetime
     until: datetime
     keys_version: int
+    is_remembered: bool
 
 
 class EndUsers:
@@ -66,16 +68,17 @@ class EndUsers:
     async def of(self, request: HttpRequest) -> Known:
         """The end user of `request`. Raises as `EndUserValidator.check`."""
         asks_more = "?" in request.path and any(place.is_misspelled_in(request) for place in self._parameters)
-        if asks_more or is_preflight(request):
-            return await self._found_out(request)  # judged by more than where its tokens stand
+        # The first two are judged by more than where their tokens stand.
+        if asks_more or is_preflight(request) or self._length(request) > _LONGEST_REMEMBERED:
+            return await self._found_out(request, is_remembered=False)
         read, now, version = self._read(request), self._clock.now(), self._keys_version()
         known = self._remembered.get(read)
         if known is None or not known.since <= now < known.until or known.keys_version != version:
-            known = await self._found_out(request)
+            known = await self._found_out(request, is_remembered=True)
             self._remember(read, known)
         return known
 
-    async def _found_out(self, request: HttpRequest) -> Known:
+    async def _found_out(self, request: HttpRequest, *, is_remembered: bool) -> Known:
         now, version = self._clock.now(), self._keys_version()  # before anything is waited for
         verified = await self._validator.check(request)
         return Known(
@@ -84,7 +87,13 @@ class EndUsers:
             since=now,
             until=self._until(verified, now),
             keys_version=version,
+            is_remembered=is_remembered,
         )
+
+    def _length(self, request: HttpRequest) -> int:
+        """How much there is to remember: claims, and cookies beside a token."""
+        query = len(request.path) if "?" in request.path and self._parameters else 0
+        return query + sum(len(request.headers.get(name, "")) for name in self._headers)
 
     def _read(self, request: HttpRequest) -> bytes:
         """A digest of everything that tokens are read from: tokens themselves are not kept."""

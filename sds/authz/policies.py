@@ -36,7 +36,7 @@ class PolicyAtWork:
         """The decision on a request of this end user. Few requests are the first of their kind, so it is remembered."""
         path = request.path.partition("?")[0]
         is_long = len(path) + len(request.host) + len(request.method) > _LONGEST_REMEMBERED
-        if self._asks_for_headers or is_long:
+        if self._asks_for_headers or is_long or not known.is_remembered:
             return decide(self.rules, request, known.user)
         kind = (known, request.method, request.host, path, request.peer)
         decision = self._decided.get(kind)

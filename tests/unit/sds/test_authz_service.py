@@ -474,7 +474,7 @@ class TestMemory:
         ("written", "is_remembered"),
         [
             ({"path": f"/public/{'a' * 1000}"}, True),
-            ({"path": f"/public/a?{'q' * 60_000}"}, True),
+            ({"path": f"/public/a?{'q' * 4_000}"}, True),
             ({"path": f"/public/{'a' * 1020}"}, False),
             ({"host": "h" * 1020}, False),
             ({"method": "M" * 1020}, False),
@@ -490,6 +490,30 @@ class TestMemory:
         first, second = policy.decide(request, known), policy.decide(request, known)
         assert first == second
         assert (first is second) is is_remembered
+
+    @pytest.mark.parametrize(
+        ("headers", "query", "is_remembered"),
+        [
+            ({"cookie": "a=" + "x" * 4000}, "", True),
+            ({"cookie": "a=" + "x" * 4100}, "", False),
+            ({"authorization": "Basic " + "x" * 4100}, "", False),
+            ({"user-agent": "x" * 4100}, "", True),
+            ({}, "?" + "q" * 4100, False),
+            ({"origin": "https://a", "access-control-request-method": "GET"}, "", True),
+        ],
+    )
+    async def test_a_caller_cannot_fill_it_with_what_stands_beside_tokens(
+        self, proxy: Asker, headers: dict[str, str], query: str, *, is_remembered: bool
+    ) -> None:
+        both = {**JWT_RULE, "fromHeaders": [{"name": "authorization", "prefix": "Bearer "}], "fromCookies": ["c"]}
+        proxy.node.policies.take(proxy.folder, {**POLICY, "jwtRules": [{**both, "fromParams": ["t"]}]})
+        [policy] = proxy.node.policies.current._at_work
+        request = HttpRequest(method="GET", host="web.test", path=f"/public/a{query}", headers=headers)
+        first, second = await policy.users.of(request), await policy.users.of(request)
+        assert (first is second) is is_remembered
+        decisions = policy.decide(request, first), policy.decide(request, second)
+        assert decisions[0] == decisions[1]
+        assert (decisions[0] is decisions[1]) is is_remembered
 
     async def test_nothing_outlives_the_policies_that_it_was_judged_by(self, proxy: Asker) -> None:
         token = bearer()
