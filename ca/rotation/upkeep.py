@@ -78,35 +78,36 @@ class Upkeep:
         # What goes, goes late rather than early, and what comes the other way round: a clock that jumps does no harm.
         await self._authorities.drop_ended(self._rotator.time.certain())
         now = self._rotator.time.latest()
-        if await self._has_rescued(now):
-            return
         await self._make_way_for_the_root(now)
-        if self._rotator.running is None and (due := self._due(now)) is not None:
-            await self._start(due)
-            self._note_start(due)
+        if self._is_root_due(now):
+            await self._start(RotationKind.ROOT)  # it brings a new issuing authority along
+        # Not before it: under a root that has ended no issuing authority can be made.
+        if not await self._has_rescued(now) and self._is_issuer_due(now):
+            await self._start(RotationKind.ISSUER)
 
     async def _look_at_tokens(self) -> None:
         now = self._rotator.time.latest()
         await self._jwt.rescue(now)
         if self._rotator.running is None and self._jwt.is_due(now):
             await self._start(RotationKind.JWT)
-            self._jwt.note_start()
 
     async def _start(self, due: RotationKind) -> None:
         await self._steering.start(Wish(kind=due, why="it is due"), by=Actor(ActorKind.SERVER))
+        self._note_start(due)
 
-    def _due(self, now: datetime) -> RotationKind | None:
-        """What is old enough. A new root brings a new issuing authority along.
-
-        Also where roots are to be rotated by hand alone, the last moment is waited for and not the outage after it.
-        """
+    def _is_root_due(self, now: datetime) -> bool:
+        """Also where roots are rotated by hand alone: the last moment is waited for, and not the outage after it."""
         root = self._active(AuthorityKind.ROOT)
-        is_last_moment = root.not_after - now <= 2 * self._reserve(root)
         is_old = self._root_at is not None and _is_older(root, self._root_at, now)
-        if (is_last_moment or is_old) and self._is_rested(RotationKind.ROOT):
-            return RotationKind.ROOT
-        is_old = _is_older(self._active(AuthorityKind.ISSUER), self._issuer_at, now)
-        return RotationKind.ISSUER if is_old and self._is_rested(RotationKind.ISSUER) else None
+        is_due = is_old or root.not_after - now <= 2 * self._reserve(root)
+        return is_due and self._can_start(RotationKind.ROOT)
+
+    def _is_issuer_due(self, now: datetime) -> bool:
+        issuer = self._active(AuthorityKind.ISSUER)
+        return _is_older(issuer, self._issuer_at, now) and self._can_start(RotationKind.ISSUER)
+
+    def _can_start(self, kind: RotationKind) -> bool:
+        return self._rotator.running is None and self._is_rested(kind)
 
     async def _make_way_for_the_root(self, now: datetime) -> None:
         """A rotation that outlasts the root would end in an outage for everybody, which no person can have meant.
@@ -161,6 +162,9 @@ class Upkeep:
 
     def _note_start(self, kind: RotationKind) -> None:
         """It was done: not again soon by itself. But no rest is so long that the root could end in it."""
+        if kind is RotationKind.JWT:
+            self._jwt.note_start()
+            return
         self._starts_again_at[RotationKind.ISSUER] = rested = self._rested(self._active(AuthorityKind.ISSUER))
         if kind is RotationKind.ROOT:
             reserve = self._reserve(self._active(AuthorityKind.ROOT)).total_seconds()

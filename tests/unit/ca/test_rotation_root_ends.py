@@ -116,6 +116,21 @@ async def test_one_that_is_held_up_and_can_be_undone_is_undone(server: Server, d
     assert "rotation.abort" in await disk.acts()
 
 
+@pytest.mark.parametrize("kind", [ISSUER, SVID, JWT])
+async def test_a_root_that_ended_while_the_machine_was_suspended_is_rotated_all_the_same(
+    server: Server, kind: RotationKind
+) -> None:
+    root = server.active(AuthorityKind.ROOT)
+    await server.begin(kind)
+    await server.steering.pause(why="holidays", by=ADMINISTRATOR)
+    for node in server.nodes:
+        node.leave()
+    server.clock.leap((root.not_after - server.clock.now() + HOUR).total_seconds())
+    await server.until(lambda: server.active(AuthorityKind.ISSUER).parent_id != root.id)
+    await server.turn()
+    assert server.authorities.issuing().authority.not_after > server.clock.now() + DAY
+
+
 async def test_the_root_is_rotated_at_the_last_moment_however_late_its_share_is_set(disk: Disk) -> None:
     disk.root_at = 0.999
     async with disk.server() as server:
@@ -138,18 +153,18 @@ async def test_an_issuer_that_was_rotated_a_moment_ago_holds_up_no_root(disk: Di
         await server.until(lambda: server.active(AuthorityKind.ROOT).id != root.id)
 
 
-async def test_an_issuer_is_replaced_in_time_and_with_its_list_while_tokens_are_waited_for(
-    server: Server, disk: Disk
-) -> None:
-    old = server.authorities.issuing().authority
-    server.clock.leap((old.not_after - server.clock.now() - 13 * HOUR).total_seconds())
-    await server.tokens.reserve(server.tokens.signing(), server.clock.now() + DAY)
-    await server.begin(JWT)
-    await server.phase(Phase.DRAIN)
-    server.clock.leap(HOUR.total_seconds())
-    await server.until(lambda: server.authorities.issuing().authority.id != old.id)
-    assert server.rotator.running is not None
-    assert server.rotator.running.kind is JWT, "it goes on"
-    new = server.authorities.issuing().authority
-    assert new.subject_key_id in {each.issuer_key_id for each in server.lists.current.lists}
-    assert "issuer.replace" in await disk.acts()
+async def test_an_issuer_is_replaced_in_time_and_with_its_list_while_tokens_are_waited_for(disk: Disk) -> None:
+    disk.root_lifetime = 365 * DAY
+    async with disk.server() as server:
+        old = server.authorities.issuing().authority
+        server.clock.leap((old.not_after - server.clock.now() - 13 * HOUR).total_seconds())
+        await server.tokens.reserve(server.tokens.signing(), server.clock.now() + DAY)
+        await server.begin(JWT)
+        await server.phase(Phase.DRAIN)
+        server.clock.leap(HOUR.total_seconds())
+        await server.until(lambda: server.authorities.issuing().authority.id != old.id)
+        assert server.rotator.running is not None
+        assert server.rotator.running.kind is JWT, "it goes on"
+        new = server.authorities.issuing().authority
+        assert new.subject_key_id in {each.issuer_key_id for each in server.lists.current.lists}
+        assert "issuer.replace" in await disk.acts()
