@@ -30,6 +30,7 @@ from cli.agent_joining import check_can_join, own_identity, returning
 from cli.limits import open_files
 from sds.agent import AgentCondition
 from sds.attest.unix import UnixAttestor
+from sds.authz.metrics import PolicyCollector
 from sds.authz.policy_file import PolicyFile
 from sds.holdings import HoldingsFeed
 from sds.keep.keeper import Keeper
@@ -83,6 +84,7 @@ async def _run_alone(settings: AgentSettings, stop: asyncio.Event) -> None:
     probes = Probes(settings.probes, condition.readiness, metrics=insight.metrics)
     keys = IssuerKeyRing(fetch=HttpKeyFetcher(), clock=clock, jitter=SystemRandom().random)
     policies = PolicyFile(settings.authz.policy_file, keys=keys, clock=clock)
+    insight.metrics.register(PolicyCollector(policies))
     try:
         await policies.load()
         condition.policies = policies

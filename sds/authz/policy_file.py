@@ -16,6 +16,7 @@ from citadel.access.rules import Policies as Document
 from citadel.clock import Clock
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwt.key_ring import IssuerKeyRing
+from citadel.jwt.keys import IssuerStatus
 from citadel.probes import Check, Health
 from sds.authz.policies import Policies
 
@@ -39,6 +40,15 @@ class PolicyFile:
         self._taken_at: datetime | None = None
         self._trouble = ""
         self.current = self._at_work(_NONE)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the file holds something else than what is at work, and was refused."""
+        return bool(self._trouble)
+
+    def issuers(self) -> tuple[IssuerStatus, ...]:
+        """Each issuer whose keys the policies need from the network."""
+        return self._keys.statuses()
 
     async def load(self) -> None:
         """Take what the file holds. Raises `InvalidArgument` (`config_invalid`) with all that is wrong with it."""
@@ -78,7 +88,7 @@ class PolicyFile:
             yield Check("policies", Health.DEGRADED, f"those of {since}; newer ones are refused: {self._trouble}")
         else:
             yield Check("policies", Health.GOOD, f"taken {since}")
-        for issuer in self._keys.statuses():
+        for issuer in self.issuers():
             health = Health.DEGRADED if issuer.degraded else Health.GOOD
             yield Check(f"keys of {issuer.issuer}", health, issuer.words)
 

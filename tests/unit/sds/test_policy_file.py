@@ -17,6 +17,7 @@ from citadel.jwt.jwks import KeySet
 from citadel.jwt.key_ring import IssuerKeyRing
 from citadel.jwt.keys import Answer, KeySource
 from citadel.probes import Health
+from sds.authz.metrics import PolicyCollector
 from sds.authz.policy_file import PolicyFile
 from sds.serve.callers import Attestation
 from tests.clock import FakeClock
@@ -37,6 +38,7 @@ class Watched:
         self.asked: list[str] = []
         self.error: InvalidArgument | None = None
         self.keys = IssuerKeyRing(fetch=self._fetch, clock=self.clock, jitter=lambda: 0.0)
+        self.down: set[str] = set()
         self.loads = 0
         self.file = PolicyFile(path, keys=self.keys, clock=self.clock, load=self._load)
 
@@ -48,6 +50,8 @@ class Watched:
         self.asked.append(source.issuer)
         if self.error is not None:
             raise self.error
+        if source.url in self.down:
+            raise InvalidArgument(Reason.JWKS_MALFORMED, "no key set")
         return Answer(keys=KeySet.of(jwks(KEY)))
 
     @property
@@ -55,6 +59,11 @@ class Watched:
         """That of the policy of uid 1; empty where it has none."""
         found = self.file.current.of(Attestation(selectors=frozenset({UID_1})))
         return found.rules.name if found is not None else ""
+
+    def measured(self) -> dict[str, float]:
+        """Each gauge by its name, and its issuer where it is of one."""
+        samples = (each for family in PolicyCollector(self.file).collect() for each in family.samples)
+        return {f"{each.name}{''.join(each.labels.values())}": each.value for each in samples}
 
     def said(self) -> dict[str, tuple[Health, str]]:
         return {check.name: (check.health, check.text) for check in self.file.checks()}
@@ -174,6 +183,31 @@ async def test_an_issuer_that_is_down_degrades_and_never_more(watched: Watched) 
     health, text = watched.said()[f"keys of {ISSUER}"]
     assert health is Health.DEGRADED
     assert "jwks_malformed" in text
+
+
+async def test_a_refused_file_is_measured_until_a_good_one_is_there(watched: Watched) -> None:
+    await watched.file.load()
+    assert watched.measured() == {"citadel_agent_authz_policies_refused": 0}
+    good = watched.path.read_text()
+    for content, refused in (("policies: []", 1), (good, 0)):
+        watched.path.write_text(content)
+        await watched.file.refresh()
+        assert watched.measured() == {"citadel_agent_authz_policies_refused": refused}
+
+
+async def test_one_issuer_is_measured_once_and_by_its_worst_keys(watched: Watched) -> None:
+    down = "https://down.test/keys"
+    rules = [{"issuer": ISSUER, "jwksUri": down}]
+    own = {**FETCHED, "name": "own", "selectors": [str(UID_1), "unix:gid:1"], "jwtRules": rules}
+    write_policies(watched.path, own, FETCHED)
+    await watched.file.load()
+    name = f"citadel_agent_issuer_keys_degraded{ISSUER}"
+    assert watched.measured()[name] == 1, "none is fetched yet"
+    await watched.clock.advance(0)
+    assert watched.measured()[name] == 0
+    watched.down.add(down)
+    await watched.clock.advance(3600)
+    assert watched.measured()[name] == 1, "one of the two goes on with older keys"
 
 
 async def until(clock: FakeClock, holds: Callable[[], bool]) -> None:
