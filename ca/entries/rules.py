@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from ca.entries.selectors import check_workload_selectors
 from citadel.entry import Entry
 from citadel.errors import InvalidArgument, Reason
 from citadel.reserved import is_agent_id, is_reserved_dns_name, is_reserved_id, server_id
 from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.workload_selectors import check_workload_selectors
 
 MAX_HINT_BYTES: Final = 1024  # WAPI-25
 MAX_SELECTORS: Final = 100

@@ -22,6 +22,7 @@ from citadel.config.types import Duration, Settings
 from citadel.errors import InvalidArgument
 from citadel.jwt.settings import JwtRule
 from citadel.selector import Selector
+from citadel.workload_selectors import check_workload_selector, check_workload_selectors
 
 T = TypeVar("T")
 
@@ -47,11 +48,20 @@ def _parsed(parse: Callable[[str], T]) -> PlainValidator:
 def _selector(written: str) -> Selector:
     try:
         selector = Selector.parse(written)
+        if selector.type == "node":
+            raise ValueError("is of nodes, and no caller has it: write one of the caller, such as unix:uid:1000")
+        check_workload_selector(selector)
     except InvalidArgument as error:
         raise ValueError(str(error)) from error
-    if selector.type == "node":
-        raise ValueError("is of nodes, and no caller has it: write one of the caller, such as unix:uid:1000")
     return selector
+
+
+def _selectors(written: tuple[Selector, ...]) -> tuple[Selector, ...]:
+    try:
+        check_workload_selectors(dict.fromkeys(written))  # the same one twice asks for no more than once
+    except InvalidArgument as error:
+        raise ValueError(str(error)) from error
+    return written
 
 
 def _name(written: str) -> str:
@@ -75,6 +85,7 @@ Hosts = Annotated[tuple[Annotated[Pattern, _parsed(spelling.host)], ...], Some]
 Methods = Annotated[tuple[Annotated[Pattern, _parsed(spelling.method)], ...], Some]
 Paths = Annotated[tuple[Annotated[Pattern, _parsed(spelling.path)], ...], Some]
 Texts = Annotated[tuple[str, ...], Some]
+Selectors = Annotated[tuple[Annotated[Selector, _parsed(_selector)], ...], Some, AfterValidator(_selectors)]
 
 
 class PrincipalSettings(Settings):
@@ -188,7 +199,7 @@ class PolicySettings(Settings):
     """What holds at the proxies that have all of `selectors`."""
 
     name: Name
-    selectors: Annotated[tuple[Annotated[Selector, _parsed(_selector)], ...], Some]
+    selectors: Selectors
     jwtRules: Annotated[tuple[JwtRule, ...], Some] = ()
     default: Action | None = None
     authorization: Annotated[tuple[AuthorizationSettings, ...], Some] = ()

@@ -199,6 +199,14 @@ def test_one_rule_that_is_wrong_gives_one_line(tmp_path: Path, rule: str, proble
         ("unix:uid:1001", "1001", "3: 'policies[0].selectors[0]' is wrong (value '1001'): selector '1001:' needs "),
         ("unix:uid:1001", "node:rack:a1", "is of nodes, and no caller has it"),
         (
+            "unix:uid:1001",
+            "unix:usr:x",
+            "3: 'policies[0].selectors[0]' is wrong (value 'unix:usr:x'): selector unix:usr",
+        ),
+        ("unix:uid:1001", "user:web", "selector user:web can never match: no attestor says this; there are unix:uid, "),
+        ("unix:uid:1001", "unix:uid:web", "can never match: it is a number, such as unix:uid:1000"),
+        ("unix:uid:1001", "unix:uid:1, unix:uid:2", "3: 'policies[0].selectors' is wrong: selector unix:uid:2 can nev"),
+        (
             "  - issuer: https://issuer.test\n    output",
             "  - output",
             "5: missing key 'policies[0].jwtRules[0].issuer'",

@@ -27,7 +27,7 @@ from tests.unit.sds.authorizing import FixedPolicies
 from tests.unit.sds.fake_tokens import FakeTokenSigner, token_keeper
 from tests.unit.sds.holding import UID_1
 
-DIGEST = Selector("unix", "sha256:ab")
+DIGEST = Selector("unix", f"sha256:{'ab' * 32}")
 
 
 class FakeAttestor:

@@ -103,7 +103,7 @@ class TestPolicy:
             ([str(EDGE)], {"unix:user", "unix:path"}, Reason.NOT_READY),
             (["unix:path:/bin/a", str(DIGEST)], {"unix:path", "unix:sha256"}, Reason.NOT_READY),
             (["unix:path:/bin/a", str(DIGEST)], {"unix:sha256"}, ""),
-            (["unix:uid:2", str(EDGE)], {"unix:user"}, ""),
+            (["unix:gid:2", str(EDGE)], {"unix:user"}, ""),
             ([str(EDGE)], {"unix:group", "unix:path", "unix:sha256"}, ""),
         ],
     )

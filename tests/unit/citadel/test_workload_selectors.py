@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ca.entries.selectors import check_workload_selectors
 from citadel.errors import InvalidArgument, Reason
 from citadel.selector import Selector
+from citadel.workload_selectors import check_workload_selectors
 
 DIGEST = "0123456789abcdef" * 4
 

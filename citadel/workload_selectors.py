@@ -1,4 +1,7 @@
-"""Which selectors an attestor can ever produce. A selector that never matches is a certificate that never arrives."""
+"""Which selectors an attestor can ever produce.
+
+One that never matches is a certificate that never arrives, or a policy that is nobody's.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,22 @@ def check_workload_selectors(selectors: Iterable[Selector]) -> None:
     """Refuse, with `InvalidArgument` (`entry_bad_selector`), what can never match a workload."""
     seen: dict[str, Selector] = {}
     for selector in selectors:
-        key, _, value = selector.value.partition(":")
-        if selector.type != "unix" or key not in _UNIX:
-            known = ", ".join(f"unix:{name}" for name in _UNIX)
-            raise _never(selector, f"no attestor says this; there are {known}")
-        pattern, form = _UNIX[key]
-        if pattern.fullmatch(value) is None:
-            raise _never(selector, f"it is {form}")
-        # A process has one of each, and all selectors of an entry must match.
-        if key in seen:
-            raise _never(selector, f"{seen[key]} is required as well, and a process has only one")
-        seen[key] = selector
+        check_workload_selector(selector)
+        # A process has one of each, and all selectors must match.
+        if selector.kind in seen:
+            raise _never(selector, f"{seen[selector.kind]} is required as well, and a process has only one")
+        seen[selector.kind] = selector
+
+
+def check_workload_selector(selector: Selector) -> None:
+    """Refuse one that can never match, whatever stands beside it."""
+    key, _, value = selector.value.partition(":")
+    if selector.type != "unix" or key not in _UNIX:
+        known = ", ".join(f"unix:{name}" for name in _UNIX)
+        raise _never(selector, f"no attestor says this; there are {known}")
+    pattern, form = _UNIX[key]
+    if pattern.fullmatch(value) is None:
+        raise _never(selector, f"it is {form}")
 
 
 def _never(selector: Selector, why: str) -> InvalidArgument:
