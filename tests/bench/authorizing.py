@@ -225,7 +225,7 @@ def _configuration(services: dict[str, Path | None], ports: dict[str, int]) -> d
         manager = filters["filters"][0]["typed_config"]
         answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
         manager["route_config"]["virtual_hosts"][0]["routes"] = [answer]
-        ext_authz, _ = manager["http_filters"]
+        ext_authz, *_ = manager["http_filters"]
         if socket is None:
             manager["http_filters"].remove(ext_authz)
         else:

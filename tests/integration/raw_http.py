@@ -54,6 +54,11 @@ class RawCaller:
         async with asyncio.timeout(10):
             return await self._reply()
 
+    async def is_ended(self) -> bool:
+        """Whether the other side ends the connection, as it says that it does."""
+        async with asyncio.timeout(10):
+            return await self._reader.read() == b""
+
     async def _reply(self) -> Reply:
         try:
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")

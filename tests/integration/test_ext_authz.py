@@ -289,14 +289,24 @@ async def test_what_was_revoked_is_refused_on_a_connection_that_is_open(node: Li
         assert time.monotonic() - begun < 1.0
         await pushing
         await node.push(lists_of(node.authority))
-        for caller in (revoked, other):
-            assert (await caller.get("/reviews")).status == 200
+    async with calling(node) as again:
+        assert (await again.get("/reviews")).status == 200
 
 
 async def _refused(caller: RawCaller, reason: str) -> None:
+    """It is refused sooner or later, for this, and its connection ends, so that it may show another certificate."""
     async with asyncio.timeout(10):
-        while (await caller.get("/reviews")).reason != reason:
+        while (reply := await caller.get("/reviews")).status == 200:
             pass
+    assert (reply.status, reply.reason, reply.headers["connection"]) == (403, reason, "close")
+    assert await caller.is_ended()
+
+
+async def test_a_caller_that_is_refused_for_what_it_asks_keeps_its_connection(page: RawCaller) -> None:
+    for target, *headers in (("/admin",), ("/private/mine",), ("/reviews", bearer(STRANGER))):
+        refused = await page.get(target, *headers)
+        assert (refused.status // 100, refused.headers.get("connection")) == (4, None)
+    assert (await page.get("/reviews")).status == 200
 
 
 async def test_a_policy_is_that_of_the_process_that_asks_and_a_bad_file_leaves_the_last_good(
@@ -352,17 +362,17 @@ async def test_an_agent_that_starts_again_while_its_server_is_away_lets_nobody_t
         write_policies(node.policy_file, policy(node))
         async with node.agent():
             await connections.enter_async_context(node.envoys())
-            good, bad = [await connections.enter_async_context(calling(node)) for _ in range(2)]
-            await node.push(lists_of(node.authority, bad.serial))
-            assert [await _answer(each) for each in (good, bad)] == [(200, ""), (403, "identity_revoked")]
+            good, *bad = [await connections.enter_async_context(calling(node)) for _ in range(4)]
+            await node.push(lists_of(node.authority, *(each.serial for each in bad)))
+            assert [await _answer(each) for each in (good, bad[0])] == [(200, ""), (403, "identity_revoked")]
         await node.server.stop(None)
         async with node.agent(is_heard=False):
-            await until("it answers", lambda: _answers(bad), seconds=10)
-            assert [await _answer(each) for each in (good, bad)] == [(200, ""), (403, "identity_revoked")]
+            await until("it answers", lambda: _answers(good), seconds=10)
+            assert [await _answer(each) for each in (good, bad[1])] == [(200, ""), (403, "identity_revoked")]
         (node.data_dir / "revocations").unlink()
         async with node.agent(is_heard=False):
-            await until("it answers", lambda: _answers(bad), seconds=10)
-            assert [await _answer(each) for each in (good, bad)] == [(503, "not_ready"), (503, "not_ready")]
+            await until("it answers", lambda: _answers(good), seconds=10)
+            assert [await _answer(each) for each in (good, bad[2])] == [(503, "not_ready"), (503, "not_ready")]
 
 
 async def _answer(caller: RawCaller) -> tuple[int, str]:

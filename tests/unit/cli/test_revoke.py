@@ -163,7 +163,7 @@ async def test_whatever_is_more_than_one_certificate_is_asked_about_first(
 async def test_the_answer_says_what_it_did_and_what_goes_on(program: Program) -> None:
     result = await program("revoke", WEB, "--reason", "stolen", "--yes")
     assert (result.exit_code, result.stderr) == (0, "")
-    *facts, empty, live, how = result.stdout.splitlines()
+    *facts, empty, live, asking, how = result.stdout.splitlines()
     assert facts == [
         f"revoked          identity {WEB}",
         "certificates     3",
@@ -173,6 +173,7 @@ async def test_the_answer_says_what_it_did_and_what_goes_on(program: Program) ->
     ]
     assert empty == ""
     assert live.startswith("Connections that are open go on until they end")
+    assert "refuse the next request" in asking
     assert "max_connection_duration" in how
 
 
