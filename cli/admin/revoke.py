@@ -46,7 +46,7 @@ _CODES: Final = (
 _SERIAL: Final = re.compile(r"(?:[0-9a-f]{2}){1,20}", re.IGNORECASE)
 _LIVE_CONNECTIONS: Final = (
     "Connections that are open go on until they end: Envoy checks a certificate when a connection is made.",
-    "Listeners that ask the agent refuse the next request instead, and end the connection (deploy/envoy/authorizing.yaml).",
+    "Listeners that ask the agent refuse the next request instead, and end it: deploy/envoy/authorizing.yaml.",
     "max_connection_duration in the configuration of Envoy bounds them; restarting a proxy ends its own now.",
 )
 
