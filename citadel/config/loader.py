@@ -7,6 +7,8 @@ plain empty value, `null` or `~` means "not set".
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -29,6 +31,8 @@ Problem = tuple[int, str]  # a line, and the words that begin with it
 
 _SHOWN_VALUE: Final = 100  # characters of a wrong value that are repeated to the reader
 _NOT_SHOWN: Final = " (value not shown: it may be a secret)"
+_NO_LIST: Final = ("tuple_type", "list_type")  # pydantic's words for it name types of Python
+_PLAIN: Final = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/-]*")  # in a list of YAML's it is a text without quotes
 _LEFT_OUT: Final = object()
 
 
@@ -128,8 +132,10 @@ class _Reading:
                 self._report(section, f"missing key '{_dotted(at)}'")
                 continue
             node = self._nearest(at)
-            problem = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
             value = _NOT_SHOWN if at in self._unshown else _shown(node, ())
+            problem = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            if item["type"] in _NO_LIST:
+                problem = _as_list(node, is_shown=value != _NOT_SHOWN)
             self._report(node, f"{_named(at)} is wrong{value}: {problem}")
 
     def _field(self, node: yaml.Node, field: FieldInfo, at: Location) -> Any:
@@ -221,6 +227,15 @@ def _shown(node: yaml.Node | None, at: Location) -> str:
     if looks_secret(node.value) or names_secret(_dotted(at)):
         return _NOT_SHOWN
     return f" (value {node.value[:_SHOWN_VALUE]!r})"
+
+
+def _as_list(node: yaml.Node | None, *, is_shown: bool) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return "should be a list: begin each of its items with '- '"
+    if not (is_shown and isinstance(node, yaml.ScalarNode) and len(node.value) <= _SHOWN_VALUE):
+        return "should be a list"
+    written = node.value if _PLAIN.fullmatch(node.value) else json.dumps(node.value)
+    return f"should be a list: write [{written}]"
 
 
 def _named(at: Location) -> str:

@@ -86,7 +86,9 @@ def test_the_first_policy_whose_selectors_a_caller_has_is_the_callers(tmp_path: 
         ("from: [{source: }]", "from[0].source' is wrong (value ''): it names nothing, which everything matches"),
         ("from: [{}]", "missing key 'policies[0].authorization[0].rules[1].from[0].source'"),
         ("to: [{operation: {paths: []}}]", "operation.paths' is wrong: an empty list is never met"),
-        ("to: [{operation: {paths: /a}}]", "operation.paths' is wrong (value '/a'): should be a valid tuple"),
+        ("to: [{operation: {paths: /a}}]", "operation.paths' is wrong (value '/a'): should be a list: write [/a]"),
+        ("to: [{operation: {paths: '*'}}]", """operation.paths' is wrong (value '*'): should be a list: write ["*"]"""),
+        ("from: {source: {principals: ['*']}}", "rules[1].from' is wrong: should be a list: begin each of its items"),
         ("to: [{operation: {paths: [{form: any, text: ''}]}}]", "operation.paths[0]' is wrong: is not text"),
         (
             "to: [{operation: {paths: ['']}}]",

@@ -216,6 +216,16 @@ def test_a_secret_in_the_wrong_place_is_named_and_not_repeated(
     assert "s3cret" not in problem
 
 
+class Unshown(Settings):
+    words: tuple[str, ...] = Field(repr=False)
+
+
+@pytest.mark.invariant(10)
+def test_no_advice_repeats_what_is_not_shown(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "words: s3cret\n", Unshown)
+    assert problem.endswith("'words' is wrong (value not shown: it may be a secret): should be a list")
+
+
 @pytest.mark.invariant(10)
 def test_settings_with_a_password_do_not_show_it(tmp_path: Path) -> None:
     settings = load(write(tmp_path, GOOD + "store_url: postgresql+asyncpg://u:s3cret@h/d\n"), ServerSettings)
@@ -250,6 +260,8 @@ def test_each_item_of_a_list_is_read_as_a_section_of_its_own(tmp_path: Path) -> 
         ("-\n- {name: b}\n", "3: missing key 'parts[1].name'"),
         ("words: [1,\n  ~, 3]\n", "4: 'words[1]' has no value"),
         ("words: [1,\n  two, 3]\n", "4: 'words[1]' is wrong (value 'two'): "),
+        ("words: 1\n", "3: 'words' is wrong (value '1'): should be a list: write [1]"),
+        (f"words: '{'9' * 101}'\n", f"3: 'words' is wrong (value '{'9' * 100}'): should be a list"),
         (f"words: [1,\n  '{KEK}', 3]\n", "4: 'words[1]' is wrong (value not shown: it may be a secret)"),
     ],
 )
