@@ -45,9 +45,9 @@ class HttpKeyFetcher:
                 ) as client:
                     return await _fetch(client, source)
         except TimeoutError as error:
-            raise _unavailable(f"no whole answer within {seconds:g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _unavailable(f"{type(error).__name__}: {error}") from error
+            raise _unavailable(f"{_shown(httpx.URL(_begin(source)))}: no whole answer within {seconds:g} s") from error
+        except httpx.InvalidURL as error:
+            raise _unavailable(f"{source.issuer} leads to what is no URL: {error}") from error
 
 
 async def _fetch(client: httpx.AsyncClient, source: KeySource) -> Answer:
@@ -65,7 +65,7 @@ async def _discover(client: httpx.AsyncClient, source: KeySource) -> tuple[httpx
 
     OpenID Connect Discovery 1.0, sections 4.1 to 4.3.
     """
-    response, body = await _get(client, source.issuer.removesuffix("/") + DISCOVERY_PATH, source)
+    response, body = await _get(client, _begin(source), source)
     document = load_object(body, max_bytes=MAX_DOCUMENT_BYTES, reason=Reason.JWKS_MALFORMED)
     if document.get("issuer") != source.issuer:
         raise _malformed(f"the discovery document is of another issuer, {document.get('issuer')!r:.200}")
@@ -82,10 +82,13 @@ async def _get(
     target = httpx.URL(url)
     _check_scheme(target, source, before=before)
     for _ in range(_MOST_REDIRECTS + 1):
-        async with client.stream("GET", target) as response:
-            if response.status_code not in _REDIRECTS:
-                return response, await _body(response)
-            following = target.join(response.headers.get("location", ""))
+        try:
+            async with client.stream("GET", target) as response:
+                if response.status_code not in _REDIRECTS:
+                    return response, await _body(response)
+                following = target.join(response.headers.get("location", ""))
+        except httpx.HTTPError as error:
+            raise _unavailable(f"{_shown(target)}: {_plainly(error)}") from error
         _check_scheme(following, source, before=target)
         target = following
     raise _unavailable(f"more than {_MOST_REDIRECTS} redirects")
@@ -101,7 +104,7 @@ def _check_scheme(target: httpx.URL, source: KeySource, *, before: httpx.URL | N
 
 async def _body(response: httpx.Response) -> bytes:
     if response.status_code != 200:
-        raise _unavailable(f"{response.url.host} answered {response.status_code}")
+        raise _unavailable(f"{_shown(response.url)} answered {response.status_code}")
     if response.headers.get("content-encoding", "identity") != "identity":
         raise _malformed(f"{response.url.host} packed its answer, which it was asked not to")
     body = bytearray()
@@ -110,6 +113,31 @@ async def _body(response: httpx.Response) -> bytes:
         if len(body) > MAX_DOCUMENT_BYTES:
             raise _malformed(f"the answer of {response.url.host} is longer than {MAX_DOCUMENT_BYTES} bytes")
     return bytes(body)
+
+
+def _begin(source: KeySource) -> str:
+    """The URL that is asked first."""
+    return source.url or source.issuer.removesuffix("/") + DISCOVERY_PATH
+
+
+def _shown(url: httpx.URL) -> str:
+    """For people and logs: neither a password nor a query, which may be one."""
+    return printable(f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}", 200)
+
+
+def _plainly(error: httpx.HTTPError) -> str:
+    match error:
+        case httpx.TimeoutException():
+            return "no answer in time"  # it has no words of its own
+        case httpx.ConnectError():
+            what = "cannot be connected to"
+        case httpx.RemoteProtocolError():
+            what = "does not answer in good HTTP"
+        case httpx.NetworkError():
+            what = "the connection broke"
+        case _:
+            what = "cannot be asked"
+    return f"{what}: {error}" if str(error) else what
 
 
 def _max_age(response: httpx.Response) -> timedelta | None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from citadel.access.rules import Policy
-from citadel.errors import Unauthenticated
+from citadel.errors import Reason, Unauthenticated, Unavailable
 from citadel.jws import Jws, sign
 from citadel.jwt.fetching import HttpKeyFetcher
 from citadel.jwt.jwks import IssuerKey, KeySet
@@ -49,7 +49,13 @@ class _Fetched:
         self._fetch = fetch
 
     async def under(self, key_id: str) -> Sequence[IssuerKey]:
-        return (await self._fetch(self._source)).keys.under(key_id)
+        try:
+            return (await self._fetch(self._source)).keys.under(key_id)
+        except Unavailable as error:
+            if error.reason is not Reason.JWKS_UNAVAILABLE:
+                raise
+            fix = "give the issuer's keys with --jwks FILE, or take the token as it is with --unverified"
+            raise Unavailable(error.reason, error.message, fix=fix) from error
 
 
 def issuers_keys() -> KeyRing:

@@ -277,8 +277,8 @@ class TestAnswers:
                 Reason.JWKS_MALFORMED,
                 "packed its answer",
             ),
-            (says(KEYS, headers={"content-length": "9999"}), Reason.JWKS_UNAVAILABLE, "RemoteProtocolError"),
-            (says(KEYS, headers={"broken header": "x"}), Reason.JWKS_UNAVAILABLE, "RemoteProtocolError"),
+            (says(KEYS, headers={"content-length": "9999"}), Reason.JWKS_UNAVAILABLE, "does not answer in good HTTP"),
+            (says(KEYS, headers={"broken header": "x"}), Reason.JWKS_UNAVAILABLE, "does not answer in good HTTP"),
         ],
     )
     async def test_what_is_no_key_set(
@@ -311,11 +311,18 @@ class TestAnswers:
         issuer.answers["/keys"] = answer
         refusal = await refused(replace(source, timeout=timedelta(milliseconds=300)))
         assert refusal.reason is Reason.JWKS_UNAVAILABLE
-        assert "within 0.3 s" in refusal.message
+        assert refusal.message == f"{source.url}: no whole answer within 0.3 s"
 
     async def test_where_nobody_listens(self, source: KeySource) -> None:
-        refusal = await refused(replace(source, url="https://issuer.test:1/"))
+        refusal = await refused(replace(source, url="https://me:secret@issuer.test:1/keys?token=secret"))
         assert refusal.reason is Reason.JWKS_UNAVAILABLE
+        assert refusal.message.startswith("https://issuer.test:1/keys: cannot be connected to: ")
+        assert "secret" not in refusal.message
+
+    async def test_where_it_was_led_to_is_named(self, issuer: IssuerServer, source: KeySource) -> None:
+        issuer.answers["/away"] = leads_to("/gone")
+        refusal = await refused(at(source, "/away"))
+        assert refusal.message == f"{source.issuer}/gone answered 404"
 
 
 class TestDiscovery:

@@ -230,6 +230,8 @@ async def test_an_issuer_that_is_down_is_told_from_a_bad_token(
     issuer.answers.clear()
     arguments = (str(file), "--policy", "productpage", "--token", str(token))
     assert await reason(program, *arguments, exit_code=7) == "jwks_unavailable"
+    told = (await program("authz", "explain", *arguments)).stderr
+    assert ("/keys answered 404" in told, "--jwks FILE" in told, "--unverified" in told) == (True, True, True)
     token.write_text("nonsense")
     assert await reason(program, *arguments, exit_code=6) == "jwt_malformed"
 
