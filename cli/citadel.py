@@ -68,7 +68,8 @@ def server_validate(path: Path) -> None:
     settings = load(path, ServerSettings)
     from cli.server_process import validate_server  # noqa: PLC0415 - as above
 
-    validate_server(settings)
+    for warning in validate_server(settings):
+        click.echo(f"warning: {warning}", err=True)
     click.echo(f"{path}: valid for a server of {settings.trust_domain}")
 
 

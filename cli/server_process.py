@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ from ca.keys.kek import read_kek
 from ca.lease.claim import Claim
 from ca.lease.identity import holder_of
 from ca.lease.tenure import Tenure
+from ca.oidc.certificate import trouble_with
 from ca.settings import ServerSettings
 from ca.store.database import Database
 from ca.store.lease import LeaseFence, SqlLeaseStore
@@ -140,8 +141,10 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, _T]) -> _T | No
         await asyncio.wait({stopping, working})
 
 
-def validate_server(settings: ServerSettings) -> None:
+def validate_server(settings: ServerSettings) -> Sequence[str]:
     """Check what the settings name but the settings alone cannot show, and change nothing. Raises as `run_server`.
+
+    Returns warnings of what would not keep it from starting.
 
     What only the store knows, such as the trust domain of its authorities, is found out when the server starts; a
     store that is away is waited for then.
@@ -151,3 +154,8 @@ def validate_server(settings: ServerSettings) -> None:
     for folder in (settings.data_dir, settings.data_dir / "keys"):
         if os.path.lexists(folder):  # otherwise the start makes it
             ensure_private_dir(folder)
+    oidc = settings.oidc
+    if oidc.listen is None or oidc.certificate_file is None or oidc.key_file is None:
+        return ()
+    trouble = trouble_with(oidc.certificate_file, oidc.key_file, now=SystemClock().now())
+    return (f"oidc would not be served: {trouble}",) if trouble else ()

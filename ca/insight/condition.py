@@ -78,9 +78,10 @@ def authority_check(name: str, authority: Authority, *, now: datetime, least_lef
 
 def token_key_check(key: JwtAuthority, *, now: datetime, least_left: float) -> Check:
     """Degraded near its end and after it: without tokens there are certificates still."""
+    until = f"until {key.not_after.isoformat(timespec='seconds')}"
     if key.not_after - now < (key.not_after - key.not_before) * least_left:
-        return Check("JWT key", Health.DEGRADED, f"until {key.not_after.isoformat()}, and was not renewed in time")
-    return Check("JWT key", Health.GOOD, f"until {key.not_after.isoformat()}")
+        return Check("JWT key", Health.DEGRADED, f"{until}, and was not renewed in time")
+    return Check("JWT key", Health.GOOD, until)
 
 
 def agents_check(*, joined: int, connected: int) -> Check:

@@ -59,7 +59,7 @@ class ServingCertificate:
                 _log.info("oidc certificate taken", until=self._shown.not_after.isoformat())
             self._trouble = ""
         except Exception as error:  # noqa: BLE001 - whatever a file can make of it, the server starts and looks again
-            trouble = str(error) if isinstance(error, InvalidArgument) else f"{type(error).__name__}: {error}"
+            trouble = _in_words(error)
             if trouble != self._trouble:
                 _log.warning("oidc certificate not taken", error=trouble)
             self._trouble = trouble
@@ -81,6 +81,19 @@ class ServingCertificate:
         if self._shown.not_after - now < (self._shown.not_after - self._shown.not_before) * _LEAST_LEFT:
             return Check(name, Health.DEGRADED, f"{until}, and was not renewed in time")
         return Check(name, Health.GOOD, until)
+
+
+def trouble_with(certificate_file: Path, key_file: Path, *, now: datetime) -> str:
+    """Why a server would not take this pair now; empty where it would."""
+    try:
+        _shown(*_read_pair(certificate_file, key_file), now=now)
+    except Exception as error:  # noqa: BLE001 - whatever a file can make of it, it is to be told
+        return _in_words(error)
+    return ""
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, InvalidArgument) else f"{type(error).__name__}: {error}"
 
 
 def _read_pair(certificate_file: Path, key_file: Path) -> tuple[bytes, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -157,7 +158,7 @@ def print_plan(plan: pb.RotationPlan, request: pb.StartRotationRequest, now: dat
             *(
                 ((f"{'old keys are' if is_jwt else 'the old root is'} dropped", _when_dropped(request)),)
                 if request.emergency
-                else (("takes at least", format_duration(from_duration(plan.takes))),)
+                else (("takes at least", _in_seconds(from_duration(plan.takes))),)
             ),
         )
     )
@@ -227,6 +228,11 @@ def print_history(rotations: Iterable[pb.Rotation], now: datetime) -> None:
 def _when_dropped(request: pb.StartRotationRequest) -> str:
     deadline = from_duration(request.deadline)
     return f"{format_duration(deadline)} after it begins" if deadline else "at once"
+
+
+def _in_seconds(least: timedelta) -> str:
+    """Rounded up, so that what is shown is not less than what it takes."""
+    return format_duration(timedelta(seconds=ceil(least.total_seconds())))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -46,7 +46,7 @@ class FakeRotations(rotation_pb2_grpc.RotationsServicer):
             agents_away=1,
             proxies=12,
             svids=11,
-            takes=to_duration(timedelta(minutes=5, seconds=4)),
+            takes=to_duration(timedelta(minutes=5, seconds=3, milliseconds=369)),
             holders=[self.holder("node-1/4", "pid 7 refused ROOTCA")],
             without_bundle=["node-2/9"],
         )
@@ -299,7 +299,7 @@ async def test_a_plan_changes_nothing_and_names_who_is_in_the_way(
 @pytest.mark.usefixtures("server")
 async def test_a_plan_for_programs(program: Program) -> None:
     plan = json.loads((await program("rotate", "root", "--plan", "-o", "json")).stdout)
-    assert (plan["takes"], plan["proxies"], plan["without_bundle"]) == ("304s", 12, ["node-2/9"])
+    assert (plan["takes"], plan["proxies"], plan["without_bundle"]) == ("303.369s", 12, ["node-2/9"])
     assert plan["holders"][0]["until"] is None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from cli.citadel import main
+from tests.strangers import WebCa, put
 
 CONFIG = "trust_domain: a.test\ndata_dir: data\nkeys: {kek_file: kek}\n"
 KEK = base64.b64encode(bytes(32))
@@ -39,6 +41,23 @@ def test_a_second_run_over_the_data_of_the_first_is_good(folder: Path) -> None:
     (folder / "data").mkdir(mode=0o700)
     (folder / "data" / "keys").mkdir(mode=0o700)
     assert validate(folder).exit_code == 0
+
+
+def test_oidc_files_that_cannot_be_used_are_warned_of_and_stop_nothing(folder: Path) -> None:
+    ca = WebCa()
+    files = f"certificate_file: {folder}/web.pem, key_file: {folder}/web-key.pem"
+    oidc = f"oidc: {{issuer: 'https://a.test', listen: 127.0.0.1:1, {files}}}\n"
+    for signed, warned in (
+        (None, "web.pem"),
+        (ca.certificate(), ""),
+        (ca.certificate(not_after=datetime.now(UTC) - timedelta(seconds=1)), "the certificate is good from"),
+    ):
+        if signed is not None:
+            put(folder, signed)
+        result = validate(folder, oidc)
+        assert (result.exit_code, "valid for a server" in result.stdout) == (0, True)
+        assert warned in result.stderr
+        assert result.stderr.startswith("warning: oidc would not be served: ") is bool(warned), result.stderr
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604])
