@@ -198,7 +198,7 @@ def _emergency_cost_of_keys(plan: pb.RotationPlan, request: pb.StartRotationRequ
         f"  streams     {plan.proxies} of programs that check tokens: whoever lacks the new key refuses new ones",
         f"  agents      {plan.agents} connected",
         f"  away        {plan.agents_away} agents, whose workloads believe the old keys until they are back",
-        "  others      whoever finds the keys by OIDC discovery believes the old ones until oidc.max_age has passed",
+        "  others      with OIDC, whoever finds keys by discovery believes the old ones until oidc.max_age has passed",
     ]
     if late:
         lines.append(f"  held up by  {len(late)}: {_some(late)}")
