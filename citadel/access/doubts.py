@@ -21,6 +21,7 @@ _FOR_ANYBODY: Final = (
 def doubts(document: PolicyFile) -> Iterator[Finding]:
     """Each with its place in the document, the words following its name."""
     yield from _of_what_is_left_over(document.policies)
+    yield from _of_unchecked_tokens(document.policies)
     for index, policy in enumerate(document.policies):
         at: Location = ("policies", index)
         if policy.default is Action.ALLOW:
@@ -47,11 +48,23 @@ def _in_capitals(policy: PolicySettings) -> str:
     return f"; {path.upper()} too, which some programs serve as {path}" if path else ""
 
 
+def _of_unchecked_tokens(policies: Sequence[PolicySettings]) -> Iterator[Finding]:
+    """Not asked of a file without end users: there nobody sends tokens."""
+    checks = next((each.name for each in policies if each.jwtRules), "")
+    for index, policy in enumerate(policies):
+        if checks and _allows(policy) and not policy.jwtRules:
+            words = f"has no jwtRules, unlike {checks!r}: it checks no token and passes it on"
+            yield ("policies", index), words
+
+
+def _allows(policy: PolicySettings) -> bool:
+    return Action.ALLOW in (policy.default, *(each.action for each in policy.authorization))
+
+
 def _of_what_is_left_over(policies: Sequence[PolicySettings]) -> Iterator[Finding]:
     for index, policy in enumerate(policies):
-        allows = Action.ALLOW in (policy.default, *(each.action for each in policy.authorization))
         earlier = next((each for each in policies[:index] if set(each.selectors) > set(policy.selectors)), None)
-        if allows and earlier is not None:
+        if _allows(policy) and earlier is not None:
             words = f"are some of {earlier.name!r} above, so that whoever lacks the rest of those gets in by this one"
             yield ("policies", index, "selectors"), f"{words}: ask for something that those have not"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 import pytest
+import yaml
 
 from citadel.access.document import PolicyFile
 from citadel.access.loading import check_policies, load_policies
@@ -288,6 +289,17 @@ def test_the_file_that_ships_shows_every_key_and_raises_no_doubt() -> None:
     assert list(check_policies(EXAMPLE).doubts) == []
     shown = set(re.findall(r"(?:^|[\s#{-])(\w+): ", EXAMPLE.read_text("utf-8").replace(":\n", ": \n")))
     assert keys_of(PolicyFile) - shown == {"jwks"}  # in the place of jwksUri, and told there
+
+
+def test_the_example_writes_the_headers_that_the_routes_of_its_proxy_ask_for() -> None:
+    bootstrap = yaml.safe_load((EXAMPLE.parent / "envoy" / "authorizing.yaml").read_text("utf-8"))
+    (listener,) = bootstrap["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    asked = {header["name"] for route in routes for header in route["match"].get("headers", [])}
+    policy = load_policies(EXAMPLE).named(bootstrap["node"]["id"])
+    assert policy is not None
+    assert asked == {each.header for rule in policy.jwt_rules for each in rule.outputClaimToHeaders}
 
 
 def test_rules_without_conditions_allow_everything(tmp_path: Path) -> None:

@@ -124,3 +124,30 @@ def test_a_policy_for_whoever_lacks_something_of_another(
     document = PolicyFile.model_validate({"policies": [strict, {"name": "rest", "selectors": selectors, **fields}]})
     about = [words for at, words in doubts(document) if at == ("policies", 1, "selectors")]
     assert ["are some of 'strict' above" in each for each in about] == ([True] if doubtful else [])
+
+
+@pytest.mark.parametrize(
+    ("first", "fields", "doubtful"),
+    [
+        (written(SIGNED_IN), {"authorization": [allow(from_=source(principals=[WEB]))]}, True),
+        (written(SIGNED_IN), {"default": "ALLOW"}, True),
+        (written(SIGNED_IN), {"default": "DENY"}, False),
+        (
+            written(SIGNED_IN),
+            {"authorization": [SIGNED_IN], "jwtRules": [{"issuer": ISSUER, "audiences": ["us"]}]},
+            False,
+        ),
+        (
+            {"name": "p", "selectors": ["unix:uid:1"], "default": "DENY"},
+            {"authorization": [allow(from_=source(principals=[WEB]))]},
+            False,
+        ),
+    ],
+)
+def test_a_policy_that_passes_on_tokens_which_another_checks(
+    first: dict[str, Any], fields: dict[str, Any], *, doubtful: bool
+) -> None:
+    second = {"name": "second", "selectors": ["unix:uid:2"], **fields}
+    document = PolicyFile.model_validate({"policies": [first, second]})
+    about = [words for at, words in doubts(document) if at == ("policies", 1)]
+    assert about == (["has no jwtRules, unlike 'p': it checks no token and passes it on"] if doubtful else [])
