@@ -7,7 +7,7 @@ their meaning differs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
@@ -27,12 +27,22 @@ from citadel.workload_selectors import check_workload_selector, check_workload_s
 T = TypeVar("T")
 
 _LONGEST_LEEWAY: Final = timedelta(minutes=5)
+# Of Istio's fields that decision 0033 leaves out.
+_BY_PRINCIPALS: Final = "Citadel does not have this field of Istio's; name whole SPIFFE IDs under {}"
+_NO_ADDRESSES: Final = "Citadel does not have this field of Istio's; it knows peers by SPIFFE IDs alone: principals"
+_NO_PORTS: Final = "Citadel does not have this field of Istio's; a policy holds at every port of its proxies"
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 def _some(value: Any) -> Any:
     if value == []:
         raise ValueError("an empty list is never met: leave it out, or name something")
+    return value
+
+
+def _at_least_one(value: Any) -> Any:
+    if value == []:
+        raise ValueError("an empty list is never met: name something")
     return value
 
 
@@ -78,6 +88,7 @@ def _leeway(value: timedelta) -> timedelta:
 
 Name = Annotated[str, AfterValidator(_name)]
 Some = BeforeValidator(_some)
+AtLeastOne = BeforeValidator(_at_least_one)  # of fields that cannot be left out
 Text = Annotated[TextPattern, _parsed(spelling.text)]
 Principals = Annotated[tuple[Annotated[Pattern, _parsed(spelling.principal)], ...], Some]
 TrustDomains = Annotated[tuple[Annotated[Pattern, _parsed(spelling.trust_domain)], ...], Some]
@@ -85,7 +96,7 @@ Hosts = Annotated[tuple[Annotated[Pattern, _parsed(spelling.host)], ...], Some]
 Methods = Annotated[tuple[Annotated[Pattern, _parsed(spelling.method)], ...], Some]
 Paths = Annotated[tuple[Annotated[Pattern, _parsed(spelling.path)], ...], Some]
 Texts = Annotated[tuple[str, ...], Some]
-Selectors = Annotated[tuple[Annotated[Selector, _parsed(_selector)], ...], Some, AfterValidator(_selectors)]
+Selectors = Annotated[tuple[Annotated[Selector, _parsed(_selector)], ...], AtLeastOne, AfterValidator(_selectors)]
 
 
 class PrincipalSettings(Settings):
@@ -104,6 +115,8 @@ class PrincipalSettings(Settings):
         if isinstance(value, str):
             raise ValueError(  # noqa: TRY004 - pydantic passes a TypeError on
                 "both parts may hold a /, so that one text has several meanings: write {issuer: ..., subject: ...}"
+                if "/" in value
+                else f"a subject is that of an issuer: write {{issuer: ..., subject: {value[:100]}}}"
             )
         return value
 
@@ -129,6 +142,12 @@ class _SomeField(Settings):
 class SourceSettings(_SomeField):
     """Who sends a request: all of the fields must be met, each by any of its list."""
 
+    not_here: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("namespaces", "serviceAccounts"), _BY_PRINCIPALS.format("principals")),
+        **dict.fromkeys(("notNamespaces", "notServiceAccounts"), _BY_PRINCIPALS.format("notPrincipals")),
+        **dict.fromkeys(("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"), _NO_ADDRESSES),
+    }
+
     principals: Principals = ()
     notPrincipals: Principals = ()
     trustDomains: TrustDomains = ()
@@ -139,6 +158,8 @@ class SourceSettings(_SomeField):
 
 class OperationSettings(_SomeField):
     """What is asked for: all of the fields must be met, each by any of its list."""
+
+    not_here: ClassVar[Mapping[str, str]] = dict.fromkeys(("ports", "notPorts"), _NO_PORTS)
 
     hosts: Hosts = ()
     notHosts: Hosts = ()
@@ -192,7 +213,7 @@ class AuthorizationSettings(Settings):
 
     name: Name | None = None
     action: Action
-    rules: Annotated[tuple[RuleSettings, ...], Some]
+    rules: Annotated[tuple[RuleSettings, ...], AtLeastOne]
 
 
 class PolicySettings(Settings):
@@ -209,4 +230,4 @@ class PolicyFile(Settings):
     """The whole document."""
 
     leeway: Annotated[Duration, AfterValidator(_leeway)] = DEFAULT_LEEWAY
-    policies: Annotated[tuple[PolicySettings, ...], Some]
+    policies: Annotated[tuple[PolicySettings, ...], AtLeastOne]

@@ -31,6 +31,7 @@ Problem = tuple[int, str]  # a line, and the words that begin with it
 
 _SHOWN_VALUE: Final = 100  # characters of a wrong value that are repeated to the reader
 _NOT_SHOWN: Final = " (value not shown: it may be a secret)"
+_CLOSE: Final = 0.7  # of difflib's ratio: `form` is taken for `from`, and `ports` not for `paths`
 _NO_LIST: Final = ("tuple_type", "list_type")  # pydantic's words for it name types of Python
 _PLAIN: Final = re.compile(r"[A-Za-z0-9/][A-Za-z0-9._/-]*")  # in a list of YAML's it is a text without quotes
 _LEFT_OUT: Final = object()
@@ -115,7 +116,7 @@ class _Reading:
             if key in first_lines:
                 self._report(key_node, f"duplicate key '{_dotted(here)}', first on line {first_lines[key]}")
             elif key not in fields:
-                self._unknown(key_node, value_node, fields, here)
+                self._unknown(key_node, value_node, model, here)
             elif (value := self._field(value_node, fields[key], here)) is not _LEFT_OUT:
                 values[key] = value
             first_lines.setdefault(key, line_of(key_node.start_mark))
@@ -184,12 +185,14 @@ class _Reading:
         value = _LEFT_OUT if self._is_secret(node, at) else self._value(node, annotation, at)
         return None if value is _LEFT_OUT else value
 
-    def _unknown(
-        self, key_node: yaml.Node, value_node: yaml.Node, fields: Mapping[str, FieldInfo], at: Location
-    ) -> None:
-        nearest = difflib.get_close_matches(str(at[-1]), fields, n=1)
+    def _unknown(self, key_node: yaml.Node, value_node: yaml.Node, model: type[Settings], at: Location) -> None:
+        key, fields = str(at[-1]), _fields(model)
         # A missing key or a broken rule of this section is most likely this very mistake.
         self._excused.add(at[:-1])
+        if key in model.not_here:
+            self._report(key_node, f"there is no key '{_dotted(at)}'{_shown(value_node, at)}: {model.not_here[key]}")
+            return
+        nearest = difflib.get_close_matches(key, fields, n=1, cutoff=_CLOSE)
         self._excused.update((*at[:-1], name) for name in nearest)
         advice = f"; did you mean '{nearest[0]}'?" if nearest else f"; known here: {', '.join(fields)}"
         self._report(key_node, f"unknown key '{_dotted(at)}'{_shown(value_node, at)}{advice}")

@@ -27,7 +27,9 @@ def compose(path: Path) -> yaml.Node:
         root = yaml.compose(document, Loader=yaml.BaseLoader)
     except OSError as error:
         raise InvalidArgument(
-            Reason.CONFIG_INVALID, f"{path}: cannot be read: {error.strerror}", fix="name the file with --config"
+            Reason.CONFIG_INVALID,
+            f"{path}: cannot be read: {error.strerror}",
+            fix="name a file that this user may read",
         ) from error
     except yaml.MarkedYAMLError as error:
         if error.context == "while scanning an alias":  # such as a `*` alone, which people mean as a text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +38,8 @@ class Settings(BaseModel):
 
     # Whether a text may stand in the place of the keys; a validator of mode "before" says what it means, or refuses it.
     takes_text: ClassVar[bool] = False
+    # Keys that people know from elsewhere and that are not here, each with what to do instead.
+    not_here: ClassVar[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from citadel.access.decision import Decision, explain
 from citadel.access.loading import check_policies, load_policies
 from citadel.access.rules import Policies, Policy
 from citadel.errors import CitadelError, InvalidArgument, NotFound, PermissionDenied, Reason, Unauthenticated
-from citadel.jws import MAX_TOKEN_BYTES
 from citadel.jwt.forwarding import changes
 from citadel.jwt.jwks import MAX_DOCUMENT_BYTES, KeySet
 from citadel.jwt.validator import EndUserValidator, KeyRing
@@ -22,7 +21,7 @@ from citadel.selector import Selector
 from citadel.spiffe import SpiffeId
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.parameters import SelectorType, SpiffeIdType, TextType
-from cli.authz.tokens import GivenKeys, issuers_keys, vouched_for, with_token
+from cli.authz.tokens import GivenKeys, issuers_keys, read_token, vouched_for, with_token
 from cli.authz.view import Explained, in_words, plain, show
 from cli.output import Form, echo, print_json
 
@@ -111,7 +110,7 @@ def explain_command(  # noqa: PLR0913 - one parameter for each option
     request = HttpRequest(method=method, host=host, path=path, headers=_headers(headers), peer=peer)
     keys: KeyRing = GivenKeys(_read_keys(jwks)) if jwks is not None else issuers_keys()
     if token is not None:
-        text = token.read(2 * MAX_TOKEN_BYTES).decode("utf-8", errors="replace").strip()
+        text = read_token(token)
         if unverified:
             text, keys = vouched_for(text)
         request = with_token(request, text, policy)

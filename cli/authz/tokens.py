@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import BinaryIO, Final
 from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from citadel.access.rules import Policy
 from citadel.errors import Reason, Unauthenticated, Unavailable
-from citadel.jws import Jws, sign
+from citadel.jws import MAX_TOKEN_BYTES, Jws, sign
 from citadel.jwt.fetching import HttpKeyFetcher
 from citadel.jwt.jwks import IssuerKey, KeySet
 from citadel.jwt.keys import FetchKeys, InlineKeys, KeySource
@@ -61,6 +61,18 @@ class _Fetched:
 def issuers_keys() -> KeyRing:
     """From the issuers themselves, as the agent gets them."""
     return FetchedOnce(fetch=HttpKeyFetcher())
+
+
+def read_token(file: BinaryIO) -> str:
+    """What `file` holds. Raises `Unauthenticated` (`jwt_malformed`) where nobody would take it for a token."""
+    text = file.read(2 * MAX_TOKEN_BYTES).decode("utf-8", errors="replace").strip()
+    if "." not in text or any(letter.isspace() for letter in text):
+        raise Unauthenticated(
+            Reason.JWT_MALFORMED,
+            f"{file.name} holds no token",
+            fix="write the token into it and nothing else: three parts with dots between, without Bearer",
+        )
+    return text
 
 
 def vouched_for(token: str) -> tuple[str, KeyRing]:

@@ -79,9 +79,18 @@ def test_the_first_policy_whose_selectors_a_caller_has_is_the_callers(tmp_path: 
     [
         # fields
         ("form: []", "13: unknown key 'policies[0].authorization[0].rules[1].form'; did you mean 'from'?"),
-        ("from: [{source: {namespaces: [x]}}]", "rules[1].from[0].source.namespaces'; known here: principals, notPrin"),
-        ("from: [{source: {ipBlocks: [10.0.0.0/8]}}]", "unknown key 'policies[0].authorization[0].rules[1].from[0]"),
-        ("to: [{operation: {ports: ['80']}}]", "to[0].operation.ports'; did you mean 'paths'?"),
+        ("from: [{source: {namespace: [x]}}]", "rules[1].from[0].source.namespace'; known here: principals, notPrin"),
+        (
+            "from: [{source: {namespaces: [x]}}]",
+            "13: there is no key 'policies[0].authorization[0].rules[1].",
+        ),
+        ("from: [{source: {notServiceAccounts: [x]}}]", "of Istio's; name whole SPIFFE IDs under notPrincipals"),
+        (
+            "from: [{source: {ipBlocks: [10.0.0.0/8]}}]",
+            "of Istio's; it knows peers by SPIFFE IDs alone: ",
+        ),
+        ("to: [{operation: {ports: ['80']}}]", "of Istio's; a policy holds at every port of its proxies"),
+        ("to: [{operation: {port: '80'}}]", "operation.port' (value '80'); known here: hosts, notHosts, methods, not"),
         ("from: []", "rules[1].from' is wrong: an empty list is never met: leave it out, or name something"),
         ("from: [{source: {}}]", "from[0].source' is wrong: it names nothing, which everything matches"),
         ("from: [{source: }]", "from[0].source' is wrong (value ''): it names nothing, which everything matches"),
@@ -112,6 +121,7 @@ def test_the_first_policy_whose_selectors_a_caller_has_is_the_callers(tmp_path: 
         ("when: [{key: source.principal, values: [a.test/b]}]", "'a.test/b': a SPIFFE ID is written in full"),
         # end users
         ("from: [{source: {requestPrincipals: [https://issuer.test/jason]}}]", "write {issuer: ..., subject: ...}"),
+        ("from: [{source: {requestPrincipals: [jason]}}]", "of an issuer: write {issuer: ..., subject: jason}"),
         ("from: [{source: {requestPrincipals: [{subject: jason}]}}]", "missing key 'policies[0].authorization[0]"),
         (
             'from: [{source: {requestPrincipals: [{issuer: "", subject: a}]}}]',
@@ -198,7 +208,7 @@ def test_one_rule_that_is_wrong_gives_one_line(tmp_path: Path, rule: str, proble
     ("changed", "to", "problem"),
     [
         ("web", "we b", "2: 'policies[0].name' is wrong (value 'we b'): a name has letters, digits,"),
-        ("[unix:uid:1001]", "[]", "3: 'policies[0].selectors' is wrong: an empty list is never met"),
+        ("[unix:uid:1001]", "[]", "3: 'policies[0].selectors' is wrong: an empty list is never met: name something"),
         ("unix:uid:1001", "1001", "3: 'policies[0].selectors[0]' is wrong (value '1001'): selector '1001:' needs "),
         ("unix:uid:1001", "node:rack:a1", "is of nodes, and no caller has it"),
         (

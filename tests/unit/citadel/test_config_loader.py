@@ -298,3 +298,4 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgument, match=why) as refused:
             load(path, ServerSettings)
         assert str(path) in refused.value.message
+        assert refused.value.fix == "name a file that this user may read"

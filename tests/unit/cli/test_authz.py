@@ -232,8 +232,18 @@ async def test_an_issuer_that_is_down_is_told_from_a_bad_token(
     assert await reason(program, *arguments, exit_code=7) == "jwks_unavailable"
     told = (await program("authz", "explain", *arguments)).stderr
     assert ("/keys answered 404" in told, "--jwks FILE" in told, "--unverified" in told) == (True, True, True)
-    token.write_text("nonsense")
+    token.write_text("non.sense")
     assert await reason(program, *arguments, exit_code=6) == "jwt_malformed"
+
+
+@pytest.mark.parametrize("written", ["", "s3cret", "Bearer a.b.c", '{"access_token": "a.b.c"}', "a.b.c\na.b.c"])
+async def test_a_file_that_holds_no_token_is_named(program: Program, file: Path, token: Path, written: str) -> None:
+    token.write_text(written)
+    arguments = ("authz", "explain", str(file), "--policy", "productpage", "--token", str(token))
+    shown = await program(*arguments)
+    assert shown.exit_code == 6
+    assert f"{token} holds no token (jwt_malformed)\n  try: write the token into it and nothing else" in shown.output
+    assert not written or written not in shown.output
 
 
 @pytest.mark.parametrize(
