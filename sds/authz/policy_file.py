@@ -73,6 +73,8 @@ class PolicyFile:
                 return
             if digest != self._taken:
                 await self._take(self._path, digest)
+            if self._trouble:
+                _log.info("the policy file is good again", file=str(self._path))
             self._trouble = ""
         except InvalidArgument as error:
             self._keep(error.message)
