@@ -15,7 +15,7 @@ from citadel.request import HttpRequest
 from sds.authz import answers
 from sds.authz.asked import request_of
 from sds.authz.counts import Decisions
-from sds.authz.peers import PeerReader
+from sds.authz.peers import Peer, PeerReader
 from sds.authz.policies import Policies, PolicyAtWork
 from sds.holdings import HoldingsFeed
 from sds.serve.callers import Callers
@@ -48,12 +48,14 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
     async def Check(self, request: Any, context: Any) -> Any:
         """Judge one request."""
         policy = rule = ""
+        peer: Peer | None = None
         try:
             # 1. Which policy: by the process that asks, and by nothing that it says.
             at_work = await self._policy_of(context.peer())
             policy = at_work.rules.name
             # 2. What is asked for, and by which peer; what was revoked or ended long ago is refused.
-            asked = self._asked(request)
+            peer = self._peers.read(request.attributes.source)
+            asked = self._asked(request, peer)
             # 3. For which end user, if for any: every token in the request must be good.
             known = await at_work.users.of(asked)
             # 4. Whether the rules allow it.
@@ -61,7 +63,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             rule = decision.rule
             _require_allowed(decision)
         except CitadelError as error:
-            self._decisions.refused(policy, rule, error)
+            self._decisions.refused(policy, rule, error, peer=peer.spiffe_id if peer is not None else None)
             return answers.refused(error)
         except Exception:
             # Whoever asked hears no more than that; an Envoy lets nothing through then (`failure_mode_allow: false`).
@@ -81,8 +83,7 @@ class Authorization(external_auth_pb2_grpc.AuthorizationServicer):  # type: igno
             raise PermissionDenied(Reason.NO_POLICY, f"no policy is for a caller with {facts}")
         return policy
 
-    def _asked(self, request: Any) -> HttpRequest:
-        peer = self._peers.read(request.attributes.source)
+    def _asked(self, request: Any, peer: Peer | None) -> HttpRequest:
         if peer is None:
             return request_of(request, None)
         peer.check_not_revoked(self._feed.current)

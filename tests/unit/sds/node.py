@@ -12,6 +12,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.secret.v3 import sds_pb2_grpc
 from grpc import aio
 
+from citadel.actor import Actor
 from citadel.errors import CitadelError
 from citadel.peer import Caller
 from citadel.selector import Selector
@@ -63,6 +64,7 @@ class Node:
         self.registry = StreamRegistry(clock=self.clock)
         self.signer = FakeTokenSigner(self.clock)
         self.refusals: list[tuple[str, CitadelError]] = []
+        self.refused: Actor | None = None  # whoever was refused last
         self.attestor = attestor
         self.policies = FixedPolicies(self.clock)
         self.decisions = Decisions(on_refusal=self._note)
@@ -81,8 +83,9 @@ class Node:
             **options,
         )
 
-    def _note(self, what: str, error: CitadelError) -> None:
+    def _note(self, what: str, error: CitadelError, *, by: Actor | None = None) -> None:
         self.refusals.append((what, error))
+        self.refused = by
 
     def states(self) -> list[dict[str, int]]:
         return [{each.name: each.state for each in report.resources} for report in self.registry.live()]

@@ -17,6 +17,7 @@ from envoy.service.auth.v3 import external_auth_pb2_grpc
 from grpc import aio
 
 from ca.revocation.revoker import KEPT_LONGER
+from citadel.actor import Actor
 from citadel.errors import Reason, Unavailable
 from citadel.jwt.jwks import KeySet
 from citadel.request import HttpRequest
@@ -540,9 +541,25 @@ async def test_decisions_are_counted_by_rule_and_refusals_told(proxy: Asker) -> 
     }
     told = [(what, error.reason) for what, error in proxy.node.refusals]
     assert told == [
-        ("a request at the proxies of 'web'", reason)
-        for reason in (Reason.SIGN_IN_REQUIRED, Reason.ACCESS_DENIED, Reason.JWT_MALFORMED)
+        ("a request at the proxies of 'web', decided by web/signed-in/rules[0]", Reason.SIGN_IN_REQUIRED),
+        ("a request at the proxies of 'web', decided by web/default", Reason.ACCESS_DENIED),
+        ("a request at the proxies of 'web'", Reason.JWT_MALFORMED),
     ]
+
+
+async def test_a_refusal_is_told_with_the_peer_as_far_as_one_is_proven(proxy: Asker) -> None:
+    by = Actor.identity(A_TEST.member("caller"))
+    for path, headers in (("/other", {}), ("/public/a", {"authorization": "Bearer x"})):
+        await proxy.ask(question(path, peer=PEER, **headers))
+        assert proxy.node.refused == by
+        await proxy.ask(question(path, **headers))
+        assert proxy.node.refused is None
+    await proxy.ask(question(peer=PEER, principal="spiffe://a.test/other"))
+    assert proxy.node.refused is None
+    revoked = frozenset({A_TEST.member("caller")})
+    proxy.node.feed.publish(replace(proxy.node.feed.current, revoked_identities=revoked))
+    await proxy.ask(question(peer=PEER))
+    assert (proxy.node.refusals[-1][1].reason, proxy.node.refused) == (Reason.IDENTITY_REVOKED, by)
 
 
 async def test_what_was_not_foreseen_refuses_too(proxy: Asker) -> None:

@@ -73,7 +73,7 @@ class Node:
             tokens=token_keeper(self.feed, self.clock),
             clock=self.clock,
             policies=FixedPolicies(self.clock),
-            decisions=Decisions(on_refusal=lambda _, error: self.refusals.append(error)),
+            decisions=Decisions(on_refusal=lambda _, error, **_by: self.refusals.append(error)),
             has_heard=lambda: self.has_heard,
             on_refusal=lambda _, error: self.refusals.append(error),
         )
