@@ -34,8 +34,11 @@ def compose(path: Path) -> yaml.Node:
     except yaml.MarkedYAMLError as error:
         if error.context == "while scanning an alias":  # such as a `*` alone, which people mean as a text
             raise _alias_or_tag(path, error.problem_mark) from error
+        problem = f"not YAML: {error.problem}"
+        if error.context == "expected a single document in the stream":
+            problem = "a second document begins here, and a file is read as one"
         raise InvalidArgument(
-            Reason.CONFIG_INVALID, f"{place(path, line_of(error.problem_mark))}: not YAML: {error.problem}"
+            Reason.CONFIG_INVALID, f"{place(path, line_of(error.problem_mark))}: {problem}"
         ) from error
     except yaml.YAMLError as error:
         raise InvalidArgument(Reason.CONFIG_INVALID, f"{path}: not YAML: {' '.join(str(error).split())}") from error

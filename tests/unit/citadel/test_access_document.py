@@ -268,6 +268,30 @@ def test_end_users_need_issuers(tmp_path: Path) -> None:
         assert "is about end users, and the policy has no jwtRules" in found
 
 
+RESOURCE = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {action: ALLOW}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (RESOURCE, 1),
+        (RESOURCE.replace("security.istio.io/v1", '"security.istio.io/v1beta1"'), 1),
+        (f"{RESOURCE}---\n{RESOURCE}", 1),
+        (f"# mine\n---\nkind: X\n---\n{RESOURCE}", 5),
+        (GOOD + RESOURCE, 13),
+    ],
+)
+def test_resources_for_istio_are_told_once_where_their_parts_go(tmp_path: Path, text: str, line: int) -> None:
+    (found,) = problems(tmp_path, text)
+    assert found.startswith(f"{line}: this is a resource for Istio")
+    assert "put spec.jwtRules under jwtRules of a policy, and spec.action with spec.rules" in found
+
+
+def test_a_text_about_a_resource_is_none(tmp_path: Path) -> None:
+    rule = "when: [{key: 'request.headers[x]', values: ['apiVersion: security.istio.io/v1']}]\n"
+    assert load_policies(write(tmp_path, GOOD + RULE + rule)).policies
+
+
 JWT_LINES = {"  jwtRules:\n", "  - issuer: ht", "    outputClai"}
 
 

@@ -155,7 +155,7 @@ def test_booleans(tmp_path: Path, written: str, meant: bool) -> None:
             "server.yaml:5: aliases (*) and tags (!) are not taken here; quote a text that begins so",
         ),
         ("listen: [\n", "server.yaml:6: not YAML: expected the node content, but found '<stream end>'"),
-        ("---\na: b\n", "server.yaml:5: not YAML: but found another document"),
+        ("---\na: b\n", "server.yaml:5: a second document begins here, and a file is read as one"),
     ],
 )
 def test_one_mistake_gives_one_line(tmp_path: Path, added: str, problem: str) -> None:
