@@ -18,11 +18,13 @@ from citadel.jwt.jwks import IssuerKey
 from citadel.jwt.places import Place
 from citadel.jwt.settings import SPACE_DELIMITED, JwtRule, check_together
 from citadel.jwt.user import EndUser
+from citadel.printable import printable
 from citadel.request import HttpRequest
 
 # RFC 8725 section 3.11, RFC 9068: with the same keys issuers sign other things, such as logout tokens.
 _TYPES: Final = (None, "jwt", "at+jwt", "application/jwt", "application/at+jwt")
 _MOST_TRIED: Final = 8  # keys for one token that names none
+_SHOWN_LETTERS: Final = 80  # of audiences: both sides fit into what a caller is told
 
 
 class IssuerKeys(Protocol):
@@ -142,7 +144,7 @@ class EndUserValidator:
         expires_at = check_times(claims, now=self._clock.now(), leeway=self._leeway)
         meant_for = audiences(claims)
         if judge.audiences and judge.audiences.isdisjoint(meant_for):
-            raise Unauthenticated(Reason.JWT_AUDIENCE_MISMATCH, "the token is for none of the rule's audiences")
+            raise Unauthenticated(Reason.JWT_AUDIENCE_MISMATCH, _mismatch(meant_for, judge.rule.audiences))
         return EndUser(
             issuer=judge.rule.issuer,
             subject=text(claims, "sub") or "",
@@ -151,6 +153,12 @@ class EndUserValidator:
             expires_at=expires_at,
             claims=_split(claims, judge.space_delimited),
         )
+
+
+def _mismatch(meant_for: Sequence[str], accepted: Sequence[str]) -> str:
+    """The caller reads this too: what a program's tokens are for is no secret, every user of it has it in theirs."""
+    given = f"for {printable(', '.join(meant_for), _SHOWN_LETTERS)}" if meant_for else "for nobody, it has no aud"
+    return f"the token is {given}; accepted is one for {printable(' or '.join(accepted), _SHOWN_LETTERS)}"
 
 
 def is_preflight(request: HttpRequest) -> bool:

@@ -321,6 +321,20 @@ class TestSeveral:
         assert refusal.reason is Reason.JWT_MALFORMED
         assert "more than once" in refusal.message
 
+    @pytest.mark.parametrize(
+        ("aud", "said"),
+        [
+            ("stranger", "the token is for stranger; accepted is one for web or api"),
+            (["a", "b\n"], "the token is for a, b ; accepted is one for web or api"),
+            (["x" * 1000], f"the token is for {'x' * 80}; accepted is one for web or api"),
+            (LEFT_OUT, "the token is for nobody, it has no aud; accepted is one for web or api"),
+        ],
+        ids=["one", "several", "long", "none"],
+    )
+    async def test_what_a_token_is_for_and_what_is_accepted_is_said(self, aud: Any, said: str) -> None:
+        asked = request({"authorization": f"Bearer {KEY.token(aud=aud)}"})
+        assert (await refused(asked, rule(KEY, audiences=["web", "api"]))).message == said
+
     async def test_two_rules_of_one_issuer_take_each_from_their_own_place(self) -> None:
         rules = (rule(KEY, audiences=["web"]), rule(KEY, audiences=["api"], fromHeaders=[{"name": "x-api"}]))
         assert (await believed(request({"x-api": KEY.token(aud="api")}), *rules)).rule is rules[1]
