@@ -18,6 +18,7 @@ from citadel.errors import InvalidArgument, Reason
 from citadel.selector import Selector
 
 EXAMPLE: Final = Path(__file__).parents[3] / "deploy" / "authz.yaml"
+GUIDE: Final = Path(__file__).parents[3] / "docs" / "end-users.md"
 GOOD = """\
 policies:
 - name: web
@@ -90,7 +91,7 @@ def test_the_first_policy_whose_selectors_a_caller_has_is_the_callers(tmp_path: 
             "of Istio's; it knows peers by SPIFFE IDs alone: ",
         ),
         ("to: [{operation: {ports: ['80']}}]", "of Istio's; a policy holds at every port of its proxies"),
-        ("to: [{operation: {port: '80'}}]", "operation.port' (value '80'); known here: hosts, notHosts, methods, not"),
+        ("to: [{operation: {puts: [/a]}}]", "operation.puts'; known here: hosts, notHosts, methods, notMethods, paths"),
         ("from: []", "rules[1].from' is wrong: an empty list is never met: leave it out, or name something"),
         ("from: [{source: {}}]", "from[0].source' is wrong: it names nothing, which everything matches"),
         ("from: [{source: }]", "from[0].source' is wrong (value ''): it names nothing, which everything matches"),
@@ -266,6 +267,12 @@ def test_end_users_need_issuers(tmp_path: Path) -> None:
     ):
         (found,) = problems(tmp_path, text + RULE + rule + "\n")
         assert "is about end users, and the policy has no jwtRules" in found
+
+
+def test_the_policies_to_paste_are_good(tmp_path: Path) -> None:
+    pasted = re.search(r"<<'END'\n(.*?)\nEND\n", GUIDE.read_text(), re.DOTALL)
+    assert pasted is not None
+    assert check_policies(write(tmp_path, pasted[1])).doubts == []
 
 
 RESOURCE = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {action: ALLOW}\n"
