@@ -107,6 +107,12 @@ class SyncStream:
                     await self._on_change(change)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+        except asyncio.CancelledError:
+            # grpc.aio raises this also where it gave up the call because `_outgoing` failed, which it has logged.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Unavailable(Reason.SERVER_UNREACHABLE, "the stream was given up on this side") from None
         finally:
             self._reports.unwatch(self._wake)
             self._progress.unwatch(self._wake)

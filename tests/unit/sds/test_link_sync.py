@@ -679,3 +679,17 @@ async def test_an_agent_whose_root_is_gone_renews_at_once(bench: Bench) -> None:
         await clock.advance(0)
         await bench.until(lambda: bench.own.current.svid.serial != first)
         assert len(bench.api.renewals) == 1
+
+
+@pytest.mark.invariant(5)
+async def test_a_defect_in_what_is_reported_ends_that_stream_and_not_the_line(bench: Bench) -> None:
+    """gRPC cancels a call whose messages cannot be made, and says so as if the agent itself were ending."""
+    whole = bench.reports.snapshot
+
+    def broken() -> list[types_pb2.StreamReport]:
+        bench.reports.snapshot = whole
+        raise RuntimeError("a defect")
+
+    bench.reports.snapshot = broken
+    async with bench.running():
+        await bench.until(lambda: len(bench.api.syncs) == 2 and bench.api.syncs[1].reported())
