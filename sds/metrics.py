@@ -16,6 +16,7 @@ from citadel.errors import CitadelError
 from citadel.interceptor import WrappingInterceptor
 from citadel.metrics import SECONDS
 from sds.agent import AgentCondition
+from sds.answer_meter import AnswerMeter
 from sds.holdings import HoldingsFeed
 from sds.keep.signer import Signed, Signer, SigningRequest
 
@@ -68,42 +69,33 @@ class MeteredSigner:
 
     def __init__(self, signer: Signer, *, registry: CollectorRegistry, clock: Clock) -> None:
         self._signer = signer
-        self._clock = clock
-        self._renewals = Counter("citadel_agent_svid_renewals", "SVIDs that the server signed.", registry=registry)
-        self._refused = Counter(
-            "citadel_agent_signing_refused",
-            "Requests that the server refused or did not answer, by reason code.",
-            ["reason"],
-            registry=registry,
-        )
         self._waiting = Gauge(
             "citadel_agent_signing_queue", "Requests that the server has not answered yet.", registry=registry
         )
-        self._seconds = Histogram(
-            "citadel_agent_signing_seconds",
-            "How long the server took to answer a batch.",
-            registry=registry,
-            buckets=SECONDS,
+        self._meter = AnswerMeter(
+            signed=Counter("citadel_agent_svid_renewals", "SVIDs that the server signed.", registry=registry),
+            refused=Counter(
+                "citadel_agent_signing_refused",
+                "Requests that the server refused or did not answer, by reason code.",
+                ["reason"],
+                registry=registry,
+            ),
+            seconds=Histogram(
+                "citadel_agent_signing_seconds",
+                "How long the server took to answer a batch.",
+                registry=registry,
+                buckets=SECONDS,
+            ),
+            clock=clock,
         )
 
     async def sign(self, requests: Sequence[SigningRequest], *, within: timedelta) -> Sequence[Signed | CitadelError]:
         """See `Signer.sign`."""
-        begun = self._clock.monotonic()
         self._waiting.inc(len(requests))
         try:
-            answers = await self._signer.sign(requests, within=within)
-        except CitadelError as error:
-            self._refused.labels(error.reason.value).inc(len(requests))
-            raise
+            return await self._meter.measured(self._signer.sign(requests, within=within), size=len(requests))
         finally:
             self._waiting.dec(len(requests))
-            self._seconds.observe(self._clock.monotonic() - begun)
-        for answer in answers:
-            if isinstance(answer, CitadelError):
-                self._refused.labels(answer.reason.value).inc()
-            else:
-                self._renewals.inc()
-        return answers
 
 
 class StreamMeter(WrappingInterceptor):

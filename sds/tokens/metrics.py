@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.metrics import SECONDS
+from sds.answer_meter import AnswerMeter
 from sds.tokens.signer import TokenRequest, TokenSigner
 
 
@@ -18,34 +19,23 @@ class MeteredTokenSigner:
 
     def __init__(self, signer: TokenSigner, *, registry: CollectorRegistry, clock: Clock) -> None:
         self._signer = signer
-        self._clock = clock
-        self._signed = Counter("citadel_agent_jwt_svids_signed", "JWT-SVIDs that the server signed.", registry=registry)
-        self._refused = Counter(
-            "citadel_agent_jwt_signing_refused",
-            "JWT-SVIDs that the server refused or did not answer, by reason code.",
-            ["reason"],
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "citadel_agent_jwt_signing_seconds",
-            "How long the server took to answer a batch of JWT-SVIDs.",
-            registry=registry,
-            buckets=SECONDS,
+        self._meter = AnswerMeter(
+            signed=Counter("citadel_agent_jwt_svids_signed", "JWT-SVIDs that the server signed.", registry=registry),
+            refused=Counter(
+                "citadel_agent_jwt_signing_refused",
+                "JWT-SVIDs that the server refused or did not answer, by reason code.",
+                ["reason"],
+                registry=registry,
+            ),
+            seconds=Histogram(
+                "citadel_agent_jwt_signing_seconds",
+                "How long the server took to answer a batch of JWT-SVIDs.",
+                registry=registry,
+                buckets=SECONDS,
+            ),
+            clock=clock,
         )
 
     async def sign(self, requests: Sequence[TokenRequest], *, within: timedelta) -> Sequence[str | CitadelError]:
         """See `TokenSigner.sign`."""
-        begun = self._clock.monotonic()
-        try:
-            answers = await self._signer.sign(requests, within=within)
-        except CitadelError as error:
-            self._refused.labels(error.reason.value).inc(len(requests))
-            raise
-        finally:
-            self._seconds.observe(self._clock.monotonic() - begun)
-        for answer in answers:
-            if isinstance(answer, CitadelError):
-                self._refused.labels(answer.reason.value).inc()
-            else:
-                self._signed.inc()
-        return answers
+        return await self._meter.measured(self._signer.sign(requests, within=within), size=len(requests))
