@@ -54,8 +54,7 @@ def key_from_jwk(jwk: Mapping[str, object]) -> PublicKey:
     kty = jwk.get("kty")
     if not isinstance(kty, str) or kty not in _MEMBERS:
         raise _malformed(f"kty {_shown(kty)} is not one of {', '.join(_MEMBERS)}")
-    if not _PRIVATE_MEMBERS.isdisjoint(jwk):
-        # Whoever could read the document can sign with this key.
+    if holds_private_half(jwk):
         raise _malformed("the JWK holds private members")
     members = {"kty": kty}
     for name in _MEMBERS[kty]:
@@ -70,6 +69,11 @@ def key_from_jwk(jwk: Mapping[str, object]) -> PublicKey:
     if not isinstance(key, PublicKey) or (isinstance(key, ec.EllipticCurvePublicKey) and not _is_known(key.curve)):
         raise _malformed(f"the curve {_shown(jwk.get('crv'))} is not one that a bundle may hold")
     return key
+
+
+def holds_private_half(jwk: Mapping[str, object]) -> bool:
+    """Whether whoever can read it can sign with it, as happens where the wrong file was copied."""
+    return not _PRIVATE_MEMBERS.isdisjoint(jwk)
 
 
 def _is_known(curve: ec.EllipticCurve) -> bool:

@@ -13,7 +13,7 @@ from typing import Final, Self
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from citadel.errors import InvalidArgument, Reason
-from citadel.jwk import JwtKey, key_from_jwk
+from citadel.jwk import JwtKey, holds_private_half, key_from_jwk
 from citadel.jws import ALGORITHMS, LEAST_RSA_BITS, Jws
 from citadel.possession import MOST_RSA_EXPONENT
 from citadel.printable import printable
@@ -22,7 +22,6 @@ from citadel.strict_json import load_object
 MAX_DOCUMENT_BYTES: Final = 1 << 20
 _MOST_KEYS: Final = 100  # issuers publish a handful; each costs time to parse
 _MOST_RSA_BITS: Final = 8192
-_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def holds_private_key(document: Mapping[str, object]) -> bool:
     """Whether a set shows what must never leave its issuer, as happens where the wrong file was copied."""
     elements = document.get("keys")
     members = [each for each in elements if isinstance(each, dict)] if isinstance(elements, list) else []
-    return any(not _PRIVATE_MEMBERS.isdisjoint(each) for each in members)
+    return any(map(holds_private_half, members))
 
 
 def _key(element: object) -> IssuerKey:
