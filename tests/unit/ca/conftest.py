@@ -10,6 +10,7 @@ import pytest
 from ca.store.database import Database
 from tests.clock import FakeClock
 from tests.postgres import Postgres
+from tests.unit.ca.rotating import Disk
 
 
 @pytest.fixture
@@ -33,3 +34,9 @@ async def database(store_url: str) -> AsyncIterator[Database]:
     await made.migrate()
     yield made
     await made.close()
+
+
+@pytest.fixture
+def disk(database: Database, tmp_path: Path, clock: FakeClock) -> Disk:
+    """What servers that rotate leave behind for the next one."""
+    return Disk(database, tmp_path / "keys", clock)

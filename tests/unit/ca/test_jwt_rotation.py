@@ -13,9 +13,7 @@ from ca.authority.jwt_model import LEEWAY, JwtAuthority
 from ca.authority.model import AuthorityState
 from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.steering import Wish
-from ca.store.database import Database
 from citadel.errors import InvalidArgument, Reason, Unavailable
-from tests.clock import FakeClock
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR
 
@@ -26,11 +24,6 @@ MINUTE = timedelta(minutes=1)
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
-
-
-@pytest.fixture
-def disk(database: Database, tmp_path: Path, clock: FakeClock) -> Disk:
-    return Disk(database, tmp_path / "keys", clock)
 
 
 @pytest.fixture

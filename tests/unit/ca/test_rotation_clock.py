@@ -11,9 +11,7 @@ import pytest
 from ca.authority.jwt_model import LEEWAY
 from ca.authority.model import AuthorityKind
 from ca.rotation.model import Phase, RotationKind
-from ca.store.database import Database
 from citadel.errors import Reason, Unavailable
-from tests.clock import FakeClock
 from tests.unit.ca.rotating import Disk, Server, nodes
 
 pytestmark = pytest.mark.invariant(3, 4)
@@ -25,11 +23,6 @@ JUMPS = [timedelta(hours=1), timedelta(hours=-1)]
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
-
-
-@pytest.fixture
-def disk(database: Database, tmp_path: Path, clock: FakeClock) -> Disk:
-    return Disk(database, tmp_path / "keys", clock)
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ import pytest
 from ca.authority.model import AuthorityKind, AuthorityState
 from ca.rotation.model import Phase, RotationKind
 from ca.rotation.steering import Wish
-from ca.store.database import Database
 from ca.store.rotations import SqlRotations
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
-from tests.clock import FakeClock
 from tests.unit.ca.records import row
 from tests.unit.ca.rotating import DAY, HOUR, Disk, Fate, PlainLedger, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR
@@ -27,11 +25,6 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
-
-
-@pytest.fixture
-def disk(database: Database, tmp_path: Path, clock: FakeClock) -> Disk:
-    return Disk(database, tmp_path / "keys", clock)
 
 
 @pytest.fixture

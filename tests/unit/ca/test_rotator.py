@@ -12,9 +12,7 @@ import pytest
 from ca.authority.model import AuthorityKind, AuthorityState
 from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.steering import Wish
-from ca.store.database import Database
 from citadel.errors import FailedPrecondition, Reason, Unavailable
-from tests.clock import FakeClock
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Node, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR, NODE_1
 
@@ -25,11 +23,6 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
-
-
-@pytest.fixture
-def disk(database: Database, tmp_path: Path, clock: FakeClock) -> Disk:
-    return Disk(database, tmp_path / "keys", clock)
 
 
 @pytest.fixture
