@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache, partial
@@ -22,6 +20,7 @@ from ca.issuance.leaf import LeafSigner
 from ca.issuance.ledger import Ledger, LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy, Validity, settle
 from ca.issuance.quota import Quota
+from ca.issuance.worker import SigningWorker
 from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import CitadelError
@@ -155,13 +154,11 @@ class Issuer:
         self._quota = quota
         self._on_signed = on_signed
         self._latest_press: _Press | None = None
-        # One thread and no more: half of the work holds the interpreter's lock, so a second one would take turns with
-        # it and keep the loop waiting.
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="issuing")
+        self._worker = SigningWorker("issuing")
 
     def close(self) -> None:
         """End the worker thread; whatever large batch has not begun is cancelled."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._worker.close()
 
     async def issue(self, agent: Agent, requests: Sequence[SvidRequest]) -> list[IssuedSvid | CitadelError]:
         """Sign a batch for `agent`; results stand in the order of requests, and a refusal takes nothing from others.
@@ -192,7 +189,7 @@ class Issuer:
                 return refusal
 
         begun = self._clock.monotonic()
-        signed = await self._map(prepare, requests)
+        signed = await self._worker.map(prepare, requests, inline=_INLINE_BATCH)
         self._on_signed(len(signed), self._clock.monotonic() - begun)
         # 6. Make the rows durable; a ban or a revocation that came meanwhile refuses them here.
         await self._ledger.append([item.row for item in signed if isinstance(item, _Signed)])
@@ -224,14 +221,6 @@ class Issuer:
         if self._latest_press is None or self._latest_press.issuing is not issuing:
             self._latest_press = _Press.of(issuing)
         return self._latest_press
-
-    async def _map(
-        self, function: Callable[[SvidRequest], _Signed | CitadelError], items: Sequence[SvidRequest]
-    ) -> list[_Signed | CitadelError]:
-        if len(items) <= _INLINE_BATCH:
-            return [function(item) for item in items]
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, lambda: [function(item) for item in items])
 
 
 def _signed(

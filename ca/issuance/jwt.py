@@ -5,9 +5,7 @@ Tokens are no ledger rows: see decision 30. They are never logged, and stand in 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -20,6 +18,7 @@ from ca.issuance.audiences import checked_audiences
 from ca.issuance.issuer import Bars, Entries
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy, Validity, settle
 from ca.issuance.quota import Quota
+from ca.issuance.worker import SigningWorker
 from citadel import jws
 from citadel.clock import Clock
 from citadel.entry import Entry
@@ -99,11 +98,11 @@ class JwtIssuer:
         self._quota = quota
         self._issuer = issuer
         self._meter = meter
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="signing tokens")
+        self._worker = SigningWorker("signing tokens")
 
     def close(self) -> None:
         """End the worker thread; whatever large batch has not begun is cancelled."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._worker.close()
 
     async def issue(self, agent: Agent, requests: Sequence[JwtRequest]) -> list[IssuedJwt | CitadelError]:
         """Sign a batch for `agent`; results stand in the order of requests, and a refusal takes nothing from others.
@@ -130,7 +129,8 @@ class JwtIssuer:
                 return refusal
 
         begun = self._clock.monotonic()
-        signed = await self._map(prepare, requests, signer)
+        inline = _INLINE_RSA if isinstance(signer.key, rsa.RSAPrivateKey) else _INLINE_BATCH
+        signed = await self._worker.map(prepare, requests, inline=inline)
         self._meter.note_signed(self._clock.monotonic() - begun)
         # 6. Make durable until when tokens of this key live, before any of them is known to anybody.
         ends = [item.expires_at for item in signed if isinstance(item, IssuedJwt)]
@@ -185,15 +185,3 @@ class JwtIssuer:
         except CitadelError as refusal:
             return refusal
         return item
-
-    async def _map(
-        self,
-        function: Callable[[JwtRequest], IssuedJwt | CitadelError],
-        items: Sequence[JwtRequest],
-        signer: JwtSigner,
-    ) -> list[IssuedJwt | CitadelError]:
-        inline = _INLINE_RSA if isinstance(signer.key, rsa.RSAPrivateKey) else _INLINE_BATCH
-        if len(items) <= inline:
-            return [function(item) for item in items]
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, lambda: [function(item) for item in items])
