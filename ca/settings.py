@@ -10,8 +10,10 @@ from typing import Final, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ca.authority.jwt_model import LONGEST_TOKEN
+from ca.federation.settings import FederationSettings
 from ca.keys.kinds import KeyKind
 from ca.oidc.settings import OidcSettings
+from ca.upstream.settings import UpstreamSettings
 from citadel.config.types import (
     Address,
     DataDir,
@@ -191,10 +193,12 @@ class ServerSettings(Settings):
     listen: ListenSettings = ListenSettings()
     advertise: AdvertiseSettings = AdvertiseSettings()
     keys: KeySettings
+    upstream: UpstreamSettings = UpstreamSettings()
     authorities: AuthoritySettings = AuthoritySettings()
     rotation: RotationSettings = RotationSettings()
     svids: SvidSettings = Field(default=SvidSettings(), validate_default=True)
     oidc: OidcSettings = OidcSettings()
+    federation: FederationSettings = FederationSettings()
     limits: LimitSettings = LimitSettings()
     joining: JoiningSettings = JoiningSettings()
     connections: ConnectionSettings = ConnectionSettings()

@@ -81,6 +81,13 @@ class Reason(StrEnum):
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
     LEASE_LOST = "lease_lost"
+    # upstream authorities, and the clusters below
+    UPSTREAM_INVALID = "upstream_invalid"
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+    UPSTREAM_CANNOT_SIGN = "upstream_cannot_sign"
+    UPSTREAM_DECIDES = "upstream_decides"
+    AUTHORITY_REFUSED = "authority_refused"
+    DOWNSTREAM_REFUSED = "downstream_refused"
     # rotation
     ROTATION_RUNNING = "rotation_running"
     ROTATION_NOT_RUNNING = "rotation_not_running"
@@ -89,6 +96,17 @@ class Reason(StrEnum):
     REVOCATIONS_MALFORMED = "revocations_malformed"
     IDENTITY_REVOKED = "identity_revoked"
     NOTHING_TO_REVOKE = "nothing_to_revoke"
+    # foreign trust domains
+    FEDERATION_MALFORMED = "federation_malformed"
+    FEDERATION_EXISTS = "federation_exists"
+    FEDERATION_NOT_FOUND = "federation_not_found"
+    FEDERATION_OWN_DOMAIN = "federation_own_domain"
+    BUNDLE_NOT_FOUND = "bundle_not_found"
+    BUNDLE_OLDER = "bundle_older"
+    BUNDLE_IN_USE = "bundle_in_use"
+    ENDPOINT_UNREACHABLE = "endpoint_unreachable"
+    ENDPOINT_UNTRUSTED = "endpoint_untrusted"
+    ENDPOINT_BAD_ANSWER = "endpoint_bad_answer"
     # tokens of workloads and end users
     JWT_MALFORMED = "jwt_malformed"
     JWT_ALGORITHM_REFUSED = "jwt_algorithm_refused"

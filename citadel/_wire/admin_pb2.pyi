@@ -424,6 +424,8 @@ class Status(_message.Message):
     ROTATION_FIELD_NUMBER: _builtins.int
     CLOCK_JUMP_FIELD_NUMBER: _builtins.int
     BUNDLE_X509_SEQUENCE_FIELD_NUMBER: _builtins.int
+    UPSTREAM_FIELD_NUMBER: _builtins.int
+    FEDERATIONS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     trust_domain: _builtins.str
     revision: _builtins.int
@@ -453,6 +455,10 @@ class Status(_message.Message):
     def clock_jump(self) -> _duration_pb2.Duration:
         """of the wall clock since the start, where it has jumped"""
 
+    @_builtins.property
+    def upstream(self) -> Global___UpstreamStatus: ...
+    @_builtins.property
+    def federations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FederationStatus]: ...
     def __init__(
         self,
         *,
@@ -470,14 +476,96 @@ class Status(_message.Message):
         rotation: Global___RotationStatus | None = ...,
         clock_jump: _duration_pb2.Duration | None = ...,
         bundle_x509_sequence: _builtins.int = ...,
+        upstream: Global___UpstreamStatus | None = ...,
+        federations: _abc.Iterable[Global___FederationStatus] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "entries", b"entries", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "entries", b"entries", "federations", b"federations", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class UpstreamStatus(_message.Message):
+    """Where the authority comes from, and how it is with that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    LASTS_UNTIL_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """"self", "files" or "citadel" """
+    source: _builtins.str
+    """the folder or the address; empty for "self" """
+    good: _builtins.bool
+    reason: _builtins.str
+    """a reason code, where it is not good"""
+    message: _builtins.str
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """not good since"""
+
+    @_builtins.property
+    def lasts_until(self) -> _timestamp_pb2.Timestamp:
+        """nothing is issued from then on, where it does not become good"""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        source: _builtins.str = ...,
+        good: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        lasts_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lasts_until", b"lasts_until", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["good", b"good", "kind", b"kind", "lasts_until", b"lasts_until", "message", b"message", "reason", b"reason", "since", b"since", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpstreamStatus: _TypeAlias = UpstreamStatus  # noqa: Y015
+
+@_typing.final
+class FederationStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REFRESHED_AT_FIELD_NUMBER: _builtins.int
+    trust_domain: _builtins.str
+    good: _builtins.bool
+    reason: _builtins.str
+    message: _builtins.str
+    @_builtins.property
+    def refreshed_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        trust_domain: _builtins.str = ...,
+        good: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        refreshed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refreshed_at", b"refreshed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["good", b"good", "message", b"message", "reason", b"reason", "refreshed_at", b"refreshed_at", "trust_domain", b"trust_domain"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FederationStatus: _TypeAlias = FederationStatus  # noqa: Y015
 
 @_typing.final
 class RotationStatus(_message.Message):

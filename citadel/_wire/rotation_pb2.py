@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63itadel/_wire/rotation.proto\x12\ncitadel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x01\n\x14StartRotationRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12)\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\temergency\x18\x03 \x01(\x08\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tspiffe_id\x18\x05 \x01(\t\x12\r\n\x05\x61gent\x18\x06 \x01(\t\x12\x0c\n\x04skip\x18\x07 \x03(\t\x12\x0b\n\x03why\x18\x08 \x01(\t\"\xe9\x03\n\x08Rotation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bphase_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nstarted_by\x18\x07 \x01(\t\x12\x0b\n\x03why\x18\x08 \x01(\t\x12\x11\n\temergency\x18\t \x01(\x08\x12,\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06paused\x18\x0b \x01(\x08\x12\x0f\n\x07skipped\x18\x0c \x03(\t\x12\r\n\x05\x61larm\x18\r \x01(\t\x12\x15\n\rnew_authority\x18\x0e \x01(\t\x12\x17\n\x0fold_authorities\x18\x0f \x03(\t\x12)\n\x06window\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06margin\x18\x11 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05scope\x18\x12 \x01(\t\"\xeb\x01\n\x0cRotationView\x12&\n\x08rotation\x18\x01 \x01(\x0b\x32\x14.citadel.v1.Rotation\x12\x0e\n\x06\x61gents\x18\x02 \x01(\r\x12\x13\n\x0b\x61gents_away\x18\x03 \x01(\r\x12\x0f\n\x07proxies\x18\x04 \x01(\r\x12\x1c\n\x14proxies_acknowledged\x18\x05 \x01(\r\x12\r\n\x05svids\x18\x06 \x01(\r\x12\x15\n\rsvids_renewed\x18\x07 \x01(\r\x12#\n\x07holders\x18\x08 \x03(\x0b\x32\x12.citadel.v1.Holder\x12\x14\n\x0cholder_count\x18\t \x01(\r\"{\n\x06Holder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05words\x18\x02 \x01(\t\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc9\x01\n\x0cRotationPlan\x12\r\n\x05steps\x18\x01 \x03(\t\x12\x0e\n\x06\x61gents\x18\x02 \x01(\r\x12\x13\n\x0b\x61gents_away\x18\x03 \x01(\r\x12\x0f\n\x07proxies\x18\x04 \x01(\r\x12\r\n\x05svids\x18\x05 \x01(\r\x12(\n\x05takes\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x07holders\x18\x07 \x03(\x0b\x32\x12.citadel.v1.Holder\x12\x16\n\x0ewithout_bundle\x18\x08 \x03(\t\"\x16\n\x14WatchRotationRequest\"\x14\n\x12GetRotationRequest\"%\n\x14ListRotationsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"@\n\x15ListRotationsResponse\x12\'\n\trotations\x18\x01 \x03(\x0b\x32\x14.citadel.v1.Rotation\"#\n\x14PauseRotationRequest\x12\x0b\n\x03why\x18\x01 \x01(\t\"$\n\x15ResumeRotationRequest\x12\x0b\n\x03why\x18\x01 \x01(\t\"#\n\x14\x41\x62ortRotationRequest\x12\x0b\n\x03why\x18\x01 \x01(\t\".\n\x11SkipHolderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t2\xae\x05\n\tRotations\x12G\n\rStartRotation\x12 .citadel.v1.StartRotationRequest\x1a\x14.citadel.v1.Rotation\x12J\n\x0cPlanRotation\x12 .citadel.v1.StartRotationRequest\x1a\x18.citadel.v1.RotationPlan\x12M\n\rWatchRotation\x12 .citadel.v1.WatchRotationRequest\x1a\x18.citadel.v1.RotationView0\x01\x12G\n\x0bGetRotation\x12\x1e.citadel.v1.GetRotationRequest\x1a\x18.citadel.v1.RotationView\x12T\n\rListRotations\x12 .citadel.v1.ListRotationsRequest\x1a!.citadel.v1.ListRotationsResponse\x12G\n\rPauseRotation\x12 .citadel.v1.PauseRotationRequest\x1a\x14.citadel.v1.Rotation\x12I\n\x0eResumeRotation\x12!.citadel.v1.ResumeRotationRequest\x1a\x14.citadel.v1.Rotation\x12G\n\rAbortRotation\x12 .citadel.v1.AbortRotationRequest\x1a\x14.citadel.v1.Rotation\x12\x41\n\nSkipHolder\x12\x1d.citadel.v1.SkipHolderRequest\x1a\x14.citadel.v1.Rotationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63itadel/_wire/rotation.proto\x12\ncitadel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x01\n\x14StartRotationRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12)\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\temergency\x18\x03 \x01(\x08\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tspiffe_id\x18\x05 \x01(\t\x12\r\n\x05\x61gent\x18\x06 \x01(\t\x12\x0c\n\x04skip\x18\x07 \x03(\t\x12\x0b\n\x03why\x18\x08 \x01(\t\"\xe9\x03\n\x08Rotation\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bphase_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nstarted_by\x18\x07 \x01(\t\x12\x0b\n\x03why\x18\x08 \x01(\t\x12\x11\n\temergency\x18\t \x01(\x08\x12,\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06paused\x18\x0b \x01(\x08\x12\x0f\n\x07skipped\x18\x0c \x03(\t\x12\r\n\x05\x61larm\x18\r \x01(\t\x12\x15\n\rnew_authority\x18\x0e \x01(\t\x12\x17\n\x0fold_authorities\x18\x0f \x03(\t\x12)\n\x06window\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06margin\x18\x11 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05scope\x18\x12 \x01(\t\"\x96\x02\n\x0cRotationView\x12&\n\x08rotation\x18\x01 \x01(\x0b\x32\x14.citadel.v1.Rotation\x12\x0e\n\x06\x61gents\x18\x02 \x01(\r\x12\x13\n\x0b\x61gents_away\x18\x03 \x01(\r\x12\x0f\n\x07proxies\x18\x04 \x01(\r\x12\x1c\n\x14proxies_acknowledged\x18\x05 \x01(\r\x12\r\n\x05svids\x18\x06 \x01(\r\x12\x15\n\rsvids_renewed\x18\x07 \x01(\r\x12#\n\x07holders\x18\x08 \x03(\x0b\x32\x12.citadel.v1.Holder\x12\x14\n\x0cholder_count\x18\t \x01(\r\x12)\n\x08\x63lusters\x18\n \x03(\x0b\x32\x17.citadel.v1.ClusterView\"\xac\x02\n\x0b\x43lusterView\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61gents\x18\x04 \x01(\r\x12\x13\n\x0b\x61gents_away\x18\x05 \x01(\r\x12\x0f\n\x07proxies\x18\x06 \x01(\r\x12\x1c\n\x14proxies_acknowledged\x18\x07 \x01(\r\x12\r\n\x05svids\x18\x08 \x01(\r\x12\x15\n\rsvids_renewed\x18\t \x01(\r\x12#\n\x07holders\x18\n \x03(\x0b\x32\x12.citadel.v1.Holder\x12\x14\n\x0cholder_count\x18\x0b \x01(\r\x12\r\n\x05phase\x18\x0c \x01(\t\x12\r\n\x05\x62\x65low\x18\r \x01(\r\"{\n\x06Holder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05words\x18\x02 \x01(\t\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc9\x01\n\x0cRotationPlan\x12\r\n\x05steps\x18\x01 \x03(\t\x12\x0e\n\x06\x61gents\x18\x02 \x01(\r\x12\x13\n\x0b\x61gents_away\x18\x03 \x01(\r\x12\x0f\n\x07proxies\x18\x04 \x01(\r\x12\r\n\x05svids\x18\x05 \x01(\r\x12(\n\x05takes\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x07holders\x18\x07 \x03(\x0b\x32\x12.citadel.v1.Holder\x12\x16\n\x0ewithout_bundle\x18\x08 \x03(\t\"\x16\n\x14WatchRotationRequest\"\x14\n\x12GetRotationRequest\"%\n\x14ListRotationsRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"@\n\x15ListRotationsResponse\x12\'\n\trotations\x18\x01 \x03(\x0b\x32\x14.citadel.v1.Rotation\"#\n\x14PauseRotationRequest\x12\x0b\n\x03why\x18\x01 \x01(\t\"$\n\x15ResumeRotationRequest\x12\x0b\n\x03why\x18\x01 \x01(\t\"#\n\x14\x41\x62ortRotationRequest\x12\x0b\n\x03why\x18\x01 \x01(\t\".\n\x11SkipHolderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t2\xae\x05\n\tRotations\x12G\n\rStartRotation\x12 .citadel.v1.StartRotationRequest\x1a\x14.citadel.v1.Rotation\x12J\n\x0cPlanRotation\x12 .citadel.v1.StartRotationRequest\x1a\x18.citadel.v1.RotationPlan\x12M\n\rWatchRotation\x12 .citadel.v1.WatchRotationRequest\x1a\x18.citadel.v1.RotationView0\x01\x12G\n\x0bGetRotation\x12\x1e.citadel.v1.GetRotationRequest\x1a\x18.citadel.v1.RotationView\x12T\n\rListRotations\x12 .citadel.v1.ListRotationsRequest\x1a!.citadel.v1.ListRotationsResponse\x12G\n\rPauseRotation\x12 .citadel.v1.PauseRotationRequest\x1a\x14.citadel.v1.Rotation\x12I\n\x0eResumeRotation\x12!.citadel.v1.ResumeRotationRequest\x1a\x14.citadel.v1.Rotation\x12G\n\rAbortRotation\x12 .citadel.v1.AbortRotationRequest\x1a\x14.citadel.v1.Rotation\x12\x41\n\nSkipHolder\x12\x1d.citadel.v1.SkipHolderRequest\x1a\x14.citadel.v1.Rotationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,27 +38,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROTATION']._serialized_start=317
   _globals['_ROTATION']._serialized_end=806
   _globals['_ROTATIONVIEW']._serialized_start=809
-  _globals['_ROTATIONVIEW']._serialized_end=1044
-  _globals['_HOLDER']._serialized_start=1046
-  _globals['_HOLDER']._serialized_end=1169
-  _globals['_ROTATIONPLAN']._serialized_start=1172
-  _globals['_ROTATIONPLAN']._serialized_end=1373
-  _globals['_WATCHROTATIONREQUEST']._serialized_start=1375
-  _globals['_WATCHROTATIONREQUEST']._serialized_end=1397
-  _globals['_GETROTATIONREQUEST']._serialized_start=1399
-  _globals['_GETROTATIONREQUEST']._serialized_end=1419
-  _globals['_LISTROTATIONSREQUEST']._serialized_start=1421
-  _globals['_LISTROTATIONSREQUEST']._serialized_end=1458
-  _globals['_LISTROTATIONSRESPONSE']._serialized_start=1460
-  _globals['_LISTROTATIONSRESPONSE']._serialized_end=1524
-  _globals['_PAUSEROTATIONREQUEST']._serialized_start=1526
-  _globals['_PAUSEROTATIONREQUEST']._serialized_end=1561
-  _globals['_RESUMEROTATIONREQUEST']._serialized_start=1563
-  _globals['_RESUMEROTATIONREQUEST']._serialized_end=1599
-  _globals['_ABORTROTATIONREQUEST']._serialized_start=1601
-  _globals['_ABORTROTATIONREQUEST']._serialized_end=1636
-  _globals['_SKIPHOLDERREQUEST']._serialized_start=1638
-  _globals['_SKIPHOLDERREQUEST']._serialized_end=1684
-  _globals['_ROTATIONS']._serialized_start=1687
-  _globals['_ROTATIONS']._serialized_end=2373
+  _globals['_ROTATIONVIEW']._serialized_end=1087
+  _globals['_CLUSTERVIEW']._serialized_start=1090
+  _globals['_CLUSTERVIEW']._serialized_end=1390
+  _globals['_HOLDER']._serialized_start=1392
+  _globals['_HOLDER']._serialized_end=1515
+  _globals['_ROTATIONPLAN']._serialized_start=1518
+  _globals['_ROTATIONPLAN']._serialized_end=1719
+  _globals['_WATCHROTATIONREQUEST']._serialized_start=1721
+  _globals['_WATCHROTATIONREQUEST']._serialized_end=1743
+  _globals['_GETROTATIONREQUEST']._serialized_start=1745
+  _globals['_GETROTATIONREQUEST']._serialized_end=1765
+  _globals['_LISTROTATIONSREQUEST']._serialized_start=1767
+  _globals['_LISTROTATIONSREQUEST']._serialized_end=1804
+  _globals['_LISTROTATIONSRESPONSE']._serialized_start=1806
+  _globals['_LISTROTATIONSRESPONSE']._serialized_end=1870
+  _globals['_PAUSEROTATIONREQUEST']._serialized_start=1872
+  _globals['_PAUSEROTATIONREQUEST']._serialized_end=1907
+  _globals['_RESUMEROTATIONREQUEST']._serialized_start=1909
+  _globals['_RESUMEROTATIONREQUEST']._serialized_end=1945
+  _globals['_ABORTROTATIONREQUEST']._serialized_start=1947
+  _globals['_ABORTROTATIONREQUEST']._serialized_end=1982
+  _globals['_SKIPHOLDERREQUEST']._serialized_start=1984
+  _globals['_SKIPHOLDERREQUEST']._serialized_end=2030
+  _globals['_ROTATIONS']._serialized_start=2033
+  _globals['_ROTATIONS']._serialized_end=2719
 # @@protoc_insertion_point(module_scope)

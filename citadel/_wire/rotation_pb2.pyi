@@ -163,6 +163,7 @@ class RotationView(_message.Message):
     SVIDS_RENEWED_FIELD_NUMBER: _builtins.int
     HOLDERS_FIELD_NUMBER: _builtins.int
     HOLDER_COUNT_FIELD_NUMBER: _builtins.int
+    CLUSTERS_FIELD_NUMBER: _builtins.int
     agents: _builtins.int
     """connected"""
     agents_away: _builtins.int
@@ -180,6 +181,10 @@ class RotationView(_message.Message):
     def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holder]:
         """the first of them"""
 
+    @_builtins.property
+    def clusters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterView]:
+        """that share the root, where there are any"""
+
     def __init__(
         self,
         *,
@@ -192,14 +197,81 @@ class RotationView(_message.Message):
         svids_renewed: _builtins.int = ...,
         holders: _abc.Iterable[Global___Holder] | None = ...,
         holder_count: _builtins.int = ...,
+        clusters: _abc.Iterable[Global___ClusterView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rotation", b"rotation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_away", b"agents_away", "holder_count", b"holder_count", "holders", b"holders", "proxies", b"proxies", "proxies_acknowledged", b"proxies_acknowledged", "rotation", b"rotation", "svids", b"svids", "svids_renewed", b"svids_renewed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_away", b"agents_away", "clusters", b"clusters", "holder_count", b"holder_count", "holders", b"holders", "proxies", b"proxies", "proxies_acknowledged", b"proxies_acknowledged", "rotation", b"rotation", "svids", b"svids", "svids_renewed", b"svids_renewed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotationView: _TypeAlias = RotationView  # noqa: Y015
+
+@_typing.final
+class ClusterView(_message.Message):
+    """A cluster below this one, as its server tells of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    AGENTS_AWAY_FIELD_NUMBER: _builtins.int
+    PROXIES_FIELD_NUMBER: _builtins.int
+    PROXIES_ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    SVIDS_FIELD_NUMBER: _builtins.int
+    SVIDS_RENEWED_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    HOLDER_COUNT_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    BELOW_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """what `rotate skip` takes: the SPIFFE ID of its server here"""
+    connected: _builtins.bool
+    agents: _builtins.int
+    agents_away: _builtins.int
+    proxies: _builtins.int
+    proxies_acknowledged: _builtins.int
+    svids: _builtins.int
+    svids_renewed: _builtins.int
+    holder_count: _builtins.int
+    phase: _builtins.str
+    """of the rotation that runs there, by which it changes to the new root"""
+    below: _builtins.int
+    """depth under the cluster before it: 0 for a child of this server"""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """connected, or away"""
+
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holder]:
+        """the first of them"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        connected: _builtins.bool = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        agents: _builtins.int = ...,
+        agents_away: _builtins.int = ...,
+        proxies: _builtins.int = ...,
+        proxies_acknowledged: _builtins.int = ...,
+        svids: _builtins.int = ...,
+        svids_renewed: _builtins.int = ...,
+        holders: _abc.Iterable[Global___Holder] | None = ...,
+        holder_count: _builtins.int = ...,
+        phase: _builtins.str = ...,
+        below: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "agents_away", b"agents_away", "below", b"below", "connected", b"connected", "holder_count", b"holder_count", "holders", b"holders", "name", b"name", "phase", b"phase", "proxies", b"proxies", "proxies_acknowledged", b"proxies_acknowledged", "since", b"since", "svids", b"svids", "svids_renewed", b"svids_renewed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterView: _TypeAlias = ClusterView  # noqa: Y015
 
 @_typing.final
 class Holder(_message.Message):

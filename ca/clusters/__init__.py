@@ -1,0 +1,1 @@
+"""Clusters below this one, of the same trust domain and root."""
