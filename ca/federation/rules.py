@@ -1,0 +1,83 @@
+"""What may become a federation, and which bundle may take the place of which (pure).
+
+Source: SPIFFE_Federation.md sections 4 and 5 (the lines FED-05 to FED-08, FED-24, FED-33 of the conformance checklist).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+from ca.federation.model import Federation
+from ca.federation.settings import Profile
+from citadel.bundle import TrustBundle
+from citadel.errors import FailedPrecondition, InvalidArgument, Reason
+from citadel.printable import printable
+from citadel.spiffe import TrustDomain
+
+_MOST_URL: Final = 2048  # characters
+
+
+def check_foreign(own: TrustDomain, offered: TrustDomain) -> None:
+    """Raise `InvalidArgument` (`federation_own_domain`) where the own trust domain is offered as a foreign one."""
+    if offered == own:
+        raise InvalidArgument(
+            Reason.FEDERATION_OWN_DOMAIN,
+            f"{own} is the own trust domain: two clusters of one name and different roots would each speak for all "
+            "identities of the other",
+            fix="give them one root, or one of them another name",
+        )
+
+
+def check_order(known: TrustBundle | None, offered: TrustBundle) -> None:
+    """Raise `FailedPrecondition` (`bundle_older`) where `offered` says of itself that it is the older one (FED-33).
+
+    Where one of them has no sequence, the one that came last is the newer one.
+    """
+    if known is None or known.sequence is None or offered.sequence is None:
+        return
+    if offered.sequence < known.sequence:
+        raise FailedPrecondition(
+            Reason.BUNDLE_OLDER,
+            f"the bundle of {offered.trust_domain} has the sequence {offered.sequence}, and the one in force "
+            f"{known.sequence}",
+            fix="ask its owner; if the older one is right, take it by force",
+        )
+
+
+def check_federation(own: TrustDomain, wanted: Federation) -> None:
+    """Raise `InvalidArgument` (`federation_own_domain`, `federation_malformed`) for what cannot be fetched."""
+    check_foreign(own, wanted.trust_domain)
+    if problem := url_problem(wanted.endpoint_url):
+        raise _malformed(f"the endpoint's URL {problem}")
+    if wanted.profile is Profile.HTTPS_SPIFFE and wanted.endpoint_id is None:
+        raise _malformed("https_spiffe needs the SPIFFE ID of the endpoint")  # FED-24
+    if wanted.profile is Profile.HTTPS_WEB and wanted.endpoint_id is not None:
+        raise _malformed("https_web takes no SPIFFE ID of the endpoint: its certificate is of the web's")  # FED-09
+
+
+def url_problem(url: str) -> str:
+    """What is wrong with `url` as that of a bundle endpoint (FED-07, FED-08); empty where it is one."""
+    shown = printable(url, 200)
+    if len(url) > _MOST_URL or not url.isascii() or not url.isprintable() or " " in url:
+        return f"{shown} is no plain URL of at most {_MOST_URL} characters"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return f"{shown} is no URL"
+    return _problem(parts, port, shown)
+
+
+def _problem(parts: SplitResult, port: int | None, shown: str) -> str:
+    if parts.username is not None or parts.password is not None:
+        return "has a user or a password"  # and is not repeated
+    if parts.scheme != "https":
+        return f"{shown} is not https"
+    if not parts.hostname or port == 0:
+        return f"{shown} names no host that can be asked"
+    return ""
+
+
+def _malformed(problem: str) -> InvalidArgument:
+    return InvalidArgument(Reason.FEDERATION_MALFORMED, problem)
