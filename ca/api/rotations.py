@@ -128,6 +128,7 @@ def _view(view: View) -> pb.RotationView:
         svids_renewed=view.census.svids_renewed,
         holders=[_holder(holder, since) for holder, since in view.holders[:_MOST_HOLDERS]],
         holder_count=len(view.holders),
+        clusters=view.clusters,
     )
 
 

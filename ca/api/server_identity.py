@@ -85,8 +85,8 @@ class ServerIdentity:
     def _to_show(self, ask_for_client_certificate: bool) -> _Shown:
         if self._pair is None:
             raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the server has no certificate yet")
-        # Only the own domain's roots: an identity of a federated domain never opens this door.
-        return _Shown(self._pair, self._authorities.bundle() if ask_for_client_certificate else None)
+        # Only the upstream's roots: an identity of a federated domain, or of an exchanged root, never opens this door.
+        return _Shown(self._pair, self._authorities.own_roots() if ask_for_client_certificate else None)
 
     async def renew(self) -> None:
         """Get a new SVID and present it from now on; its authority may have changed."""

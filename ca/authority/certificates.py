@@ -6,10 +6,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from ca.keys.kinds import AuthorityKey, AuthorityPublicKey, hash_for
 from citadel.serial import new_serial
 from citadel.spiffe import TrustDomain
 
@@ -30,7 +29,7 @@ _CA_KEY_USAGE: Final = x509.KeyUsage(
 def build_root(
     *,
     trust_domain: TrustDomain,
-    key: ec.EllipticCurvePrivateKey,
+    key: AuthorityKey,
     now: datetime,
     lifetime: timedelta,
     backdate: timedelta,
@@ -47,15 +46,15 @@ def build_root(
         .add_extension(_trust_domain_san(trust_domain), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
-    return builder.sign(key, hashes.SHA256())
+    return builder.sign(key, hash_for(key))
 
 
 def build_issuer(
     *,
     trust_domain: TrustDomain,
-    public_key: ec.EllipticCurvePublicKey,
+    public_key: AuthorityPublicKey,
     root: x509.Certificate,
-    root_key: ec.EllipticCurvePrivateKey,
+    root_key: AuthorityKey,
     not_before: datetime,
     not_after: datetime,
 ) -> x509.Certificate:
@@ -76,7 +75,7 @@ def build_issuer(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(authority_key_identifier(root), critical=False)
     )
-    return builder.sign(root_key, hashes.SHA256())
+    return builder.sign(root_key, hash_for(root_key))
 
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:

@@ -10,16 +10,25 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.authority.fresh_key import forget_key
 from ca.authority.jwt import JwtAuthorities
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.own_bundle import OwnBundle
-from ca.authority.ports import AuthorityStore, BundleSequences, KeyManager, Lists, UpstreamAuthority
+from ca.authority.ports import (
+    AuthorityStore,
+    BundleSequences,
+    KeyManager,
+    Lists,
+    Pending,
+    SignedDownstream,
+    UpstreamAuthority,
+)
+from ca.keys.kinds import AuthorityKey
 from ca.keys.sealing import KeyPurpose
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
-from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.errors import Reason, Unavailable
 from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +39,7 @@ class IssuingAuthority:
     """The authority that signs leaves now, with its key at hand."""
 
     authority: Authority
-    key: ec.EllipticCurvePrivateKey
+    key: AuthorityKey
 
 
 class AuthorityManager:
@@ -87,6 +96,19 @@ class AuthorityManager:
             self._is_settled = False  # also where what is done here fails half way
             yield self.jwt
             await self._settle()
+
+    @asynccontextmanager
+    async def changing_upstream(self) -> AsyncIterator[None]:
+        """Change what the upstream or a neighbour says within this; at its end bundle and lists say so."""
+        async with self._turn:
+            self._is_settled = False
+            yield
+            await self._settle()
+
+    async def settle_anew(self) -> None:
+        """Have bundle and lists say what neighbours say now."""
+        async with self.changing_upstream():
+            pass
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call `callback` at every change of the bundle from now on."""
@@ -175,6 +197,24 @@ class AuthorityManager:
         """The trust bundle of this server's own domain."""
         return self._own.bundle()
 
+    def own_roots(self) -> TrustBundle:
+        """What this server's own listeners believe: of that bundle only what the upstream vouches for."""
+        return replace(self.bundle(), x509_authorities=self._upstream.roots(), jwt_authorities={})
+
+    def pending(self) -> Pending | None:
+        """What the upstream has put up, and a rotation is to take."""
+        return self._upstream.pending()
+
+    @property
+    def upstream_decides(self) -> frozenset[AuthorityKind]:
+        """What is rotated when the upstream has put something up, and only then."""
+        return self._upstream.decides
+
+    async def sign_downstream(self, csr: bytes, *, lifetime: timedelta) -> SignedDownstream:
+        """Sign an issuing authority of a child, as `UpstreamAuthority.sign_downstream` does."""
+        now = self._clock.now()
+        return await self._upstream.sign_downstream(csr, not_before=now - self._backdate, not_after=now + lifetime)
+
     def sequences(self) -> BundleSequences:
         """The sequence of that bundle, and of each half of it."""
         return self._own.sequences()
@@ -212,28 +252,19 @@ class AuthorityManager:
     async def _make_issuer(self, issuer_id: str = "", *, root_id: str = "") -> Authority:
         """A prepared issuing authority, under the root of this id or else under the active one."""
         now = self._clock.now()
-        key_id = await self._keys.create(KeyPurpose.ISSUER)
-        try:
-            key = await self._keys.signer(key_id, KeyPurpose.ISSUER)
-            minted = await self._upstream.mint(
-                key.public_key(),
-                not_before=now - self._backdate,
-                not_after=now + self._issuer_lifetime,
-                root_id=root_id,
-            )
-        except BaseException:
-            # Nothing names this key yet, so every failed try would leave one behind. Once the row was tried it must
-            # stay: a commit that seemed to fail may have come through.
-            await self._forget_key(key_id)
-            raise
+        # Once the row was tried the key must stay: a commit that seemed to fail may have come through.
+        minted = await self._upstream.mint(
+            not_before=now - self._backdate, not_after=now + self._issuer_lifetime, root_id=root_id
+        )
         authority = Authority(
             id=issuer_id or uuid4().hex,
             kind=AuthorityKind.ISSUER,
             state=AuthorityState.PREPARED,
-            key_id=key_id,
+            key_id=minted.key_id,
             certificate=minted.certificate,
             parent_id=minted.root_id,
             created_at=now,
+            chain=minted.chain,
         )
         await self._store.record(authority)
         self._issuers = (*self._issuers, authority)
@@ -260,18 +291,12 @@ class AuthorityManager:
         await self._store.set_states({issuer.id: AuthorityState.REVOKED for issuer in gone})
         self._issuers = tuple(issuer for issuer in self._issuers if issuer not in gone)
         for issuer in gone:
-            await self._forget_key(issuer.key_id)
-
-    async def _forget_key(self, key_id: str) -> None:
-        try:
-            await self._keys.delete(key_id)
-        except CitadelError as error:
-            _log.warning("unused key not deleted", key=key_id, error=str(error))
+            await forget_key(self._keys, issuer.key_id)
 
     async def _settle(self) -> None:
         """Publish the lists and the bundle as they must be now. Where it fails, `drop_ended` tries again."""
         self._is_settled = False
-        async with self._lists.settled(self.authorities()):
+        async with self._lists.settled(self.authorities(), self._own.lists_of_others()):
             is_new = await self._own.settle(self._upstream.roots())
             self._is_settled = True
         if is_new:

@@ -28,7 +28,11 @@ class AuthorityState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """One authority. `parent_id` is the root that signed an issuer; `key_id` names its key in the key manager."""
+    """One authority. `parent_id` is the root that an issuer leads to; `key_id` names its key in the key manager.
+
+    `key_id` is empty for a root whose key is elsewhere. `chain` are the certificates between an issuer and its root,
+    nearest first.
+    """
 
     id: str
     kind: AuthorityKind
@@ -37,6 +41,7 @@ class Authority:
     certificate: x509.Certificate
     parent_id: str | None
     created_at: datetime
+    chain: tuple[x509.Certificate, ...] = ()
 
     @property
     def subject_key_id(self) -> bytes:

@@ -9,10 +9,12 @@ from datetime import datetime
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from ca.authority.model import Authority, AuthorityState
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.keys.kinds import AuthorityKey
 from ca.keys.sealing import KeyPurpose
+from citadel.jwk import JwtKey
+from citadel.revocation import RevocationList
 from citadel.succession import Succession
 
 
@@ -23,7 +25,11 @@ class KeyManager(Protocol):
         """Make a key; when this returns, the key survives a crash. Returns its id."""
         ...
 
-    async def signer(self, key_id: str, purpose: KeyPurpose) -> ec.EllipticCurvePrivateKey:
+    async def adopt(self, key: AuthorityKey, purpose: KeyPurpose) -> str:
+        """Take a key that was made elsewhere; when this returns, it survives a crash. Returns its id."""
+        ...
+
+    async def signer(self, key_id: str, purpose: KeyPurpose) -> AuthorityKey:
         """A handle that signs with the key. Raises `FailedPrecondition` (`key_unsealable`)."""
         ...
 
@@ -67,8 +73,13 @@ class AuthorityStore(Protocol):
 class Lists(Protocol):
     """Keeps a revocation list of every authority. `ca.revocation.lists` is the one there is."""
 
-    def settled(self, authorities: Sequence[Authority]) -> AbstractAsyncContextManager[None]:
-        """Have a list of each of these, and of no others.
+    def settled(
+        self, authorities: Sequence[Authority], others: Sequence[RevocationList] | None = ()
+    ) -> AbstractAsyncContextManager[None]:
+        """Have a list of each of these, beside those of `others`, and of nobody else.
+
+        `others` is None where not every authority is known that this bundle vouches for: then nothing is published,
+        since whoever has lists refuses every authority that it has none of.
 
         They are published at the end of the context, in the same moment as the bundle that is put in force as the last
         thing within it: the one is judged by the other.
@@ -78,26 +89,80 @@ class Lists(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MintedIssuer:
-    """An intermediate that an upstream signed, and the authority above it."""
+    """An issuing authority that an upstream brought, and the root that it leads to.
+
+    `key_id` names its key, which is in the key manager; `chain` is what stands between it and its root.
+    """
 
     certificate: x509.Certificate
     root_id: str
+    key_id: str
+    chain: tuple[x509.Certificate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedDownstream:
+    """An issuing authority of a child: its certificate first, without `root`, which it leads to."""
+
+    chain: tuple[x509.Certificate, ...]
+    root: x509.Certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """What an upstream has put up, and a rotation is to take: an issuing authority, or (`is_root`) another root too."""
+
+    is_root: bool
+    why: str
+
+
+class Neighbours(Protocol):
+    """What other clusters of the same trust domain bring into the bundle and the lists of this one."""
+
+    def roots(self) -> Sequence[x509.Certificate]:
+        """Authorities that workloads trust beside the upstream's. They open no listener of ours."""
+        ...
+
+    def jwt_keys(self) -> Mapping[str, JwtKey]:
+        """Keys for tokens, by key id."""
+        ...
+
+    def lists(self) -> Sequence[RevocationList] | None:
+        """The revocation lists of their authorities; None where they are not all known."""
+        ...
 
 
 class UpstreamAuthority(Protocol):
-    """Mints this server's issuing authorities, and says which roots the trust bundle must hold."""
+    """Brings this server's issuing authorities, and says which roots the trust bundle must hold."""
+
+    @property
+    def decides(self) -> frozenset[AuthorityKind]:
+        """What is rotated when the upstream has put something up, and neither by time nor by a person here."""
+        ...
 
     async def start(self) -> None:
         """Make ready; for `self`, make the first root where there is none."""
         ...
 
-    async def mint(
-        self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime, root_id: str = ""
-    ) -> MintedIssuer:
-        """Sign an intermediate for `public_key`, by the root of this id or else by the active one.
+    async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
+        """Bring an issuing authority under the root of this id, or else under the active one.
 
-        Its end may come sooner than asked for, never later.
+        Its end may come sooner than asked for, and later only where nobody can ask. Raises `Unavailable`
+        (`upstream_unavailable`, `issuer_unavailable`) or `FailedPrecondition` (`upstream_invalid`; `upstream_decides`
+        where there is none but those that were brought).
         """
+        ...
+
+    async def sign_downstream(self, csr: bytes, *, not_before: datetime, not_after: datetime) -> SignedDownstream:
+        """Sign an issuing authority of a child by the active root; its end may come sooner than asked for.
+
+        `csr` (DER) was checked; only its public key counts. Raises as `mint`, and `FailedPrecondition`
+        (`upstream_cannot_sign`).
+        """
+        ...
+
+    def pending(self) -> Pending | None:
+        """What a rotation is to take now, if the upstream has put something up."""
         ...
 
     async def prepare(self, authority_id: str) -> None:

@@ -9,12 +9,14 @@ from uuid import uuid4
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authority.certificates import build_issuer, build_root
+from ca.authority.fresh_key import fresh_issuer_key
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
-from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer
+from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.authority.vouching import Vouching
+from ca.issuance.csr import public_key_of
+from ca.keys.kinds import AuthorityPublicKey
 from ca.keys.sealing import KeyPurpose
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition, Reason, Unavailable
@@ -55,19 +57,23 @@ class SelfSignedUpstream:
         if not any(root.state is AuthorityState.ACTIVE for root in self._roots):
             self._roots = (*self._roots, await self._make_root(uuid4().hex, AuthorityState.ACTIVE))
 
-    async def mint(
-        self, public_key: ec.EllipticCurvePublicKey, *, not_before: datetime, not_after: datetime, root_id: str = ""
-    ) -> MintedIssuer:
+    @property
+    def decides(self) -> frozenset[AuthorityKind]:
+        return frozenset()
+
+    def pending(self) -> Pending | None:
+        return None
+
+    async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         root = self._root_to_sign_with(root_id)
-        certificate = build_issuer(
-            trust_domain=self._trust_domain,
-            public_key=public_key,
-            root=root.certificate,
-            root_key=await self._keys.signer(root.key_id, KeyPurpose.ROOT),
-            not_before=not_before,
-            not_after=not_after,
-        )
-        return MintedIssuer(certificate=certificate, root_id=root.id)
+        async with fresh_issuer_key(self._keys) as (key_id, key):
+            certificate = await self._signed(root, key.public_key(), not_before=not_before, not_after=not_after)
+        return MintedIssuer(certificate=certificate, root_id=root.id, key_id=key_id)
+
+    async def sign_downstream(self, csr: bytes, *, not_before: datetime, not_after: datetime) -> SignedDownstream:
+        root, public_key = self._root_to_sign_with(""), public_key_of(csr)
+        certificate = await self._signed(root, public_key, not_before=not_before, not_after=not_after)
+        return SignedDownstream(chain=(certificate,), root=root.certificate)
 
     async def prepare(self, authority_id: str) -> None:
         if all(root.id != authority_id for root in self._roots):
@@ -113,6 +119,18 @@ class SelfSignedUpstream:
                 await self._vouching.leave(root, heirs)
             elif root.state is AuthorityState.TAINTED:
                 await self._vouching.taint(root.certificate)
+
+    async def _signed(
+        self, root: Authority, public_key: AuthorityPublicKey, *, not_before: datetime, not_after: datetime
+    ) -> x509.Certificate:
+        return build_issuer(
+            trust_domain=self._trust_domain,
+            public_key=public_key,
+            root=root.certificate,
+            root_key=await self._keys.signer(root.key_id, KeyPurpose.ROOT),
+            not_before=not_before,
+            not_after=not_after,
+        )
 
     def _root_to_sign_with(self, root_id: str) -> Authority:
         now = self._clock.now()

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 
 from ca.authority.model import Authority
 from ca.authority.ports import KeyManager
+from ca.keys.kinds import elliptic
 from ca.keys.sealing import KeyPurpose
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition
@@ -64,7 +65,7 @@ class Vouching:
     async def leave(self, root: Authority, heirs: Sequence[x509.Certificate]) -> None:
         """Have `root`, which is about to go with its key, vouch for `heirs`. Done again, it says the same anew."""
         try:
-            key = await self._keys.signer(root.key_id, KeyPurpose.ROOT)
+            key = elliptic(await self._keys.signer(root.key_id, KeyPurpose.ROOT), root.key_id)
         except FailedPrecondition as error:
             _log.warning("a root goes without a word for its heirs: its key is gone", root=root.id, error=str(error))
             return

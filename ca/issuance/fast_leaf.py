@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ca.issuance import leaf
 from ca.issuance.leaf import LeafSigner, PlainLeafSigner
 from ca.issuance.lifetime import LimitedBy, Validity
+from ca.keys.kinds import AuthorityKey
 from citadel.spiffe import SpiffeId, TrustDomain
 
 _VERSION_3: Final = 2  # RFC 5280 section 4.1.2.1
@@ -130,9 +131,11 @@ class FastLeafSigner:
         )
 
 
-def leaf_signer(*, issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> LeafSigner:
-    """The fast signer if it writes what the builder writes, the plain one otherwise."""
+def leaf_signer(*, issuer: x509.Certificate, key: AuthorityKey) -> LeafSigner:
+    """The fast signer if it writes what the builder writes, the plain one otherwise; it knows EC P-256 alone."""
     plain = PlainLeafSigner(issuer=issuer, key=key)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        return plain
     try:
         fast = FastLeafSigner(issuer=issuer, key=key)
         agree = _agree(plain, fast, issuer)

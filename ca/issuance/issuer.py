@@ -92,17 +92,18 @@ class _Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Press:
-    """An issuing authority, and what all leaves under it share."""
+    """An issuing authority, and what all leaves under it share: `chain_der` is what they are handed out with."""
 
     issuing: IssuingAuthority
-    certificate_der: bytes
+    chain_der: tuple[bytes, ...]
     signer: LeafSigner
 
     @classmethod
     def of(cls, issuing: IssuingAuthority) -> _Press:
         certificate = issuing.authority.certificate
         signer = leaf_signer(issuer=certificate, key=issuing.key)
-        return cls(issuing=issuing, certificate_der=certificate.public_bytes(Encoding.DER), signer=signer)
+        chain = tuple(each.public_bytes(Encoding.DER) for each in (certificate, *issuing.authority.chain))
+        return cls(issuing=issuing, chain_der=chain, signer=signer)
 
     def settled(
         self,
@@ -249,7 +250,7 @@ def _signed(
     )
     svid = IssuedSvid(
         spiffe_id=subject.spiffe_id,
-        chain_der=(leaf, press.certificate_der),
+        chain_der=(leaf, *press.chain_der),
         not_after=subject.validity.not_after,
         limited_by=subject.validity.limited_by,
     )

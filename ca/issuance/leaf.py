@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any, Final, Protocol, TypeAlias
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.authority.certificates import authority_key_identifier
 from ca.issuance.lifetime import Validity
+from ca.keys.kinds import AuthorityKey, hash_for
 from citadel.spiffe import SpiffeId
 
 _KEY_USAGE: Final = x509.KeyUsage(
@@ -51,7 +50,7 @@ class LeafSigner(Protocol):
 class PlainLeafSigner:
     """A `LeafSigner` that takes cryptography's builder, which decides what a leaf is, byte for byte."""
 
-    def __init__(self, *, issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(self, *, issuer: x509.Certificate, key: AuthorityKey) -> None:
         self._issuer_name = issuer.subject
         self._key = key
         self._shared = shared_extensions(issuer)
@@ -79,7 +78,7 @@ class PlainLeafSigner:
                 names(spiffe_id, dns_names),
             ],
         )
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.DER)
+        return builder.sign(self._key, hash_for(self._key)).public_bytes(Encoding.DER)
 
 
 def shared_extensions(issuer: x509.Certificate) -> tuple[Extension, ...]:

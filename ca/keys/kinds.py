@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final, TypeAlias
 
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-JwtPrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+from citadel.errors import FailedPrecondition, Reason
+
+AuthorityKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+AuthorityPublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+JwtPrivateKey: TypeAlias = AuthorityKey
+
+_STRONGER_FROM: Final = 256  # bits of a curve
 
 
 class KeyKind(StrEnum):
-    """Kinds of keys for tokens; certificates are signed by EC P-256 alone."""
+    """Kinds of keys for tokens; those of authorities are EC P-256 where they are made here."""
 
     EC_P256 = "ec-p256"
     RSA_2048 = "rsa-2048"  # some validators know RS256 and nothing else
+
+
+def hash_for(key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:
+    """What this key signs is hashed with: as strong as the key (RFC 5480 section 4)."""
+    is_strong = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size > _STRONGER_FROM
+    return hashes.SHA384() if is_strong else hashes.SHA256()
+
+
+def elliptic(key: AuthorityKey, key_id: str) -> ec.EllipticCurvePrivateKey:
+    """The key, where nothing but ECDSA is known. Raises `FailedPrecondition` (`key_unsealable`)."""
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {key_id} is not an elliptic-curve key")
+    return key

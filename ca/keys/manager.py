@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from ca.keys.kinds import JwtPrivateKey, KeyKind
+from ca.keys.kinds import AuthorityKey, JwtPrivateKey, KeyKind
 from ca.keys.sealing import KeyLabel, KeyPurpose, Sealer
 from citadel.errors import FailedPrecondition, Reason
 from citadel.spiffe import TrustDomain
@@ -56,17 +56,19 @@ class SealedKeyManager:
     async def create_jwt(self, kind: KeyKind) -> str:
         return await self._create(KeyPurpose.JWT, kind)
 
-    async def signer(self, key_id: str, purpose: KeyPurpose) -> ec.EllipticCurvePrivateKey:
+    async def adopt(self, key: AuthorityKey, purpose: KeyPurpose) -> str:
+        key_id = uuid4().hex
+        await self._keys.put(key_id, await asyncio.to_thread(self._seal, key, self._label(key_id, purpose)))
+        return key_id
+
+    async def signer(self, key_id: str, purpose: KeyPurpose) -> AuthorityKey:
         key = await self._opened(key_id, purpose)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {key_id} is not an elliptic-curve key")
+        if not isinstance(key, AuthorityKey):
+            raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {key_id} is neither an elliptic-curve nor an RSA key")
         return key
 
     async def jwt_signer(self, key_id: str) -> JwtPrivateKey:
-        key = await self._opened(key_id, KeyPurpose.JWT)
-        if not isinstance(key, JwtPrivateKey):
-            raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {key_id} is neither an elliptic-curve nor an RSA key")
-        return key
+        return await self.signer(key_id, KeyPurpose.JWT)
 
     async def delete(self, key_id: str) -> None:
         await self._keys.delete(key_id)
@@ -81,7 +83,9 @@ class SealedKeyManager:
         return await asyncio.to_thread(self._open, sealed, self._label(key_id, purpose))
 
     def _make(self, label: KeyLabel, kind: KeyKind) -> bytes:
-        key = _MAKERS[kind]()
+        return self._seal(_MAKERS[kind](), label)
+
+    def _seal(self, key: AuthorityKey, label: KeyLabel) -> bytes:
         return self._sealer.seal(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), label)
 
     def _open(self, sealed: bytes, label: KeyLabel) -> object:

@@ -14,6 +14,7 @@ import structlog
 from ca.audit.model import Act, Actor, ActorKind
 from ca.audit.trail import Acts
 from ca.authority.ports import KeyManager
+from ca.keys.kinds import elliptic
 from ca.keys.sealing import KeyPurpose
 from ca.ledger.chain import Head, Log
 from ca.ledger.checkpoints import Checkpoint, CheckpointSigner
@@ -110,17 +111,20 @@ class Notary:
         self._rows = 0
         self._enough = asyncio.Event()
 
+    async def _opened(self, key_id: str) -> CheckpointSigner:
+        return CheckpointSigner(elliptic(await self._keys.signer(key_id, KeyPurpose.RECORDS), key_id))
+
     async def start(self) -> None:
         """Take up the newest key that this server can open, or make one."""
         for known in reversed(await self._store.keys()):
             try:
-                self._signer = CheckpointSigner(await self._keys.signer(known.key_id, KeyPurpose.RECORDS))
+                self._signer = await self._opened(known.key_id)
             except FailedPrecondition as error:
                 _log.warning("key of the records not opened", key=known.fingerprint, error=str(error))
             else:
                 return
         key_id = await self._keys.create(KeyPurpose.RECORDS)
-        signer = CheckpointSigner(await self._keys.signer(key_id, KeyPurpose.RECORDS))
+        signer = await self._opened(key_id)
         await self._store.add_key(
             RecordKey(
                 fingerprint=signer.fingerprint,

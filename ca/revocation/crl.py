@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authority.certificates import authority_key_identifier
+from ca.keys.kinds import AuthorityKey, hash_for
 from ca.revocation.model import RevokedCertificate
 
 
 def build_crl(
     *,
     issuer: x509.Certificate,
-    key: ec.EllipticCurvePrivateKey,
+    key: AuthorityKey,
     number: int,
     revoked: Iterable[RevokedCertificate],
 ) -> x509.CertificateRevocationList:
@@ -35,7 +34,7 @@ def build_crl(
     )
     for each in sorted(revoked, key=lambda one: (one.revoked_at, one.serial)):
         builder = builder.add_revoked_certificate(_line(each))
-    return builder.sign(key, hashes.SHA256())
+    return builder.sign(key, hash_for(key))
 
 
 def number_of(crl: x509.CertificateRevocationList) -> int:

@@ -39,6 +39,7 @@ class RevocationLists:
         self._store = store
         self._kept: dict[str, x509.CertificateRevocationList] | None = None  # by authority, as the store has them
         self._authorities: tuple[Authority, ...] = ()
+        self._others: Sequence[RevocationList] | None = ()
         self._revoked: Mapping[str, Sequence[RevokedCertificate]] = {}
         self._watchers: list[Callable[[], None]] = []
         self._turn = asyncio.Lock()
@@ -51,9 +52,11 @@ class RevocationLists:
         self._watchers.append(callback)
 
     @asynccontextmanager
-    async def settled(self, authorities: Sequence[Authority]) -> AsyncIterator[None]:
+    async def settled(
+        self, authorities: Sequence[Authority], others: Sequence[RevocationList] | None = ()
+    ) -> AsyncIterator[None]:
         async with self._turn:
-            self._authorities = tuple(authorities)
+            self._authorities, self._others = tuple(authorities), others
             signed = await self._sign()
             yield
             self._publish(signed)  # without an `await` since the bundle changed: nobody sees the one without the other
@@ -87,7 +90,11 @@ class RevocationLists:
         if trouble and trouble != self.trouble:
             _log.error("no revocation lists are pushed", why=trouble)
         self.trouble = trouble
-        return await asyncio.to_thread(RevocationSet, () if trouble else tuple(lists))
+        if trouble or self._others is None:
+            return RevocationSet()
+        known = {each.issuer for each in lists}
+        lists += [each for each in self._others if each.issuer not in known]
+        return await asyncio.to_thread(RevocationSet, tuple(lists))
 
     def _publish(self, signed: RevocationSet) -> None:
         if signed.version == self.current.version:

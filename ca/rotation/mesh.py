@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -13,7 +13,7 @@ from ca.insight.proxies import agent_name
 from ca.rotation import gate
 from ca.rotation.gate import AgentView, Closed, Trust
 from ca.rotation.model import Holder
-from ca.rotation.ports import IssuedEnds
+from ca.rotation.ports import Beyond, IssuedEnds
 from citadel._wire import agent_api_pb2, types_pb2
 from citadel.clock import Clock
 from citadel.reserved import RESERVED_SEGMENT, is_agent_id, server_id
@@ -56,9 +56,18 @@ class Mesh:
     """Judges every connected agent, each anew only when it has said something, and asks the ledger about the others."""
 
     def __init__(
-        self, *, trust_domain: TrustDomain, roster: AgentRoster, sessions: SessionBook, ends: IssuedEnds, clock: Clock
+        self,
+        *,
+        trust_domain: TrustDomain,
+        roster: AgentRoster,
+        sessions: SessionBook,
+        ends: IssuedEnds,
+        clock: Clock,
+        beyond: Sequence[Beyond] = (),
     ) -> None:
+        """`beyond` are the other clusters, which know of their meshes themselves."""
         self.trust_domain = trust_domain
+        self.beyond = beyond
         self._roster = roster
         self._sessions = sessions
         self._ends = ends

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Protocol
 
 from ca.audit.model import Act
-from ca.rotation.model import Rotation
+from ca.rotation.model import Holder, Rotation
+from citadel._wire.rotation_pb2 import ClusterView
 from citadel.revocation import RevocationSet
 from citadel.spiffe import SpiffeId
 
@@ -25,6 +26,22 @@ class RotationStore(Protocol):
 
     async def newest(self, limit: int) -> Sequence[Rotation]:
         """The rotations that began last, the newest first."""
+        ...
+
+
+class Beyond(Protocol):
+    """Other clusters of the same trust domain and root, for which a rotation waits as it does for agents."""
+
+    def without(self, *, is_jwt: bool) -> Sequence[Holder]:
+        """Who of them has not acknowledged this half of the bundle, with the lists, as it is in force now."""
+        ...
+
+    def depending(self, old_ids: Collection[str], now: datetime) -> Sequence[Holder]:
+        """Who of them has, or may have, an issuing authority under these roots."""
+        ...
+
+    def clusters(self) -> Sequence[ClusterView]:
+        """Those below this one, for people to look at."""
         ...
 
 

@@ -7,6 +7,7 @@ killed at any instant goes on by itself (invariant 12).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -28,6 +29,7 @@ from ca.rotation.ports import Lists, RotationStore
 from ca.rotation.tokens import Tokens
 from ca.rotation.waiting import Waiting
 from ca.steady import SteadyTime
+from citadel._wire.rotation_pb2 import ClusterView
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 
@@ -48,6 +50,7 @@ class View:
     rotation: Rotation | None
     census: Census
     holders: tuple[tuple[Holder, datetime], ...]  # since when each is waited for
+    clusters: Sequence[ClusterView] = ()
 
 
 class Rotator:
@@ -78,7 +81,12 @@ class Rotator:
         self.leaving = Leaving(authorities=authorities, longest_leaf=longest.leaf)
         self.tokens = Tokens(authorities=authorities.jwt, longest=longest.token)
         self.waiting = Waiting(
-            authorities=authorities, mesh=mesh, lists=lists, leaving=self.leaving, tokens=self.tokens, clock=clock
+            authorities=authorities,
+            mesh=mesh,
+            lists=lists,
+            leaving=self.leaving,
+            tokens=self.tokens,
+            clock=clock,
         )
         self._acting = Acting(
             authorities=authorities,
@@ -129,6 +137,7 @@ class Rotator:
                 trust=self.waiting.trust(self.running.kind if self.running is not None else RotationKind.ROOT),
                 order_id=rotation.id if rotation is not None else "",
             ),
+            clusters=self.waiting.clusters(),
             holders=tuple(self._holders.values()),
         )
 
@@ -142,7 +151,8 @@ class Rotator:
     async def holders(self, rotation: Rotation, *, at_once: bool = False) -> list[Holder]:
         """Who is waited for in this phase, without those that were skipped."""
         now, begun = self.time.now(), self._clock.monotonic()
-        found = gate.still_held(self.waiting.connected(rotation, now), rotation.skipped, now)
+        known = [*self.waiting.connected(rotation, now), *self.waiting.beyond(rotation, now)]
+        found = gate.still_held(known, rotation.skipped, now)
         self._looked_for = self._clock.monotonic() - begun
         if not found or at_once:
             is_first = not self._holders and self._clear_since is None

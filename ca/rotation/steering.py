@@ -141,6 +141,7 @@ class Steering:
         await self._rotator.change(ended, self._act("rotation.supersede", ended, actor, by.why, why))
 
     def _new(self, wish: Wish, by: Actor) -> Rotation:
+        self._check_whose(wish.kind)
         if wish.deadline is not None and wish.kind not in (RotationKind.ROOT, RotationKind.JWT):
             raise InvalidArgument(Reason.REQUEST_MALFORMED, "only roots and JWT keys are rotated in an emergency")
         for name, value in (("window", wish.window), ("deadline", wish.deadline)):
@@ -163,6 +164,17 @@ class Steering:
             deadline=self._rotator.time.unmoved() + wish.deadline if wish.deadline is not None else None,
             skipped=wish.skip - {""},
         )
+
+    def _check_whose(self, kind: RotationKind) -> None:
+        """What the upstream decides is rotated when it has put something up."""
+        pending, decides = self._authorities.pending(), self._authorities.upstream_decides
+        is_up = pending is not None and pending.is_root is (kind is RotationKind.ROOT)
+        if not is_up and kind.value in {each.value for each in decides}:
+            raise FailedPrecondition(
+                Reason.UPSTREAM_DECIDES,
+                f"the {kind.value} is the upstream's to rotate, which has put up nothing new",
+                fix="rotate it there: it is taken here through the same rotation",
+            )
 
     def _that_go(self, kind: RotationKind) -> tuple[str, ...]:
         match kind:

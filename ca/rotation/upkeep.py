@@ -92,19 +92,27 @@ class Upkeep:
             await self._start(RotationKind.JWT)
 
     async def _start(self, due: RotationKind) -> None:
-        await self._steering.start(Wish(kind=due, why="it is due"), by=Actor(ActorKind.SERVER))
+        pending = self._authorities.pending() if due is not RotationKind.JWT else None
+        why = pending.why if pending is not None else "it is due"
+        await self._steering.start(Wish(kind=due, why=why), by=Actor(ActorKind.SERVER))
         self._note_start(due)
 
     def _is_root_due(self, now: datetime) -> bool:
         """Also where roots are rotated by hand alone: the last moment is waited for, and not the outage after it."""
+        if AuthorityKind.ROOT in self._authorities.upstream_decides:
+            pending = self._authorities.pending()
+            return pending is not None and pending.is_root and self._can_start(RotationKind.ROOT)
         root = self._active(AuthorityKind.ROOT)
         is_old = self._root_at is not None and _is_older(root, self._root_at, now)
         is_due = is_old or root.not_after - now <= 2 * self._reserve(root)
         return is_due and self._can_start(RotationKind.ROOT)
 
     def _is_issuer_due(self, now: datetime) -> bool:
-        issuer = self._active(AuthorityKind.ISSUER)
-        return _is_older(issuer, self._issuer_at, now) and self._can_start(RotationKind.ISSUER)
+        pending, issuer = self._authorities.pending(), self._active(AuthorityKind.ISSUER)
+        is_due = pending is not None and not pending.is_root
+        if AuthorityKind.ISSUER not in self._authorities.upstream_decides:
+            is_due = is_due or _is_older(issuer, self._issuer_at, now)
+        return is_due and self._can_start(RotationKind.ISSUER)
 
     def _can_start(self, kind: RotationKind) -> bool:
         return self._rotator.running is None and self._is_rested(kind)
@@ -116,7 +124,7 @@ class Upkeep:
         do so by itself.
         """
         running, root = self._rotator.running, self._active(AuthorityKind.ROOT)
-        if running is None:
+        if running is None or AuthorityKind.ROOT in self._authorities.upstream_decides:
             return
         is_about_it, left, reserve = running.kind is RotationKind.ROOT, root.not_after - now, self._reserve(root)
         if running.paused and left <= (reserve if is_about_it else 2 * reserve):

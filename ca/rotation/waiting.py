@@ -14,6 +14,7 @@ from ca.rotation.mesh import Mesh
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
 from ca.rotation.ports import Lists
 from ca.rotation.tokens import Tokens
+from citadel._wire.rotation_pb2 import ClusterView
 from citadel.clock import Clock
 
 _AGENTS_ARE_BACK: Final = 30.0  # seconds after a start
@@ -91,6 +92,21 @@ class Waiting:
                     pass
 
         return self._mesh.connected((rotation.id, rotation.phase, trust, old), judge, rotation.id)
+
+    def beyond(self, rotation: Rotation, now: datetime) -> list[Holder]:
+        """Of the other clusters, those that are waited for: those below change to a new root by themselves."""
+        match rotation.phase:
+            case Phase.OBSERVE | Phase.SETTLE:
+                is_jwt = rotation.kind is RotationKind.JWT
+                return [holder for each in self._mesh.beyond for holder in each.without(is_jwt=is_jwt)]
+            case Phase.DRAIN if rotation.kind is RotationKind.ROOT:
+                return [holder for each in self._mesh.beyond for holder in each.depending(rotation.old_ids, now)]
+            case _:
+                return []
+
+    def clusters(self) -> list[ClusterView]:
+        """The clusters below this one."""
+        return [view for each in self._mesh.beyond for view in each.clusters()]
 
     async def away(self, rotation: Rotation, now: datetime, *, at_once: bool) -> list[Holder]:
         """Of those that are not connected, as far as the ledger knows. It is asked now and then, or `at_once`."""

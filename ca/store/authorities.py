@@ -39,6 +39,7 @@ class SqlAuthorityStore:
             "certificate": authority.certificate.public_bytes(Encoding.DER),
             "parent_id": authority.parent_id,
             "created_at": authority.created_at,
+            "chain": b"".join(each.public_bytes(Encoding.PEM) for each in authority.chain) or None,
         }
         known = authorities.c.id == authority.id
         async with self._database.transaction() as connection:
@@ -92,4 +93,5 @@ def _from_row(row: Row[tuple[object, ...]]) -> Authority:
         certificate=x509.load_der_x509_certificate(row.certificate),
         parent_id=row.parent_id,
         created_at=row.created_at,
+        chain=tuple(x509.load_pem_x509_certificates(row.chain)) if row.chain else (),
     )

@@ -32,6 +32,7 @@ authorities: Final = Table(
     Column("certificate", LargeBinary, nullable=False),
     Column("parent_id", String(32)),
     Column("created_at", Moment, nullable=False),
+    Column("chain", LargeBinary),  # PEM of what stands between it and its root
 )
 
 jwt_authorities: Final = Table(

@@ -12,7 +12,7 @@ from citadel.config.types import Address, Duration, Settings
 
 
 class FilesSettings(Settings):
-    """A folder with `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem`; or `tls.crt`, `tls.key`, `ca.crt`.
+    """A folder with `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`; or `tls.crt`, `tls.key`, `ca.crt`.
 
     It is watched, and looked at every `poll` too: watchers miss things.
     """
