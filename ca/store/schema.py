@@ -281,6 +281,28 @@ successions: Final = Table(
     Column("signature", LargeBinary, nullable=False),
 )
 
+# Where the bundles of foreign trust domains are fetched.
+federations: Final = Table(
+    "federation",
+    metadata,
+    Column("trust_domain", String(MAX_TRUST_DOMAIN_BYTES), primary_key=True),
+    Column("endpoint_url", Text, nullable=False),
+    Column("profile", String(16), nullable=False),
+    Column("endpoint_id", _ID, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("refreshed_at", Moment),
+)
+
+# The foreign bundles in force, as SPIFFE documents, whose sequences may be longer than numbers here.
+foreign_bundles: Final = Table(
+    "foreign_bundle",
+    metadata,
+    Column("trust_domain", String(MAX_TRUST_DOMAIN_BYTES), primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("updated_at", Moment, nullable=False),
+)
+
 # At most one row: which server owns the store.
 lease: Final = Table(
     "lease",

@@ -1,0 +1,58 @@
+"""Federations and foreign bundles in SQL: what a restart finds."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from sqlalchemy import select
+
+from ca.federation.known import ForeignBundles, KnownBundle, Source
+from ca.store.database import Database
+from ca.store.federation import SqlFederations, SqlForeignBundles
+from ca.store.schema import audit
+from tests.certificates import A_TEST, B_TEST
+from tests.unit.ca.test_foreign_bundles import ACT, FEDERATION, LATER, OF_B
+from tests.unit.ca.values import NOW
+
+
+async def test_a_caller_that_goes_away_leaves_memory_and_store_together(database: Database) -> None:
+    bundles = ForeignBundles(trust_domain=A_TEST, store=SqlForeignBundles(database=database))
+    putting = asyncio.create_task(bundles.put(OF_B, Source.SET, NOW))
+    await asyncio.sleep(0)
+    putting.cancel()
+    await bundles.put(OF_B, Source.SET, NOW)  # waits its turn
+    known = bundles.get(B_TEST)
+    assert known is not None
+    assert await SqlForeignBundles(database=database).load() == [known]
+
+
+async def test_both_survive_a_restart_with_what_was_done(database: Database) -> None:
+    federations, store = SqlFederations(database=database), SqlForeignBundles(database=database)
+    await federations.create(FEDERATION, replace(ACT, what="federation.create"))
+    bundles = ForeignBundles(trust_domain=A_TEST, store=store)
+    await bundles.put(OF_B, Source.SET, NOW, act=ACT)
+    await bundles.put(OF_B, Source.FEDERATION, LATER)
+    await federations.note_refreshed({B_TEST: LATER})
+    again = ForeignBundles(trust_domain=A_TEST, store=store)
+    await again.start()
+    assert dict(again.all()) == dict(bundles.all())
+    assert again.all()[B_TEST].source is Source.FEDERATION
+    assert await federations.load() == [replace(FEDERATION, refreshed_at=LATER)]
+    await again.remove(B_TEST, at=LATER, act=replace(ACT, what="federation.delete"))
+    assert (await store.load(), await federations.load()) == ([], [])
+    async with database.transaction() as connection:
+        told = (await connection.execute(select(audit.c.what, audit.c.why).order_by(audit.c.number))).all()
+    assert [tuple(row) for row in told] == [
+        ("federation.create", "they called"),
+        ("bundle.set", "they called"),
+        ("federation.delete", "they called"),
+    ]
+
+
+async def test_rows_of_the_own_domain_are_not_taken(database: Database) -> None:
+    store = SqlForeignBundles(database=database)
+    await store.put(KnownBundle(bundle=OF_B, source=Source.SET, updated_at=NOW), None, at=NOW)
+    bundles = ForeignBundles(trust_domain=B_TEST, store=store)
+    await bundles.start()
+    assert dict(bundles.all()) == {}
