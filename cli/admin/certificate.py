@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from citadel.errors import InvalidArgument, Reason
+from citadel.errors import InvalidArgument
 from citadel.serial import serial_hex
 from citadel.svid import X509Svid
 
@@ -28,7 +27,6 @@ _UNREADABLE: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-_CERTIFICATE_MARKER: Final = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----")
 _KEY_USAGES: Final = (
     "digital_signature",
     "content_commitment",
@@ -38,21 +36,6 @@ _KEY_USAGES: Final = (
     "key_cert_sign",
     "crl_sign",
 )
-
-
-def read_chain(data: bytes) -> tuple[x509.Certificate, ...]:
-    """The certificates of a PEM file, or of DER certificates one after the other, leaf first.
-
-    Raises `InvalidArgument` (`svid_malformed`) where they are not certificates.
-    """
-    if not data:
-        raise _malformed("the input is empty", fix="give a file with the certificate chain")
-    if b"-----BEGIN" in data:
-        return _read_pem(data)
-    try:
-        return tuple(x509.load_der_x509_certificate(der) for der in _split_der(data))
-    except _UNREADABLE as error:
-        raise _malformed("the input is not a chain of certificates in PEM or DER") from error
 
 
 def describe(certificate: x509.Certificate) -> dict[str, Any]:
@@ -127,41 +110,12 @@ def _leaf_problems(leaf: x509.Certificate, now: datetime) -> Iterator[str]:
         yield "its subject is empty and its SAN not critical (RFC 5280 section 4.1.2.6)"
 
 
-def _read_pem(data: bytes) -> tuple[x509.Certificate, ...]:
-    marked = len(_CERTIFICATE_MARKER.findall(data))
-    if not marked:
-        found = "a private key, not a certificate" if b"PRIVATE KEY-----" in data else "PEM without a certificate"
-        raise _malformed(f"the input is {found}", fix="give a file with the certificate chain")
-    try:
-        chain = tuple(x509.load_pem_x509_certificates(data))
-    except _UNREADABLE as error:
-        raise _malformed("a certificate in the PEM is damaged") from error
-    if len(chain) != marked:  # what is not closed is skipped without an error
-        raise _malformed(f"a certificate in the PEM is damaged: {marked} begin, {len(chain)} can be read")
-    return chain
-
-
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, TypeError, *_UNREADABLE):  # TypeError: a kind of key that signs no certificates
         return False
     return True
-
-
-def _malformed(message: str, *, fix: str = "") -> InvalidArgument:
-    return InvalidArgument(Reason.SVID_MALFORMED, message, fix=fix)
-
-
-def _split_der(data: bytes) -> Iterator[bytes]:
-    """Cut concatenated DER values apart by their lengths (X.690 section 8.1.3), as the Workload API sends chains."""
-    while data:
-        length, header = int.from_bytes(data[1:2]), 2
-        if length & 0x80:
-            header += length & 0x7F
-            length = int.from_bytes(data[2:header])
-        yield data[: header + length]
-        data = data[header + length :]
 
 
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> x509.Extension[_Extension] | None:

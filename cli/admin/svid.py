@@ -9,9 +9,10 @@ from typing import Any, BinaryIO
 import click
 from cryptography import x509
 
+from citadel.certificate_chain import read_chain
 from citadel.config.types import format_duration
 from citadel.errors import InvalidArgument, Reason
-from cli.admin.certificate import broken_rules, describe, read_chain
+from cli.admin.certificate import broken_rules, describe
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.tables import about, moment_and_distance, print_fields, print_heading, print_table
 from cli.output import Form, echo, print_json

@@ -14,8 +14,8 @@ from citadel._wire.workload_pb2_grpc import SpiffeWorkloadAPIStub
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.rpc import from_rpc_error
 from citadel.spiffe import SpiffeId
+from citadel.x509_context import X509Context, parse_x509_context
 from cli.workload.address import ADDRESS_VARIABLE, EndpointAddress
-from cli.workload.context import X509Context, parse_x509_context
 from cli.workload.tokens import WorkloadToken, parse_tokens
 
 _HEADER: Final = (("workload.spiffe.io", "true"),)  # WEP-05

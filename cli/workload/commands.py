@@ -16,6 +16,7 @@ import click
 from citadel.config.types import format_duration
 from citadel.errors import CitadelError
 from citadel.spiffe import SpiffeId
+from citadel.x509_context import X509Context
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.parameters import DurationType, SpiffeIdType, TextType
 from cli.admin.tables import moment, moment_cell, print_heading, print_table, serial_cell
@@ -23,7 +24,6 @@ from cli.output import Form, echo, print_error, print_json
 from cli.signals import run_until_signal
 from cli.workload.address import ADDRESS_VARIABLE, EndpointAddress
 from cli.workload.client import WorkloadClient
-from cli.workload.context import X509Context
 from cli.workload.folder import SvidFolder
 from cli.workload.hook import Hook
 from cli.workload.watching import Watching

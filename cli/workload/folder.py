@@ -22,7 +22,7 @@ from citadel.config.files import ensure_private_dir, write_private
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
 from citadel.folder_lock import folder_lock
 from citadel.spiffe import TrustDomain
-from cli.workload.context import WorkloadSvid, X509Context
+from citadel.x509_context import WorkloadSvid, X509Context
 
 _CURRENT: Final = "current"
 _FEDERATED: Final = "federated"

@@ -10,7 +10,7 @@ from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, Unavailable
-from cli.workload.context import X509Context
+from citadel.x509_context import X509Context
 
 FIRST_WAIT: Final = 0.2  # seconds
 LONGEST_WAIT: Final = 10.0  # seconds

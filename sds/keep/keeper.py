@@ -16,6 +16,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel.clock import LONGEST_NAP, Clock
 from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted, Unauthenticated, Unavailable
 from citadel.spiffe import TrustDomain
+from citadel.waiting import news_or_time
 from sds.holdings import HeldSvid, HoldingsFeed
 from sds.keep.batch import Draft, draft, judge
 from sds.keep.check import believed_by_nobody
@@ -23,7 +24,6 @@ from sds.keep.keys import KeyKind
 from sds.keep.orders import OrderBook, RenewOrder
 from sds.keep.schedule import HALF, Outlook, Schedule, call_timeout, retry_delay
 from sds.keep.signer import Signed, Signer
-from sds.keep.waiting import news_or_time
 from sds.settings import ReconnectSettings
 
 # What one call asks for. An RSA key takes some 100 ms to make, and a batch is published as a whole.

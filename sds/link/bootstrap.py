@@ -19,18 +19,18 @@ from cryptography import x509
 from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc, types_pb2
 from citadel.bundle import TrustBundle
+from citadel.call import answer_of
 from citadel.clock import Clock
 from citadel.config.types import HostPort
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unauthenticated, Unavailable
 from citadel.join_string import JoinString
 from citadel.reserved import is_agent_id
+from citadel.server_channel import anonymous_channel
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.succession import Succession, heirs_of
 from citadel.succession_wire import successions_from_wire
 from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, request_for
-from sds.link.call import answer_of
-from sds.link.channel import anonymous_channel
 from sds.link.credentials import TIMEOUT, Credential, Token
 from sds.link.identity import AgentIdentity
 from sds.settings import ReconnectSettings

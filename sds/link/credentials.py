@@ -15,12 +15,12 @@ from grpc import aio
 
 from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
+from citadel.call import answer_of
 from citadel.errors import CitadelError, Reason
 from citadel.possession import Challenge, Purpose
 from citadel.rpc import from_rpc_error
 from citadel.spiffe import SpiffeId, TrustDomain
 from sds.keep.keys import PrivateKey
-from sds.link.call import answer_of
 
 TIMEOUT: Final = 10.0  # seconds, for each step of joining
 

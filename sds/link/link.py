@@ -7,20 +7,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
+from grpc import aio
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.clock import Clock
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument
+from citadel.line import Line, MovingLine
 from citadel.revocation import RevocationSet
+from citadel.revocation_reading import read_revocations
 from sds.holdings import Holdings, HoldingsFeed
 from sds.keep.orders import RenewOrder
-from sds.keep.waiting import first_of
 from sds.link.channel import agent_channel
 from sds.link.identity import OwnIdentity
-from sds.link.line import Line
-from sds.link.revocations import read_revocations
 from sds.link.sync import InForce, RenewProgress, StreamReports, SyncStream
 from sds.link.updates import Change, after
 from sds.settings import ReconnectSettings
@@ -72,46 +72,36 @@ class Link:
         self._reconnect = reconnect
         self._clock = clock
         self._heeding = heeding
-        self._move = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._line = self._new_line()
+        self._lines = MovingLine(new_line=self._new_line)
         self.was_up = False  # whether the server was ever heard
 
     @property
     def is_up(self) -> bool:
         """Whether the server has told all it knows, and would tell of changes now."""
-        return self._line.is_up
+        return self._lines.current.is_up
 
     @property
     def api(self) -> agent_api_pb2_grpc.AgentApiAsyncStub:
         """The server, on the line that is in use. Ask anew for each call."""
-        return self._line.api
+        return self._lines.current.api
 
     def move(self) -> None:
         """Go over to a line with the identity as it is now; the old line stays until the new one is up."""
-        self._move.set()
+        self._lines.move()
 
     async def run(self) -> None:
         """Keep going until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(self._line.run())
-            while True:
-                await self._move.wait()
-                self._move.clear()
-                fresh = self._new_line()
-                starting = tasks.create_task(fresh.run())
-                await first_of(fresh.synced.wait(), self._move.wait())
-                if fresh.synced.is_set():
-                    self._line, running, starting = fresh, starting, running
-                starting.cancel()  # the old line, or the new one where another move overtakes it
+        await self._lines.run()
 
-    def _new_line(self) -> Line:
+    def _new_line(self) -> Line[agent_api_pb2_grpc.AgentApiAsyncStub]:
         identity = self._identity.current
         return Line(
             channels={
                 server: agent_channel(server, identity=identity, reconnect=self._reconnect)
                 for server in self._servers or (identity.agent_api,)
             },
+            api=_api,
             new_stream=self._new_stream,
             reconnect=self._reconnect,
             clock=self._clock,
@@ -175,6 +165,10 @@ class Link:
                 error=str(error),
             )
             return None
+
+
+def _api(channel: aio.Channel) -> agent_api_pb2_grpc.AgentApiAsyncStub:
+    return agent_api_pb2_grpc.AgentApiStub(channel)
 
 
 def _log_revoked(before: Holdings, taken: Holdings) -> None:

@@ -22,10 +22,10 @@ from citadel.bundle import TrustBundle
 from citadel.config.files import read_secret_file, write_private
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.revocation import RevocationSet
+from citadel.revocation_reading import read_revocations
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.tasks import to_its_end
 from sds.holdings import HoldingsFeed
-from sds.link.revocations import read_revocations
 
 FILE_NAME: Final = "revocations"
 _FORM: Final = b"citadel revocations 1\n"

@@ -11,14 +11,14 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from citadel._wire import agent_api_pb2 as pb
+from citadel.call import answer_of
 from citadel.clock import Clock, sleep_until
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
+from citadel.waiting import first_of
 from sds.keep.check import check_issued
 from sds.keep.keys import PrivateKey, new_key, request_for
 from sds.keep.orders import RenewOrder
 from sds.keep.schedule import HALF, renewal_time, retry_delay
-from sds.keep.waiting import first_of
-from sds.link.call import answer_of
 from sds.link.identity import OwnIdentity
 from sds.link.link import Link
 from sds.link.returning import Returning

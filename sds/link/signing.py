@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
+from citadel.call import answer_of
 from citadel.errors import CitadelError, Reason
 from citadel.rpc import make_error, reason_of
 from sds.keep.signer import Signed, SigningRequest
-from sds.link.call import answer_of
 from sds.tokens.signer import TokenRequest
 
 

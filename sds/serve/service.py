@@ -13,8 +13,8 @@ from grpc import aio
 from citadel.clock import Clock
 from citadel.errors import InvalidArgument, Reason
 from citadel.selector import Selector
+from citadel.waiting import news_or_time
 from sds.holdings import HoldingsFeed
-from sds.keep.waiting import news_or_time
 from sds.serve.available import Available
 from sds.serve.callers import LOOK_AGAIN, Attestation, Callers
 from sds.serve.delta import DeltaSecretStream

@@ -14,8 +14,8 @@ from citadel.entry import Entry
 from citadel.errors import CitadelError, Reason, ResourceExhausted, Unavailable
 from citadel.jwt_svid import JwtSvid
 from citadel.spiffe import TrustDomain
+from citadel.waiting import news_or_time
 from sds.holdings import HoldingsFeed
-from sds.keep.waiting import news_or_time
 from sds.tokens.cache import TokenKey
 from sds.tokens.check import check_token, key_id_of
 from sds.tokens.signer import TokenRequest, TokenSigner

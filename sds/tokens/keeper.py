@@ -15,8 +15,8 @@ from citadel.jwt_svid import JwtSvid
 from citadel.limiter import RateLimiter
 from citadel.rpc import OnRefusal
 from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.waiting import first_of
 from sds.holdings import Holdings, HoldingsFeed
-from sds.keep.waiting import first_of
 from sds.tokens.cache import HeldToken, TokenCache, TokenKey
 from sds.tokens.fetching import TokenFetcher, Wanted
 from sds.tokens.signer import TokenSigner

@@ -14,8 +14,8 @@ from citadel._wire import workload_pb2 as pb
 from citadel._wire.workload_pb2_grpc import SpiffeWorkloadAPIServicer
 from citadel.clock import Clock
 from citadel.errors import Reason, Unavailable
+from citadel.waiting import news_or_time
 from sds.holdings import HoldingsFeed
-from sds.keep.waiting import news_or_time
 from sds.serve.callers import LOOK_AGAIN
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry

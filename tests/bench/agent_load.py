@@ -22,11 +22,11 @@ from citadel._wire import bootstrap_pb2, bootstrap_pb2_grpc
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort, LogSettings
 from citadel.logs import configure
+from citadel.server_channel import anonymous_channel
 from citadel.spiffe import TrustDomain
 from citadel.svid import X509Svid
 from cli.limits import raise_open_files
 from sds.keep.keys import new_key, request_for
-from sds.link.channel import anonymous_channel
 from sds.link.identity import AgentIdentity
 from sds.settings import ReconnectSettings
 from tests.bench.simulated_agent import SimulatedAgent

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_priv
 from ca.entries.rules import MAX_HINT_BYTES
 from citadel._wire import workload_pb2 as pb
 from citadel.bundle import TrustBundle
+from citadel.certificate_chain import read_chain
 from citadel.serial import serial_hex
-from cli.admin.certificate import read_chain
 from sds.keep.schedule import renewal_time
 from tests.servers import refusal
 from tests.workloads import HEADER, SOMEBODY_ELSE, Agent, Workload

@@ -18,9 +18,9 @@ from grpc import aio
 from citadel._wire import workload_pb2 as pb
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, Unauthenticated, Unavailable
 from citadel.svid import verify_x509_svid
+from citadel.x509_context import X509Context, parse_x509_context
 from cli.workload.address import EndpointAddress
 from cli.workload.client import WorkloadClient
-from cli.workload.context import X509Context, parse_x509_context
 from cli.workload.folder import SvidFolder
 from cli.workload.hook import Hook
 from cli.workload.watching import FIRST_WAIT, LONGEST_WAIT, Watching

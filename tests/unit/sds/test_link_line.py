@@ -10,7 +10,7 @@ from grpc import aio
 
 from citadel.config.types import HostPort
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unavailable
-from sds.link.line import Line
+from citadel.line import Line
 from sds.settings import ReconnectSettings
 from tests.clock import FakeClock
 
@@ -53,6 +53,7 @@ async def streams() -> AsyncIterator[FakeStreams]:
     made = FakeStreams(clock)
     line = Line(
         channels={HostPort("127.0.0.1", 1): aio.insecure_channel("127.0.0.1:1")},
+        api=lambda channel: channel,
         new_stream=made,
         reconnect=ReconnectSettings(initial=timedelta(milliseconds=200), maximum=timedelta(seconds=30)),
         clock=clock,
@@ -90,6 +91,7 @@ class Turns:
         self.channels = {HostPort("127.0.0.1", port): aio.insecure_channel(f"127.0.0.1:{port}") for port in ports}
         self.line = Line(
             channels=self.channels,
+            api=lambda channel: channel,
             new_stream=self._stream,
             reconnect=ReconnectSettings(initial=timedelta(milliseconds=200), maximum=timedelta(seconds=30)),
             clock=clock,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from citadel._wire import types_pb2
 from citadel.errors import InvalidArgument, Reason
 from citadel.revocation import NO_REVOCATIONS
-from sds.link.revocations import read_revocations
+from citadel.revocation_reading import read_revocations
 from tests import certificates
 from tests.certificates import NOW, UNKNOWN_CRITICAL, Signed, key_usage
 from tests.revocations import list_message, revocation_set, set_message, signed_list

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from citadel._wire import workload_pb2 as pb
 from citadel.bundle import TrustBundle
+from citadel.certificate_chain import read_chain
 from citadel.errors import CitadelError, InvalidArgument, NotFound, Reason
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.svid import X509Svid
-from cli.admin.certificate import read_chain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

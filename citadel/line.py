@@ -1,4 +1,4 @@
-"""One line to the server: channels with fixed credentials, and a Sync stream that is opened again for ever.
+"""One line to a Citadel server: channels with fixed credentials, and a stream that is opened again for ever.
 
 There can be several servers, of which one is active and the others wait in its place with closed doors.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
+from datetime import timedelta
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 from grpc import aio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random, wait_random_exponential
 
-from citadel._wire import agent_api_pb2_grpc
 from citadel.clock import Clock
 from citadel.config.types import HostPort
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
-from sds.link.sync import SyncStream
-from sds.settings import ReconnectSettings
+from citadel.waiting import first_of
 
 _GRACE: Final = 15.0  # seconds for calls in flight when a line is left
 # With several servers another one may open at any moment, and it is found by asking. A closed door costs it nothing.
@@ -28,10 +27,32 @@ _STEADY: Final = 5.0  # seconds
 
 _log = structlog.get_logger(__name__)
 
-NewStream = Callable[[Callable[[], None]], SyncStream]
+_Api = TypeVar("_Api")
+_Api_contra = TypeVar("_Api_contra", contravariant=True)
 
 
-class Line:
+class Pace(Protocol):
+    """How soon it is tried again: exponential with full jitter, from `initial` up to `maximum`."""
+
+    @property
+    def initial(self) -> timedelta: ...
+
+    @property
+    def maximum(self) -> timedelta: ...
+
+
+class Stream(Protocol[_Api_contra]):
+    """One stream, from its beginning to its end."""
+
+    async def run(self, api: _Api_contra) -> None:
+        """Run until it ends; always raises a `CitadelError` that says why."""
+        ...
+
+
+NewStream = Callable[[Callable[[], None]], Stream[_Api]]
+
+
+class Line(Generic[_Api]):
     """Reconnects with exponential backoff and full jitter; slowly where the server refuses this agent.
 
     Each try goes round `channels`, which has one or more, beginning with the server that was heard last. `synced` is
@@ -42,12 +63,16 @@ class Line:
         self,
         *,
         channels: Mapping[HostPort, aio.Channel],
-        new_stream: NewStream,
-        reconnect: ReconnectSettings,
+        api: Callable[[aio.Channel], _Api],
+        new_stream: NewStream[_Api],
+        reconnect: Pace,
         clock: Clock,
+        peer: str = "server",
     ) -> None:
+        """`peer` is what the log calls the other side."""
         self._channels = channels
-        self._servers = [(address, _stub(channel)) for address, channel in channels.items()]
+        self._servers = [(address, api(channel)) for address, channel in channels.items()]
+        self._peer = peer
         self._new_stream = new_stream
         self._reconnect = reconnect
         self._clock = clock
@@ -62,7 +87,7 @@ class Line:
         self.synced = asyncio.Event()
 
     @property
-    def api(self) -> agent_api_pb2_grpc.AgentApiAsyncStub:
+    def api(self) -> _Api:
         """The server that was heard last, or the one that is being tried."""
         return self._servers[0][1]
 
@@ -118,7 +143,7 @@ class Line:
         return self._jittered(state)
 
     def _came_up(self) -> None:
-        _log.info("connected to the server", server=str(self._servers[0][0]))
+        _log.info(f"connected to the {self._peer}", server=str(self._servers[0][0]))
         self._troubles.clear()
         self._up_since = self._clock.monotonic()
         self.is_up = True
@@ -130,7 +155,7 @@ class Line:
         server = self._servers[0][0]
         if self._troubles.get(server) is not error.reason:
             _log.warning(
-                "no connection to the server, trying again; what is held is served on",
+                f"no connection to the {self._peer}, trying again; what is held is served on",
                 server=str(server),
                 reason=error.reason,
                 error=str(error),
@@ -138,9 +163,37 @@ class Line:
         self._troubles[server] = error.reason
 
 
-def _stub(channel: aio.Channel) -> agent_api_pb2_grpc.AgentApiAsyncStub:
-    return agent_api_pb2_grpc.AgentApiStub(channel)
-
-
 def _is_refusal(error: BaseException | None) -> bool:
     return isinstance(error, Unauthenticated | PermissionDenied)
+
+
+class MovingLine(Generic[_Api]):
+    """One line at a time, which is moved when what its channels were made of changes."""
+
+    def __init__(self, *, new_line: Callable[[], Line[_Api]]) -> None:
+        self._new_line = new_line
+        self._current = new_line()
+        self._move = asyncio.Event()
+
+    @property
+    def current(self) -> Line[_Api]:
+        """The line that is in use. Ask anew for each call."""
+        return self._current
+
+    def move(self) -> None:
+        """Go over to a new line; the old one stays until the new one is up."""
+        self._move.set()
+
+    async def run(self) -> None:
+        """Keep going until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(self._current.run())
+            while True:
+                await self._move.wait()
+                self._move.clear()
+                fresh = self._new_line()
+                starting = tasks.create_task(fresh.run())
+                await first_of(fresh.synced.wait(), self._move.wait())
+                if fresh.synced.is_set():
+                    self._current, running, starting = fresh, starting, running
+                starting.cancel()  # the old line, or the new one where another move overtakes it
