@@ -1,0 +1,1 @@
+"""Why two clusters do or do not trust each other."""
