@@ -30,6 +30,7 @@ from citadel._wire.insight_pb2_grpc import add_InsightServicer_to_server
 from citadel._wire.records_pb2_grpc import add_RecordsServicer_to_server
 from citadel._wire.revocation_pb2_grpc import add_RevocationsServicer_to_server
 from citadel._wire.rotation_pb2_grpc import add_RotationsServicer_to_server
+from citadel._wire.trust_pb2_grpc import add_TrustFactsServicer_to_server
 from citadel.config.types import HostPort
 from citadel.health import HealthBoard
 from citadel.in_flight import InFlight
@@ -42,6 +43,7 @@ from cli.server_insight import insight_service, server_condition, server_watch
 from cli.server_oidc import oidc_listener
 from cli.server_revocation import revocation_service
 from cli.server_rotation import rotation_service
+from cli.server_trust import trust_facts_service
 
 GRACE_SECONDS: Final = 3.0
 # One address may have one in so many of the anonymous calls that go on at a time.
@@ -55,6 +57,7 @@ _ADMIN_SERVICES: Final = (
     "citadel.v1.Records",
     "citadel.v1.Revocations",
     "citadel.v1.Rotations",
+    "citadel.v1.TrustFacts",
 )
 
 
@@ -168,6 +171,7 @@ def _add_admin_services(
     )
     add_RevocationsServicer_to_server(revocations, server)
     add_AgentAdminServicer_to_server(_agent_admin_service(core, actor_of), server)
+    add_TrustFactsServicer_to_server(trust_facts_service(settings, core), server)
 
 
 def _agent_service(core: ServerCore) -> AgentService:

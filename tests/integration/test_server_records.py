@@ -40,6 +40,7 @@ from citadel._wire import (
     revocation_pb2,
     rotation_pb2,
     rotation_pb2_grpc,
+    trust_pb2,
     types_pb2,
 )
 from citadel.config.types import LogSettings
@@ -304,6 +305,7 @@ READS = {
     "Records": {"ListCertificates", "ListActs", "GetChain", "ReadChain"},
     "Revocations": {"ListRevocations"},
     "Rotations": {"PlanRotation", "WatchRotation", "GetRotation", "ListRotations"},
+    "TrustFacts": {"GetTrustFacts"},
 }
 
 
@@ -436,7 +438,7 @@ ACTS: dict[tuple[str, str], tuple[Callable[[Server], Awaitable[None]], str]] = {
 
 @pytest.mark.invariant(10)
 def test_every_method_of_the_admin_socket_is_known_to_read_or_to_act() -> None:
-    files = (admin_pb2, agents_pb2, backup_pb2, insight_pb2, records_pb2, revocation_pb2, rotation_pb2)
+    files = (admin_pb2, agents_pb2, backup_pb2, insight_pb2, records_pb2, revocation_pb2, rotation_pb2, trust_pb2)
     services = {name: service for file in files for name, service in file.DESCRIPTOR.services_by_name.items()}
     assert {f"citadel.v1.{name}" for name in services} == set(ADMIN_SERVICES)
     for name, service in services.items():
