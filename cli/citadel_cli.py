@@ -21,6 +21,7 @@ from cli.admin.mint import mint
 from cli.admin.parameters import SocketType
 from cli.admin.proxy import proxy_group
 from cli.admin.revoke import revocation_group, revoke_command
+from cli.admin.root import root_group
 from cli.admin.rotate import rotate_group
 from cli.admin.status import status_command
 from cli.admin.svid import svid_group
@@ -72,6 +73,7 @@ citadel_cli.add_command(bundle_group)
 citadel_cli.add_command(svid_group)
 citadel_cli.add_command(ledger_group)
 citadel_cli.add_command(audit_group)
+citadel_cli.add_command(root_group)
 citadel_cli.add_command(rotate_group)
 citadel_cli.add_command(revoke_command)
 citadel_cli.add_command(revocation_group)

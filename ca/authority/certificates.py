@@ -28,13 +28,16 @@ _CA_KEY_USAGE: Final = x509.KeyUsage(
 
 def build_root(
     *,
-    trust_domain: TrustDomain,
+    trust_domain: TrustDomain | None,
     key: AuthorityKey,
     now: datetime,
     lifetime: timedelta,
     backdate: timedelta,
 ) -> x509.Certificate:
-    """A self-signed root that names its trust domain, valid from a little before `now` for `lifetime` from now."""
+    """A self-signed root that names its trust domain, valid from a little before `now` for `lifetime` from now.
+
+    One that is for clusters of several trust domains names none.
+    """
     serial = new_serial()
     name = _subject("Citadel Root", serial)
     builder = (
@@ -43,9 +46,10 @@ def build_root(
         .not_valid_after(now + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(_CA_KEY_USAGE, critical=True)
-        .add_extension(_trust_domain_san(trust_domain), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
+    if trust_domain is not None:
+        builder = builder.add_extension(_trust_domain_san(trust_domain), critical=False)
     return builder.sign(key, hash_for(key))
 
 
@@ -57,12 +61,17 @@ def build_issuer(
     root_key: AuthorityKey,
     not_before: datetime,
     not_after: datetime,
+    cluster: str = "",
+    is_constrained: bool = False,
 ) -> x509.Certificate:
-    """An intermediate that may sign leaves and nothing else (`pathlen:0`), never outliving its root (invariant 6)."""
+    """An intermediate that may sign leaves and nothing else (`pathlen:0`), never outliving its root (invariant 6).
+
+    With `is_constrained` everybody refuses what it signs for another trust domain, also where they trust its root.
+    """
     serial = new_serial()
     builder = (
         x509.CertificateBuilder(
-            subject_name=_subject("Citadel Issuer", serial),
+            subject_name=_subject(f"Citadel Issuer {cluster}".rstrip(), serial),
             issuer_name=root.subject,
             public_key=public_key,
             serial_number=serial,
@@ -75,6 +84,8 @@ def build_issuer(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(authority_key_identifier(root), critical=False)
     )
+    if is_constrained:
+        builder = builder.add_extension(_only_within(trust_domain), critical=True)
     return builder.sign(root_key, hash_for(root_key))
 
 
@@ -97,3 +108,11 @@ def _subject(common_name: str, serial: int) -> x509.Name:
 
 def _trust_domain_san(trust_domain: TrustDomain) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(trust_domain.id))])
+
+
+def _only_within(trust_domain: TrustDomain) -> x509.NameConstraints:
+    # A leading dot would let in the domains below and not the domain itself (RFC 5280 section 4.2.1.10). A leaf with no
+    # URI at all is let through, and is no SVID.
+    return x509.NameConstraints(
+        permitted_subtrees=[x509.UniformResourceIdentifier(trust_domain.name)], excluded_subtrees=None
+    )

@@ -5,10 +5,12 @@ These calls block on the disk; inside a running loop use them through `asyncio.t
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -83,6 +85,33 @@ def write_private(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def make_private_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Make a folder of mode 0700 that holds these files (0600), durable on return: all of it or nothing.
+
+    Raises `FileExistsError` where `path` is there already, and any other `OSError` when the disk refuses.
+    """
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED))
+    try:
+        for name, data in files.items():
+            write_private(temporary / name, data)
+        _rename_new(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def append_private(path: Path, line: str) -> None:
+    """Add a line to a file of mode 0600, durable on return. Raises `OSError` when the disk refuses."""
+    is_new = not path.exists()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(f"{line}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        _sync_folder(path.parent)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what `write_private` left in `folder` when its process was killed. Only while nobody else writes there."""
     for path in folder.glob(f".*{_UNFINISHED}"):
@@ -109,6 +138,12 @@ def _whole(path: Path, file: BinaryIO, max_bytes: int) -> bytes:
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a named pipe in this place would hang the start
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    if os.path.lexists(path):  # a rename would take the place of an empty folder
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary.rename(path)
 
 
 def _sync_folder(path: Path) -> None:
