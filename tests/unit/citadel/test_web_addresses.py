@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from citadel.errors import Reason, Unavailable
-from citadel.jwt.addresses import check_address
+from citadel.web.addresses import check_address
 
 PUBLIC: Final = ("8.8.8.8", "1.1.1.1", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1")
 PRIVATE: Final = (

@@ -1,4 +1,4 @@
-"""Which addresses are never asked for keys: who writes a policy, or answers for an issuer, must not reach through us.
+"""Which addresses are never asked: who writes a policy, or answers for an issuer, must not reach through us.
 
 Source: the special-purpose registries of IANA (RFC 6890), and the addresses at which clouds hand out credentials.
 """

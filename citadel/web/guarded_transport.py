@@ -11,7 +11,7 @@ from typing import Final
 
 import httpx
 
-from citadel.jwt.addresses import check_address
+from citadel.web.addresses import check_address
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 

@@ -17,7 +17,7 @@ import pytest
 from citadel.errors import CitadelError, Reason
 from citadel.jwt.fetching import HttpKeyFetcher
 from citadel.jwt.keys import KeySource
-from citadel.jwt.lookups import Lookups
+from citadel.web.lookups import Lookups
 
 HANGS: Final = "hangs.test"
 SOURCE: Final = KeySource(
@@ -29,7 +29,7 @@ SOURCE: Final = KeySource(
 )
 ENDS_MEANWHILE: Final = f"""
 import asyncio, time
-from citadel.jwt.lookups import Lookups
+from citadel.web.lookups import Lookups
 
 async def give_up():
     lookups = Lookups(lambda host, port: time.sleep(600))
