@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ca.audit.model import Act
+from ca.federation.model import Federation
 from ca.federation.rules import check_foreign, check_order
 from citadel.bundle import TrustBundle
 from citadel.spiffe import TrustDomain
@@ -40,8 +41,8 @@ class ForeignBundleStore(Protocol):
         """All of them."""
         ...
 
-    async def put(self, known: KnownBundle, act: Act | None, *, at: datetime) -> None:
-        """Keep it in the place of the one of its trust domain, and note the act with it."""
+    async def put(self, known: KnownBundle, act: Act | None, *, at: datetime, federation: Federation | None) -> None:
+        """Keep it in the place of the one of its trust domain, with a new federation, and note the act with it."""
         ...
 
     async def remove(self, trust_domain: TrustDomain, act: Act | None, *, at: datetime) -> None:
@@ -88,12 +89,19 @@ class ForeignBundles:
         self._watchers.append(callback)
 
     async def put(
-        self, bundle: TrustBundle, source: Source, at: datetime, *, act: Act | None = None, force: bool = False
+        self,
+        bundle: TrustBundle,
+        source: Source,
+        at: datetime,
+        *,
+        act: Act | None = None,
+        force: bool = False,
+        federation: Federation | None = None,
     ) -> bool:
         """Put `bundle` in force; with `force` also an older one. Whether it is another one than before.
 
-        Durable first, with `act` in the audit log; then in memory; then watchers are told. One that is in force already
-        changes nothing, and is written only where there is an act to note.
+        Durable first, with `act` in the audit log and with a new `federation`; then in memory; then watchers are told.
+        One that is in force already changes nothing, and is written only where there is an act to note.
 
         Raises:
             InvalidArgument: `federation_own_domain`.
@@ -101,13 +109,14 @@ class ForeignBundles:
             Unavailable: `store_unavailable`, `lease_lost`; then nothing has changed.
         """
         check_foreign(self._own, bundle.trust_domain)
-        return await to_its_end(self._put(KnownBundle(bundle=bundle, source=source, updated_at=at), act, force=force))
+        wanted = KnownBundle(bundle=bundle, source=source, updated_at=at)
+        return await to_its_end(self._put(wanted, act, force=force, federation=federation))
 
     async def remove(self, trust_domain: TrustDomain, *, at: datetime, act: Act | None = None) -> KnownBundle | None:
         """Take the bundle from everybody, and forget the federation that brings it. Raises `Unavailable` as `put`."""
         return await to_its_end(self._remove(trust_domain, act, at))
 
-    async def _put(self, wanted: KnownBundle, act: Act | None, *, force: bool) -> bool:
+    async def _put(self, wanted: KnownBundle, act: Act | None, *, force: bool, federation: Federation | None) -> bool:
         trust_domain = wanted.bundle.trust_domain
         async with self._turn:
             before = self._known.get(trust_domain)
@@ -116,7 +125,7 @@ class ForeignBundles:
             is_other = before is None or (before.bundle, before.source) != (wanted.bundle, wanted.source)
             if is_other or act is not None:
                 known = wanted if before is None or is_other else before
-                await self._store.put(known, act, at=wanted.updated_at)
+                await self._store.put(known, act, at=wanted.updated_at, federation=federation)
                 self._known[trust_domain] = known
             if is_other:
                 self._tell(trust_domain)

@@ -5,17 +5,23 @@ Source: SPIFFE_Federation.md sections 4 and 5 (the lines FED-05 to FED-08, FED-2
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+import httpx
+
 from ca.federation.model import Federation
 from ca.federation.settings import Profile
-from citadel.bundle import TrustBundle
+from citadel.bundle import DEFAULT_REFRESH_INTERVAL, TrustBundle
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason
 from citadel.printable import printable
 from citadel.spiffe import TrustDomain
 
 _MOST_URL: Final = 2048  # characters
+_LONGEST: Final = timedelta(days=1)
+_LONGEST_AFTER_FAILURE: Final = timedelta(minutes=5)
+_JITTER: Final = 0.1
 
 
 def check_foreign(own: TrustDomain, offered: TrustDomain) -> None:
@@ -56,6 +62,29 @@ def check_federation(own: TrustDomain, wanted: Federation) -> None:
         raise _malformed("https_web takes no SPIFFE ID of the endpoint: its certificate is of the web's")  # FED-09
 
 
+def check_trust(wanted: Federation, known: TrustBundle | None) -> None:
+    """Raise `InvalidArgument` (`federation_malformed`) where a self-serving endpoint could never be believed (FED-26).
+
+    `known` is the bundle of the foreign trust domain, where there is one.
+    """
+    endpoint = wanted.endpoint_id
+    if endpoint is not None and endpoint.trust_domain == wanted.trust_domain and known is None:
+        raise _malformed(
+            f"{endpoint} is of {wanted.trust_domain} itself, whose bundle is not known: its first contact needs one"
+        )
+
+
+def seconds_to_next(bundle: TrustBundle | None, *, failed: bool, least: timedelta, draw: float) -> float:
+    """How long to wait from one fetch to the next (FED-29 to FED-31): as its owner asks, within bounds.
+
+    After a failure it is not tried again sooner, but within minutes where the interval is long. `draw`, from 0 to 1,
+    makes it up to a tenth shorter, so that many do not ask at once.
+    """
+    wanted = bundle.refresh_interval if bundle is not None else DEFAULT_REFRESH_INTERVAL
+    interval = max(least, min(wanted, _LONGEST_AFTER_FAILURE if failed else _LONGEST))
+    return interval.total_seconds() * (1 - _JITTER * draw)
+
+
 def url_problem(url: str) -> str:
     """What is wrong with `url` as that of a bundle endpoint (FED-07, FED-08); empty where it is one."""
     shown = printable(url, 200)
@@ -64,7 +93,8 @@ def url_problem(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError:
+        httpx.URL(url)  # by which it is asked
+    except (ValueError, httpx.InvalidURL):
         return f"{shown} is no URL"
     return _problem(parts, port, shown)
 

@@ -30,7 +30,7 @@ class SqlForeignBundles:
         async with self._database.reading() as connection:
             return [_bundle(row) for row in await connection.execute(query)]
 
-    async def put(self, known: KnownBundle, act: Act | None, *, at: datetime) -> None:
+    async def put(self, known: KnownBundle, act: Act | None, *, at: datetime, federation: Federation | None) -> None:
         name = known.bundle.trust_domain.name
         values = {"document": known.bundle.to_json(), "source": known.source.value, "updated_at": known.updated_at}
         mine = foreign_bundles.c.trust_domain == name
@@ -38,6 +38,8 @@ class SqlForeignBundles:
             changed = await connection.execute(update(foreign_bundles).where(mine).values(values))
             if changed.rowcount == 0:
                 await connection.execute(insert(foreign_bundles).values(trust_domain=name, **values))
+            if federation is not None:
+                await connection.execute(insert(federations).values(_values(federation)))
             if act is not None:
                 await record_act(connection, act, at=at)
 
@@ -50,25 +52,22 @@ class SqlForeignBundles:
 
 
 class SqlFederations:
-    """Where federations are durable; ending one is `SqlForeignBundles.remove`."""
+    """Fulfils `ca.federation.federations.FederationStore`."""
 
     def __init__(self, *, database: Database) -> None:
         self._database = database
 
     async def load(self) -> Sequence[Federation]:
-        """Every federation, by the name of its trust domain."""
         query = select(federations).order_by(federations.c.trust_domain)
         async with self._database.reading() as connection:
             return [_federation(row) for row in await connection.execute(query)]
 
     async def create(self, federation: Federation, act: Act) -> None:
-        """Keep a new one, and note the act with it."""
         async with self._database.transaction() as connection:
             await connection.execute(insert(federations).values(_values(federation)))
             await record_act(connection, act, at=federation.created_at)
 
     async def note_refreshed(self, moments: Mapping[TrustDomain, datetime]) -> None:
-        """Keep when each of these was fetched last."""
         async with self._database.transaction() as connection:
             for trust_domain, at in moments.items():
                 mine = federations.c.trust_domain == trust_domain.name

@@ -43,7 +43,8 @@ class Store:
     async def load(self) -> Sequence[KnownBundle]:
         return self.known
 
-    async def put(self, known: KnownBundle, act: Act | None, *, at: object) -> None:
+    async def put(self, known: KnownBundle, act: Act | None, *, at: object, federation: Federation | None) -> None:
+        assert federation is None
         self._ask("put", known.bundle.sequence, act, at)
 
     async def remove(self, trust_domain: TrustDomain, act: Act | None, *, at: object) -> None:

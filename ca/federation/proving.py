@@ -1,0 +1,114 @@
+"""How a bundle endpoint proves that it is the right one: to the web's authorities, or as a SPIFFE ID.
+
+Source: SPIFFE_Federation.md sections 5.2.1.4 and 5.2.2.4 (the lines FED-20, FED-22, FED-25 of the checklist).
+"""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from ca.federation.faults import untrusted
+from citadel.bundle import TrustBundle
+from citadel.clock import Clock
+from citadel.errors import CitadelError
+from citadel.spiffe import SpiffeId
+from citadel.svid import verify_x509_svid
+
+_KEPT_SECONDS: Final = 600.0  # the system's authorities are some hundred, and change every few months
+
+
+class WebTrust:
+    """The authorities of the web: those in `ca_file`, or the system's. Read again when they may have changed."""
+
+    def __init__(self, *, ca_file: Path | None, clock: Clock) -> None:
+        self._ca_file = ca_file
+        self._clock = clock
+        self._made: tuple[object, ssl.SSLContext] | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Checks the certificate and the host. Blocks. Raises `FailedPrecondition` (`endpoint_untrusted`)."""
+        try:
+            stamp = self._stamp()
+            if self._made is None or self._made[0] != stamp:
+                context = ssl.create_default_context(cafile=self._ca_file)
+                context.minimum_version = ssl.TLSVersion.TLSv1_2
+                self._made = stamp, context
+            return self._made[1]
+        except OSError as error:  # ssl.SSLError is one
+            raise untrusted(f"federation.ca_file {self._ca_file} cannot be used: {error}") from error
+
+    def _stamp(self) -> object:
+        if self._ca_file is None:
+            return self._clock.monotonic() // _KEPT_SECONDS
+        found = self._ca_file.stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class SpiffeTrust:
+    """Takes nobody but `endpoint_id`, by the bundle of its own trust domain."""
+
+    def __init__(self, endpoint_id: SpiffeId, bundle: TrustBundle, *, clock: Clock) -> None:
+        """Raises `FailedPrecondition` (`endpoint_untrusted`) for a bundle without any X.509 authority."""
+        if not bundle.x509_authorities:
+            raise untrusted(f"the bundle of {bundle.trust_domain} has no authority by which {endpoint_id} is believed")
+        self._endpoint_id = endpoint_id
+        self._bundle = bundle
+        self._clock = clock
+
+    def context(self) -> ssl.SSLContext:
+        """Ends the handshake with whoever has no certificate of the bundle's authorities. The rest is `check`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.check_hostname = False  # an SVID names its SPIFFE ID
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority need not be self-signed
+        context.load_verify_locations(cadata=self._bundle.to_pem().decode("ascii"))
+        return context
+
+    def check(self, connection: ssl.SSLObject) -> None:
+        """Raise `FailedPrecondition` (`endpoint_untrusted`) unless `endpoint_id` is at the other end of this."""
+        try:
+            svid = verify_x509_svid(
+                presented(connection), {self._bundle.trust_domain: self._bundle}, now=self._clock.now()
+            )
+        except CitadelError as error:
+            raise untrusted(f"the endpoint shows no good X509-SVID: {error.message}") from error
+        if svid.spiffe_id != self._endpoint_id:
+            raise untrusted(f"the endpoint is {svid.spiffe_id}, not {self._endpoint_id}")
+
+
+class ProvenTransport(httpx.AsyncBaseTransport):
+    """A transport that hands out an answer only once the very connection that it comes on was checked.
+
+    The standard library knows no SPIFFE IDs in its handshake, so the check follows it; what came meanwhile is dropped.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, trust: SpiffeTrust) -> None:
+        self._inner = inner
+        self._trust = trust
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._inner.handle_async_request(request)
+        try:
+            self._trust.check(response.extensions["network_stream"].get_extra_info("ssl_object"))
+        except BaseException:
+            await response.aclose()
+            raise
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def presented(connection: ssl.SSLObject) -> Sequence[bytes]:
+    """The chain that the other end has shown, in DER, its own certificate first."""
+    if sys.version_info >= (3, 13):
+        return connection.get_unverified_chain()
+    # Python 3.13 made this public; from 3.10 on it was there already, with an encoding to choose: 2 is DER.
+    inner: Any = connection._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - pinned by the tests of both profiles
+    return [each.public_bytes(2) for each in inner.get_unverified_chain() or ()]
