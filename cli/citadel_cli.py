@@ -15,6 +15,7 @@ from cli.admin.backup import backup_command, restore_command
 from cli.admin.bundle import bundle_group
 from cli.admin.entry import entry_group
 from cli.admin.explain import explain_command
+from cli.admin.federation import federation_group
 from cli.admin.invocation import DEFAULT_SOCKET, SOCKET_VARIABLE, AdminGroup, Invocation
 from cli.admin.ledger import ledger_group
 from cli.admin.mint import mint
@@ -70,6 +71,7 @@ citadel_cli.add_command(token_group)
 citadel_cli.add_command(agent_group)
 citadel_cli.add_command(entry_group)
 citadel_cli.add_command(bundle_group)
+citadel_cli.add_command(federation_group)
 citadel_cli.add_command(svid_group)
 citadel_cli.add_command(ledger_group)
 citadel_cli.add_command(audit_group)

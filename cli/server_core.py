@@ -45,6 +45,7 @@ from citadel.clock import Clock
 from citadel.metrics import new_registry
 from citadel.tally import Tally
 from cli.server_agents import AgentAffairs, agent_affairs
+from cli.server_federation import FederationAffairs, federation_affairs
 from cli.server_jwt import jwt_authorities, jwt_issuer
 from cli.server_records import RecordKeeping
 from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
@@ -75,6 +76,7 @@ class ServerCore:
     rotation: RotationAffairs
     revocation: RevocationAffairs
     revoker: Revoker
+    federation: FederationAffairs
     background: tuple[asyncio.Task[None], ...]
 
 
@@ -173,6 +175,11 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         rotating = [
             await stack.enter_async_context(_running(work)) for work in (rotation.rotator.run(), rotation.upkeep.run())
         ]
+        federation = federation_affairs(
+            settings, database=database, own_bundle=authorities.bundle, tally=tally, metrics=metrics, clock=clock
+        )
+        await federation.start()
+        federating = await stack.enter_async_context(_running(federation.federations.run()))
         keeping = await stack.enter_async_context(_running(records.run()))
         yield ServerCore(
             clock=clock,
@@ -193,7 +200,8 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             rotation=rotation,
             revocation=revocation,
             revoker=revoking,
-            background=(writing, keeping, seeing, renewing, taking_back, *rotating),
+            federation=federation,
+            background=(writing, keeping, seeing, renewing, taking_back, federating, *rotating),
         )
 
 
@@ -220,7 +228,12 @@ def _authorities(
     )
     tokens = jwt_authorities(settings, database=database, keys=keys, clock=clock)
     return AuthorityManager(
-        own=OwnBundle(trust_domain=settings.trust_domain, store=store, jwt=tokens),
+        own=OwnBundle(
+            trust_domain=settings.trust_domain,
+            store=store,
+            jwt=tokens,
+            refresh_hint=settings.federation.refresh_hint,
+        ),
         upstream=upstream,
         keys=keys,
         store=store,

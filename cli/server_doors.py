@@ -18,7 +18,7 @@ from ca.api.records import RecordsService
 from ca.api.sessions import SessionBook
 from ca.api.status import StatusReader
 from ca.api.sync import Sources
-from ca.oidc.serving import TlsHttp
+from ca.https.serving import TlsHttp
 from ca.settings import ServerSettings
 from citadel._wire import admin_pb2
 from citadel._wire.admin_pb2_grpc import add_AdminServicer_to_server
@@ -26,6 +26,7 @@ from citadel._wire.agent_api_pb2_grpc import add_AgentApiServicer_to_server
 from citadel._wire.agents_pb2_grpc import add_AgentAdminServicer_to_server
 from citadel._wire.backup_pb2_grpc import add_BackupServicer_to_server
 from citadel._wire.bootstrap_pb2_grpc import add_BootstrapServicer_to_server
+from citadel._wire.federation_pb2_grpc import add_FederationsServicer_to_server
 from citadel._wire.insight_pb2_grpc import add_InsightServicer_to_server
 from citadel._wire.records_pb2_grpc import add_RecordsServicer_to_server
 from citadel._wire.revocation_pb2_grpc import add_RevocationsServicer_to_server
@@ -39,6 +40,7 @@ from citadel.probes import Probes
 from citadel.wire import to_timestamp
 from cli.server_backup import backup_service
 from cli.server_core import ServerCore
+from cli.server_federation import bundle_endpoint, federation_service
 from cli.server_insight import insight_service, server_condition, server_watch
 from cli.server_oidc import oidc_listener
 from cli.server_revocation import revocation_service
@@ -53,6 +55,7 @@ _ADMIN_SERVICES: Final = (
     "citadel.v1.Admin",
     "citadel.v1.AgentAdmin",
     "citadel.v1.Backup",
+    "citadel.v1.Federations",
     "citadel.v1.Insight",
     "citadel.v1.Records",
     "citadel.v1.Revocations",
@@ -70,13 +73,23 @@ class ServerDoors:
     admin: AdminListener
     probes: Probes
     oidc: TlsHttp | None
+    bundle_endpoint: TlsHttp | None
     health: HealthBoard
     sessions: SessionBook
 
     @classmethod
     def open(cls, settings: ServerSettings, core: ServerCore) -> ServerDoors:
         oidc = oidc_listener(settings.oidc, authorities=core.authorities, metrics=core.metrics, clock=core.clock)
-        condition = server_condition(core, *([oidc.check] if oidc else []))
+        endpoint = bundle_endpoint(
+            settings.federation,
+            own_bundle=core.authorities.bundle,
+            identity=core.identity,
+            metrics=core.metrics,
+            clock=core.clock,
+        )
+        condition = server_condition(
+            core, *(listener.check for listener in (oidc, endpoint) if listener), core.federation.check
+        )
         watch = server_watch(core, condition, services=(*_TLS_SERVICES, *_ADMIN_SERVICES))
         agents = TlsListener(
             address=settings.listen.agents,
@@ -128,6 +141,7 @@ class ServerDoors:
             admin=admin,
             probes=Probes(settings.listen.probes, condition.readiness, metrics=core.metrics),
             oidc=oidc,
+            bundle_endpoint=endpoint,
             health=watch.health,
             sessions=core.sessions,
         )
@@ -137,8 +151,8 @@ class ServerDoors:
         await self.bootstrap.start()
         await self.agents.start()
         await self.admin.start()
-        if self.oidc is not None:
-            await self.oidc.start()
+        for listener in self._https:
+            await listener.start()
         await self.probes.start()
 
     async def close(self, *, grace: float = GRACE_SECONDS) -> None:
@@ -146,9 +160,11 @@ class ServerDoors:
         await self.probes.close()
         self.sessions.end_all()
         closing = [self.bootstrap.close(grace), self.agents.close(grace), self.admin.close(grace)]
-        if self.oidc is not None:
-            closing.append(self.oidc.close())
-        await asyncio.gather(*closing)
+        await asyncio.gather(*closing, *(listener.close() for listener in self._https))
+
+    @property
+    def _https(self) -> list[TlsHttp]:
+        return [listener for listener in (self.oidc, self.bundle_endpoint) if listener is not None]
 
 
 def _add_admin_services(
@@ -170,6 +186,8 @@ def _add_admin_services(
         actor_of=actor_of,
     )
     add_RevocationsServicer_to_server(revocations, server)
+    federations = federation_service(core.federation, directory=core.directory, clock=core.clock, actor_of=actor_of)
+    add_FederationsServicer_to_server(federations, server)
     add_AgentAdminServicer_to_server(_agent_admin_service(core, actor_of), server)
     add_TrustFactsServicer_to_server(trust_facts_service(settings, core), server)
 
@@ -227,6 +245,7 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
     def status() -> admin_pb2.Status:
         found = reader.read()
         found.ledger_gaps.extend(gaps)
+        found.federations.extend(core.federation.status())
         return found
 
     return AdminService(

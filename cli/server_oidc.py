@@ -5,9 +5,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from ca.authority.manager import AuthorityManager
+from ca.https.files import FileCertificate
+from ca.https.serving import TlsHttp
 from ca.oidc.app import discovery_app
-from ca.oidc.certificate import ServingCertificate
-from ca.oidc.serving import TlsHttp
 from ca.oidc.settings import OidcSettings
 from citadel.clock import Clock
 
@@ -24,7 +24,7 @@ def oidc_listener(
         keys=lambda: authorities.bundle().jwt_authorities,
         registry=metrics,
     )
-    certificate = ServingCertificate(
-        certificate_file=settings.certificate_file, key_file=settings.key_file, clock=clock
+    certificate = FileCertificate(
+        "oidc", certificate_file=settings.certificate_file, key_file=settings.key_file, clock=clock
     )
     return TlsHttp(app, settings.listen, certificate=certificate)

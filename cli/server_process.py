@@ -15,11 +15,13 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from ca.federation.settings import FederationSettings
+from ca.https.files import trouble_with
 from ca.keys.kek import read_kek
 from ca.lease.claim import Claim
 from ca.lease.identity import holder_of
 from ca.lease.tenure import Tenure
-from ca.oidc.certificate import trouble_with
+from ca.oidc.settings import OidcSettings
 from ca.settings import ServerSettings
 from ca.store.database import Database
 from ca.store.lease import LeaseFence, SqlLeaseStore
@@ -118,6 +120,7 @@ async def _serve(
             admin=str(settings.listen.admin_socket),
             probes=str(doors.probes.address),
             oidc=str(doors.oidc.address) if doors.oidc else None,
+            bundle_endpoint=str(doors.bundle_endpoint.address) if doors.bundle_endpoint else None,
         )
         ends = {asyncio.create_task(stop.wait()), asyncio.create_task(tenure.lost.wait())}
         done, _ = await asyncio.wait({*ends, *core.background}, return_when=asyncio.FIRST_COMPLETED)
@@ -154,8 +157,10 @@ def validate_server(settings: ServerSettings) -> Sequence[str]:
     for folder in (settings.data_dir, settings.data_dir / "keys"):
         if os.path.lexists(folder):  # otherwise the start makes it
             ensure_private_dir(folder)
-    oidc = settings.oidc
-    if oidc.listen is None or oidc.certificate_file is None or oidc.key_file is None:
-        return ()
-    trouble = trouble_with(oidc.certificate_file, oidc.key_file, now=SystemClock().now())
-    return (f"oidc would not be served: {trouble}",) if trouble else ()
+    served: dict[str, OidcSettings | FederationSettings] = {"oidc": settings.oidc, "federation": settings.federation}
+    return [
+        f"{name} would not be served: {trouble}"
+        for name, each in served.items()
+        if each.listen and each.certificate_file and each.key_file
+        if (trouble := trouble_with(each.certificate_file, each.key_file, now=SystemClock().now()))
+    ]

@@ -62,6 +62,10 @@ class ServerIdentity:
             except CitadelError as error:
                 _log.error("server certificate not renewed", reason=error.reason.value, error=str(error))
 
+    def pair(self) -> tuple[bytes, bytes] | None:
+        """The private key and the chain that are presented now, in PEM."""
+        return self._pair
+
     def credentials(self, *, ask_for_client_certificate: bool) -> grpc.ServerCredentials:
         """Credentials of one listener: gRPC asks for what is new at every handshake, from a thread of its own."""
         shown = self._to_show(ask_for_client_certificate)

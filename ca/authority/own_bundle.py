@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
 
 from cryptography import x509
 
 from ca.authority.jwt import JwtAuthorities
 from ca.authority.ports import AuthorityStore, BundleSequences, Neighbours
-from citadel.bundle import TrustBundle
+from citadel.bundle import DEFAULT_REFRESH_INTERVAL, TrustBundle
 from citadel.errors import Reason, Unavailable
 from citadel.revocation import RevocationList
 from citadel.spiffe import TrustDomain
-
-REFRESH_HINT: Final = timedelta(minutes=5)
 
 
 class OwnBundle:
@@ -29,9 +26,11 @@ class OwnBundle:
         store: AuthorityStore,
         jwt: JwtAuthorities,
         neighbours: Sequence[Neighbours] = (),
+        refresh_hint: timedelta = DEFAULT_REFRESH_INTERVAL,
     ) -> None:
         self.jwt = jwt
         self._neighbours = neighbours
+        self._refresh_hint = refresh_hint
         self._trust_domain = trust_domain
         self._store = store
         self._settled: tuple[TrustBundle, BundleSequences] | None = None
@@ -52,7 +51,7 @@ class OwnBundle:
             trust_domain=self._trust_domain,
             x509_authorities=(*roots, *further),
             jwt_authorities={**of_others, **self.jwt.published()},
-            refresh_hint=REFRESH_HINT,
+            refresh_hint=self._refresh_hint,
         )
         sequences = await self._store.bundle_sequences(x509=content.x509_digest(), jwt=content.jwt_digest())
         settled = (replace(content, sequence=sequences.bundle), sequences)

@@ -159,7 +159,7 @@ class Federations:
 
     async def _create(self, wanted: Federation, bootstrap: TrustBundle | None, why: str, by: Actor) -> Following:
         name, now = wanted.trust_domain.name, self._clock.now()
-        detail = f"{wanted.profile.value} {wanted.endpoint_url} {wanted.endpoint_id or ''}".rstrip()
+        detail = f"{wanted.profile.value} {wanted.place} {wanted.endpoint_id or ''}".rstrip()
         act = Act(actor=by, what="federation.create", target=name, detail=detail, why=why)
         async with self._turn:
             if wanted.trust_domain in self._all:
@@ -173,7 +173,7 @@ class Federations:
             else:
                 await self._bundles.put(bootstrap, Source.FEDERATION, now, act=act, federation=wanted)
             made = self._all[wanted.trust_domain] = Following(wanted, None)
-        _log.info("federation created", trust_domain=name, url=wanted.endpoint_url, profile=wanted.profile.value)
+        _log.info("federation created", trust_domain=name, url=wanted.place, profile=wanted.profile.value)
         return made
 
     async def _delete(self, trust_domain: TrustDomain, why: str, by: Actor) -> Standing:
@@ -200,14 +200,15 @@ class Federations:
         """Fetch in so many seconds, and from then on as its bundle says. Whoever polled it before no longer does."""
         known.end()
         if self._is_running and self._all.get(known.federation.trust_domain) is known:
+            known.next_refresh_at = self._clock.now() + timedelta(seconds=seconds)
             known.polling = asyncio.create_task(self._poll(known, seconds))
 
     async def _poll(self, known: Following, seconds: float) -> None:
         while True:
-            known.next_refresh_at = self._clock.now() + timedelta(seconds=seconds)
             await self._clock.sleep(seconds)
             await self._try(known)
             seconds = self._seconds_to_next(known)
+            known.next_refresh_at = self._clock.now() + timedelta(seconds=seconds)
 
     def _seconds_to_next(self, known: Following) -> float:
         found = self._bundles.get(known.federation.trust_domain)
@@ -250,7 +251,7 @@ class Federations:
             _log.info(
                 "foreign bundle taken",
                 trust_domain=trust_domain.name,
-                url=known.federation.endpoint_url,
+                url=known.federation.place,
                 sequence=bundle.sequence,
                 x509_authorities=len(bundle.x509_authorities),
                 jwt_authorities=len(bundle.jwt_authorities),

@@ -23,3 +23,8 @@ class Federation:
     endpoint_id: SpiffeId | None
     created_at: datetime
     refreshed_at: datetime | None = None
+
+    @property
+    def place(self) -> str:
+        """The endpoint's URL for logs: without its query, which may hold a secret."""
+        return self.endpoint_url.partition("?")[0]

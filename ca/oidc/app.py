@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from ca.https.counting import CountedAnswers
 from ca.oidc.documents import discovery_document, discovery_path, key_set, keys_path
 from citadel.jwk import JwtKey
 
@@ -52,28 +53,4 @@ def discovery_app(*, issuer: str, max_age: timedelta, keys: Callable[[], Keys], 
         ]
     )
     app.router.redirect_slashes = False
-    return _Counted(app, paths, registry)
-
-
-class _Counted:
-    """Counts answers. Callers cannot make up series: what is none of `paths` is `other`."""
-
-    def __init__(self, app: ASGIApp, paths: Mapping[str, str], registry: CollectorRegistry) -> None:
-        self._app = app
-        self._paths = paths
-        self._answered = Counter(
-            "citadel_oidc_requests",
-            "Answers of OIDC discovery, by document and HTTP status.",
-            ["document", "status"],
-            registry=registry,
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        document = self._paths.get(scope.get("path", ""), "other")
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._answered.labels(document, str(message["status"])).inc()
-            await send(message)
-
-        await self._app(scope, receive, counted)
+    return CountedAnswers(app, paths, what=("oidc", "OIDC discovery"), registry=registry)

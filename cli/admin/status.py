@@ -11,7 +11,17 @@ from citadel._wire import admin_pb2, types_pb2
 from citadel.wire import from_duration, from_timestamp
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.plain import to_plain
-from cli.admin.tables import Abridged, about, moment, moment_cell, print_fields, print_heading, print_table, serial_cell
+from cli.admin.tables import (
+    Abridged,
+    about,
+    moment,
+    moment_cell,
+    print_fields,
+    print_heading,
+    print_table,
+    printable,
+    serial_cell,
+)
 from cli.output import Form, echo, print_json
 
 
@@ -73,8 +83,28 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
         none="none",
     )
     _print_streams([agent for agent in status.agents if agent.streams], now)
+    _print_federations(status, now)
     print_heading("refused, by reason")
     print_table(("REASON", "COUNT"), sorted(status.refused.items()), none="none")
+
+
+def _print_federations(status: admin_pb2.Status, now: datetime) -> None:
+    if not status.federations:
+        return
+    print_heading("federations")
+    print_table(
+        ("TRUST DOMAIN", "STATE", "FETCHED", "WHY"),
+        (
+            (
+                each.trust_domain,
+                "good" if each.good else each.reason,
+                _when(each.refreshed_at, now),
+                printable(each.message),
+            )
+            for each in status.federations
+        ),
+        none="none",
+    )
 
 
 def _print_streams(agents: Sequence[admin_pb2.AgentStatus], now: datetime) -> None:

@@ -33,6 +33,8 @@ from citadel._wire import (
     backup_pb2,
     backup_pb2_grpc,
     bootstrap_pb2,
+    federation_pb2,
+    federation_pb2_grpc,
     insight_pb2,
     insight_pb2_grpc,
     records_pb2,
@@ -47,6 +49,7 @@ from citadel.config.types import LogSettings
 from cli.citadel_cli import citadel_cli
 from cli.server_doors import _ADMIN_SERVICES as ADMIN_SERVICES
 from tests.csrs import csr, new_key
+from tests.ports import free_port
 from tests.servers import Server, refusal, running_server, server_settings, sign
 
 pytestmark = pytest.mark.integration
@@ -65,7 +68,8 @@ def _logging_as_before() -> Iterator[None]:
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    async with running_server(server_settings(tmp_path)) as running:
+    federation = {"listen": f"127.0.0.1:{free_port()}"}
+    async with running_server(server_settings(tmp_path, federation=federation)) as running:
         yield running
 
 
@@ -301,6 +305,7 @@ READS = {
     "Admin": {"GetEntry", "ListEntries", "GetOwnBundle", "GetStatus"},
     "AgentAdmin": {"ListAgents", "GetAgent"},
     "Backup": set(),
+    "Federations": {"ListFederations", "GetFederation"},
     "Insight": {"ListProxies", "ExplainIdentity"},
     "Records": {"ListCertificates", "ListActs", "GetChain", "ReadChain"},
     "Revocations": {"ListRevocations"},
@@ -408,6 +413,34 @@ async def _backup(server: Server) -> None:
     assert [part async for part in backup.MakeBackup(backup_pb2.MakeBackupRequest())]
 
 
+def _federations(server: Server) -> federation_pb2_grpc.FederationsAsyncStub:
+    return federation_pb2_grpc.FederationsStub(server._open(aio.insecure_channel(_target(server))))
+
+
+async def _create_federation(server: Server) -> None:
+    # The endpoint of the server itself, which another trust domain may serve its bundle by.
+    request = federation_pb2.CreateFederationRequest(
+        trust_domain="b.test",
+        endpoint_url=f"https://{server.settings.federation.listen}/",
+        profile="https_spiffe",
+        endpoint_spiffe_id="spiffe://a.test/citadel/server",
+        why="a test",
+    )
+    assert not (await _federations(server).CreateFederation(request)).last_error
+
+
+async def _refresh_federation(server: Server) -> None:
+    await _create_federation(server)
+    request = federation_pb2.RefreshFederationRequest(trust_domain="b.test", why="a test")
+    await _federations(server).RefreshFederation(request)
+
+
+async def _delete_federation(server: Server) -> None:
+    await _create_federation(server)
+    request = federation_pb2.DeleteFederationRequest(trust_domain="b.test", why="a test")
+    await _federations(server).DeleteFederation(request)
+
+
 async def _prune(server: Server) -> None:
     request = records_pb2.PruneRecordsRequest(log=records_pb2.RECORD_LOG_AUDIT)
     request.before.FromDatetime(datetime.now(UTC))
@@ -424,6 +457,9 @@ ACTS: dict[tuple[str, str], tuple[Callable[[Server], Awaitable[None]], str]] = {
     ("AgentAdmin", "UnbanAgent"): (_unban, "agent.unban"),
     ("AgentAdmin", "EvictAgent"): (_evict, "agent.evict"),
     ("Backup", "MakeBackup"): (_backup, "backup.make"),
+    ("Federations", "CreateFederation"): (_create_federation, "federation.create"),
+    ("Federations", "RefreshFederation"): (_refresh_federation, "federation.refresh"),
+    ("Federations", "DeleteFederation"): (_delete_federation, "federation.delete"),
     ("Insight", "MintX509Svid"): (_mint, "svid.mint"),
     ("Records", "PruneRecords"): (_prune, "audit.prune"),
     ("Revocations", "Revoke"): (_revoke, "revocation.revoke"),
@@ -440,6 +476,7 @@ ACTS: dict[tuple[str, str], tuple[Callable[[Server], Awaitable[None]], str]] = {
 def test_every_method_of_the_admin_socket_is_known_to_read_or_to_act() -> None:
     files = (admin_pb2, agents_pb2, backup_pb2, insight_pb2, records_pb2, revocation_pb2, rotation_pb2, trust_pb2)
     services = {name: service for file in files for name, service in file.DESCRIPTOR.services_by_name.items()}
+    services["Federations"] = federation_pb2.DESCRIPTOR.services_by_name["Federations"]
     assert {f"citadel.v1.{name}" for name in services} == set(ADMIN_SERVICES)
     for name, service in services.items():
         acting = {method for service_name, method in ACTS if service_name == name}

@@ -1,4 +1,4 @@
-"""OIDC discovery over TLS: files that are replaced, and callers who would hold the server up."""
+"""HTTPS for strangers: files that are replaced, and callers who would hold the server up."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from ca.oidc.certificate import ServingCertificate
-from ca.oidc.serving import TlsHttp
+from ca.https.files import FileCertificate
+from ca.https.serving import TlsHttp
 from citadel.config.files import write_private
 from citadel.config.types import HostPort
 from citadel.probes import Health
@@ -82,7 +82,7 @@ async def served(folder: Path, *, most: int, patience: float) -> AsyncIterator[S
 
     ca, clock = WebCa(), FakeClock(datetime.now(UTC))
     certificate_file, key_file = put(folder, ca.certificate())
-    certificate = ServingCertificate(certificate_file=certificate_file, key_file=key_file, clock=clock)
+    certificate = FileCertificate("oidc", certificate_file=certificate_file, key_file=key_file, clock=clock)
     app = Starlette(routes=[Route("/", hello)])
     listener = TlsHttp(app, HostPort("127.0.0.1", 0), certificate=certificate, most=most, patience=patience)
     await listener.start()
@@ -207,7 +207,7 @@ async def test_a_bad_pair_does_not_keep_the_server_from_starting(tmp_path: Path,
     certificate_file, key_file = put(tmp_path, good)
     spoil(tmp_path, good)
     clock = FakeClock(datetime.now(UTC))
-    certificate = ServingCertificate(certificate_file=certificate_file, key_file=key_file, clock=clock)
+    certificate = FileCertificate("oidc", certificate_file=certificate_file, key_file=key_file, clock=clock)
     async with asyncio.timeout(10):
         await certificate.refresh()
     assert certificate.context is None
@@ -216,8 +216,8 @@ async def test_a_bad_pair_does_not_keep_the_server_from_starting(tmp_path: Path,
 
 async def test_without_a_certificate_nothing_waits_for_one(tmp_path: Path) -> None:
     clock, ca = FakeClock(datetime.now(UTC)), WebCa()
-    certificate = ServingCertificate(
-        certificate_file=tmp_path / "web.pem", key_file=tmp_path / "web-key.pem", clock=clock
+    certificate = FileCertificate(
+        "oidc", certificate_file=tmp_path / "web.pem", key_file=tmp_path / "web-key.pem", clock=clock
     )
     listener = TlsHttp(Starlette(), HostPort("127.0.0.1", 0), certificate=certificate)
     await listener.start()

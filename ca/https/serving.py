@@ -7,12 +7,11 @@ import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from starlette.types import ASGIApp
 
-from ca.oidc.certificate import ServingCertificate
 from citadel.config.types import HostPort
 from citadel.http_server import HttpServer, ImpatientHttp, http_config, listen_on
 from citadel.probes import Check
@@ -26,6 +25,27 @@ _PATIENCE: Final = 5.0  # seconds, for the handshake, and then for the first req
 _PACE: Final = 0.01
 
 
+class Certificate(Protocol):
+    """What is shown."""
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """What to begin a connection with now; `None` while there is nothing good to show."""
+        ...
+
+    async def refresh(self) -> None:
+        """Look whether there is another one. Raises nothing."""
+        ...
+
+    async def run(self) -> None:
+        """Look again and again, for ever."""
+        ...
+
+    def check(self) -> Check:
+        """For `/ready`."""
+        ...
+
+
 class TlsHttp:
     """Serves `app` from `start` to `close`, with the certificate as it is at each connection.
 
@@ -37,7 +57,7 @@ class TlsHttp:
         app: ASGIApp,
         address: HostPort,
         *,
-        certificate: ServingCertificate,
+        certificate: Certificate,
         most: int = _MOST_CONNECTIONS,
         patience: float = _PATIENCE,
     ) -> None:

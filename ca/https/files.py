@@ -1,10 +1,9 @@
-"""The certificate that strangers are shown: from two files that may be replaced at any time."""
+"""A certificate that strangers are shown: from two files that may be replaced at any time."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import ssl
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Final
 import structlog
 from cryptography import x509
 
+from ca.https.context import server_context
 from citadel.clock import Clock
 from citadel.config.files import read_public_file, read_secret_file
 from citadel.errors import InvalidArgument, Reason
@@ -35,10 +35,15 @@ class _Shown:
     digest: bytes
 
 
-class ServingCertificate:
-    """Keeps the last good pair while the files hold a bad one, and says so in `check`. Nothing ever waits for it."""
+class FileCertificate:
+    """Fulfils `ca.https.serving.Certificate`.
 
-    def __init__(self, *, certificate_file: Path, key_file: Path, clock: Clock) -> None:
+    Keeps the last good pair while the files hold a bad one, and says so in `check`. Nothing ever waits for it.
+    """
+
+    def __init__(self, name: str, *, certificate_file: Path, key_file: Path, clock: Clock) -> None:
+        """`name` is what it is for, in logs and for `/ready`."""
+        self._name = name
         self._certificate_file = certificate_file
         self._key_file = key_file
         self._clock = clock
@@ -56,12 +61,12 @@ class ServingCertificate:
             chain, key = await asyncio.to_thread(_read_pair, self._certificate_file, self._key_file)
             if self._shown is None or self._shown.digest != _digest(chain, key):
                 self._shown = await asyncio.to_thread(_shown, chain, key, now=self._clock.now())
-                _log.info("oidc certificate taken", until=self._shown.not_after.isoformat())
+                _log.info("certificate taken", listener=self._name, until=self._shown.not_after.isoformat())
             self._trouble = ""
         except Exception as error:  # noqa: BLE001 - whatever a file can make of it, the server starts and looks again
             trouble = _in_words(error)
             if trouble != self._trouble:
-                _log.warning("oidc certificate not taken", error=trouble)
+                _log.warning("certificate not taken", listener=self._name, error=trouble)
             self._trouble = trouble
 
     async def run(self) -> None:
@@ -72,7 +77,7 @@ class ServingCertificate:
 
     def check(self) -> Check:
         """For `/ready`: degraded at the most, since the mesh does not need what strangers read."""
-        name, now = "oidc", self._clock.now()
+        name, now = self._name, self._clock.now()
         if self._shown is None:
             return Check(name, Health.DEGRADED, f"not served: {self._trouble}")
         until = f"its certificate is good until {self._shown.not_after.isoformat()}"
@@ -103,13 +108,9 @@ def _read_pair(certificate_file: Path, key_file: Path) -> tuple[bytes, bytes]:
 
 def _shown(chain: bytes, key: bytes, *, now: datetime) -> _Shown:
     """This pair, ready to be shown. Raises `InvalidArgument` (`config_invalid`) where no client would take it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
-        _load(context, chain, key)
+        context = server_context(chain, key)
     except (ValueError, OSError) as error:  # what TLS refuses is an `OSError` too
         raise _unusable(f"the certificate and the key do not go together, or are no PEM: {error}") from error
     not_before, not_after = leaf.not_valid_before_utc, leaf.not_valid_after_utc
@@ -118,20 +119,9 @@ def _shown(chain: bytes, key: bytes, *, now: datetime) -> _Shown:
     return _Shown(context, not_before, not_after, _digest(chain, key))
 
 
-def _load(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
-    # The standard library reads files alone, and the ones that were checked may have been replaced since. This one is
-    # in memory and has no name.
-    descriptor = os.memfd_create("oidc", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(chain + b"\n" + key)
-        file.flush()
-        # Without a password it would ask for one on the terminal.
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=b"")
-
-
 def _digest(chain: bytes, key: bytes) -> bytes:
     return hashlib.sha256(hashlib.sha256(chain).digest() + key).digest()
 
 
 def _unusable(problem: str) -> InvalidArgument:
-    return InvalidArgument(Reason.CONFIG_INVALID, problem, fix="see `oidc` in the settings of the server")
+    return InvalidArgument(Reason.CONFIG_INVALID, problem, fix="see the settings of the server")

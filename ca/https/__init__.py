@@ -1,0 +1,1 @@
+"""HTTPS for strangers: one listener, and the certificates that it can show."""
