@@ -17,6 +17,7 @@ from ca.authority.soundness import domain_fault, fits, root_faults, trust_domain
 from ca.keys.kinds import AuthorityKey, AuthorityPublicKey
 from citadel.certification_path import extension_of
 from citadel.errors import InvalidArgument, Reason
+from citadel.name_constraints import is_refused_by_envoy
 from citadel.spiffe import TrustDomain
 
 _BACKDATE: Final = timedelta(hours=1)  # the machine that keeps a root is seldom on a network, and its clock drifts
@@ -120,6 +121,12 @@ class OfflineRoot:
                 fix=f"--lifetime of at most {left.days}d, or a new root with `citadel-cli root init`",
             )
         is_constrained = self.trust_domain is None
+        if is_constrained and is_refused_by_envoy(trust_domain):
+            _refuse(
+                f"Envoy refuses every certificate of {trust_domain} whose authority has a name constraint",
+                fix="take a name without an underscore that is no IP address, or make a root for this trust domain "
+                "alone with `citadel-cli root init --trust-domain`",
+            )
         certificate = build_issuer(
             trust_domain=trust_domain,
             public_key=public_key,

@@ -13,8 +13,8 @@ from google.protobuf import json_format
 from citadel._wire import trust_pb2 as pb
 from citadel.certification_path import UNREADABLE, extension_of
 from citadel.errors import CitadelError, InvalidArgument, NotFound, Reason
+from citadel.name_constraints import permitted_hosts
 from citadel.spiffe import SpiffeId, TrustDomain
-from cli.trust.constraints import permitted_hosts
 from cli.trust.facts import ClusterFacts, Source, facts_of
 
 _MOST_BYTES: Final = 64 * 1024 * 1024  # of what is read: a thousand foreign bundles are a few MB

@@ -8,12 +8,13 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
 
 from citadel.certification_path import NoPathError, extension_of, find_path, weakness_of
+from citadel.name_constraints import constrains_uris, forbidding, is_refused_by_envoy
 from citadel.serial import serial_hex
 from citadel.spiffe import TrustDomain
 from cli.trust.check import Check, Grade, Subject, Way
-from cli.trust.constraints import constrains_uris, forbidding, is_refused_by_envoy
 from cli.trust.facts import ClusterFacts, Source
 from cli.trust.shared import are_of_one_domain, domain_of, trusted_of
 
@@ -38,10 +39,12 @@ def path_checks(believer: ClusterFacts, peer: ClusterFacts, way: Way, now: datet
         else check(Subject.AUTHORITY, Grade.GOOD, _named(peer.issuing[0]))
     )
     trusted = trusted_of(believer, peer)
+    if trusted is None and believer.source is not Source.FOLDER:
+        return  # it is told of the federation that there is no bundle
     if trusted is None:
-        if believer.source is Source.FOLDER:
-            yield check(Subject.ROOT, Grade.UNKNOWN, "a folder does not say whom its cluster trusts of other domains")
-        return  # otherwise it is told of the federation that there is no bundle
+        trusted = peer.roots
+        told = "a folder does not say whom its cluster trusts of other domains; what follows is by the other's roots"
+        yield check(Subject.ROOT, Grade.UNKNOWN, told)
     anchor = _anchor(peer.issuing, trusted)
     if anchor is None:
         yield check(
@@ -179,5 +182,6 @@ def _root_fix(believer: ClusterFacts, peer: ClusterFacts) -> str:
 
 
 def _named(certificate: x509.Certificate) -> str:
-    name = certificate.subject.rfc4514_string() or "an authority without a name"
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    name = str(names[0].value) if names else certificate.subject.rfc4514_string() or "an authority without a name"
     return f"{name} ({serial_hex(certificate.serial_number)[:12]})"

@@ -14,10 +14,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from citadel.name_constraints import forbidding, is_refused_by_envoy
 from citadel.spiffe import SpiffeId, TrustDomain
 from cli.demo import envoy
 from cli.demo.processes import Child
-from cli.trust.constraints import forbidding, is_refused_by_envoy
 from tests.certificates import Signed, excluded, intermediate, leaf, permitted, root
 from tests.clusters.intruder import let_in
 from tests.integration.meshes import until

@@ -128,6 +128,18 @@ async def test_clusters_of_different_trust_domains_are_confined_to_their_own(off
         assert refused.value.reason is Reason.SVID_UNTRUSTED
 
 
+@pytest.mark.parametrize("name", ["west_1.test", "10.1.2.3"])
+async def test_names_that_envoy_refuses_under_a_constraint_get_a_root_of_their_own(offline: Offline, name: str) -> None:
+    await offline.several()
+    domain = TrustDomain(name)
+    error = await offline.refused(
+        "sign", "w", "--root", offline / "root", "--trust-domain", name, "--out", offline / "w"
+    )
+    assert (error["reason"], "Envoy refuses" in error["message"]) == ("authority_refused", True)
+    await offline("init", "--out", offline / "own", "--trust-domain", name)
+    assert (await offline.sign("w", domain, root=offline / "own"))["is_constrained"] is False
+
+
 async def test_cryptographys_own_verifier_refuses_every_chain_with_such_a_constraint(offline: Offline) -> None:
     # Why OpenSSL walks paths here. Where this fails, it has learnt them.
     await offline.several()

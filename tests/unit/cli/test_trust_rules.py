@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from citadel.bundle import TrustBundle
 from citadel.errors import Unauthenticated
+from citadel.name_constraints import is_refused_by_envoy
 from citadel.spiffe import TrustDomain
 from citadel.svid import verify_x509_svid
 from cli.trust.check import Check, Grade, Subject, Way, works
-from cli.trust.constraints import is_refused_by_envoy
 from cli.trust.facts import ClusterFacts, ForeignFacts, Source
 from cli.trust.rules import compare
 from tests.certificates import (

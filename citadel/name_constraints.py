@@ -29,7 +29,7 @@ def permitted_hosts(certificate: x509.Certificate) -> list[str]:
 
 
 def is_refused_by_envoy(trust_domain: TrustDomain) -> bool:
-    """Whether Envoy's TLS library refuses the name wherever URIs are constrained, though OpenSSL takes it.
+    """Whether Envoy's TLS library refuses this name wherever URIs are constrained, though OpenSSL takes it.
 
     Measured with Envoy 1.40: an underscore, or four numbers as of an IPv4 address.
     """
