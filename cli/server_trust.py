@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ca.api.trust_facts import Foreigner, Terms, TrustFactsService
+from ca.federation.known import KnownBundle, Source
+from ca.federation.standing import Standing
 from ca.settings import ServerSettings
+from citadel.spiffe import TrustDomain
 from cli.server_core import ServerCore
+from cli.server_federation import FederationAffairs
 
 
 def trust_facts_service(settings: ServerSettings, core: ServerCore) -> TrustFactsService:
@@ -16,7 +20,7 @@ def trust_facts_service(settings: ServerSettings, core: ServerCore) -> TrustFact
         authorities=core.authorities,
         directory=core.directory,
         lists=core.revocation.lists,
-        foreigners=_no_foreigners,
+        foreigners=lambda: _foreigners(core.federation),
         terms=Terms(
             upstream="files" if upstream.files else "citadel" if upstream.citadel else "self",
             backdate=settings.svids.backdate,
@@ -27,5 +31,22 @@ def trust_facts_service(settings: ServerSettings, core: ServerCore) -> TrustFact
     )
 
 
-def _no_foreigners() -> Sequence[Foreigner]:
-    return ()
+def _foreigners(affairs: FederationAffairs) -> Sequence[Foreigner]:
+    """Each trust domain with a bundle in force, or with an endpoint to fetch it from."""
+    standings = {each.trust_domain: each for each in affairs.federations.all()}
+    bundles = affairs.bundles.all()
+    return [_foreigner(each, bundles.get(each), standings.get(each)) for each in {*standings, *bundles}]
+
+
+def _foreigner(trust_domain: TrustDomain, known: KnownBundle | None, standing: Standing | None) -> Foreigner:
+    error = standing.error if standing is not None else None
+    return Foreigner(
+        trust_domain=trust_domain,
+        bundle=known.bundle if known is not None else None,
+        is_set=known is not None and known.source is Source.SET,
+        endpoint_url=standing.federation.endpoint_url if standing is not None else "",
+        endpoint_profile=standing.federation.profile.value if standing is not None else "",
+        failures=standing.failures if standing is not None else 0,
+        last_reason=error.reason.value if error is not None else "",
+        last_error=error.message if error is not None else "",
+    )

@@ -13,11 +13,15 @@ from click.testing import CliRunner
 from cryptography import x509
 from grpc import aio
 
-from citadel._wire import rotation_pb2, trust_pb2
+from citadel._wire import federation_pb2, rotation_pb2, trust_pb2, types_pb2
+from citadel._wire.federation_pb2_grpc import FederationsStub
 from citadel._wire.trust_pb2_grpc import TrustFactsStub
+from citadel.bundle import TrustBundle
 from citadel.wire import from_timestamp, to_duration
 from cli.citadel_cli import citadel_cli
+from tests.certificates import B_TEST, bundle, root
 from tests.integration.meshes import until
+from tests.ports import free_port
 from tests.servers import Member, Server
 
 pytestmark = pytest.mark.integration
@@ -75,3 +79,21 @@ async def test_an_export_from_before_a_rotation_no_longer_fits(server: Server, t
     result = await run("trust", "verify", socket, file)
     assert result.exit_code == 8
     assert "leads to none of the 1 that are trusted" in result.stdout
+
+
+async def test_what_is_known_of_a_foreign_domain_is_told_with_how_its_endpoint_is(server: Server) -> None:
+    other = root("root b", uri="spiffe://b.test")
+    trusted = bundle(other, trust_domain=B_TEST)
+    request = federation_pb2.CreateFederationRequest(
+        trust_domain="b.test",
+        endpoint_url=f"https://127.0.0.1:{free_port()}/",
+        profile="https_spiffe",
+        endpoint_spiffe_id="spiffe://b.test/citadel/server",
+        bootstrap=types_pb2.Bundle(trust_domain="b.test", json=trusted.to_json()),
+    )
+    async with aio.insecure_channel(f"unix:{server.settings.listen.admin_socket}") as channel:
+        await FederationsStub(channel).CreateFederation(request)
+    [told] = (await facts(server)).foreign
+    assert TrustBundle.from_json(B_TEST, told.bundle.json) == trusted
+    assert (told.endpoint_url, told.endpoint_profile, told.is_set) == (request.endpoint_url, "https_spiffe", False)
+    assert (told.entries, told.failures, told.last_reason) == (0, 1, "endpoint_unreachable")
