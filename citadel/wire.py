@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from citadel._wire import types_pb2 as pb
+from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.errors import InvalidArgument, Reason
 from citadel.selector import Selector
@@ -16,6 +17,7 @@ from citadel.spiffe import SpiffeId, TrustDomain
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
+_MOST_SEQUENCE: Final = 2**64 - 1  # a document of another trust domain may say more
 
 
 def entry_from_wire(message: pb.Entry) -> Entry:
@@ -85,6 +87,11 @@ def to_duration(value: timedelta) -> Duration:
     message = Duration()
     message.FromTimedelta(value)
     return message
+
+
+def sequence_on_wire(bundle: TrustBundle) -> int:
+    """The sequence of a bundle as reports have it: 0 where it has none, and as much as fits of one that is longer."""
+    return min(bundle.sequence or 0, _MOST_SEQUENCE)
 
 
 def _duration(value: timedelta | None) -> Duration | None:

@@ -75,14 +75,15 @@ class DeltaSecretStream:
 
     def offer(self, available: Available) -> discovery_pb2.DeltaDiscoveryResponse | None:
         """What to send now that the caller may have `available`; None when that is nothing new."""
-        there = available.resources
+        there = available.withdrawing((*self._standings, *self._brought))
         alone = next((name for name in self._alone if name in there), None)
         self.is_owed = alone is not None
         if alone is not None:
             return self._respond([there[alone]], ())
         names = self._subscription.wanted(there)
         fresh = [there[name] for name in names if name in there and not self._knows(there[name])]
-        gone = [name for name in self._known_names() if name not in self._gone and available.rules_out(name)]
+        missing = (name for name in self._known_names() if name not in there and name not in self._gone)
+        gone = [name for name in missing if available.rules_out(name)]
         return self._respond(fresh, gone) if fresh or gone else None
 
     def standings(self) -> list[Standing]:

@@ -15,9 +15,11 @@ from typing import Final
 
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
+from citadel.errors import CitadelError
 from citadel.revocation import NO_REVOCATIONS, RevocationSet, to_pem
 from citadel.selector import Selector
-from citadel.spiffe import SpiffeId, TrustDomain
+from citadel.spiffe import SCHEME, SpiffeId, TrustDomain
+from citadel.wire import sequence_on_wire
 from sds.holdings import HeldSvid, Holdings
 from sds.serve.available import Available
 from sds.serve.matching import EntryIndex
@@ -33,6 +35,7 @@ from sds.serve.revocations import UsableLists
 from sds.settings import SecretNameSettings
 
 _DEFAULT_NAMES: Final = SecretNameSettings()
+
 _MOST_KEPT: Final = 1024  # kinds of callers; a node has a few dozen, and who likes makes more
 
 
@@ -103,7 +106,9 @@ class SecretShelf:
         there = {resource.name: resource for resource in resources}
         ids = [*(entry.spiffe_id for entry in entries), *(domain.id for domain in (self._own, *foreign))]
         may_have = frozenset((self._names.default, self._names.root, self._names.all, *map(str, ids)))
-        return Available(there, until=min(ends, default=None), awaited=may_have - there.keys())
+        return Available(
+            there, until=min(ends, default=None), awaited=may_have - there.keys(), nothing_for=self._nothing_for
+        )
 
     def _identities(self, entries: Iterable[Entry], now: datetime) -> Mapping[SpiffeId, HeldSvid]:
         found: dict[SpiffeId, HeldSvid] = {}
@@ -146,7 +151,7 @@ class SecretShelf:
     ) -> Resource:
         authorities = {bundle.trust_domain: self._authorities(bundle) for bundle in bundles}
         first = bundles[0]
-        facts = BundleFacts(first.trust_domain.name, first.sequence or 0, lists.version)
+        facts = BundleFacts(first.trust_domain.name, sequence_on_wire(first), lists.version)
         if is_plain:
             of_issuers = to_pem(lists.of_leaf_issuers())
             return plain_context_resource(name, authorities[first.trust_domain], facts, lists=of_issuers)
@@ -154,11 +159,26 @@ class SecretShelf:
         return spiffe_context_resource(name, authorities, facts)
 
     def _authorities(self, bundle: TrustBundle) -> bytes:
-        if bundle.x509_authorities:
-            return bundle.to_pem()
-        if bundle.trust_domain not in self._placeholders:  # kept, so that the same nothing is pushed only once
-            self._placeholders[bundle.trust_domain] = self._make_placeholder(bundle.trust_domain)
-        return self._placeholders[bundle.trust_domain]
+        return bundle.to_pem() if bundle.x509_authorities else self._placeholder(bundle.trust_domain)
+
+    def _placeholder(self, trust_domain: TrustDomain) -> bytes:
+        if trust_domain not in self._placeholders:  # kept, so that the same nothing is pushed only once
+            self._placeholders[trust_domain] = self._make_placeholder(trust_domain)
+        return self._placeholders[trust_domain]
+
+    def _nothing_for(self, name: str) -> Resource | None:
+        """In the place of the bundle of a foreign trust domain that is trusted no longer, or of which none is known."""
+        domain = name.removeprefix(SCHEME)
+        if domain in (name, self._own.name) or "/" in domain:
+            return None
+        try:
+            trust_domain = TrustDomain(domain)
+        except CitadelError:
+            return None
+        # One for all, and nothing is kept by name: a caller says which names it has.
+        return spiffe_context_resource(
+            name, {trust_domain: self._placeholder(self._own)}, BundleFacts(trust_domain.name, 0)
+        )
 
 
 class _Memo:

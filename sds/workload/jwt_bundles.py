@@ -11,6 +11,7 @@ from citadel._wire import workload_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.jwk import jwk_from_key
 from citadel.spiffe import TrustDomain
+from citadel.wire import sequence_on_wire
 from sds.workload.answer import Answer
 
 
@@ -44,6 +45,6 @@ def _report(bundle: TrustBundle, keys: bytes) -> types_pb2.ResourceReport:
         name=f"{bundle.trust_domain.id} (JWT)",
         version=hashlib.sha256(keys).hexdigest()[:16],
         trust_domain=bundle.trust_domain.name,
-        bundle_sequence=bundle.sequence or 0,
+        bundle_sequence=sequence_on_wire(bundle),
         jwt_bundle=True,
     )

@@ -17,7 +17,7 @@ from citadel.entry import Entry
 from citadel.revocation import NO_REVOCATIONS, RevocationSet
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
-from citadel.wire import to_timestamp
+from citadel.wire import sequence_on_wire, to_timestamp
 from sds.holdings import HeldSvid, Holdings
 from sds.serve.matching import EntryIndex
 from sds.serve.placeholder import discarded_root
@@ -240,7 +240,7 @@ def _about_bundles(
             name=str(domain.id),
             version=bundle.x509_digest()[:16],
             trust_domain=domain.name,
-            bundle_sequence=bundle.sequence or 0,
+            bundle_sequence=sequence_on_wire(bundle),
             revocation_version=lists.version if number == 0 else "",
         )
         for number, (domain, (bundle, _)) in enumerate(bundles.items())

@@ -179,7 +179,7 @@ def test_a_certificate_that_has_not_come_yet_holds_back_no_bundle() -> None:
 
 
 @pytest.mark.invariant(7)
-@pytest.mark.spec("X509-36", "BUNDLE-17")
+@pytest.mark.spec("X509-36", "BUNDLE-17", "FED-35")
 def test_who_federates_gets_each_domain_apart_for_the_spiffe_validator() -> None:
     web = entry("web", federates_with=frozenset({B_TEST}))
     resources = available(holdings([web], [held(web)], own_bundle(), FOREIGN_BUNDLE)).resources

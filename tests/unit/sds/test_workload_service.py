@@ -299,6 +299,29 @@ class TestWhenItIsSent:
         assert (await svids.read()).svids[0].bundle == der
         assert (await bundles.read()).bundles["spiffe://a.test"] == der
 
+    @pytest.mark.spec("FED-41", "WAPI-11")
+    @pytest.mark.parametrize("how", ["the bundle is gone", "it became empty", "the entry federates no longer"])
+    async def test_open_streams_are_told_that_a_foreign_domain_is_trusted_no_longer(
+        self, node: Node, workload: Workload, how: str
+    ) -> None:
+        theirs = certificates.bundle(certificates.root(uri="spiffe://b.test"), trust_domain=B_TEST, sequence=1)
+        web, own = entry("web", federates_with=frozenset({B_TEST})), own_bundle()
+        svid = held(web)
+        node.feed.publish(holdings([web], [svid], own, theirs))
+        svids, bundles = workload.svids(), workload.bundles()
+        assert (await svids.read()).federated_bundles.keys() == {"spiffe://b.test"}
+        await bundles.read()
+        match how:
+            case "the bundle is gone":
+                node.feed.publish(holdings([web], [svid], own))
+            case "it became empty":
+                node.feed.publish(holdings([web], [svid], own, empty_bundle(B_TEST)))
+            case _:
+                node.feed.publish(holdings([entry("web")], [svid], own, theirs))
+        message = await svids.read()
+        assert (len(message.svids), message.federated_bundles.keys()) == (1, set())
+        assert (await bundles.read()).bundles.keys() == {"spiffe://a.test"}
+
     async def test_who_could_not_be_seen_whole_gets_more_once_it_can_be(self, node: Node, workload: Workload) -> None:
         web, named = entry("web"), entry("named", Selector("unix", "user:web"))
         node.feed.publish(holdings([web, named], [held(web), held(named)]))
