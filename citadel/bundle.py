@@ -25,7 +25,6 @@ from citadel.spiffe import TrustDomain
 from citadel.strict_json import load_object
 
 MAX_BUNDLE_BYTES: Final = 16 * 1024 * 1024
-_PEM: Final = b"-----BEGIN CERTIFICATE-----"
 DEFAULT_REFRESH_INTERVAL: Final = timedelta(minutes=5)  # BUNDLE-20
 
 
@@ -84,23 +83,6 @@ class TrustBundle:
             sequence=_natural(document, "spiffe_sequence"),
             refresh_hint=_seconds(document, "spiffe_refresh_hint"),
         )
-
-    @classmethod
-    def from_pem(cls, trust_domain: TrustDomain, data: bytes) -> Self:
-        """The CA certificates of a PEM file, which says nothing of JWT authorities, sequence and refresh hint.
-
-        Raises `InvalidArgument` (`bundle_malformed`), also for a file with other certificates among them.
-        """
-        try:
-            return cls(trust_domain=trust_domain, x509_authorities=tuple(x509.load_pem_x509_certificates(data)))
-        except ValueError as error:
-            raise _malformed("the file holds no PEM certificates") from error
-
-    @classmethod
-    def from_file_content(cls, trust_domain: TrustDomain, data: bytes) -> Self:
-        """A bundle in either form, SPIFFE's JSON or PEM. Raises as the one that it is in."""
-        is_pem = _PEM in data[:MAX_BUNDLE_BYTES] and not data.lstrip().startswith(b"{")
-        return cls.from_pem(trust_domain, data) if is_pem else cls.from_json(trust_domain, data)
 
     def to_json(self) -> bytes:
         """The SPIFFE bundle document; equal bundles give equal bytes. Only public members are ever written."""

@@ -17,10 +17,12 @@ from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.authority.own_bundle import OwnBundle
+from ca.authority.ports import Neighbours
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
+from ca.federation.exchanged import ExchangedRoots
 from ca.issuance.issuer import Issuer
 from ca.issuance.jwt import JwtIssuer
 from ca.issuance.lifetime import LifetimePolicy
@@ -45,7 +47,7 @@ from citadel.clock import Clock
 from citadel.metrics import new_registry
 from citadel.tally import Tally
 from cli.server_agents import AgentAffairs, agent_affairs
-from cli.server_federation import FederationAffairs, federation_affairs
+from cli.server_federation import FederationAffairs, exchanged_roots, federation_affairs
 from cli.server_jwt import jwt_authorities, jwt_issuer
 from cli.server_records import RecordKeeping
 from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
@@ -77,6 +79,7 @@ class ServerCore:
     revocation: RevocationAffairs
     revoker: Revoker
     federation: FederationAffairs
+    exchanged: ExchangedRoots
     background: tuple[asyncio.Task[None], ...]
 
 
@@ -94,7 +97,8 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         stack.push_async_callback(tally.close)  # says the sums that were not told yet
         await database.migrate()
         revocation = revocation_affairs(settings.trust_domain, database=database, keys=keys)
-        authorities = _authorities(settings, database, keys, revocation.lists, clock)
+        exchanged = await exchanged_roots(database=database, clock=clock)
+        authorities = _authorities(settings, database, keys, revocation.lists, clock, neighbours=[exchanged])
         roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
         await roster.start()
 
@@ -176,7 +180,13 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             await stack.enter_async_context(_running(work)) for work in (rotation.rotator.run(), rotation.upkeep.run())
         ]
         federation = federation_affairs(
-            settings, database=database, own_bundle=authorities.bundle, tally=tally, metrics=metrics, clock=clock
+            settings,
+            database=database,
+            own_bundle=authorities.bundle,
+            on_change=sessions.wake_partners_of,
+            tally=tally,
+            metrics=metrics,
+            clock=clock,
         )
         await federation.start()
         federating = await stack.enter_async_context(_running(federation.federations.run()))
@@ -201,6 +211,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             revocation=revocation,
             revoker=revoking,
             federation=federation,
+            exchanged=exchanged,
             background=(writing, keeping, seeing, renewing, taking_back, federating, *rotating),
         )
 
@@ -214,7 +225,13 @@ def _keys(settings: ServerSettings, database: Database) -> SealedKeyManager:
 
 
 def _authorities(
-    settings: ServerSettings, database: Database, keys: SealedKeyManager, lists: RevocationLists, clock: Clock
+    settings: ServerSettings,
+    database: Database,
+    keys: SealedKeyManager,
+    lists: RevocationLists,
+    clock: Clock,
+    *,
+    neighbours: Sequence[Neighbours],
 ) -> AuthorityManager:
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     upstream = SelfSignedUpstream(
@@ -233,6 +250,7 @@ def _authorities(
             store=store,
             jwt=tokens,
             refresh_hint=settings.federation.refresh_hint,
+            neighbours=neighbours,
         ),
         upstream=upstream,
         keys=keys,

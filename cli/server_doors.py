@@ -12,6 +12,7 @@ from ca.api.admin import AdminService
 from ca.api.agent_api import AgentService
 from ca.api.agents import AgentAdminService
 from ca.api.bootstrap import BootstrapService
+from ca.api.foreign import ForeignMessages
 from ca.api.gates import AgentGate, AnonymousGate
 from ca.api.listeners import ActorOf, AdminListener, TlsListener
 from ca.api.records import RecordsService
@@ -26,7 +27,7 @@ from citadel._wire.agent_api_pb2_grpc import add_AgentApiServicer_to_server
 from citadel._wire.agents_pb2_grpc import add_AgentAdminServicer_to_server
 from citadel._wire.backup_pb2_grpc import add_BackupServicer_to_server
 from citadel._wire.bootstrap_pb2_grpc import add_BootstrapServicer_to_server
-from citadel._wire.federation_pb2_grpc import add_FederationsServicer_to_server
+from citadel._wire.federation_pb2_grpc import add_BundlesServicer_to_server, add_FederationsServicer_to_server
 from citadel._wire.insight_pb2_grpc import add_InsightServicer_to_server
 from citadel._wire.records_pb2_grpc import add_RecordsServicer_to_server
 from citadel._wire.revocation_pb2_grpc import add_RevocationsServicer_to_server
@@ -39,6 +40,7 @@ from citadel.limiter import RateLimiter
 from citadel.probes import Probes
 from citadel.wire import to_timestamp
 from cli.server_backup import backup_service
+from cli.server_bundles import bundle_service
 from cli.server_core import ServerCore
 from cli.server_federation import bundle_endpoint, federation_service
 from cli.server_insight import insight_service, server_condition, server_watch
@@ -55,6 +57,7 @@ _ADMIN_SERVICES: Final = (
     "citadel.v1.Admin",
     "citadel.v1.AgentAdmin",
     "citadel.v1.Backup",
+    "citadel.v1.Bundles",
     "citadel.v1.Federations",
     "citadel.v1.Insight",
     "citadel.v1.Records",
@@ -175,6 +178,7 @@ def _add_admin_services(
     add_AdminServicer_to_server(_admin_service(core, bootstrap, actor_of), server)
     add_InsightServicer_to_server(insight_service(core, actor_of), server)
     add_RecordsServicer_to_server(_records_service(core, actor_of), server)
+    add_BundlesServicer_to_server(bundle_service(core, actor_of), server)
     rotations = rotation_service(core.rotation, core.agents, clock=core.clock, actor_of=actor_of)
     add_RotationsServicer_to_server(rotations, server)
     revocations = revocation_service(
@@ -198,6 +202,7 @@ def _agent_service(core: ServerCore) -> AgentService:
         sources=Sources(
             directory=core.directory,
             authorities=core.authorities,
+            foreign=ForeignMessages(core.federation.bundles),
             lists=core.revocation.lists,
             revoked=core.revocation.bars,
             orders=core.rotation.board,
@@ -246,6 +251,7 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
         found = reader.read()
         found.ledger_gaps.extend(gaps)
         found.federations.extend(core.federation.status())
+        found.revocation_trouble = core.revocation.lists.trouble
         return found
 
     return AdminService(

@@ -14,6 +14,7 @@ from ca.api.listeners import ActorOf
 from ca.api.server_identity import ServerIdentity
 from ca.entries.directory import EntryDirectory
 from ca.federation.endpoint import bundle_app
+from ca.federation.exchanged import ExchangedRoots
 from ca.federation.federations import Federations
 from ca.federation.fetching import BundleFetcher
 from ca.federation.known import ForeignBundles
@@ -26,11 +27,13 @@ from ca.https.serving import Certificate, TlsHttp
 from ca.https.svid import SvidCertificate
 from ca.settings import ServerSettings
 from ca.store.database import Database
+from ca.store.exchanged import SqlExchangedRoots
 from ca.store.federation import SqlFederations, SqlForeignBundles
 from citadel._wire import admin_pb2
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.probes import Check
+from citadel.spiffe import TrustDomain
 from citadel.tally import Tally
 
 
@@ -60,12 +63,14 @@ def federation_affairs(
     *,
     database: Database,
     own_bundle: Callable[[], TrustBundle],
+    on_change: Callable[[TrustDomain], None],
     tally: Tally,
     metrics: CollectorRegistry,
     clock: Clock,
 ) -> FederationAffairs:
-    """The parts, not yet started."""
+    """The parts, not yet started. `on_change` is told whose bundle is another one."""
     bundles = ForeignBundles(trust_domain=settings.trust_domain, store=SqlForeignBundles(database=database))
+    bundles.watch(on_change)
     federations = Federations(
         store=SqlFederations(database=database),
         bundles=bundles,
@@ -77,6 +82,13 @@ def federation_affairs(
     )
     metrics.register(FederationCollector(federations=federations, bundles=bundles, clock=clock))
     return FederationAffairs(bundles=bundles, federations=federations)
+
+
+async def exchanged_roots(*, database: Database, clock: Clock) -> ExchangedRoots:
+    """The roots of other clusters of the own trust domain, as the store knows them."""
+    roots = ExchangedRoots(store=SqlExchangedRoots(database=database, clock=clock))
+    await roots.start()
+    return roots
 
 
 def federation_service(

@@ -27,6 +27,7 @@ from citadel._wire import (
     agent_api_pb2,
     agent_api_pb2_grpc,
     bootstrap_pb2,
+    federation_pb2_grpc,
     revocation_pb2_grpc,
     rotation_pb2_grpc,
     types_pb2,
@@ -119,6 +120,10 @@ class Server:
     def revocations(self) -> revocation_pb2_grpc.RevocationsAsyncStub:
         channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))
         return revocation_pb2_grpc.RevocationsStub(channel)
+
+    def bundles(self) -> federation_pb2_grpc.BundlesAsyncStub:
+        channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))
+        return federation_pb2_grpc.BundlesStub(channel)
 
     def rotations(self) -> rotation_pb2_grpc.RotationsAsyncStub:
         channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))

@@ -66,7 +66,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             selectors=frozenset(Selector.parse(text) for text in request.node_selectors),
             by=self._actor_of(context),
         )
-        bundle = self._authorities.bundle()
+        bundle = self._authorities.joining_bundle()
         join = JoinString(
             address=self._bootstrap,
             trust_domain=bundle.trust_domain,
@@ -123,7 +123,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         return entry_to_wire(await self._registry.delete(request.id, by=self._actor_of(context)))
 
     async def GetOwnBundle(self, request: pb.GetOwnBundleRequest, context: Any) -> types_pb2.Bundle:
-        return bundle_message(self._authorities.bundle())
+        own = self._authorities
+        return bundle_message(own.bundle(), for_workloads_alone=own.for_workloads_alone())
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.Status:
         return self._status()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ca.issuance.issuer import IssuedSvid
 from ca.issuance.jwt import IssuedJwt
@@ -11,9 +11,11 @@ from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError
 
 
-def bundle_message(bundle: TrustBundle) -> types_pb2.Bundle:
-    """A bundle beside its trust domain."""
-    return types_pb2.Bundle(trust_domain=bundle.trust_domain.name, json=bundle.to_json())
+def bundle_message(bundle: TrustBundle, *, for_workloads_alone: Iterable[bytes] = ()) -> types_pb2.Bundle:
+    """A bundle beside its trust domain. What is for workloads alone is named by the SHA-256 of the authorities."""
+    return types_pb2.Bundle(
+        trust_domain=bundle.trust_domain.name, json=bundle.to_json(), for_workloads_alone=for_workloads_alone
+    )
 
 
 def svid_results(results: Sequence[IssuedSvid | CitadelError]) -> agent_api_pb2.SignX509SvidsResponse:

@@ -55,7 +55,7 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
     async def GetBundle(self, request: pb.GetBundleRequest, context: Any) -> pb.GetBundleResponse:
         self._bundles.admit(address(context))
         return pb.GetBundleResponse(
-            bundle=bundle_message(self._authorities.bundle()),
+            bundle=bundle_message(self._authorities.joining_bundle()),
             successions=map(succession_to_wire, self._authorities.successions()),
         )
 
@@ -90,7 +90,7 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         return pb.JoinResponse(
             spiffe_id=str(svid.spiffe_id),
             chain=svid.chain_der,
-            bundle=bundle_message(self._authorities.bundle()),
+            bundle=bundle_message(self._authorities.joining_bundle()),
             agent_api=str(self._agent_api),
         )
 

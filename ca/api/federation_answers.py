@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ca.api.answers import bundle_message
 from ca.federation.known import KnownBundle
 from ca.federation.standing import Standing
 from citadel._wire import admin_pb2, federation_pb2, types_pb2
 from citadel.bundle import TrustBundle
-from citadel.entry import Entry
-from citadel.wire import to_duration, to_timestamp
+from citadel.wire import sequence_on_wire, to_duration, to_timestamp
 
 
-def known_bundle_message(
-    known: KnownBundle, entries: Mapping[str, Entry], *, with_json: bool
+def bundle_in_short(
+    bundle: TrustBundle, *, source: str, entries: int = 0, with_json: bool = True
 ) -> federation_pb2.KnownBundle:
-    """A foreign bundle in force; `entries` are those among which it is counted who federates with it."""
-    bundle = known.bundle
+    """A bundle and what can be said of it in numbers."""
+    name = types_pb2.Bundle(trust_domain=bundle.trust_domain.name)
     return federation_pb2.KnownBundle(
-        bundle=bundle_message(bundle) if with_json else _name_of(bundle),
-        updated_at=to_timestamp(known.updated_at),
-        source=known.source.value,
-        sequence=min(bundle.sequence or 0, 2**64 - 1),
+        bundle=bundle_message(bundle) if with_json else name,
+        source=source,
+        sequence=sequence_on_wire(bundle),
         x509_authorities=len(bundle.x509_authorities),
         jwt_authorities=len(bundle.jwt_authorities),
         refresh_hint=to_duration(bundle.refresh_hint) if bundle.refresh_hint is not None else None,
-        entries=sum(bundle.trust_domain in entry.federates_with for entry in entries.values()),
+        entries=entries,
     )
 
 
-def federation_message(
-    standing: Standing, known: KnownBundle | None, entries: Mapping[str, Entry]
-) -> federation_pb2.Federation:
+def known_bundle_message(known: KnownBundle, *, entries: int, with_json: bool) -> federation_pb2.KnownBundle:
+    """A foreign bundle in force, with which so many entries federate."""
+    message = bundle_in_short(known.bundle, source=known.source.value, entries=entries, with_json=with_json)
+    message.updated_at.CopyFrom(to_timestamp(known.updated_at))
+    return message
+
+
+def federation_message(standing: Standing, known: KnownBundle | None, *, entries: int) -> federation_pb2.Federation:
     """A federation with its bundle, without the document."""
     federation, error = standing.federation, standing.error
     refreshed_at, next_at = standing.refreshed_at, standing.next_refresh_at
@@ -47,7 +48,7 @@ def federation_message(
         failures=standing.failures,
         last_error=error.message if error is not None else "",
         last_reason=error.reason.value if error is not None else "",
-        bundle=known_bundle_message(known, entries, with_json=False) if known is not None else None,
+        bundle=known_bundle_message(known, entries=entries, with_json=False) if known is not None else None,
     )
 
 
@@ -61,7 +62,3 @@ def federation_status(standing: Standing) -> admin_pb2.FederationStatus:
         message=error.message if error is not None else "",
         refreshed_at=to_timestamp(refreshed_at) if refreshed_at is not None else None,
     )
-
-
-def _name_of(bundle: TrustBundle) -> types_pb2.Bundle:
-    return types_pb2.Bundle(trust_domain=bundle.trust_domain.name)

@@ -71,7 +71,9 @@ class FederationService(federation_pb2_grpc.FederationsServicer):
         return self._message(await self._federations.delete(trust_domain, why=_why(request.why), by=by))
 
     def _message(self, standing: Standing) -> pb.Federation:
-        return federation_message(standing, self._bundles.get(standing.trust_domain), self._directory.all())
+        domain = standing.trust_domain
+        entries = len(self._directory.federating(domain))
+        return federation_message(standing, self._bundles.get(domain), entries=entries)
 
 
 def _profile(name: str) -> Profile:

@@ -11,21 +11,17 @@ from typing import Final
 
 from ca.agents.model import Agent
 from ca.api.answers import bundle_message
+from ca.api.partners import Foreign, Partners, nobody
 from ca.api.reported import ReportedStreams
+from ca.api.update_parts import Rest, in_parts
 from ca.entries.watch import EntryNews
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
-from citadel.entry import Entry
 from citadel.errors import Reason, ResourceExhausted
 from citadel.spiffe import SpiffeId, TrustDomain
-from citadel.wire import entry_to_wire, from_duration
+from citadel.wire import from_duration
 
-_MEGABYTE: Final = 1024 * 1024
-# What agents take in one message is bounded, and an entry can have hundreds of kilobytes.
-_ENTRIES_PER_PART: Final = 500
-_IDS_PER_PART: Final = 10_000
-_BYTES_PER_PART: Final = _MEGABYTE
 # What one agent can make the server remember.
 _MOST_SESSIONS_PER_AGENT: Final = 3
 _WOKEN_AT_ONCE: Final = 16
@@ -67,6 +63,7 @@ class AgentSession:
         self._told_orders: set[str] = set()
         self._told: dict[str, int] = {}
         self._told_bundles: dict[TrustDomain, TrustBundle] = {}
+        self._partners = Partners()
         self._told_lists: types_pb2.RevocationSet | None = None
         self._told_revoked: Sequence[types_pb2.RevokedIdentities] = ()
         self._first = True
@@ -96,6 +93,10 @@ class AgentSession:
         """The open streams of its proxies."""
         return self.reported.open
 
+    def federates_with(self, trust_domain: TrustDomain) -> bool:
+        """Whether an entry that the agent was told does."""
+        return trust_domain in self._partners
+
     def end(self) -> None:
         """Let the stream end at its next turn."""
         self.is_ending = True
@@ -107,17 +108,23 @@ class AgentSession:
         news: EntryNews,
         bundles: Mapping[TrustDomain, TrustBundle],
         revision: int,
+        for_workloads_alone: Sequence[bytes] = (),
+        foreign: Foreign = nobody,
         lists: types_pb2.RevocationSet | None = None,
         revoked: Sequence[types_pb2.RevokedIdentities] = (),
         orders: Iterable[pb.RenewOrder] = (),
     ) -> Iterator[pb.Update]:
         """What the agent must be told so that it knows exactly what it may; nothing if it does already.
 
-        Made part by part as they are sent: what a slow agent has not taken yet is not in memory twice.
+        `bundles` are told to every agent, with the names of those of their authorities that are `for_workloads_alone`;
+        what is `foreign` is told to those alone whose entries federate with it. Made part by part as they are sent:
+        what a slow agent has not taken yet is not in memory twice.
         """
         changed = [entry for entry in news.entries.values() if self._told.get(entry.id) != entry.revision]
         removed = [entry_id for entry_id in self._gone(news) if self._told.pop(entry_id, None) is not None]
         self._told.update((entry.id, entry.revision) for entry in changed)
+        self._partners.follow(changed, removed)
+        abroad = self._partners.news(foreign)
         fresh = [bundle for domain, bundle in bundles.items() if self._told_bundles.get(domain) != bundle]
         dropped = [domain.name for domain in self._told_bundles if domain not in bundles]
         self._told_bundles = dict(bundles)
@@ -127,14 +134,15 @@ class AgentSession:
         self._told_revoked = revoked
         is_first, self._first = self._first, False
         first = pb.Update(
-            bundles=map(bundle_message, fresh),
-            removed_bundles=dropped,
+            bundles=[bundle_message(each, for_workloads_alone=for_workloads_alone) for each in fresh],
+            removed_bundles=(*dropped, *abroad.dropped),
             revocations=fresh_lists,
             revoked_identities=next(iter(fresh_revoked), None),
         )
-        if changed or removed or first.ListFields() or is_first:
+        if changed or removed or abroad.fresh or first.ListFields() or is_first:
             self.told_revision = revision
-            yield from _parts(first, changed, removed, fresh_revoked[1:], revision=revision, is_snapshot=is_first)
+            rest = Rest(abroad.fresh, fresh_revoked[1:], removed, changed)
+            yield from in_parts(first, rest, revision=revision, is_snapshot=is_first)
         for order in orders:
             if order.id not in self._told_orders:
                 self._told_orders.add(order.id)
@@ -213,6 +221,13 @@ class SessionBook:
         if not is_waking:
             self._wake_some()
 
+    def wake_partners_of(self, trust_domain: TrustDomain) -> None:
+        """As `wake_all`, for those whose entries federate with this trust domain."""
+        is_waking = bool(self._to_wake)
+        self._to_wake.extend(session for session in self._all() if session.federates_with(trust_domain))
+        if not is_waking:
+            self._wake_some()
+
     def end_all(self) -> None:
         """End every session, so that agents look for another server at once."""
         for session in self._all():
@@ -226,39 +241,3 @@ class SessionBook:
             self._to_wake.popleft().wake.set()
         if self._to_wake:
             asyncio.get_running_loop().call_soon(self._wake_some)
-
-
-def _parts(
-    first: pb.Update,
-    entries: Iterable[Entry],
-    removed: Sequence[str],
-    revoked: Iterable[types_pb2.RevokedIdentities],
-    *,
-    revision: int,
-    is_snapshot: bool,
-) -> Iterator[pb.Update]:
-    """One change in messages of bounded size; `first` says what it is about beside entries, `revoked` more of that."""
-    part = first
-
-    def unfinished() -> pb.Update:
-        part.revision, part.snapshot, part.more = revision, is_snapshot, True
-        return part
-
-    for identities in revoked:
-        yield unfinished()
-        part = pb.Update(revoked_identities=identities)
-    for start in range(0, len(removed), _IDS_PER_PART):
-        if part.removed_entry_ids:
-            yield unfinished()
-            part = pb.Update()
-        part.removed_entry_ids.extend(removed[start : start + _IDS_PER_PART])
-    size = part.ByteSize()
-    for message in map(entry_to_wire, entries):
-        more = message.ByteSize()
-        if part.entries and (len(part.entries) >= _ENTRIES_PER_PART or size + more > _BYTES_PER_PART):
-            yield unfinished()
-            part, size = pb.Update(), 0
-        part.entries.append(message)
-        size += more
-    part.revision, part.snapshot = revision, is_snapshot
-    yield part

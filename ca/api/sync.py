@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ca.agents.roster import AgentRoster
+from ca.api.foreign import ForeignMessages
 from ca.api.sessions import AgentSession
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
@@ -50,6 +51,7 @@ class Sources:
 
     directory: EntryDirectory
     authorities: AuthorityManager
+    foreign: ForeignMessages
     lists: Lists
     revoked: Revoked
     orders: Orders
@@ -86,6 +88,8 @@ class SyncPush:
             for update in self._session.updates(
                 news=self._sources.directory.news(self._watch, now),
                 bundles={own.trust_domain: own},
+                for_workloads_alone=self._sources.authorities.for_workloads_alone(),
+                foreign=self._sources.foreign.of,
                 revision=self._sources.directory.revision,
                 lists=self._sources.lists.message,
                 revoked=self._sources.revoked.messages,

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 import structlog
+from cryptography.hazmat.primitives import hashes
 
 from ca.authority.fresh_key import forget_key
 from ca.authority.jwt import JwtAuthorities
@@ -200,6 +201,15 @@ class AuthorityManager:
     def own_roots(self) -> TrustBundle:
         """What this server's own listeners believe: of that bundle only what the upstream vouches for."""
         return replace(self.bundle(), x509_authorities=self._upstream.roots(), jwt_authorities={})
+
+    def joining_bundle(self) -> TrustBundle:
+        """That bundle without the roots that workloads alone trust: how agents know the servers of this cluster."""
+        return replace(self.bundle(), x509_authorities=self._upstream.roots())
+
+    def for_workloads_alone(self) -> list[bytes]:
+        """SHA-256 of the authorities of the bundle that are not in `joining_bundle`."""
+        ours = self._upstream.roots()
+        return [each.fingerprint(hashes.SHA256()) for each in self.bundle().x509_authorities if each not in ours]
 
     def pending(self) -> Pending | None:
         """What the upstream has put up, and a rotation is to take."""

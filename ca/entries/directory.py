@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from ca.agents.model import Agent
+from ca.entries.federating import FederatingEntries
 from ca.entries.ordered import Cursor, OrderedEntries
 from ca.entries.sharing import SharedParts
 from ca.entries.watch import EntryNews, EntryWatch, Watches
@@ -33,6 +34,7 @@ class EntryDirectory:
         # changed: a worker thread may be reading one.
         self._aliases: dict[Selector, tuple[Entry, ...]] = {}
         self._ordered = OrderedEntries()
+        self._federating = FederatingEntries()
         self._shared = SharedParts()
         self._watches = Watches()
         self.revision = 0
@@ -89,6 +91,10 @@ class EntryDirectory:
     def under(self, parent: SpiffeId) -> Mapping[str, Entry]:
         """The entries with this very parent, by id."""
         return self._by_parent.get(parent, {})
+
+    def federating(self, trust_domain: TrustDomain) -> Mapping[str, Entry]:
+        """The entries that federate with this foreign trust domain, by id."""
+        return self._federating.of(trust_domain)
 
     def authorized(self, agent: Agent, entry_id: str, now: datetime) -> Entry:
         """The entry, if this agent may ask for it now.
@@ -171,11 +177,13 @@ class EntryDirectory:
     def _insert(self, entry: Entry) -> None:
         self._by_id[entry.id] = entry
         self._by_parent[entry.parent_id][entry.id] = entry
+        self._federating.put(entry)
         if not self._is_workload(entry):
             key = min(entry.selectors)
             self._aliases[key] = (*self._aliases.get(key, ()), entry)
 
     def _take_out(self, entry: Entry) -> None:
+        self._federating.take_out(entry)
         bucket = self._by_parent[entry.parent_id]
         if bucket[entry.id] is entry:
             del bucket[entry.id]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import uuid4
 
 import structlog
@@ -18,12 +18,13 @@ from ca.entries.planning import Planner
 from ca.entries.wishes import Verb, Wish, that_go_together
 from citadel.clock import Clock
 from citadel.entry import Entry
-from citadel.errors import CitadelError, InvalidArgument, NotFound, Reason
+from citadel.errors import CitadelError, InvalidArgument, NotFound, Reason, ResourceExhausted
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
 
+_MOST_DISSOCIATED: Final = 20_000  # a transaction of a few seconds: issuing waits for it
 _VERBS = {
     ChangeKind.CREATED: "entry.create",
     ChangeKind.UPDATED: "entry.update",
@@ -42,8 +43,18 @@ class EntryStore(Protocol):
         """For each, the id of the entry with its SPIFFE ID, parent and selectors, of which there is one at most."""
         ...
 
-    async def commit(self, changes: Sequence[EntryChange], *, acts: Sequence[Act], at: datetime) -> int:
-        """Make all changes and note the acts in one transaction; returns the new revision."""
+    async def commit(
+        self,
+        changes: Sequence[EntryChange],
+        *,
+        acts: Sequence[Act],
+        at: datetime,
+        forgotten: TrustDomain | None = None,
+    ) -> int:
+        """Make all changes and note the acts in one transaction; returns the new revision.
+
+        The bundle of the foreign trust domain that is `forgotten` goes in the same transaction.
+        """
         ...
 
 
@@ -96,6 +107,35 @@ class EntryRegistry:
         Entries under the parents `prune` that are not among the wanted are deleted. With `dry_run` nothing is done.
         """
         return await to_its_end(self._apply(wanted, by, prune, dry_run=dry_run))
+
+    async def dissociate(self, trust_domain: TrustDomain, act: Act) -> int:
+        """Let no entry federate with this trust domain, forget its bundle, and note `act`: all of it, or nothing.
+
+        How many entries did. Raises `ResourceExhausted` (`batch_too_large`) for more than one transaction can take.
+        """
+        return await to_its_end(self._dissociate(trust_domain, act))
+
+    async def _dissociate(self, trust_domain: TrustDomain, act: Act) -> int:
+        async with self._one_at_a_time:
+            found = list(self._directory.federating(trust_domain).values())
+            if len(found) > _MOST_DISSOCIATED:
+                raise ResourceExhausted(
+                    Reason.BATCH_TOO_LARGE,
+                    f"{len(found)} entries federate with {trust_domain}, and {_MOST_DISSOCIATED} are changed at once",
+                    fix="change some of them first, with `citadel-cli entry apply`",
+                )
+            changes = [
+                EntryChange(
+                    before=each,
+                    after=replace(
+                        each, federates_with=each.federates_with - {trust_domain}, revision=each.revision + 1
+                    ),
+                )
+                for each in found
+            ]
+            acts = [*(_act(change, act.actor, why=act.why) for change in changes), act]
+            await self._commit_all(changes, acts, forgotten=trust_domain)
+        return len(found)
 
     async def _granted(self, verb: Verb, wanted: Entry, by: Actor) -> Entry:
         wish = Wish(verb=verb, wanted=wanted, by=by, done=asyncio.get_running_loop().create_future())
@@ -152,14 +192,19 @@ class EntryRegistry:
         real = [(change, actor) for change, actor in zip(changes, by, strict=True) if change.is_real]
         if not real:
             return
-        acts = [_act(change, actor) for change, actor in real]
-        revision = await self._store.commit([change for change, _ in real], acts=acts, at=self._clock.now())
-        for change, _ in real:
+        await self._commit_all([change for change, _ in real], [_act(change, actor) for change, actor in real])
+
+    async def _commit_all(
+        self, changes: Sequence[EntryChange], acts: Sequence[Act], *, forgotten: TrustDomain | None = None
+    ) -> None:
+        revision = await self._store.commit(changes, acts=acts, at=self._clock.now(), forgotten=forgotten)
+        for change in changes:
             if change.after is not None:
                 self._directory.put(change.after, revision=revision)
             else:
                 self._directory.remove(change.entry.id, revision=revision)
-        _say([change for change, _ in real], revision)
+        if changes:
+            _say(changes, revision)
 
 
 def _say(changes: Sequence[EntryChange], revision: int) -> None:
@@ -170,7 +215,7 @@ def _say(changes: Sequence[EntryChange], revision: int) -> None:
     _log.info(f"entry {changes[0].kind}", entry=entry.id, spiffe_id=str(entry.spiffe_id), parent=str(entry.parent_id))
 
 
-def _act(change: EntryChange, by: Actor) -> Act:
+def _act(change: EntryChange, by: Actor, *, why: str = "") -> Act:
     terms = f"; {', '.join(change.changed_terms())}" if change.kind is ChangeKind.UPDATED else ""
     detail = f"{change.entry.spiffe_id} under {change.entry.parent_id}{terms}"
-    return Act(actor=by, what=_VERBS[change.kind], target=change.entry.id, detail=detail)
+    return Act(actor=by, what=_VERBS[change.kind], target=change.entry.id, detail=detail, why=why)

@@ -120,6 +120,10 @@ class Federations:
         """Every federation, by the name of its trust domain."""
         return [each.standing() for _, each in sorted(self._all.items(), key=lambda item: item[0].name)]
 
+    def has(self, trust_domain: TrustDomain) -> bool:
+        """Whether there is one with this trust domain, also where it has brought no bundle yet."""
+        return trust_domain in self._all
+
     def get(self, trust_domain: TrustDomain) -> Standing:
         """Raises `NotFound` (`federation_not_found`)."""
         return self._known(trust_domain).standing()

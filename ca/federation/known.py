@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -114,7 +114,11 @@ class ForeignBundles:
 
     async def remove(self, trust_domain: TrustDomain, *, at: datetime, act: Act | None = None) -> KnownBundle | None:
         """Take the bundle from everybody, and forget the federation that brings it. Raises `Unavailable` as `put`."""
-        return await to_its_end(self._remove(trust_domain, act, at))
+        return await self.remove_by(lambda: self._store.remove(trust_domain, act, at=at), trust_domain)
+
+    async def remove_by(self, forget: Callable[[], Awaitable[object]], trust_domain: TrustDomain) -> KnownBundle | None:
+        """As `remove`, where `forget` has the store do it, in a transaction that does more."""
+        return await to_its_end(self._remove(forget, trust_domain))
 
     async def _put(self, wanted: KnownBundle, act: Act | None, *, force: bool, federation: Federation | None) -> bool:
         trust_domain = wanted.bundle.trust_domain
@@ -131,9 +135,9 @@ class ForeignBundles:
                 self._tell(trust_domain)
             return is_other
 
-    async def _remove(self, trust_domain: TrustDomain, act: Act | None, at: datetime) -> KnownBundle | None:
+    async def _remove(self, forget: Callable[[], Awaitable[object]], trust_domain: TrustDomain) -> KnownBundle | None:
         async with self._turn:
-            await self._store.remove(trust_domain, act, at=at)
+            await forget()
             before = self._known.pop(trust_domain, None)
             if before is not None:
                 self._tell(trust_domain)

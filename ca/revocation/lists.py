@@ -87,6 +87,8 @@ class RevocationLists:
             await self._store.forget_lists(gone)
             for authority_id in gone:
                 del kept[authority_id]
+        if self._others is None and not trouble:
+            trouble = "the lists of other clusters of this trust domain are not all known here"
         if trouble and trouble != self.trouble:
             _log.error("no revocation lists are pushed", why=trouble)
         self.trouble = trouble

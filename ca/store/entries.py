@@ -15,7 +15,7 @@ from ca.audit.model import Act
 from ca.entries.changes import ChangeKind, EntryChange
 from ca.store.audit import record_acts
 from ca.store.database import Database
-from ca.store.schema import entries, events
+from ca.store.schema import entries, events, foreign_bundles
 from citadel.entry import Entry
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
@@ -48,7 +48,14 @@ class SqlEntryStore:
                 found.update((row.identity, row.id) for row in rows)
         return [found.get(identity) for identity in identities]
 
-    async def commit(self, changes: Sequence[EntryChange], *, acts: Sequence[Act], at: datetime) -> int:
+    async def commit(
+        self,
+        changes: Sequence[EntryChange],
+        *,
+        acts: Sequence[Act],
+        at: datetime,
+        forgotten: TrustDomain | None = None,
+    ) -> int:
         made, changed, gone = await asyncio.to_thread(_rows, changes)
         async with self._database.transaction() as connection:
             if gone:
@@ -61,10 +68,12 @@ class SqlEntryStore:
                 await connection.execute(update(entries).where(entries.c.id == bindparam("key")), changed)
             if made:
                 await connection.execute(insert(entries), made)
-            await connection.execute(
-                insert(events),
-                [{"kind": f"entry-{change.kind}", "subject": change.entry.id} for change in changes],
-            )
+            if forgotten is not None:
+                of_domain = foreign_bundles.c.trust_domain == forgotten.name
+                await connection.execute(delete(foreign_bundles).where(of_domain))
+            if changes:
+                told = [{"kind": f"entry-{change.kind}", "subject": change.entry.id} for change in changes]
+                await connection.execute(insert(events), told)
             await record_acts(connection, acts, at=at)
             return int(await connection.scalar(select(func.max(events.c.revision))) or 0)
 

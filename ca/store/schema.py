@@ -303,6 +303,14 @@ foreign_bundles: Final = Table(
     Column("updated_at", Moment, nullable=False),
 )
 
+# Roots of other clusters of the own trust domain, which a person exchanged.
+exchanged_roots: Final = Table(
+    "exchanged_root",
+    metadata,
+    Column("digest", _DIGEST, primary_key=True),
+    Column("certificate", LargeBinary, nullable=False),
+)
+
 # At most one row: which server owns the store.
 lease: Final = Table(
     "lease",

@@ -93,14 +93,17 @@ class KnownBundle(_message.Message):
     JWT_AUTHORITIES_FIELD_NUMBER: _builtins.int
     REFRESH_HINT_FIELD_NUMBER: _builtins.int
     ENTRIES_FIELD_NUMBER: _builtins.int
+    EXCHANGED_AUTHORITIES_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """"own", "federation" or "set" """
+    """"own", "federation" or "set"; "exchanged" of what other clusters bring into the own one"""
     sequence: _builtins.int
     """what the document says; 0 where it says nothing"""
     x509_authorities: _builtins.int
     jwt_authorities: _builtins.int
     entries: _builtins.int
     """that federate with it"""
+    exchanged_authorities: _builtins.int
+    """of the X.509 authorities of the own bundle, those of other clusters"""
     @_builtins.property
     def bundle(self) -> _types_pb2.Bundle: ...
     @_builtins.property
@@ -120,10 +123,11 @@ class KnownBundle(_message.Message):
         jwt_authorities: _builtins.int = ...,
         refresh_hint: _duration_pb2.Duration | None = ...,
         entries: _builtins.int = ...,
+        exchanged_authorities: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "refresh_hint", b"refresh_hint", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "entries", b"entries", "jwt_authorities", b"jwt_authorities", "refresh_hint", b"refresh_hint", "sequence", b"sequence", "source", b"source", "updated_at", b"updated_at", "x509_authorities", b"x509_authorities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "entries", b"entries", "exchanged_authorities", b"exchanged_authorities", "jwt_authorities", b"jwt_authorities", "refresh_hint", b"refresh_hint", "sequence", b"sequence", "source", b"source", "updated_at", b"updated_at", "x509_authorities", b"x509_authorities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -311,6 +315,7 @@ class GetForeignBundleRequest(_message.Message):
 
     TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
+    """empty: the own one"""
     def __init__(
         self,
         *,

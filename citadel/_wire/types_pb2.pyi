@@ -100,17 +100,23 @@ class Bundle(_message.Message):
 
     TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
+    FOR_WORKLOADS_ALONE_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
     json: _builtins.bytes
+    @_builtins.property
+    def for_workloads_alone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SHA-256 of those X.509 authorities of the own bundle that workloads trust and no server of this cluster stands under."""
+
     def __init__(
         self,
         *,
         trust_domain: _builtins.str = ...,
         json: _builtins.bytes = ...,
+        for_workloads_alone: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["for_workloads_alone", b"for_workloads_alone", "json", b"json", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

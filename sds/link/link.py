@@ -140,7 +140,7 @@ class Link:
         if revocations is not None or change.revoked_identities is not None:
             await self._heeding.on_revocations()
         old = self._identity.current.bundle
-        for bundle in change.bundles:
+        for bundle in map(change.for_the_agent, change.bundles):
             # One without authorities could not find the server again, so it is published and never kept.
             if bundle.trust_domain == old.trust_domain and bundle != old and bundle.x509_authorities:
                 await self._identity.change(bundle=bundle)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import structlog
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
@@ -31,7 +32,8 @@ class Change:
 
     `named_bundles` are the domains of all bundles that were sent, also of one that could not be read. `revocations` are
     as they came: reading them takes long, and they are judged by the bundle that this very change may bring. Where
-    nothing is said of `revoked_identities`, those that are known stay.
+    nothing is said of `revoked_identities`, those that are known stay. `for_workloads_alone` are the SHA-256 of
+    authorities of the own bundle under which other clusters stand, and no server of the agent.
     """
 
     revision: int
@@ -44,6 +46,14 @@ class Change:
     orders: tuple[RenewOrder, ...] = ()
     revocations: types_pb2.RevocationSet | None = None
     revoked_identities: frozenset[SpiffeId] | None = None
+    for_workloads_alone: frozenset[bytes] = frozenset()
+
+    def for_the_agent(self, bundle: TrustBundle) -> TrustBundle:
+        """Of the own bundle, that by which the agent itself knows its server."""
+        if not self.for_workloads_alone:
+            return bundle
+        known = (each for each in bundle.x509_authorities if each.fingerprint(SHA256()) not in self.for_workloads_alone)
+        return replace(bundle, x509_authorities=tuple(known))
 
 
 class Assembly:
@@ -73,6 +83,9 @@ class Assembly:
             revoked_identities=frozenset(_identities(name for one in revoked for name in one.spiffe_ids))
             if revoked
             else None,
+            for_workloads_alone=frozenset(
+                digest for each in parts for bundle in each.bundles for digest in bundle.for_workloads_alone
+            ),
         )
 
 

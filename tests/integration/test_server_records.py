@@ -306,6 +306,7 @@ READS = {
     "AgentAdmin": {"ListAgents", "GetAgent"},
     "Backup": set(),
     "Federations": {"ListFederations", "GetFederation"},
+    "Bundles": {"ListBundles", "GetBundle"},
     "Insight": {"ListProxies", "ExplainIdentity"},
     "Records": {"ListCertificates", "ListActs", "GetChain", "ReadChain"},
     "Revocations": {"ListRevocations"},
@@ -408,6 +409,20 @@ async def _mint(server: Server) -> None:
     await insight.MintX509Svid(request)
 
 
+def _bundles(server: Server) -> federation_pb2_grpc.BundlesAsyncStub:
+    return federation_pb2_grpc.BundlesStub(server._open(aio.insecure_channel(_target(server))))
+
+
+async def _set_bundle(server: Server) -> None:
+    bundle = types_pb2.Bundle(trust_domain="b.test", json=b'{"keys":[]}')
+    await _bundles(server).SetBundle(federation_pb2.SetBundleRequest(bundle=bundle, why="a test"))
+
+
+async def _delete_bundle(server: Server) -> None:
+    await _set_bundle(server)
+    await _bundles(server).DeleteBundle(federation_pb2.DeleteBundleRequest(trust_domain="b.test", why="a test"))
+
+
 async def _backup(server: Server) -> None:
     backup = backup_pb2_grpc.BackupStub(server._open(aio.insecure_channel(_target(server))))
     assert [part async for part in backup.MakeBackup(backup_pb2.MakeBackupRequest())]
@@ -460,6 +475,8 @@ ACTS: dict[tuple[str, str], tuple[Callable[[Server], Awaitable[None]], str]] = {
     ("Federations", "CreateFederation"): (_create_federation, "federation.create"),
     ("Federations", "RefreshFederation"): (_refresh_federation, "federation.refresh"),
     ("Federations", "DeleteFederation"): (_delete_federation, "federation.delete"),
+    ("Bundles", "SetBundle"): (_set_bundle, "bundle.set"),
+    ("Bundles", "DeleteBundle"): (_delete_bundle, "bundle.delete"),
     ("Insight", "MintX509Svid"): (_mint, "svid.mint"),
     ("Records", "PruneRecords"): (_prune, "audit.prune"),
     ("Revocations", "Revoke"): (_revoke, "revocation.revoke"),
@@ -477,6 +494,7 @@ def test_every_method_of_the_admin_socket_is_known_to_read_or_to_act() -> None:
     files = (admin_pb2, agents_pb2, backup_pb2, insight_pb2, records_pb2, revocation_pb2, rotation_pb2, trust_pb2)
     services = {name: service for file in files for name, service in file.DESCRIPTOR.services_by_name.items()}
     services["Federations"] = federation_pb2.DESCRIPTOR.services_by_name["Federations"]
+    services["Bundles"] = federation_pb2.DESCRIPTOR.services_by_name["Bundles"]
     assert {f"citadel.v1.{name}" for name in services} == set(ADMIN_SERVICES)
     for name, service in services.items():
         acting = {method for service_name, method in ACTS if service_name == name}

@@ -158,8 +158,15 @@ class WaitingStore(SqlEntryStore):
         super().__init__(database=database)
         self.committed, self.may_answer = asyncio.Event(), asyncio.Event()
 
-    async def commit(self, changes: Sequence[EntryChange], *, acts: Sequence[Act], at: datetime) -> int:
-        revision = await super().commit(changes, acts=acts, at=at)
+    async def commit(
+        self,
+        changes: Sequence[EntryChange],
+        *,
+        acts: Sequence[Act],
+        at: datetime,
+        forgotten: TrustDomain | None = None,
+    ) -> int:
+        revision = await super().commit(changes, acts=acts, at=at, forgotten=forgotten)
         self.committed.set()
         await self.may_answer.wait()
         return revision

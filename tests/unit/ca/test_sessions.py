@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ca.api import reported, sessions
+from ca.api import reported, update_parts
 from ca.api.sessions import AgentSession, SessionBook
 from ca.entries.watch import EntryNews
 from citadel._wire import agent_api_pb2 as pb
@@ -285,7 +285,7 @@ def test_large_entries_come_in_parts_that_an_agent_can_take(session: AgentSessio
 
 
 def test_an_entry_larger_than_a_part_comes_alone(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_BYTES_PER_PART", 1)
+    monkeypatch.setattr(update_parts, "_BYTES_PER_PART", 1)
     entries = [entry(f"/w{number}") for number in range(3)]
     assert [len(update.entries) for update in told(session, *entries)] == [1, 1, 1]
 
