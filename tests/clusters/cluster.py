@@ -38,9 +38,7 @@ _BOOTSTRAP_PORT: Final = 8443
 _AGENTS_PORT: Final = 8444
 _SERVER_PROBES_PORT: Final = 8480
 _AGENT_PROBES_PORT: Final = 8481
-INBOUND_PORT: Final = 9443
-GATEWAY_PORT: Final = 15443
-ENDPOINT_PORT: Final = 8543
+_ENDPOINT_PORT: Final = 8543
 
 
 class Cluster:
@@ -61,6 +59,11 @@ class Cluster:
     @property
     def admin_socket(self) -> Path:
         return self.folder / "server" / "admin.sock"
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where it serves its bundle."""
+        return f"https://{self.place.address}:{_ENDPOINT_PORT}/"
 
     @property
     def agent_socket(self) -> Path:
@@ -93,6 +96,7 @@ class Cluster:
                 "admin_socket": str(self.admin_socket),
             },
             "rotation": {"margin": "500ms"},
+            "federation": {"listen": f"{self.place.address}:{_ENDPOINT_PORT}", "refresh_hint": "1s"},
         }
         if not (folder / "kek").exists():
             write_private(folder / "kek", base64.b64encode(os.urandom(32)))
@@ -123,8 +127,8 @@ class Cluster:
             return status
 
     async def cli(self, *words: str) -> str:
-        """What `citadel-cli` says, asked for JSON; it must succeed."""
-        code, said = await self.cli_result("-o", "json", *words)
+        """What `citadel-cli` says; it must succeed."""
+        code, said = await self.cli_result(*words)
         assert code == 0, said
         return said
 
@@ -138,9 +142,9 @@ class Cluster:
         assert process.returncode is not None
         return process.returncode, said.decode()
 
-    async def workload(self, path: str, bootstrap: Bootstrap, *, federates_with: Sequence[str] = ()) -> Proxy:
+    async def workload(self, spiffe_id: SpiffeId, bootstrap: Bootstrap, *, federates_with: Sequence[str] = ()) -> Proxy:
         """A workload with an entry and a sidecar; its app says what came through. Ready when the sidecar serves."""
-        proxy = await self._proxy(path.replace("/", "-"), self.trust_domain.member(*path.split("/")))
+        proxy = await self._proxy(spiffe_id.path.rpartition("/")[2], spiffe_id)
         entry = types_pb2.Entry(
             spiffe_id=str(proxy.spiffe_id),
             parent_id=str(agent_id(self.trust_domain, _AGENT)),

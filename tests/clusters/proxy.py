@@ -52,6 +52,10 @@ class Proxy:
         caller = dict(part.partition("=")[::2] for part in headers["x-forwarded-client-cert"].split(";"))
         return caller["URI"], answer.headers["x-served-by"]
 
+    async def works(self) -> bool:
+        """Whether a call goes through."""
+        return await self.refusal() == ""
+
     async def refusal(self) -> str:
         """How a call fails, or "" where it does not."""
         try:

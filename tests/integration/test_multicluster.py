@@ -1,38 +1,114 @@
-"""The recipes of deploy/multicluster with real processes: two clusters, each in a network of its own."""
+"""The recipes of deploy/multicluster with real processes: clusters that reach each other directly, and by gateways."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
-from citadel.spiffe import TrustDomain
-from tests.clusters.bootstraps import Bootstrap
-from tests.clusters.cluster import INBOUND_PORT, Cluster
+from citadel.spiffe import SpiffeId, TrustDomain
+from tests.certificates import Signed, leaf, root
+from tests.clusters.cluster import Cluster
+from tests.clusters.intruder import let_in
+from tests.clusters.recipes import GATEWAY_PORT, INBOUND_PORT, Side, name_of, start_recipes
 from tests.clusters.running import Wanted, clusters
+from tests.integration.meshes import until
 
 pytestmark = pytest.mark.integration
 
-EAST, WEST = TrustDomain("east.example"), TrustDomain("west.example")
+EAST, WEST, NORTH = (TrustDomain(f"{name}.example") for name in ("east", "west", "north"))
+_VALID: Final[dict[str, Any]] = {
+    "not_before": datetime.now(UTC) - timedelta(minutes=5),
+    "not_after": datetime.now(UTC) + timedelta(days=1),
+}
 
 
-def direct(here: Cluster, there: Cluster) -> Bootstrap:
-    made = Bootstrap("sidecar.yaml")
-    made.listen("inbound", (here.place.address, INBOUND_PORT))
-    made.point("service", (there.place.address, INBOUND_PORT))
-    made.pin_callers([str(each.trust_domain.member("web")) for each in (here, there)])
-    made.pin_service(str(there.trust_domain.member("web")))
-    return made
-
-
-async def test_clusters_that_do_not_know_each_other_refuse_each_other() -> None:
+async def test_federation_directly_and_through_gateways(tmp_path: Path) -> None:
     async with clusters([Wanted(name="east", trust_domain=EAST), Wanted(name="west", trust_domain=WEST)]) as (
         east,
         west,
     ):
-        here, there = await asyncio.gather(
-            east.workload("web", direct(east, west)), west.workload("web", direct(west, east))
-        )
-        assert "503" in await here.refusal()
-        assert "503" in await there.refusal()
-        assert await there.admin.stat("ssl.fail_verify_error") > 0
+        sides = await asyncio.gather(_federating(east, west), _federating(west, east))
+        await _nothing_passes(sides)
+        assert (await _verified(east, west))[0] == 8
+        await asyncio.gather(_federate(east, west, tmp_path), _federate(west, east, tmp_path))
+        await _everything_passes(sides)
+        code, checks = await _verified(east, west)
+        assert (code, [each for each in checks if each["grade"] != "good"]) == (0, [])
+        await _gateways_pass_on_what_is_named_alone(sides[0])
+        await _roots_speak_for_their_own_domain_alone(east, tmp_path)
+
+
+def _member(cluster: Cluster, name: str) -> SpiffeId:
+    return cluster.trust_domain.member(name)
+
+
+async def _federating(here: Cluster, there: Cluster) -> Side:
+    with_whom = [there.trust_domain.name, NORTH.name]
+    stranger = str(NORTH.member("web"))
+    return await start_recipes(here, there, naming=_member, federates_with=with_whom, callers=[stranger])
+
+
+async def _federate(here: Cluster, there: Cluster, folder: Path) -> None:
+    """As the page says: the owner of `there` hands its bundle over, and it is followed from then on."""
+    handed, name = folder / f"{there.name}.json", there.trust_domain.name
+    handed.write_text(await there.cli("bundle", "show", "--format", "spiffe"))
+    endpoint = ("--url", there.endpoint_url, "--endpoint-id", f"spiffe://{name}/citadel/server")
+    await here.cli("federation", "create", name, "--profile", "https_spiffe", *endpoint, "--bundle", str(handed))
+
+
+async def _nothing_passes(sides: tuple[Side, Side]) -> None:
+    for side in sides:
+        assert [await proxy.works() for proxy in side.proxies] == [False, False]
+        assert await side.web.admin.stat("ssl.fail_verify_error") > 0
+
+
+async def _everything_passes(sides: tuple[Side, Side]) -> None:
+    """In both directions, directly and through the gateway, and each sees who the other is."""
+    for here, there in (sides, sides[::-1]):
+        for ours, theirs in zip(here.proxies, there.proxies, strict=True):
+            await until(f"{ours.spiffe_id} reaches {theirs.spiffe_id}", ours.works, seconds=15)
+            assert await ours.call() == (str(ours.spiffe_id), str(theirs.spiffe_id))
+            assert await ours.admin.stat("ssl.session_reused") == 0
+        assert await here.gateway.admin.stat("tcp.web.downstream_cx_total") > 0
+        assert await here.gateway.admin.certificate() == {}  # it could not look into what it passes on
+
+
+async def _verified(a: Cluster, b: Cluster) -> tuple[int, list[dict[str, Any]]]:
+    code, said = await a.cli_result("-o", "json", "trust", "verify", str(a.admin_socket), str(b.admin_socket))
+    document, _ = json.JSONDecoder().raw_decode(said)
+    assert document["works"] == (code == 0)
+    return code, document["checks"]
+
+
+async def _gateways_pass_on_what_is_named_alone(side: Side) -> None:
+    signer = root("nobody", **_VALID)
+    chain = [leaf(signer, "spiffe://nobody.example/web", **_VALID)]
+    gateway = (side.cluster.place.address, GATEWAY_PORT)
+    for name in ("", "outbound_.9080_._.web.east.svc.cluster.local", name_of(side.cluster)):
+        assert not await let_in(gateway, chain, enter=side.cluster.place.enter, name=name)
+    stats = side.gateway.admin
+    assert await stats.stat("no_filter_chain_match") == 2  # the third was refused by the workload's own Envoy
+    assert await side.shop.admin.stat("ssl.fail_verify_error") > 0
+
+
+async def _roots_speak_for_their_own_domain_alone(cluster: Cluster, folder: Path) -> None:
+    """A root that is trusted for another domain, and signs an identity of ours that may call, is refused."""
+    signer = root("north", uri=f"spiffe://{NORTH}", **_VALID)
+    handed = folder / "north.pem"
+    handed.write_bytes(signer.pem)
+    await cluster.cli("bundle", "set", NORTH.name, str(handed), "--reason", "a test")
+
+    async def is_let_in(spiffe_id: SpiffeId) -> bool:
+        return await _passes(cluster, [leaf(signer, str(spiffe_id), **_VALID)])
+
+    await until("north may call", lambda: is_let_in(NORTH.member("web")), seconds=10)
+    assert not await is_let_in(cluster.trust_domain.member("web"))
+
+
+async def _passes(cluster: Cluster, chain: list[Signed]) -> bool:
+    return await let_in((cluster.place.address, INBOUND_PORT), chain, enter=cluster.place.enter)

@@ -21,7 +21,8 @@ from tests.clock import FakeClock
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _README: Final = _ROOT / "README.md"
 _REASONS: Final = _ROOT / "docs" / "reasons.md"
-_DOCUMENTS: Final = [_README, *sorted((_ROOT / "docs").rglob("*.md"))]
+_CLUSTERS: Final = _ROOT / "deploy" / "multicluster" / "README.md"
+_DOCUMENTS: Final = [_README, _CLUSTERS, *sorted((_ROOT / "docs").rglob("*.md"))]
 _DECISIONS: Final = sorted((_ROOT / "docs" / "decisions").iterdir())
 _PROGRAMS: Final[Mapping[str, click.Group]] = {"citadel": citadel, "citadel-cli": citadel_cli}
 
@@ -75,8 +76,8 @@ def _calls(line: str) -> list[str]:
     return [shlex.join(call) for call in calls if call and call[0] in _PROGRAMS]
 
 
-def _calls_in_readme() -> list[str]:
-    blocks = [body for language, body in _CODE_BLOCK.findall(_README.read_text("utf-8")) if language == "sh"]
+def _calls_in_blocks(document: Path) -> list[str]:
+    blocks = [body for language, body in _CODE_BLOCK.findall(document.read_text("utf-8")) if language == "sh"]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [call for line in lines for call in _calls(line)]
 
@@ -104,14 +105,19 @@ def _parse(call: str) -> None:
         name, command = found, following
 
 
-@pytest.mark.parametrize("call", [*_calls_in_readme(), *dict.fromkeys(_calls_in_reasons())])
+@pytest.mark.parametrize(
+    "call", dict.fromkeys([*_calls_in_blocks(_README), *_calls_in_blocks(_CLUSTERS), *_calls_in_reasons()])
+)
 def test_documented_commands_parse(call: str) -> None:
     _parse(call)
 
 
-def test_commands_are_found_in_both_documents() -> None:
-    for calls in (_calls_in_readme(), _calls_in_reasons()):
+def test_commands_are_found_in_each_document() -> None:
+    for calls in (_calls_in_blocks(_README), _calls_in_reasons()):
         assert {call.split()[0] for call in calls} == set(_PROGRAMS)
+    assert {"root", "federation", "bundle", "entry", "trust"} <= {
+        call.split()[1] for call in _calls_in_blocks(_CLUSTERS)
+    }
 
 
 @pytest.mark.parametrize(
