@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from ca.authority.own_bundle import OwnBundle
 from ca.authority.ports import Neighbours
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
+from ca.clusters.knowing import Knowing
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.federation.exchanged import ExchangedRoots
@@ -34,6 +36,7 @@ from ca.keys.sealing import Sealer
 from ca.metrics import MeteredLedger
 from ca.revocation.lists import RevocationLists
 from ca.revocation.revoker import Revoker
+from ca.rotation.mesh import Mesh
 from ca.settings import ServerSettings
 from ca.store.agents import SqlAgentStore
 from ca.store.authorities import SqlAuthorityStore
@@ -41,12 +44,21 @@ from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
 from ca.store.ledger import SqlLedger
 from ca.store.restores import LedgerGap, ledger_gaps
+from ca.store.rotations import SqlIssuedEnds
 from ca.store.sealed_keys import SqlKeys
 from ca.store.successions import SqlSuccessions
 from citadel.clock import Clock
 from citadel.metrics import new_registry
 from citadel.tally import Tally
 from cli.server_agents import AgentAffairs, agent_affairs
+from cli.server_clusters import (
+    ClusterAffairs,
+    Surroundings,
+    child_keeping,
+    cluster_affairs,
+    knowing_of,
+    run_clusters,
+)
 from cli.server_federation import FederationAffairs, exchanged_roots, federation_affairs
 from cli.server_jwt import jwt_authorities, jwt_issuer
 from cli.server_records import RecordKeeping
@@ -80,6 +92,8 @@ class ServerCore:
     revoker: Revoker
     federation: FederationAffairs
     exchanged: ExchangedRoots
+    clusters: ClusterAffairs
+    knowing: Knowing
     background: tuple[asyncio.Task[None], ...]
 
 
@@ -98,7 +112,12 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         await database.migrate()
         revocation = revocation_affairs(settings.trust_domain, database=database, keys=keys)
         exchanged = await exchanged_roots(database=database, clock=clock)
-        authorities = _authorities(settings, database, keys, revocation.lists, clock, neighbours=[exchanged])
+        children = child_keeping(
+            settings, database=database, own_keys=lambda: tuple(authorities.jwt.published()), clock=clock
+        )
+        authorities = _authorities(
+            settings, database, keys, revocation.lists, clock, neighbours=[children.records, exchanged]
+        )
         roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
         await roster.start()
 
@@ -115,6 +134,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         )
         revoking = revoker(revocation, database=database, roster=roster, commits=ledger, clock=clock)
         await revoking.load()
+        await children.records.start()
         await authorities.start()
         await records.start()
         directory = EntryDirectory(trust_domain=settings.trust_domain)
@@ -122,10 +142,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             trust_domain=settings.trust_domain, store=SqlEntryStore(database=database), directory=directory, clock=clock
         )
         await registry.start()
-        for gap in (gaps := await ledger_gaps(database)):
-            _log.warning("ledger has a gap since a restore", begin=gap.begin.isoformat(), end=gap.end.isoformat())
-        metrics = new_registry()
-
+        gaps, metrics = await _ledger_gaps(database), new_registry()
         metered = MeteredLedger(ledger, registry=metrics, clock=clock)
         issuer = Issuer(
             entries=directory,
@@ -163,22 +180,39 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         await identity.start()
         await revoking.start()
         revocation.bars.watch(sessions.wake_all)
+        clusters = cluster_affairs(
+            children,
+            Surroundings(
+                database=database,
+                authorities=authorities,
+                directory=directory,
+                roster=roster,
+                revocation=revocation,
+                tally=tally,
+                clock=clock,
+            ),
+        )
+        mesh = partial(
+            Mesh,
+            trust_domain=settings.trust_domain,
+            roster=roster,
+            sessions=sessions,
+            ends=SqlIssuedEnds(database=database),
+            clock=clock,
+            beyond=(clusters.children,),
+        )
         rotation = rotation_affairs(
             settings,
             database=database,
             authorities=authorities,
             identity=identity,
-            roster=roster,
+            mesh=mesh(),
             sessions=sessions,
             lists=revocation.lists,
             clock=clock,
         )
+        knowing = knowing_of(clusters, mesh=mesh, skipped=rotation.rotator.skipped)
         await rotation.rotator.start()
-        renewing = await stack.enter_async_context(_running(identity.run()))
-        taking_back = await stack.enter_async_context(_running(revoking.run()))
-        rotating = [
-            await stack.enter_async_context(_running(work)) for work in (rotation.rotator.run(), rotation.upkeep.run())
-        ]
         federation = federation_affairs(
             settings,
             database=database,
@@ -189,8 +223,18 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             clock=clock,
         )
         await federation.start()
-        federating = await stack.enter_async_context(_running(federation.federations.run()))
-        keeping = await stack.enter_async_context(_running(records.run()))
+        working = [
+            await stack.enter_async_context(_running(work))
+            for work in (
+                identity.run(),
+                revoking.run(),
+                rotation.rotator.run(),
+                rotation.upkeep.run(),
+                federation.federations.run(),
+                run_clusters(clusters, knowing),
+                records.run(),
+            )
+        ]
         yield ServerCore(
             clock=clock,
             tally=tally,
@@ -212,8 +256,16 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             revoker=revoking,
             federation=federation,
             exchanged=exchanged,
-            background=(writing, keeping, seeing, renewing, taking_back, federating, *rotating),
+            clusters=clusters,
+            knowing=knowing,
+            background=(writing, seeing, *working),
         )
+
+
+async def _ledger_gaps(database: Database) -> Sequence[LedgerGap]:
+    for gap in (gaps := await ledger_gaps(database)):
+        _log.warning("ledger has a gap since a restore", begin=gap.begin.isoformat(), end=gap.end.isoformat())
+    return gaps
 
 
 def _keys(settings: ServerSettings, database: Database) -> SealedKeyManager:
@@ -249,8 +301,8 @@ def _authorities(
             trust_domain=settings.trust_domain,
             store=store,
             jwt=tokens,
-            refresh_hint=settings.federation.refresh_hint,
             neighbours=neighbours,
+            refresh_hint=settings.federation.refresh_hint,
         ),
         upstream=upstream,
         keys=keys,

@@ -19,6 +19,7 @@ from ca.api.records import RecordsService
 from ca.api.sessions import SessionBook
 from ca.api.status import StatusReader
 from ca.api.sync import Sources
+from ca.clusters.sessions import ChildBook
 from ca.https.serving import TlsHttp
 from ca.settings import ServerSettings
 from citadel._wire import admin_pb2
@@ -27,6 +28,7 @@ from citadel._wire.agent_api_pb2_grpc import add_AgentApiServicer_to_server
 from citadel._wire.agents_pb2_grpc import add_AgentAdminServicer_to_server
 from citadel._wire.backup_pb2_grpc import add_BackupServicer_to_server
 from citadel._wire.bootstrap_pb2_grpc import add_BootstrapServicer_to_server
+from citadel._wire.clusters_pb2_grpc import add_ClustersServicer_to_server
 from citadel._wire.federation_pb2_grpc import add_BundlesServicer_to_server, add_FederationsServicer_to_server
 from citadel._wire.insight_pb2_grpc import add_InsightServicer_to_server
 from citadel._wire.records_pb2_grpc import add_RecordsServicer_to_server
@@ -41,6 +43,7 @@ from citadel.probes import Probes
 from citadel.wire import to_timestamp
 from cli.server_backup import backup_service
 from cli.server_bundles import bundle_service
+from cli.server_clusters import clusters_service
 from cli.server_core import ServerCore
 from cli.server_federation import bundle_endpoint, federation_service
 from cli.server_insight import insight_service, server_condition, server_watch
@@ -52,7 +55,7 @@ from cli.server_trust import trust_facts_service
 GRACE_SECONDS: Final = 3.0
 # One address may have one in so many of the anonymous calls that go on at a time.
 _ADDRESSES: Final = 16
-_TLS_SERVICES: Final = ("citadel.v1.AgentApi", "citadel.v1.Bootstrap")
+_TLS_SERVICES: Final = ("citadel.v1.AgentApi", "citadel.v1.Bootstrap", "citadel.v1.Clusters")
 _ADMIN_SERVICES: Final = (
     "citadel.v1.Admin",
     "citadel.v1.AgentAdmin",
@@ -79,6 +82,7 @@ class ServerDoors:
     bundle_endpoint: TlsHttp | None
     health: HealthBoard
     sessions: SessionBook
+    children: ChildBook
 
     @classmethod
     def open(cls, settings: ServerSettings, core: ServerCore) -> ServerDoors:
@@ -98,10 +102,10 @@ class ServerDoors:
             address=settings.listen.agents,
             credentials=core.identity.credentials(ask_for_client_certificate=True),
             for_agents=True,
-            gate=AgentGate(roster=core.roster, most_of_one=settings.limits.agent_calls),
+            gate=AgentGate(roster=core.roster, children=core.clusters.callers, most_of_one=settings.limits.agent_calls),
             limits=settings.connections,
             tally=core.tally,
-            register=lambda server: add_AgentApiServicer_to_server(_agent_service(core), server),
+            register=lambda server: _add_services(server, core, settings),
             watch=watch,
         )
         most = settings.limits.anonymous_calls
@@ -147,6 +151,7 @@ class ServerDoors:
             bundle_endpoint=endpoint,
             health=watch.health,
             sessions=core.sessions,
+            children=core.clusters.book,
         )
 
     async def start(self) -> None:
@@ -162,12 +167,18 @@ class ServerDoors:
         await self.health.drain()
         await self.probes.close()
         self.sessions.end_all()
+        self.children.end_all()
         closing = [self.bootstrap.close(grace), self.agents.close(grace), self.admin.close(grace)]
         await asyncio.gather(*closing, *(listener.close() for listener in self._https))
 
     @property
     def _https(self) -> list[TlsHttp]:
         return [listener for listener in (self.oidc, self.bundle_endpoint) if listener is not None]
+
+
+def _add_services(server: aio.Server, core: ServerCore, settings: ServerSettings) -> None:
+    add_AgentApiServicer_to_server(_agent_service(core), server)
+    add_ClustersServicer_to_server(clusters_service(settings, core.clusters, core.knowing), server)
 
 
 def _add_admin_services(

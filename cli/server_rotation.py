@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ca.agents.roster import AgentRoster
 from ca.api.listeners import ActorOf
 from ca.api.rotations import RotationService
 from ca.api.server_identity import ServerIdentity
@@ -22,7 +21,7 @@ from ca.rotation.upkeep import Shares, Upkeep
 from ca.settings import ServerSettings
 from ca.store.audit import SqlAuditLog
 from ca.store.database import Database
-from ca.store.rotations import SqlIssuedEnds, SqlRotations
+from ca.store.rotations import SqlRotations
 from citadel.clock import Clock
 from citadel.probes import Check
 from cli.server_agents import AgentAffairs
@@ -57,7 +56,7 @@ def rotation_affairs(
     database: Database,
     authorities: AuthorityManager,
     identity: ServerIdentity,
-    roster: AgentRoster,
+    mesh: Mesh,
     sessions: SessionBook,
     lists: RevocationLists,
     clock: Clock,
@@ -70,13 +69,7 @@ def rotation_affairs(
         store=store,
         authorities=authorities,
         identity=identity,
-        mesh=Mesh(
-            trust_domain=settings.trust_domain,
-            roster=roster,
-            sessions=sessions,
-            ends=SqlIssuedEnds(database=database),
-            clock=clock,
-        ),
+        mesh=mesh,
         board=board,
         lists=lists,
         longest=Longest(

@@ -5,41 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
-from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
-from citadel._wire import agent_api_pb2
+from citadel._wire import agent_api_pb2, clusters_pb2
 from citadel.errors import Reason, Unauthenticated
 from citadel.in_flight import InFlight
+from citadel.spiffe import SpiffeId
 
 _AGENT_API: Final = f"/{agent_api_pb2.DESCRIPTOR.services_by_name['AgentApi'].full_name}/"
+_CLUSTERS: Final = f"/{clusters_pb2.DESCRIPTOR.services_by_name['Clusters'].full_name}/"
 _OTHERS: Final = 64  # calls of health, for which any identity will do
 
 
+class Children(Protocol):
+    """Recognises the servers of child clusters; `ca.clusters.callers` is the one there is."""
+
+    def recognise(self, leaf_pem: bytes) -> SpiffeId:
+        """Who it is. Raises the refusal."""
+        ...
+
+
 class AgentGate:
-    """Lets agents in that are on record, each with `most_of_one` calls at a time.
+    """Lets agents in that are on record, and servers of child clusters, each with `most_of_one` calls at a time.
 
     The TLS layer takes every identity of the trust domain, workloads' too.
     """
 
-    def __init__(self, *, roster: AgentRoster, most_of_one: int) -> None:
+    def __init__(self, *, roster: AgentRoster, children: Children, most_of_one: int) -> None:
         self._roster = roster
-        self._calls: dict[bool, InFlight] = {
-            True: InFlight(most_of_one=most_of_one, what="calls"),
-            False: InFlight(most_of_one=_OTHERS, what="calls"),
-        }
+        self._children = children
+        self._known = InFlight(most_of_one=most_of_one, what="calls")
+        self._others = InFlight(most_of_one=_OTHERS, what="calls")
 
     @contextmanager
     def admit(self, method: str, context: Any) -> Iterator[None]:
-        is_for_agents = method.startswith(_AGENT_API)
-        caller = self._agent(context).spiffe_id if is_for_agents else None
-        with self._calls[is_for_agents].one(caller):
+        if method.startswith(_AGENT_API):
+            calls = self._known.one(self._roster.recognise(leaf_pem(context)).spiffe_id)
+        elif method.startswith(_CLUSTERS):
+            calls = self._known.one(self._children.recognise(leaf_pem(context)))
+        else:
+            calls = self._others.one(None)
+        with calls:
             yield
-
-    def _agent(self, context: Any) -> Agent:
-        return self._roster.recognise(leaf_pem(context))
 
 
 class AnonymousGate:

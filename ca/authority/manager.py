@@ -112,7 +112,7 @@ class AuthorityManager:
             pass
 
     def watch(self, callback: Callable[[], None]) -> None:
-        """Call `callback` at every change of the bundle from now on."""
+        """Call `callback` at every change of the bundle, and of the states of roots, from now on."""
         self._watchers.append(callback)
 
     async def prepare_root(self, root_id: str) -> None:
@@ -138,6 +138,7 @@ class AuthorityManager:
                 issuer = self._newest_issuer(root_id) or await self._make_issuer(root_id=root_id)
                 await self._settle()  # whoever has no list of an authority refuses what it signs
                 await self._activate(issuer)
+            self._tell()
 
     async def activate_issuer(self, issuer_id: str) -> None:
         """Sign by the issuing authority of this id from now on; by a new one where it has ended meanwhile."""
@@ -310,5 +311,8 @@ class AuthorityManager:
             is_new = await self._own.settle(self._upstream.roots())
             self._is_settled = True
         if is_new:
-            for callback in self._watchers:
-                callback()
+            self._tell()
+
+    def _tell(self) -> None:
+        for callback in self._watchers:
+            callback()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from ca.agents.model import Agent
+from ca.entries.downstream import DownstreamEntries
 from ca.entries.federating import FederatingEntries
 from ca.entries.ordered import Cursor, OrderedEntries
 from ca.entries.sharing import SharedParts
@@ -37,6 +38,7 @@ class EntryDirectory:
         self._federating = FederatingEntries()
         self._shared = SharedParts()
         self._watches = Watches()
+        self.downstream = DownstreamEntries()
         self.revision = 0
 
     def __len__(self) -> int:
@@ -165,6 +167,7 @@ class EntryDirectory:
                     yield alias
 
     def _tell(self, *changed: Entry) -> None:
+        self.downstream.tell(changed)
         for entry in changed:
             if self._is_workload(entry):
                 for watch in self._watches.under(entry.parent_id):
@@ -178,7 +181,9 @@ class EntryDirectory:
         self._by_id[entry.id] = entry
         self._by_parent[entry.parent_id][entry.id] = entry
         self._federating.put(entry)
-        if not self._is_workload(entry):
+        if self._is_workload(entry):
+            self.downstream.insert(entry)
+        else:
             key = min(entry.selectors)
             self._aliases[key] = (*self._aliases.get(key, ()), entry)
 
@@ -189,6 +194,7 @@ class EntryDirectory:
             del bucket[entry.id]
         if not bucket:
             del self._by_parent[entry.parent_id]
+        self.downstream.take_out(entry)
         if not self._is_workload(entry):
             key = min(entry.selectors)
             rest = tuple(other for other in self._aliases[key] if other is not entry)

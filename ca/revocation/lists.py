@@ -41,6 +41,7 @@ class RevocationLists:
         self._authorities: tuple[Authority, ...] = ()
         self._others: Sequence[RevocationList] | None = ()
         self._revoked: Mapping[str, Sequence[RevokedCertificate]] = {}
+        self._serials: frozenset[tuple[str, str]] = frozenset()  # the same, by authority and serial
         self._watchers: list[Callable[[], None]] = []
         self._turn = asyncio.Lock()
         self.current = RevocationSet()
@@ -48,8 +49,12 @@ class RevocationLists:
         self.trouble = ""
 
     def watch(self, callback: Callable[[], None]) -> None:
-        """Call `callback` at every change of `current` from now on."""
+        """Call `callback` at every change of `current`, and of what is revoked here, from now on."""
         self._watchers.append(callback)
+
+    def has_revoked(self, authority_id: str, serial: str) -> bool:
+        """Whether this certificate of an authority of this server was revoked, also where no list is pushed."""
+        return (authority_id, serial) in self._serials
 
     @asynccontextmanager
     async def settled(
@@ -63,13 +68,14 @@ class RevocationLists:
 
     async def revoke(self, certificates: Iterable[RevokedCertificate]) -> None:
         """Have these, which are all that are revoked and have not ended, in the lists. They are published on return."""
-        revoked: dict[str, list[RevokedCertificate]] = defaultdict(list)
+        certificates, revoked = tuple(certificates), defaultdict[str, list[RevokedCertificate]](list)
         for each in certificates:
             revoked[each.issuer_id].append(each)
         async with self._turn:
-            self._revoked = revoked
+            before, self._revoked = self._serials, revoked
+            self._serials = frozenset((each.issuer_id, each.serial) for each in certificates)
             if self._authorities:  # otherwise they come after this, at the start
-                self._publish(await self._sign())
+                self._publish(await self._sign(), has_news=self._serials != before)
 
     async def _sign(self) -> RevocationSet:
         kept = await self._load()
@@ -94,14 +100,15 @@ class RevocationLists:
         self.trouble = trouble
         if trouble or self._others is None:
             return RevocationSet()
-        known = {each.issuer for each in lists}
-        lists += [each for each in self._others if each.issuer not in known]
-        return await asyncio.to_thread(RevocationSet, tuple(lists))
+        # Of several lists of one authority the first is the one that comes from nearest to it.
+        by_issuer = {each.issuer: each for each in reversed((*lists, *self._others))}
+        return await asyncio.to_thread(RevocationSet, tuple(by_issuer.values()))
 
-    def _publish(self, signed: RevocationSet) -> None:
-        if signed.version == self.current.version:
+    def _publish(self, signed: RevocationSet, *, has_news: bool = False) -> None:
+        if signed.version != self.current.version:
+            self.current, self.message = signed, _message(signed)
+        elif not has_news:
             return
-        self.current, self.message = signed, _message(signed)
         for callback in self._watchers:
             callback()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -13,6 +13,11 @@ from ca.rotation.orders import RenewalTerms
 from citadel.spiffe import SpiffeId
 
 _JUMPS: Final = timedelta(days=1)
+
+
+def earliest_signing(issuers: Iterable[Authority]) -> datetime:
+    """Nothing that is valid was signed before this: the oldest of those who sign, and time for clocks that jump."""
+    return min(each.not_before for each in issuers) - _JUMPS
 
 
 class Leaving:
@@ -61,8 +66,8 @@ class Leaving:
         )
 
     def earliest(self) -> datetime:
-        """Nothing that is valid was signed before this: the oldest of those who sign, and time for clocks that jump."""
-        return min(each.not_before for each in self._authorities.issuers()) - _JUMPS
+        """As `earliest_signing`."""
+        return earliest_signing(self._authorities.issuers())
 
     def is_pressing(self, margin: timedelta, now: datetime) -> bool:
         """A rotation that is waited for until what signs now has ended would end in an outage for everybody."""

@@ -114,6 +114,10 @@ class Rotator:
         """The rotation that has not ended."""
         return self.current if self.current is not None and not self.current.phase.is_over else None
 
+    def skipped(self) -> frozenset[str]:
+        """Whom the rotation that runs goes on without."""
+        return self.running.skipped if self.running is not None else frozenset()
+
     async def run(self) -> None:
         """Drive whatever rotation there is, for ever."""
         while True:

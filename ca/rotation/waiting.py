@@ -20,6 +20,17 @@ from citadel.clock import Clock
 _AGENTS_ARE_BACK: Final = 30.0  # seconds after a start
 
 
+def trust_now(authorities: AuthorityManager, lists: Lists, *, is_jwt: bool) -> Trust:
+    """What everybody is to know of now, of one half of the bundle."""
+    sequences = authorities.sequences()
+    return Trust(
+        trust_domain=authorities.bundle().trust_domain.name,
+        sequence=sequences.jwt if is_jwt else sequences.x509,
+        lists=lists.current.version,
+        is_jwt=is_jwt,
+    )
+
+
 class Waiting:
     """Finds holders; whom a person skipped, and whose time has come, is among them still."""
 
@@ -44,13 +55,7 @@ class Waiting:
 
     def trust(self, kind: RotationKind) -> Trust:
         """What everybody is to know of now, as far as such a rotation changes it."""
-        sequences, is_jwt = self._authorities.sequences(), kind is RotationKind.JWT
-        return Trust(
-            trust_domain=self._mesh.trust_domain.name,
-            sequence=sequences.jwt if is_jwt else sequences.x509,
-            lists=self._lists.current.version,
-            is_jwt=is_jwt,
-        )
+        return trust_now(self._authorities, self._lists, is_jwt=kind is RotationKind.JWT)
 
     async def begin(self, rotation: Rotation) -> None:
         """A phase begins: ask the ledger, once since it is a long question, when the last of what goes has ended."""

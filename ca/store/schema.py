@@ -311,6 +311,27 @@ exchanged_roots: Final = Table(
     Column("certificate", LargeBinary, nullable=False),
 )
 
+# Issuing authorities that were signed for child clusters.
+downstream_authorities: Final = Table(
+    "downstream_authority",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("child", _ID, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("root_key_id", LargeBinary, nullable=False),
+    Column("not_after", Moment, nullable=False),
+    Column("signed_at", Moment, nullable=False),
+)
+
+# What each child said last of its authorities and keys, as far as it was believed.
+downstream_reports: Final = Table(
+    "downstream_report",
+    metadata,
+    Column("child", _ID, primary_key=True),
+    Column("report", LargeBinary, nullable=False),
+    Column("said_at", Moment, nullable=False),
+)
+
 # At most one row: which server owns the store.
 lease: Final = Table(
     "lease",

@@ -1,0 +1,109 @@
+"""Taking what children say: believed, durable, and only then in force; and forgetting it when its time has come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from ca.clusters.model import Said
+from ca.clusters.records import ChildRecords
+from ca.clusters.sessions import ChildBook, ChildSession
+from ca.entries.downstream import DownstreamEntries
+from citadel._wire import clusters_pb2 as pb
+from citadel.actor import Actor
+from citadel.clock import Clock
+from citadel.errors import CitadelError, PermissionDenied, Reason
+from citadel.spiffe import SpiffeId
+from citadel.tally import Tally
+
+_log = structlog.get_logger(__name__)
+
+_RETRY_SECONDS: Final = 1.0
+_TIDY_SECONDS: Final = 10.0
+_MOST_TOLD: Final = 5
+
+
+class Keeping:
+    """One change at a time, in the background: many reports that come together are one change of the bundle."""
+
+    def __init__(
+        self,
+        *,
+        records: ChildRecords,
+        book: ChildBook,
+        entries: DownstreamEntries,
+        settle: Callable[[], Awaitable[None]],
+        tally: Tally,
+        clock: Clock,
+    ) -> None:
+        """`settle` puts bundle and lists in force as the records say then."""
+        self._records = records
+        self._book = book
+        self._entries = entries
+        self._settle = settle
+        self._tally = tally
+        self._clock = clock
+        self._to_keep: dict[SpiffeId, Said] = {}
+        self._settled: object = None  # what bundle and lists were settled with
+        self._news = asyncio.Event()
+        entries.watch(self._news.set)
+        book.watch(self._news.set)
+
+    async def take(self, session: ChildSession, report: pb.ClusterReport) -> None:
+        """Take what a child says. Raises as `read_report`."""
+        child = session.child.spiffe_id
+        reading = await self._records.read(child, report)
+        for why in reading.ignored[:_MOST_TOLD]:
+            refusal = PermissionDenied(Reason.DOWNSTREAM_REFUSED, f"{child} reported {why}: ignored")
+            self._tally.count_refused("Follow", refusal, by=Actor.identity(child))
+        before = self._to_keep.get(child) or self._records.said(child)
+        is_news = before is None or not before.says_the_same(reading.said)
+        if is_news or any(each.signed_at > before.at for each in self._records.signed(child) if before is not None):
+            self._to_keep[child] = reading.said
+            self._news.set()
+        session.report = report
+
+    async def run(self) -> None:
+        """Keep what was said and forget what has ended, for ever."""
+        while True:
+            self._news.clear()
+            try:
+                await self._keep_all()
+            except CitadelError as error:
+                _log.warning("what child clusters say is not in force yet", reason=error.reason.value, error=str(error))
+                await self._clock.sleep(_RETRY_SECONDS)
+                continue
+            await self._rest()
+
+    async def _keep_all(self) -> None:
+        for child, said in list(self._to_keep.items()):
+            await self._records.keep(child, said)
+            if self._to_keep[child] is said:
+                del self._to_keep[child]
+        await self._tidy()
+        brought = (self._records.jwt_keys(), self._records.lists())
+        if brought != self._settled:
+            await self._settle()
+            self._settled = brought
+
+    async def _tidy(self) -> None:
+        now = self._clock.now()
+        children = {*self._records.who_said(), *self._records.children()}
+        gone = frozenset(child for child in children if self._entries.of(child, now) is None)
+        self._records.disowned = gone
+        for child in self._records.who_said():
+            if child in gone:
+                await self._records.drop_keys(child)
+            if not self._records.signed(child) and child not in self._book.connected():
+                await self._records.forget(child)
+
+    async def _rest(self) -> None:
+        waiting = (asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._clock.sleep(_TIDY_SECONDS)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()

@@ -1,0 +1,132 @@
+"""What is believed of a child's report. Pure: a child must not be able to speak for others.
+
+Each authority that it names must be one that was signed for it here, and each list must be that authority's own and
+look as lists do here: what is pushed to Envoy was validated first (invariant 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca.clusters.model import Said
+from citadel._wire import clusters_pb2 as pb
+from citadel._wire import types_pb2
+from citadel.bundle import TrustBundle
+from citadel.certification_path import UNREADABLE
+from citadel.errors import InvalidArgument, Reason
+from citadel.jwk import JwtKey
+from citadel.revocation import RevocationList
+from citadel.spiffe import TrustDomain
+
+_MOST_ISSUERS: Final = 1000
+_MOST_KEYS: Final = 1000
+_OF_A_LIST: Final = (x509.AuthorityKeyIdentifier, x509.CRLNumber)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was believed, and why the rest was not."""
+
+    said: Said
+    ignored: list[str] = field(default_factory=list)
+
+
+def read_report(
+    report: pb.ClusterReport,
+    *,
+    trust_domain: TrustDomain,
+    signed: Collection[x509.Certificate],
+    taken: Collection[str],
+    known: Iterable[RevocationList] = (),
+    at: datetime,
+) -> Reading:
+    """Read what a child says of authorities and keys.
+
+    `signed` are the authorities that were signed for it, `taken` the ids of JWT keys of others, `known` lists of it
+    that were verified before. Raises `InvalidArgument` (`bundle_malformed`) where its keys cannot be read at all.
+    """
+    ignored: list[str] = []
+    own = {each.public_bytes(Encoding.DER): each for each in signed}
+    verified = {(each.issuer, each.der): each for each in known}
+    issuers: set[x509.Certificate] = set()
+    lists: dict[x509.Certificate, RevocationList] = {}
+    for each in report.issuers[:_MOST_ISSUERS]:
+        issuer = own.get(each.certificate)
+        if issuer is None:
+            ignored.append("an issuing authority that was not signed for it here")
+            continue
+        issuers.add(issuer)
+        if each.crl:
+            try:
+                lists[issuer] = verified.get((issuer, each.crl)) or _list(each)
+            except InvalidArgument as error:
+                ignored.append(error.message)
+    said = Said(
+        at=at,
+        issuers=frozenset(issuers),
+        lists=tuple(sorted(lists.values(), key=lambda each: each.issuer_key_id)),
+        without_list=frozenset(issuers - lists.keys()),
+        jwt_keys=_keys(report.jwt_keys, trust_domain, taken, ignored),
+    )
+    return Reading(said, ignored)
+
+
+def kept_report(said: Said, trust_domain: TrustDomain) -> pb.ClusterReport:
+    """What was believed, as a report that says nothing else."""
+    by_issuer = {each.issuer: each.der for each in said.lists}
+    keys = TrustBundle(trust_domain=trust_domain, jwt_authorities=said.jwt_keys)
+    return pb.ClusterReport(
+        issuers=[
+            pb.IssuerReport(certificate=each.public_bytes(Encoding.DER), crl=by_issuer.get(each, b""))
+            for each in sorted(said.issuers, key=lambda each: each.serial_number)
+        ],
+        jwt_keys=types_pb2.Bundle(trust_domain=trust_domain.name, json=keys.to_json()),
+    )
+
+
+def _list(reported: pb.IssuerReport) -> RevocationList:
+    found = RevocationList.from_der(reported.certificate, reported.crl)
+    try:
+        _check_form(found)
+    except UNREADABLE as error:
+        raise _malformed(f"a revocation list cannot be read: {error}") from error
+    return found
+
+
+def _check_form(found: RevocationList) -> None:
+    """Envoy refuses more than what is wrong: a list that it cannot take would withhold those of everybody."""
+    issuer, crl = found.issuer, found.crl
+    if (crl.last_update_utc, crl.next_update_utc) != (issuer.not_valid_before_utc, issuer.not_valid_after_utc):
+        raise _malformed("a revocation list is not dated by the life of its issuer")
+    if any(each.critical or not isinstance(each.value, _OF_A_LIST) for each in crl.extensions):
+        raise _malformed("a revocation list has extensions that are not known here")
+    for entry in crl:
+        if any(each.critical or not isinstance(each.value, x509.CRLReason) for each in entry.extensions):
+            raise _malformed("a revocation list has an entry with extensions that are not known here")
+
+
+def _keys(
+    bundle: types_pb2.Bundle, trust_domain: TrustDomain, taken: Collection[str], ignored: list[str]
+) -> Mapping[str, JwtKey]:
+    if not bundle.json:
+        return {}
+    if bundle.trust_domain != trust_domain.name:
+        ignored.append("JWT keys of another trust domain")
+        return {}
+    keys: dict[str, JwtKey] = {}
+    for kid, key in list(TrustBundle.from_json(trust_domain, bundle.json).jwt_authorities.items())[:_MOST_KEYS]:
+        if kid in taken:
+            ignored.append(f"the JWT key {kid[:100]!r}: another one has this id")
+        else:
+            keys[kid] = key
+    return keys
+
+
+def _malformed(message: str) -> InvalidArgument:
+    return InvalidArgument(Reason.REVOCATIONS_MALFORMED, message)

@@ -1,0 +1,102 @@
+"""Signing an issuing authority for a child: the one function that does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+from cryptography import x509
+
+from ca.audit.model import Act
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.ports import SignedDownstream
+from ca.clusters.asking import check_request
+from ca.clusters.callers import Child, ChildCallers
+from ca.clusters.model import ChildAuthority
+from ca.clusters.records import ChildRecords
+from citadel._wire import clusters_pb2 as pb
+from citadel.actor import Actor
+from citadel.clock import Clock
+from citadel.errors import Reason, Unavailable
+from citadel.limiter import RateLimiter
+from citadel.spiffe import TrustDomain
+from citadel.tasks import to_its_end
+
+_log = structlog.get_logger(__name__)
+
+
+class Roots(Protocol):
+    """What signs; `ca.authority.manager` is the one there is."""
+
+    async def sign_downstream(self, csr: bytes, *, lifetime: timedelta) -> SignedDownstream:
+        """Sign an issuing authority of a child by the active root, which may end sooner than asked for."""
+        ...
+
+    def authorities(self) -> Sequence[Authority]:
+        """The authorities on record, with their states."""
+        ...
+
+
+class DownstreamSigner:
+    """Signs for children that were authenticated. `longest` is how long this server's own issuing authorities live."""
+
+    def __init__(
+        self,
+        *,
+        trust_domain: TrustDomain,
+        callers: ChildCallers,
+        authorities: Roots,
+        records: ChildRecords,
+        limiter: RateLimiter,
+        longest: timedelta,
+        clock: Clock,
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._callers = callers
+        self._authorities = authorities
+        self._records = records
+        self._limiter = limiter
+        self._longest = longest
+        self._clock = clock
+
+    async def sign(self, child: Child, request: pb.SignIssuerRequest) -> SignedDownstream:
+        """Raises as `check_request` and `UpstreamAuthority.sign_downstream`, and `Unavailable`."""
+        # 1. The child was authenticated. It must not ask more often than anybody may.
+        self._limiter.admit(child.spiffe_id)
+        # 2. What it asks for must fit.
+        asked = check_request(request, trust_domain=self._trust_domain, longest=self._longest)
+        # 3. The active root signs, or whoever is above it; the root's end bounds the authority's.
+        signed = await self._authorities.sign_downstream(asked.csr, lifetime=asked.lifetime)
+        # 4. It is on record before it leaves (invariant 2): a root does not go while it may be depended on.
+        authority = ChildAuthority(
+            child=child.spiffe_id,
+            certificate=signed.chain[0],
+            root_key_id=_key_id(signed.root),
+            signed_at=self._clock.now(),
+        )
+        await to_its_end(self._records.record(authority, _act(authority)))
+        # 5. A ban, or a rotation, may have come during the commit.
+        self._callers.check(child)
+        self._check_root(signed.root)
+        _log.info("authority of a child signed", child=str(child.spiffe_id), serial=authority.serial)
+        return signed
+
+    def _check_root(self, root: x509.Certificate) -> None:
+        roots = (each for each in self._authorities.authorities() if each.kind is AuthorityKind.ROOT)
+        if not any(each.certificate == root and each.state is not AuthorityState.TAINTED for each in roots):
+            raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the root was rotated meanwhile", fix="ask again")
+
+
+def _act(authority: ChildAuthority) -> Act:
+    return Act(
+        actor=Actor.identity(authority.child),
+        what="downstream.sign",
+        target=str(authority.child),
+        detail=f"{authority.serial} until {authority.not_after.isoformat(timespec='seconds')}",
+    )
+
+
+def _key_id(root: x509.Certificate) -> bytes:
+    return root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
