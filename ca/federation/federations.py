@@ -30,6 +30,7 @@ _log = structlog.get_logger(__name__)
 _LEAST: Final = timedelta(seconds=5)
 _FIRST_WITHIN: Final = 30.0  # seconds from the start: many federations do not begin all at once
 _KEEP_SECONDS: Final = 600.0
+_SHORT_BYTES: Final = 32 * 1024  # some thirty roots are parsed sooner than a thread begins to run
 # Refusals of what somebody says; the others say that nothing was heard.
 _SUSPICIOUS: Final = frozenset(
     {Reason.ENDPOINT_UNTRUSTED, Reason.ENDPOINT_BAD_ANSWER, Reason.ADDRESS_REFUSED, Reason.BUNDLE_OLDER}
@@ -245,7 +246,10 @@ class Federations:
         trust_domain, digest = known.federation.trust_domain, hashlib.sha256(document).digest()
         if act is None and known.taken == (digest, self._bundles.get(trust_domain)):
             return
-        bundle = await asyncio.to_thread(_parsed, trust_domain, document)
+        if len(document) <= _SHORT_BYTES:
+            bundle = _parsed(trust_domain, document)
+        else:
+            bundle = await asyncio.to_thread(_parsed, trust_domain, document)
         async with self._turn:
             if self._all.get(trust_domain) is not known:  # ended while it was fetched
                 raise NotFound(Reason.FEDERATION_NOT_FOUND, f"the federation with {trust_domain} has ended")
