@@ -58,6 +58,8 @@ def check_federation(own: TrustDomain, wanted: Federation) -> None:
         raise _malformed(f"the endpoint's URL {problem}")
     if wanted.profile is Profile.HTTPS_SPIFFE and wanted.endpoint_id is None:
         raise _malformed("https_spiffe needs the SPIFFE ID of the endpoint")  # FED-24
+    if wanted.endpoint_id is not None and not wanted.endpoint_id.path:
+        raise _malformed(f"{wanted.endpoint_id} names a trust domain and nobody in it")
     if wanted.profile is Profile.HTTPS_WEB and wanted.endpoint_id is not None:
         raise _malformed("https_web takes no SPIFFE ID of the endpoint: its certificate is of the web's")  # FED-09
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
 from sqlalchemy import select
 
 from ca.federation.known import ForeignBundles, KnownBundle, Source
@@ -30,6 +31,7 @@ async def test_a_caller_that_goes_away_leaves_memory_and_store_together(database
     assert await SqlForeignBundles(database=database).load() == [known]
 
 
+@pytest.mark.spec("FED-32", "BUNDLE-06")
 async def test_both_survive_a_restart_with_what_was_done(database: Database) -> None:
     federations, store = SqlFederations(database=database), SqlForeignBundles(database=database)
     bundles = ForeignBundles(trust_domain=A_TEST, store=store)

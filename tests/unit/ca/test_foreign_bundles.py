@@ -70,6 +70,7 @@ def sequence(number: int | None, *roots: Any) -> Any:
     return bundle(*(roots or (ONE,)), trust_domain=B_TEST, sequence=number)
 
 
+@pytest.mark.spec("FED-33", "BUNDLE-06")
 @pytest.mark.parametrize(
     ("known", "offered", "refused_for"),
     [
@@ -96,6 +97,7 @@ def test_the_first_bundle_is_older_than_none() -> None:
     check_order(None, sequence(0))
 
 
+@pytest.mark.spec("FED-05", "FED-07", "FED-08", "FED-09", "FED-24")
 @pytest.mark.parametrize(
     ("change", "reason", "words"),
     [
