@@ -71,6 +71,7 @@ def insight_service(core: ServerCore, actor_of: ActorOf) -> InsightService:
         roster=core.roster,
         sessions=core.sessions,
         records=SqlIdentityRecords(database=core.database),
+        knows_bundle=lambda domain: core.federation.bundles.get(domain) is not None,
         clock=core.clock,
     )
     minter = Minter(

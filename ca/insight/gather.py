@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -46,13 +46,16 @@ class IdentityGatherer:
         roster: AgentRoster,
         sessions: SessionBook,
         records: Records,
+        knows_bundle: Callable[[TrustDomain], bool],
         clock: Clock,
     ) -> None:
+        """`knows_bundle` says of a foreign trust domain whether its bundle is known."""
         self._trust_domain = trust_domain
         self._directory = directory
         self._roster = roster
         self._sessions = sessions
         self._records = records
+        self._knows_bundle = knows_bundle
         self._clock = clock
 
     async def gather(self, spiffe_id: SpiffeId) -> tuple[IdentityFacts, list[Proxy]]:
@@ -64,6 +67,7 @@ class IdentityGatherer:
             for entry in entries.values()
             if entry.spiffe_id == spiffe_id and not is_alias(entry, self._trust_domain)
         )
+        partners = {domain for grant in grants for domain in grant.entry.federates_with}
         agents = {agent.spiffe_id for grant in grants for agent in grant.agents}
         proxies = list_proxies(sessions, ProxyFilter(spiffe_id=str(spiffe_id)), after=("", ""), limit=_MOST_HOLDERS)
         facts = IdentityFacts(
@@ -76,6 +80,7 @@ class IdentityGatherer:
             last_refusal=await self._records.last_refusal({spiffe_id, *agents}) if grants else None,
             holders=tuple(proxy.name for proxy in proxies),
             refusals=tuple(_refusals(proxies, spiffe_id)),
+            without_bundle=tuple(sorted(domain for domain in partners if not self._knows_bundle(domain))),
         )
         return facts, proxies
 

@@ -72,7 +72,8 @@ class IdentityFacts:
     """All that the server knows of one identity at `now`.
 
     `holders` are the streams that were sent a secret of it; `refusals` say for some of them, by their names, why it was
-    refused, in the proxy's own words.
+    refused, in the proxy's own words. `without_bundle` are the trust domains with which an entry of it federates and of
+    which no bundle is known.
     """
 
     spiffe_id: SpiffeId
@@ -84,6 +85,7 @@ class IdentityFacts:
     last_refusal: RefusalRecord | None = None
     holders: tuple[str, ...] = ()
     refusals: tuple[tuple[str, str], ...] = ()
+    without_bundle: tuple[TrustDomain, ...] = ()
 
     @property
     def agents(self) -> Sequence[GrantingAgent]:
@@ -211,6 +213,16 @@ def _is_not_asked_for(facts: IdentityFacts) -> Verdict | None:
     )
 
 
+def _trusts_nobody_abroad(facts: IdentityFacts) -> Verdict | None:
+    if not facts.without_bundle:
+        return None
+    names = ", ".join(domain.name for domain in facts.without_bundle)
+    return Verdict(
+        f"it is issued, and refuses everybody of {names}: its entry federates, and no bundle of that is known",
+        f"bring one: `citadel-cli federation create {facts.without_bundle[0]} …`, or `citadel-cli bundle set`",
+    )
+
+
 def _is_good(facts: IdentityFacts) -> Verdict | None:
     return Verdict(f"it is issued, and {len(facts.holders)} stream(s) have it", is_good=True)
 
@@ -228,6 +240,7 @@ _RULES: Final[Sequence[Callable[[IdentityFacts], Verdict | None]]] = (
     _was_never_issued,
     _was_refused_by_proxy,
     _is_not_asked_for,
+    _trusts_nobody_abroad,
     _is_good,
 )
 

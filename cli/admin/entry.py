@@ -62,7 +62,7 @@ def entry_group() -> None:
     "federates_with",
     type=TrustDomainType(),
     multiple=True,
-    help=f"A foreign trust domain that the workload trusts. Repeatable. {_LATER}",
+    help="A foreign trust domain whose workloads this one trusts, by the bundle that is known of it. Repeatable.",
 )
 @click.option("--hint", type=TextType(), help="Tells a workload with several identities what this one is for.")
 @click.option("--expires-at", type=MomentType(), help="When the entry ends, such as 2030-01-31T12:00:00Z.")

@@ -16,6 +16,7 @@ from citadel.errors import InvalidArgument, Reason
 from citadel.rpc import reason_of
 from citadel.spiffe import SpiffeId
 from citadel.wire import entry_to_wire
+from cli.admin.entry_federation import warn_of, without_bundle
 from cli.admin.entry_file import Document, Problems, read_documents
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.parameters import SpiffeIdType
@@ -57,6 +58,7 @@ def apply_command(invocation: Invocation, *, source: str, dry_run: bool, prune: 
     _refuse(name, documents, answers)
     changes = [change for answer in answers for change in answer.changes]
     _show(invocation, changes, dry_run=dry_run)
+    warn_of(without_bundle(invocation, (change.after for change in changes)))
     if dry_run and any(_kind(change) != "unchanged" for change in changes):
         click.get_current_context().exit(EXIT_WOULD_CHANGE)
 

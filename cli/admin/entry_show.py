@@ -8,6 +8,7 @@ from citadel._wire import types_pb2
 from citadel.config.types import format_duration
 from citadel.entry import Entry
 from citadel.wire import entry_from_wire
+from cli.admin.entry_federation import warn_of, without_bundle
 from cli.admin.invocation import Invocation
 from cli.admin.plain import to_plain
 from cli.admin.tables import moment, moment_and_distance, print_fields
@@ -16,10 +17,13 @@ from cli.output import Form, print_json
 
 def show_entry(invocation: Invocation, message: types_pb2.Entry) -> None:
     """One entry, a line for each field."""
+    unknown = without_bundle(invocation, [message])
+    warn_of(unknown)
     if invocation.form is Form.JSON:
         print_json(to_plain(message))
         return
     entry = entry_from_wire(message)
+    partners = [f"{each} (no bundle known)" if each.name in unknown else each.name for each in entry.federates_with]
     print_fields(
         (
             ("id", entry.id),
@@ -29,7 +33,7 @@ def show_entry(invocation: Invocation, message: types_pb2.Entry) -> None:
             ("X.509-SVID lifetime", ttl_text(entry.x509_svid_ttl)),
             ("JWT-SVID lifetime", ttl_text(entry.jwt_svid_ttl)),
             ("DNS names", entry.dns_names),
-            ("federates with", sorted(entry.federates_with)),
+            ("federates with", sorted(partners)),
             ("hint", entry.hint),
             ("expires", moment_and_distance(entry.expires_at, invocation.clock.now())),
             ("flags", flags_text(entry)),

@@ -39,7 +39,9 @@ _CLEARED: Final[dict[str, tuple[str, Any]]] = {
 @click.option("--ttl", type=DurationType(), help="Lifetime of X.509-SVIDs.")
 @click.option("--jwt-ttl", type=DurationType(), help="Lifetime of JWT-SVIDs.")
 @click.option("--dns-name", "dns_names", type=TextType(), multiple=True, help="All DNS names.")
-@click.option("--federates-with", type=TrustDomainType(), multiple=True, help="All foreign trust domains.")
+@click.option(
+    "--federates-with", type=TrustDomainType(), multiple=True, help="All foreign trust domains that it trusts."
+)
 @click.option("--hint", type=TextType(), help="What this identity is for.")
 @click.option("--expires-at", type=MomentType(), help="When the entry ends, such as 2030-01-31T12:00:00Z.")
 @click.option("--expires-in", type=DurationType(), help="How long the entry lasts from now.")

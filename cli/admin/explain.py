@@ -119,9 +119,15 @@ def _explain_identity(invocation: Invocation, spiffe_id: str) -> None:
     print_fields((("SPIFFE ID", found.spiffe_id), *_record_fields(found, now)))
     print_heading("entries that grant it")
     print_table(
-        ("ENTRY", "PARENT", "SELECTORS", "EXPIRED"),
+        ("ENTRY", "PARENT", "SELECTORS", "FEDERATES WITH", "EXPIRED"),
         (
-            (grant.entry.id, grant.entry.parent_id, " ".join(grant.entry.selectors), "yes" if grant.expired else "no")
+            (
+                grant.entry.id,
+                grant.entry.parent_id,
+                " ".join(grant.entry.selectors),
+                " ".join(grant.entry.federates_with),
+                "yes" if grant.expired else "no",
+            )
             for grant in found.grants
         ),
         none="none",

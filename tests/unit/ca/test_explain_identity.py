@@ -55,6 +55,12 @@ def with_entry(**changes: object) -> IdentityFacts:
             "did you mean spiffe://a.test/web?",
         ),
         (replace(GOOD, spiffe_id=AGENT), "Citadel's own", "status"),
+        (
+            replace(GOOD, without_bundle=(TrustDomain("b.test"), TrustDomain("c.test"))),
+            "refuses everybody of b.test, c.test",
+            "federation create b.test",
+        ),
+        (replace(GOOD, without_bundle=(TrustDomain("b.test"),), holders=()), "no process asks for it", "--pid"),
         (replace(GOOD, grants=()), "no entry grants", "entry create --spiffe-id spiffe://a.test/web"),
         (replace(GOOD, grants=(), near_misses=(SpiffeId.parse("spiffe://a.test/Web"),)), "no entry", "a.test/Web?"),
         (with_entry(expires_at=NOW), "has expired", "new entry"),

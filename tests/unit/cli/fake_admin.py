@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives import hashes
 from grpc import aio
 
-from citadel._wire import admin_pb2, admin_pb2_grpc, types_pb2
+from citadel._wire import admin_pb2, admin_pb2_grpc, federation_pb2, federation_pb2_grpc, types_pb2
+from citadel.bundle import TrustBundle
 from citadel.errors import AlreadyExists, CitadelError, InvalidArgument, NotFound, Reason
 from citadel.rpc import ErrorBorder
+from citadel.spiffe import TrustDomain
 from citadel.wire import to_timestamp
 from cli.citadel_cli import citadel_cli
 from tests import certificates
@@ -33,6 +36,8 @@ class FakeAdmin(admin_pb2_grpc.AdminServicer):
         self.status = admin_pb2.Status(trust_domain="a.test", started_at=to_timestamp(clock.now()))
         self.joined: set[str] = set()
         self.root = certificates.root()
+        self.bundles = FakeBundles()
+        self.exchanged: list[certificates.Signed] = []
         self.refusal: CitadelError | Exception | None = None
         self._clock = clock
         self._ids = count(1)
@@ -90,8 +95,9 @@ class FakeAdmin(admin_pb2_grpc.AdminServicer):
 
     async def GetOwnBundle(self, request: Any, context: Any) -> types_pb2.Bundle:
         self._refuse()
-        bundle = certificates.bundle(self.root, sequence=7, refresh_hint=timedelta(minutes=5))
-        return types_pb2.Bundle(trust_domain="a.test", json=bundle.to_json())
+        bundle = certificates.bundle(self.root, *self.exchanged, sequence=7, refresh_hint=timedelta(minutes=5))
+        alone = [each.certificate.fingerprint(hashes.SHA256()) for each in self.exchanged]
+        return types_pb2.Bundle(trust_domain="a.test", json=bundle.to_json(), for_workloads_alone=alone)
 
     async def GetStatus(self, request: Any, context: Any) -> admin_pb2.Status:
         self._refuse()
@@ -105,6 +111,48 @@ class FakeAdmin(admin_pb2_grpc.AdminServicer):
     def _refuse(self) -> None:
         if self.refusal is not None:
             raise self.refusal
+
+
+class FakeBundles(federation_pb2_grpc.BundlesServicer):
+    """The bundles of foreign trust domains in memory, by name; what was asked stands in `asked`."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, federation_pb2.KnownBundle] = {}
+        self.asked: list[Any] = []
+        self.refusal: CitadelError | None = None
+
+    async def ListBundles(self, request: Any, context: Any) -> federation_pb2.ListBundlesResponse:
+        own = federation_pb2.KnownBundle(bundle=types_pb2.Bundle(trust_domain="a.test"), source="own", sequence=7)
+        own.x509_authorities = own.jwt_authorities = 1
+        return federation_pb2.ListBundlesResponse(bundles=[own, *self.known.values()])
+
+    async def GetBundle(self, request: Any, context: Any) -> federation_pb2.KnownBundle:
+        if request.trust_domain not in self.known:
+            raise NotFound(Reason.BUNDLE_NOT_FOUND, f"no bundle of {request.trust_domain} is known")
+        return self.known[request.trust_domain]
+
+    async def SetBundle(self, request: Any, context: Any) -> federation_pb2.KnownBundle:
+        self._note(request)
+        bundle = TrustBundle.from_json(TrustDomain(request.bundle.trust_domain), request.bundle.json)
+        source = "exchanged" if request.own_domain else "set"
+        known = federation_pb2.KnownBundle(bundle=request.bundle, source=source)
+        known.x509_authorities, known.jwt_authorities = len(bundle.x509_authorities), len(bundle.jwt_authorities)
+        if not request.own_domain:
+            self.known[bundle.trust_domain.name] = known
+        return known
+
+    async def DeleteBundle(self, request: Any, context: Any) -> federation_pb2.KnownBundle:
+        self._note(request)
+        if request.own_domain:
+            return federation_pb2.KnownBundle(
+                bundle=types_pb2.Bundle(trust_domain="a.test"), source="exchanged", x509_authorities=1
+            )
+        return self.known.pop(request.trust_domain)
+
+    def _note(self, request: Any) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.asked.append(request)
 
 
 class Program:
@@ -126,6 +174,7 @@ class Program:
 async def serving(admin: FakeAdmin, socket: Path) -> AsyncIterator[None]:
     server = aio.server(interceptors=[ErrorBorder()])
     admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
+    federation_pb2_grpc.add_BundlesServicer_to_server(admin.bundles, server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     try:
