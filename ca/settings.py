@@ -13,6 +13,7 @@ from ca.authority.jwt_model import LONGEST_TOKEN
 from ca.federation.settings import FederationSettings
 from ca.keys.kinds import KeyKind
 from ca.oidc.settings import OidcSettings
+from ca.rotation.polled import HINTS
 from ca.upstream.settings import UpstreamSettings
 from citadel.config.types import (
     Address,
@@ -232,6 +233,22 @@ class ServerSettings(Settings):
             asked, limit = format_duration(oidc.max_age), format_duration(authorities.jwt_lifetime / 4)
             raise ValueError(f"max_age ({asked}) must be at most a quarter of authorities.jwt_lifetime ({limit})")
         return oidc
+
+    @field_validator("federation")
+    @classmethod
+    def _fit_the_authorities(cls, federation: FederationSettings, others: ValidationInfo) -> FederationSettings:
+        """What is new waits until other trust domains have looked, and that must come long before what signs ends."""
+        authorities = others.data.get("authorities")  # absent where it is wrong itself
+        if authorities is None or federation.listen is None:
+            return federation
+        for name in ("issuer_lifetime", "jwt_lifetime"):  # a root lives as long as its issuer at least
+            limit = getattr(authorities, name) / 4
+            if HINTS * federation.refresh_hint > limit:
+                raise ValueError(
+                    f"{HINTS} times refresh_hint ({format_duration(HINTS * federation.refresh_hint)}) must be at most a"
+                    f" quarter of authorities.{name} ({format_duration(limit)})"
+                )
+        return federation
 
     @field_validator("store_url")
     @classmethod

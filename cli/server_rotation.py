@@ -75,6 +75,7 @@ def rotation_affairs(
         longest=Longest(
             leaf=min(settings.svids.max_lifetime, settings.authorities.issuer_lifetime),
             token=settings.svids.jwt_max_lifetime,
+            between_looks=settings.federation.refresh_hint if settings.federation.listen is not None else None,
         ),
         clock=clock,
     )

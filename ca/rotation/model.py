@@ -39,10 +39,14 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Longest:
-    """How long what is signed now can live at most."""
+    """How long what is signed now can live at most; and how long it takes other trust domains to look at the bundle.
+
+    `between_looks` is None where they are not served it.
+    """
 
     leaf: timedelta
     token: timedelta
+    between_looks: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from ca.rotation.machine import Facts
 from ca.rotation.mesh import Census, Mesh
 from ca.rotation.model import Holder, Longest, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
+from ca.rotation.polled import Polled
 from ca.rotation.ports import Lists, RotationStore
 from ca.rotation.tokens import Tokens
 from ca.rotation.waiting import Waiting
@@ -80,6 +81,7 @@ class Rotator:
         self.time = SteadyTime(clock)
         self.leaving = Leaving(authorities=authorities, longest_leaf=longest.leaf)
         self.tokens = Tokens(authorities=authorities.jwt, longest=longest.token)
+        self.polled = Polled(hint=longest.between_looks, clock=clock)
         self.waiting = Waiting(
             authorities=authorities,
             mesh=mesh,
@@ -161,7 +163,7 @@ class Rotator:
         if not found or at_once:
             is_first = not self._holders and self._clear_since is None
             found += gate.still_held(await self.waiting.away(rotation, now, at_once=is_first), rotation.skipped, now)
-        return found
+        return found + gate.still_held(self.polled.left(rotation, now), rotation.skipped, now)
 
     async def _look(self) -> bool:
         """Do what the phase asks for, and enter the next one if it may be. Whether it was entered."""
@@ -175,6 +177,7 @@ class Rotator:
             self._acted_in, self._acted_at = (rotation.id, rotation.phase), self._clock.monotonic()
             self._clear_since, self._holders = None, {}
             await self.waiting.begin(rotation)
+            self.polled.begin(rotation)
         holders = await self.holders(rotation)
         self._note(holders)
         monotonic = self._clock.monotonic()

@@ -85,6 +85,7 @@ class Steering:
         # Who has not acknowledged even today's bundle would hold up the next one.
         asked = replace(rotation, phase=Phase.OBSERVE if Phase.OBSERVE in course else Phase.PREPARE)
         margins = rotation.margin * sum(1 for phase in course if machine.has_margin(wish.kind, phase))
+        margins += self._rotator.polled.least(wish.kind)
         holders = await self._rotator.holders(asked, at_once=True)
         left_with: list[Holder] = []
         if Phase.DRAIN in course and (wish.deadline is None or wish.kind is RotationKind.JWT):

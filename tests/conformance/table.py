@@ -21,7 +21,6 @@ _CHECKLIST: Final = Path(__file__).with_name("checklist.txt")
 _NOT_YET: Final[Mapping[str, str]] = {
     "JWT-24": "nothing here sends a token to a service",
     "FED-10": "whose certificate an endpoint of https_web shows is its operator's choice",
-    "FED-38": "a new root does not wait for refresh hints yet",
 }
 
 

@@ -171,6 +171,7 @@ class Disk:
     jwt_lifetime: timedelta = 7 * DAY
     jwt_margin: timedelta = timedelta(seconds=2)
     jwt_at: float = 0.99
+    polled_every: timedelta | None = None
 
     @asynccontextmanager
     async def server(self, fate: Fate | None = None) -> AsyncIterator[Server]:
@@ -256,7 +257,7 @@ class Server:
             mesh=self.mesh,
             board=self.board,
             lists=self.lists,
-            longest=Longest(leaf=min(DAY, disk.issuer_lifetime), token=HOUR),
+            longest=Longest(leaf=min(DAY, disk.issuer_lifetime), token=HOUR, between_looks=disk.polled_every),
             clock=disk.clock,
         )
         self.steering = Steering(

@@ -61,6 +61,14 @@ REFUSED = [
         "oidc: {issuer: 'https://a.test', max_age: 7h}\nauthorities: {jwt_lifetime: 1d}",
         "'oidc' is wrong: max_age (7h) must be at most a quarter of authorities.jwt_lifetime (6h)",
     ),
+    (
+        "federation: {listen: 0.0.0.0:443, refresh_hint: 15m}\nauthorities: {issuer_lifetime: 2h}",
+        "'federation' is wrong: 3 times refresh_hint (45m) must be at most a quarter of authorities.issuer_lifetime",
+    ),
+    (
+        "federation: {listen: 0.0.0.0:443, refresh_hint: 5m}\nauthorities: {jwt_lifetime: 59m}",
+        "'federation' is wrong: 3 times refresh_hint (15m) must be at most a quarter of authorities.jwt_lifetime",
+    ),
     ("rotation: {jwt_at: 1}", "'rotation.jwt_at' is wrong (value '1')"),
     ("oidc: {max_age: 999ms}", "'oidc.max_age' is wrong (value '999ms')"),
     ("oidc: {max_age: 25h}", "'oidc.max_age' is wrong (value '25h')"),
@@ -94,6 +102,8 @@ def test_a_setting_that_cannot_work_is_refused(tmp_path: Path, line: str, proble
         "oidc: {issuer: 'https://a.test'}",
         "oidc: {issuer: 'https://[::1]:8445', listen: '[::1]:8445', certificate_file: c, key_file: k, max_age: 1d}",
         f"oidc: {{issuer: 'https://a.test:8445/x-1/{'b' * 231}', max_age: 1s}}",
+        "federation: {refresh_hint: 1d}\nauthorities: {issuer_lifetime: 1h}",  # it is not served
+        "federation: {listen: 0.0.0.0:443, refresh_hint: 10m}\nauthorities: {issuer_lifetime: 2h, jwt_lifetime: 2h}",
     ],
 )
 def test_settings_up_to_the_bounds_are_taken(tmp_path: Path, line: str) -> None:
