@@ -27,7 +27,7 @@ from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
 
-_LEAST: Final = timedelta(seconds=5)
+_LEAST: Final = timedelta(seconds=1)  # the least hint that a server takes, which then waits no longer for who looks
 _FIRST_WITHIN: Final = 30.0  # seconds from the start: many federations do not begin all at once
 _KEEP_SECONDS: Final = 600.0
 _SHORT_BYTES: Final = 32 * 1024  # some thirty roots are parsed sooner than a thread begins to run

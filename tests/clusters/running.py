@@ -18,12 +18,11 @@ from tests.clusters.places import Place, places
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A cluster that is to be; its settings may depend on its place."""
+    """A cluster that is to be; `settings` are sections of its server's settings."""
 
     name: str
     trust_domain: TrustDomain
     settings: Mapping[str, Any] = field(default_factory=dict)
-    serves_bundle: bool = False
 
 
 @asynccontextmanager
