@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ca.api.insight import InsightService
 from ca.api.listeners import ActorOf, Watch
+from ca.clusters.condition import clusters_check
 from ca.insight.condition import ServerCondition, revocation_check
 from ca.insight.gather import IdentityGatherer
 from ca.insight.minting import Minter
@@ -31,6 +32,7 @@ def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerC
             core.rotation.clock_check,
             core.rotation.rotation_check,
             lambda: revocation_check(core.revocation.lists.trouble),
+            lambda: clusters_check(core.clusters.children, core.clusters.records),
             *further,
         ),
     )

@@ -52,19 +52,27 @@ class ChildIssuer:
     root: x509.Certificate
     number: int = 1
     revoked: tuple[RevokedCertificate, ...] = ()
+    _signed: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def certificate(self) -> x509.Certificate:
         return self.chain[0]
 
+    @property
+    def root_key_id(self) -> bytes:
+        return self.root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
     def crl(self) -> bytes:
-        made = build_crl(issuer=self.certificate, key=self.key, number=self.number, revoked=self.revoked)
-        return made.public_bytes(Encoding.DER)
+        """Its list of this number, always the same bytes."""
+        if self.number not in self._signed:
+            made = build_crl(issuer=self.certificate, key=self.key, number=self.number, revoked=self.revoked)
+            self._signed[self.number] = made.public_bytes(Encoding.DER)
+        return self._signed[self.number]
 
     def reported(self, *, with_list: bool = True) -> pb.IssuerReport:
-        ski = self.root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
         crl = self.crl() if with_list else b""
-        return pb.IssuerReport(certificate=self.certificate.public_bytes(Encoding.DER), root_key_id=ski, crl=crl)
+        certificate = self.certificate.public_bytes(Encoding.DER)
+        return pb.IssuerReport(certificate=certificate, root_key_id=self.root_key_id, crl=crl)
 
     def svid(self, uri: str, key: ec.EllipticCurvePrivateKey, *, like: x509.Certificate) -> x509.Certificate:
         """A leaf that it signs, with the life of `like`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -16,6 +16,8 @@ from citadel._wire import clusters_pb2 as pb
 from citadel.actor import Actor
 from citadel.clock import Clock
 from citadel.errors import CitadelError, PermissionDenied, Reason
+from citadel.jwk import JwtKey
+from citadel.revocation import RevocationList
 from citadel.spiffe import SpiffeId
 from citadel.tally import Tally
 
@@ -67,7 +69,8 @@ class Keeping:
         session.report = report
 
     async def run(self) -> None:
-        """Keep what was said and forget what has ended, for ever."""
+        """Keep what was said and forget what has ended, for ever. The authorities are started before."""
+        self._settled = self._brought()
         while True:
             self._news.clear()
             try:
@@ -84,10 +87,12 @@ class Keeping:
             if self._to_keep[child] is said:
                 del self._to_keep[child]
         await self._tidy()
-        brought = (self._records.jwt_keys(), self._records.lists())
-        if brought != self._settled:
+        if (brought := self._brought()) != self._settled:
             await self._settle()
             self._settled = brought
+
+    def _brought(self) -> tuple[Mapping[str, JwtKey], Sequence[RevocationList] | None]:
+        return self._records.jwt_keys(), self._records.lists()
 
     async def _tidy(self) -> None:
         now = self._clock.now()

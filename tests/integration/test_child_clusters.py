@@ -14,13 +14,17 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from grpc import aio
 
+from citadel._wire import admin_pb2, agents_pb2, revocation_pb2
 from citadel._wire import clusters_pb2 as pb
+from citadel._wire.agents_pb2_grpc import AgentAdminStub
 from citadel.bundle import TrustBundle
+from citadel.serial import serial_hex
 from citadel.wire import to_duration
-from tests.children import A_TEST, FakeChild, child_csr, child_of, svid_of
+from tests.children import A_TEST, ChildIssuer, FakeChild, child_csr, child_of, svid_of
 from tests.csrs import new_key
-from tests.servers import Member, Server, refusal, running_server, server_settings
+from tests.servers import Member, Server, http_status, reason_of, refusal, running_server, server_settings
 
 DENIED = (grpc.StatusCode.PERMISSION_DENIED, "downstream_refused")
 DAYS = timedelta(days=1)
@@ -118,3 +122,85 @@ async def test_a_child_is_told_what_is_to_be_trusted(server: Server, child: Fake
         assert (root.certificate, root.state) == (bundle.x509_authorities[0].public_bytes(Encoding.DER), "active")
         assert trust.revocations_are_whole
         assert len(trust.revocations.lists) == 2  # of the root, and of the issuing authority
+
+
+async def test_what_a_child_says_of_its_own_is_brought_in_and_of_others_ignored(
+    server: Server, agent: Member, child: FakeChild
+) -> None:
+    other = await child_of(server, agent, "/cluster/west")
+    own, foreign, token_key = await child.sign(), await other.sign(), new_key().public_key()
+    stranger = ChildIssuer(new_key(), foreign.chain, foreign.root)  # signs lists of an issuer that is not its own
+    async with child.following() as east, other.following() as west:
+        before = await east.trusted()
+        await east.say(own.reported(), keys={"east-1": token_key})
+        trust = await west.trusted(lambda trust: own.reported().crl in _crls(trust) and b"east-1" in trust.bundle.json)
+        assert trust.revocations_are_whole
+        assert trust.versions.x509 != before.versions.x509
+        assert trust.versions.jwt != before.versions.jwt
+        # East cannot speak of what is West's, and West cannot have East's key id.
+        east_again = [own.reported(), foreign.reported(), stranger.reported()]
+        await east.say(*east_again, keys={"east-1": token_key, "east-2": token_key})
+        await west.say(stranger.reported(), keys={"east-1": new_key().public_key(), "west-1": new_key().public_key()})
+        trust = await west.trusted(lambda trust: all(kid in trust.bundle.json for kid in (b"east-2", b"west-1")))
+        keys = TrustBundle.from_json(A_TEST, trust.bundle.json).jwt_authorities
+        assert keys["east-1"] == token_key
+        assert not {foreign.reported().crl, stranger.reported().crl}.intersection(_crls(trust))
+        # West has named its authority and sent no list of it that could be used: nobody checks any.
+        await west.trusted(lambda trust: not trust.revocations_are_whole and not trust.revocations.lists)
+        ready = await http_status(server.settings.listen.probes, "/ready")
+        assert (ready[0], "has sent no list of its issuing authority" in ready[1]) == (200, True)
+        await west.say(foreign.reported(), keys={"west-1": new_key().public_key()})
+        await east.trusted(lambda trust: {own.reported().crl, foreign.reported().crl} <= _crls(trust))
+    audited = "SELECT actor, detail, why FROM audit WHERE what = 'Follow'"
+    async with asyncio.timeout(5):
+        while len(_rows(server, audited)) < 4:
+            await asyncio.sleep(0.01)
+
+
+async def test_tokens_of_a_child_whose_entry_is_deleted_are_believed_no_longer(
+    server: Server, child: FakeChild
+) -> None:
+    issuer = await child.sign()
+    async with child.following() as follow:
+        await follow.say(issuer.reported(), keys={"east-1": new_key().public_key()})
+        await follow.trusted(lambda trust: b"east-1" in trust.bundle.json and len(trust.revocations.lists) == 3)
+        await server.admin().DeleteEntry(admin_pb2.DeleteEntryRequest(id=child.entry.id))
+        await follow.until(lambda me: me.is_over)
+        assert follow.ended is not None
+        assert reason_of(follow.ended) == "downstream_refused"
+    async with asyncio.timeout(5):
+        while b"east-1" in (await server.admin().GetOwnBundle(admin_pb2.GetOwnBundleRequest())).json:
+            await asyncio.sleep(0.01)
+    request = pb.SignIssuerRequest(trust_domain="a.test", csr=child_csr(new_key()))
+    assert await refusal(child.stub().SignIssuer(request)) == DENIED
+
+
+async def test_a_stream_ends_with_the_reason_when_its_child_may_not_go_on(
+    server: Server, agent: Member, child: FakeChild
+) -> None:
+    revoked = await child_of(server, agent, "/cluster/west")
+    async with child.following() as first:
+        await first.trusted()
+        async with child.following() as follow:
+            await follow.trusted()
+            await first.until(lambda me: me.is_over)  # of several streams of a child the newest counts
+            assert first.ended is None
+    async with child.following() as follow, revoked.following() as other:
+        await follow.trusted()
+        await other.trusted()
+        svid = x509.load_der_x509_certificate(revoked.member.chain[0])
+        await server.revocations().Revoke(
+            revocation_pb2.RevokeRequest(target=serial_hex(svid.serial_number), reason="broken into")
+        )
+        await other.until(lambda me: me.is_over)
+        assert other.ended is not None
+        assert reason_of(other.ended) == "downstream_refused"
+        async with aio.insecure_channel(f"unix:{server.settings.listen.admin_socket}") as channel:
+            await AgentAdminStub(channel).BanAgent(agents_pb2.BanAgentRequest(agent="node-1", reason="broken into"))
+        await follow.until(lambda me: me.is_over)
+        assert follow.ended is not None
+        assert reason_of(follow.ended) == "downstream_refused"
+
+
+def _crls(trust: pb.ClusterTrust) -> set[bytes]:
+    return {each.crl for each in trust.revocations.lists}

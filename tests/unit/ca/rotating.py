@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy import insert, select
 
@@ -23,6 +24,12 @@ from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.own_bundle import OwnBundle
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
+from ca.clusters.beyond import Children
+from ca.clusters.in_force import InForce
+from ca.clusters.keeping import Keeping
+from ca.clusters.knowing import Knowing
+from ca.clusters.records import ChildRecords
+from ca.clusters.sessions import ChildBook
 from ca.entries.directory import EntryDirectory
 from ca.entries.watch import EntryNews
 from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest
@@ -43,6 +50,7 @@ from ca.rotation.steering import Steering, Wish
 from ca.rotation.upkeep import Shares, Upkeep
 from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
+from ca.store.clusters import SqlChildren
 from ca.store.database import Database
 from ca.store.jwt_authorities import SqlJwtAuthorityStore
 from ca.store.revocations import SqlRevocations
@@ -53,6 +61,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
+from citadel.tally import Tally
 from citadel.wire import to_duration, to_timestamp
 from tests.clock import FakeClock
 from tests.csrs import csr
@@ -172,6 +181,7 @@ class Disk:
     jwt_margin: timedelta = timedelta(seconds=2)
     jwt_at: float = 0.99
     polled_every: timedelta | None = None
+    is_parent: bool = False  # of child clusters
 
     @asynccontextmanager
     async def server(self, fate: Fate | None = None) -> AsyncIterator[Server]:
@@ -188,6 +198,14 @@ class Disk:
         async with self.database.reading() as connection:
             rows = await connection.execute(select(audit.c.what, audit.c.detail).order_by(audit.c.number))
             return [" ".join(filter(None, row)) for row in rows]
+
+
+class Other(Protocol):
+    """Somebody else who takes part: a child cluster."""
+
+    async def turn(self) -> None:
+        """Do what there is to do."""
+        ...
 
 
 class Server:
@@ -218,8 +236,16 @@ class Server:
             lifetime=disk.jwt_lifetime,
             kind=KeyKind.EC_P256,
         )
+        self.book = ChildBook()
+        self.records = ChildRecords(
+            trust_domain=A_TEST,
+            store=Fated(SqlChildren(database=disk.database), calm),  # type: ignore[arg-type] # as above
+            own_keys=lambda: tuple(self.tokens.published()),
+            is_connected=lambda child: child in self.book.connected(),
+            clock=disk.clock,
+        )
         self.authorities = AuthorityManager(
-            own=OwnBundle(trust_domain=A_TEST, store=store, jwt=self.tokens),  # type: ignore[arg-type] # as above
+            own=OwnBundle(trust_domain=A_TEST, store=store, jwt=self.tokens, neighbours=[self.records]),  # type: ignore[arg-type] # as above
             upstream=SelfSignedUpstream(
                 trust_domain=A_TEST, vouching=vouching, root_lifetime=disk.root_lifetime, **common
             ),
@@ -227,7 +253,7 @@ class Server:
             issuer_lifetime=disk.issuer_lifetime,
             **common,
         )
-        directory = EntryDirectory(trust_domain=A_TEST)
+        directory = self.directory = EntryDirectory(trust_domain=A_TEST)
         directory.load(self.entries, revision=1)
         self.issuer = Issuer(
             entries=directory,
@@ -243,13 +269,24 @@ class Server:
         self.board = OrderBoard(wake_agents=self.sessions.wake_all)
         self.identity = ServerIdentity(issuer=self.issuer, authorities=self.authorities, clock=disk.clock)
         self.store = Fated(SqlRotations(database=disk.database), fate)
-        self.mesh = Mesh(
+        self.in_force = InForce(authorities=self.authorities, lists=self.lists)
+        self.children = Children(
+            book=self.book,
+            records=self.records,
+            in_force=self.in_force,
+            authorities=self.authorities.authorities,
+            clock=disk.clock,
+        )
+        mesh = partial(
+            Mesh,
             trust_domain=A_TEST,
             roster=self.roster,
             sessions=self.sessions,
             ends=Fated(SqlIssuedEnds(database=disk.database), calm),  # type: ignore[arg-type] # as above
             clock=disk.clock,
+            beyond=(self.children,),
         )
+        self.mesh = mesh()
         self.rotator = Rotator(
             store=self.store,  # type: ignore[arg-type] # as above
             authorities=self.authorities,
@@ -277,15 +314,35 @@ class Server:
             shares=Shares(root=disk.root_at, issuer=disk.issuer_at, jwt=disk.jwt_at),
             clock=disk.clock,
         )
+        self.knowing = Knowing(
+            mesh=mesh,
+            in_force=self.in_force,
+            authorities=self.authorities,
+            skipped=self.rotator.skipped,
+            clock=disk.clock,
+        )
+        self.keeping = Keeping(
+            records=self.records,
+            book=self.book,
+            entries=directory.downstream,
+            settle=self.authorities.settle_anew,
+            tally=Tally(clock=disk.clock),
+            clock=disk.clock,
+        )
         self.nodes: list[Node] = []
+        self.others: list[Other] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         await self.roster.start()
+        await self.records.start()
         await self.authorities.start()
         await self.identity.start()
         await self.rotator.start()
-        self._tasks = [asyncio.create_task(self.rotator.run()), asyncio.create_task(self.upkeep.run())]
+        works = [self.rotator.run(), self.upkeep.run()]
+        if self.disk.is_parent:
+            works += [self.keeping.run(), self.knowing.run()]
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -301,8 +358,8 @@ class Server:
 
     async def turn(self, seconds: float = 0.05) -> None:
         """Some time, in which everybody does what there is to do. Raises what a part of the server died of."""
-        for node in self.nodes:
-            await node.turn()
+        for each in (*self.nodes, *self.others):
+            await each.turn()
         await self.clock.advance(seconds)
         await asyncio.sleep(0.001)
         while any(

@@ -1,0 +1,144 @@
+"""What is believed of a child's report, and what is not: a child speaks for itself alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ca.authority.certificates import authority_key_identifier, build_issuer, build_root
+from ca.clusters.reports import Reading, kept_report, read_report
+from citadel._wire import clusters_pb2 as pb
+from citadel._wire import types_pb2
+from citadel.bundle import TrustBundle
+from citadel.errors import InvalidArgument, Reason
+from citadel.jwk import JwtKey
+from tests.children import A_TEST, ChildIssuer
+from tests.csrs import new_key
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+_DAY = timedelta(days=1)
+_ROOT_KEY = new_key()
+_ROOT = build_root(trust_domain=A_TEST, key=_ROOT_KEY, now=NOW, lifetime=_DAY, backdate=timedelta(0))
+
+
+def _issuer() -> ChildIssuer:
+    key = new_key()
+    made = build_issuer(
+        trust_domain=A_TEST,
+        public_key=key.public_key(),
+        root=_ROOT,
+        root_key=_ROOT_KEY,
+        not_before=NOW,
+        not_after=NOW + _DAY,
+    )
+    return ChildIssuer(key, (made,), _ROOT)
+
+
+OWN, FOREIGN = _issuer(), _issuer()
+CrlBuilder = x509.CertificateRevocationListBuilder
+
+
+def _read(*issuers: pb.IssuerReport, keys: dict[str, JwtKey] | None = None, taken: tuple[str, ...] = ()) -> Reading:
+    report = pb.ClusterReport(issuers=issuers)
+    if keys is not None:
+        bundle = TrustBundle(trust_domain=A_TEST, jwt_authorities=keys)
+        report.jwt_keys.CopyFrom(types_pb2.Bundle(trust_domain="a.test", json=bundle.to_json()))
+    return read_report(report, trust_domain=A_TEST, signed=[OWN.certificate], taken=taken, at=NOW)
+
+
+def _crl(
+    change: Callable[[CrlBuilder], CrlBuilder] = lambda builder: builder,
+    *,
+    begin: datetime = NOW,
+    end: datetime = NOW + _DAY,
+    signer: ChildIssuer = OWN,
+) -> pb.IssuerReport:
+    """A list in the name of `OWN`, as it should be but for the change."""
+    builder = (
+        CrlBuilder()
+        .issuer_name(OWN.certificate.subject)
+        .last_update(begin)
+        .next_update(end)
+        .add_extension(authority_key_identifier(OWN.certificate), critical=False)
+        .add_extension(x509.CRLNumber(7), critical=False)
+    )
+    made = change(builder).sign(signer.key, hashes.SHA256())
+    return pb.IssuerReport(certificate=OWN.certificate.public_bytes(Encoding.DER), crl=made.public_bytes(Encoding.DER))
+
+
+def _entry(*extensions: tuple[x509.ExtensionType, bool]) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder().serial_number(7).revocation_date(NOW)
+    for value, critical in extensions:
+        builder = builder.add_extension(value, critical=critical)
+    return builder.build()
+
+
+def test_its_own_authorities_lists_and_keys_are_believed_and_kept_as_they_are() -> None:
+    key = new_key().public_key()
+    reading = _read(_crl(lambda builder: builder.add_revoked_certificate(_entry())), keys={"east-1": key})
+    said = reading.said
+    assert reading.ignored == []
+    assert (said.issuers, said.without_list, said.jwt_keys) == ({OWN.certificate}, frozenset(), {"east-1": key})
+    assert [each.issuer for each in said.lists] == [OWN.certificate]
+    again = read_report(kept_report(said, A_TEST), trust_domain=A_TEST, signed=[OWN.certificate], taken=(), at=NOW)
+    assert again.said.says_the_same(said)
+    assert not again.said.says_the_same(_read(_crl()).said)
+
+
+@pytest.mark.parametrize(
+    ("reported", "why"),
+    [
+        (FOREIGN.reported(), "was not signed for it here"),
+        (pb.IssuerReport(certificate=_ROOT.public_bytes(Encoding.DER)), "was not signed for it here"),
+        (pb.IssuerReport(certificate=b"none"), "was not signed for it here"),
+        (_crl(signer=FOREIGN), "a revocation list was not signed by"),
+        (pb.IssuerReport(certificate=OWN.reported().certificate, crl=FOREIGN.crl()), "was not signed by"),
+        (pb.IssuerReport(certificate=OWN.reported().certificate, crl=b"none"), "cannot be read"),
+        (_crl(end=NOW + timedelta(hours=1)), "not dated by the life of its issuer"),
+        (_crl(begin=NOW - _DAY), "not dated by the life of its issuer"),
+        (_crl(lambda b: b.add_extension(x509.DeltaCRLIndicator(1), critical=True)), "extensions that are not known"),
+        (
+            _crl(
+                lambda b: b.add_revoked_certificate(
+                    _entry((x509.CertificateIssuer([x509.DNSName("somebody.else")]), True))
+                )
+            ),
+            "an entry with extensions that are not known",
+        ),
+    ],
+    ids=range(10),
+)
+@pytest.mark.invariant(9)
+def test_what_is_not_its_own_or_could_break_a_proxy_is_ignored(reported: pb.IssuerReport, why: str) -> None:
+    reading = _read(reported)
+    assert reading.said.lists == ()
+    (told,) = reading.ignored
+    assert why in told
+    assert reading.said.without_list == reading.said.issuers  # as if there were none
+
+
+def test_an_authority_without_a_list_is_known_as_such() -> None:
+    reading = _read(OWN.reported(with_list=False))
+    assert (reading.ignored, reading.said.without_list) == ([], {OWN.certificate})
+
+
+def test_key_ids_of_others_are_theirs() -> None:
+    key = new_key().public_key()
+    reading = _read(keys={"ours": key, "east-1": key}, taken=("ours",))
+    assert reading.said.jwt_keys == {"east-1": key}
+    assert reading.ignored == ["the JWT key 'ours': another one has this id"]
+
+
+def test_keys_of_another_trust_domain_are_ignored_and_what_is_no_bundle_ends_the_stream() -> None:
+    report = pb.ClusterReport(jwt_keys=types_pb2.Bundle(trust_domain="b.test", json=b'{"keys":[]}'))
+    reading = read_report(report, trust_domain=A_TEST, signed=(), taken=(), at=NOW)
+    assert reading.ignored == ["JWT keys of another trust domain"]
+    report.jwt_keys.CopyFrom(types_pb2.Bundle(trust_domain="a.test", json=b"{"))
+    with pytest.raises(InvalidArgument) as refused:
+        read_report(report, trust_domain=A_TEST, signed=(), taken=(), at=NOW)
+    assert refused.value.reason is Reason.BUNDLE_MALFORMED

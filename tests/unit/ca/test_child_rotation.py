@@ -1,0 +1,228 @@
+"""Rotations at a parent of clusters: whom they wait for, and what the clusters are told meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from ca.authority.model import AuthorityKind
+from ca.rotation.model import Phase, RotationKind
+from tests.csrs import new_key
+from tests.unit.ca.cluster import EAST, WEST, Cluster, ends
+from tests.unit.ca.rotating import HOUR, Disk, Server, nodes
+from tests.unit.ca.values import ADMINISTRATOR
+
+ROOT, ISSUER, JWT = RotationKind.ROOT, RotationKind.ISSUER, RotationKind.JWT
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture
+def parent_disk(disk: Disk) -> Disk:
+    disk.is_parent = True
+    return disk
+
+
+@pytest.fixture
+async def server(parent_disk: Disk) -> AsyncIterator[Server]:
+    """With a mesh of two nodes that has settled."""
+    async with parent_disk.server() as server:
+        for node in nodes():
+            await server.join(node)
+        await server.turn()
+        yield server
+
+
+@pytest.fixture
+async def east(server: Server) -> Cluster:
+    return await _joined(server, Cluster(EAST))
+
+
+@pytest.fixture
+async def west(server: Server) -> Cluster:
+    return await _joined(server, Cluster(WEST))
+
+
+async def _joined(server: Server, cluster: Cluster) -> Cluster:
+    await cluster.join(server)
+    await server.until(lambda: any(each.crl == cluster.issuers[0].crl() for each in cluster.trust.revocations.lists))
+    return cluster
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.invariant(4)
+async def test_a_new_root_waits_for_the_acknowledgement_and_the_authorities_of_every_cluster(
+    server: Server, east: Cluster, west: Cluster
+) -> None:
+    old = server.active(AuthorityKind.ROOT)
+    east.is_silent, east.own.proxies_acknowledged = True, 1
+    east.own.holders.add(name="node-7/4", words="pid 7 refused ROOTCA: no")
+    east.own.holder_count = 2
+    east.stays = west.stays = True
+    await server.begin(ROOT)
+    await server.until(lambda: server.holders().keys() == {str(EAST)})
+    words = "2 of 3 proxies have not acknowledged: node-7/4 (pid 7 refused ROOTCA: no); 1 more"
+    assert server.holders() == {str(EAST): words}
+    assert server.active(AuthorityKind.ROOT) == old
+    east.is_silent = False
+    await server.until(lambda: server.active(AuthorityKind.ROOT) != old)
+    # Nobody here depends on the old root; it stays for what the clusters have signed.
+    await server.phase(Phase.DRAIN)
+    await server.until(lambda: server.holders().keys() == {str(EAST), str(WEST)})
+    assert server.holders()[str(WEST)] == "the cluster has an issuing authority under the old root"
+    assert sorted(east.states().values()) == ["active", "old"]
+    west.stays, west.own.phase = False, "observe"
+    await server.until(lambda: server.holders().keys() == {str(EAST)})
+    east.stays = False
+    done = await server.over()
+    assert (done.phase, done.alarm) == (Phase.DONE, "")
+    assert old.certificate not in server.authorities.bundle().x509_authorities
+    await server.until(lambda: set(east.states().values()) == {"active"})
+
+
+@pytest.mark.invariant(3)
+@pytest.mark.parametrize("kind", [ISSUER, JWT], ids=["issuer", "jwt"])
+async def test_whatever_signs_next_waits_for_every_cluster(server: Server, east: Cluster, kind: RotationKind) -> None:
+    east.is_silent, east.own.proxies = True, 0
+    await server.begin(kind)
+    await server.until(lambda: server.holders() == {str(EAST): "the cluster has not acknowledged"})
+    east.is_silent = False
+    assert (await server.over()).alarm == ""
+
+
+async def test_a_cluster_that_is_away_is_waited_for_until_its_authorities_have_ended(
+    server: Server, east: Cluster
+) -> None:
+    east.leave()
+    await server.begin(ROOT)
+    await server.until(lambda: str(EAST) in server.holders())
+    ((holder, _),) = server.rotator.view().holders
+    assert (holder.name, holder.words) == (str(EAST), "the cluster is away, and its authorities are valid")
+    assert holder.until == ends(east)
+    (view,) = server.rotator.view().clusters
+    assert (view.name, view.connected, view.HasField("since")) == (str(EAST), False, True)
+
+
+async def test_a_cluster_that_a_person_skips_is_not_waited_for(server: Server, east: Cluster) -> None:
+    east.leave()
+    await server.begin(ROOT)
+    await server.until(lambda: str(EAST) in server.holders())
+    await server.steering.skip(str(EAST), why="it is gone", by=ADMINISTRATOR)
+    done = await server.over()
+    assert (done.phase, done.alarm, done.skipped) == (Phase.DONE, "", {str(EAST)})
+
+
+async def test_in_an_emergency_clusters_are_told_at_once_and_nobody_waits(server: Server, east: Cluster) -> None:
+    east.is_silent = east.stays = True
+    old = server.active(AuthorityKind.ROOT)
+    begun = await server.begin(ROOT, deadline=timedelta(seconds=30))
+    await server.until(lambda: "tainted" in east.states().values())
+    assert server.active(AuthorityKind.ROOT) != old
+    assert server.clock.now() < begun.started_at + timedelta(seconds=5)
+    assert str(EAST) in (await server.over()).alarm
+    assert server.authorities.bundle().x509_authorities == (server.active(AuthorityKind.ROOT).certificate,)
+
+
+async def test_what_everybody_knows_is_told_when_every_proxy_and_cluster_does(
+    server: Server, east: Cluster, west: Cluster
+) -> None:
+    def knows(half: str) -> bool:
+        return all(getattr(c.everywhere, half) == getattr(c.trust.versions, half) for c in (east, west))
+
+    node = server.nodes[0]
+    await server.until(lambda: knows("x509") and knows("jwt"))
+    node.is_silent = True
+    await west.sign()
+    await server.until(lambda: len(west.trust.revocations.lists) == 5)
+    for _ in range(10):
+        await server.turn()
+    assert not knows("x509")
+    assert knows("jwt")
+    node.is_silent, east.is_silent = False, True
+    await west.sign()
+    await server.until(lambda: len(west.trust.revocations.lists) == 6)
+    for _ in range(10):
+        await server.turn()
+    assert not knows("x509")
+    assert [holder.name for holder in server.knowing.holders(is_jwt=False)] == [str(EAST)]
+    east.is_silent = False
+    await server.until(lambda: knows("x509"))
+
+
+async def test_whom_a_person_skips_holds_up_no_cluster_either(server: Server, east: Cluster) -> None:
+    """Otherwise the new authority of the cluster would wait for that proxy, and the rotation for the cluster."""
+    server.nodes[0].is_silent = True
+    await server.begin(ROOT)
+    await server.until(lambda: "node-1/1" in server.holders())
+    await server.steering.skip("node-1/1", why="nobody needs it", by=ADMINISTRATOR)
+    await server.phase(Phase.DRAIN)
+    await server.until(lambda: len(east.issuers) == 1 and set(east.states().values()) == {"active", "old"})
+
+
+async def test_a_parent_that_restarts_knows_what_its_clusters_said(parent_disk: Disk) -> None:
+    async with parent_disk.server() as server:
+        east = await _joined(server, Cluster(EAST))
+        east.keys = {"east-1": new_key().public_key()}
+        await server.until(lambda: b"east-1" in east.trust.bundle.json)
+        before = (server.authorities.bundle(), server.lists.current.version)
+        east.leave()
+        await server.turn()
+        assert (server.authorities.bundle(), server.lists.current.version) == before
+    async with parent_disk.server() as server:
+        assert (server.authorities.bundle(), server.lists.current.version) == before
+        await server.begin(ROOT)
+        await server.until(lambda: str(EAST) in server.holders())
+        # It comes back under the root that it knows, and only says what it said.
+        await east.join(server)
+        assert (await server.over()).alarm == ""
+        assert len(east.issuers) == 1
+
+
+async def test_nobody_checks_lists_while_an_authority_may_sign_whose_list_nobody_has(parent_disk: Disk) -> None:
+    async with parent_disk.server() as server:
+        await _joined(server, Cluster(WEST))
+        east = Cluster(EAST)
+        await east.join(server)
+        await _leaves_unsaid(server, east)
+        # It lost what it was given then: what it names is all that it has on record.
+        await _joined(server, again := Cluster(EAST))
+        await server.until(lambda: len(server.lists.current.lists) == 4)
+        again.leave()
+        await server.turn()
+        assert len(server.lists.current.lists) == 4
+        again.connect()
+        await again.sign()
+        await _leaves_unsaid(server, again)
+        # Whoever deletes its entry says that nobody need wait for it.
+        for each in list(server.directory.all().values()):
+            if each.spiffe_id == EAST:
+                server.directory.remove(each.id, revision=server.directory.revision + 1)
+        await server.until(lambda: len(server.lists.current.lists) == 4)
+
+
+async def _leaves_unsaid(server: Server, cluster: Cluster) -> None:
+    """Before it said anything of the authority that it was given."""
+    cluster.leave()
+    server.others.remove(cluster)
+    await server.until(lambda: not server.lists.current.lists)
+    (missing,) = server.records.missing()
+    assert missing.startswith(f"{EAST} is away and has not said what its issuing authority ")
+
+
+async def test_what_a_cluster_said_goes_when_its_authorities_have_ended(parent_disk: Disk) -> None:
+    async with parent_disk.server() as server:
+        east = Cluster(EAST)
+        east.keys = {"east-1": new_key().public_key()}
+        await east.join(server, lifetime=HOUR)
+        await server.until(lambda: len(server.lists.current.lists) == 3)
+        east.leave()
+        server.clock.leap(3600)
+        await server.until(lambda: "east-1" not in server.authorities.bundle().jwt_authorities)
+        assert len(server.lists.current.lists) == 2
+        assert server.children.clusters() == []
