@@ -44,7 +44,7 @@ def _foreigner(trust_domain: TrustDomain, known: KnownBundle | None, standing: S
         trust_domain=trust_domain,
         bundle=known.bundle if known is not None else None,
         is_set=known is not None and known.source is Source.SET,
-        endpoint_url=standing.federation.endpoint_url if standing is not None else "",
+        endpoint_url=standing.federation.place if standing is not None else "",
         endpoint_profile=standing.federation.profile.value if standing is not None else "",
         failures=standing.failures if standing is not None else 0,
         last_reason=error.reason.value if error is not None else "",

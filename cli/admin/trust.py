@@ -83,7 +83,7 @@ def _bad(checks: Sequence[Check]) -> list[Check]:
 
 def _print(paths: Sequence[Path], facts: Sequence[ClusterFacts], checks: Sequence[Check]) -> None:
     print_fields(
-        (name, f"{each.trust_domain or 'of no named trust domain'}, {each.source.value} {path}")
+        (name, ", ".join(filter(None, (_domain(each), f"{each.source.value} {path}", _upstream(each)))))
         for name, path, each in zip("AB", paths, facts, strict=True)
     )
     for way in Way:
@@ -94,6 +94,14 @@ def _print(paths: Sequence[Path], facts: Sequence[ClusterFacts], checks: Sequenc
             ((check.grade.value, check.subject.value, check.finding, check.fix) for check in rows),
             none="nothing was looked at",
         )
+
+
+def _domain(facts: ClusterFacts) -> str:
+    return facts.trust_domain.name if facts.trust_domain is not None else "no named trust domain"
+
+
+def _upstream(facts: ClusterFacts) -> str:
+    return f"upstream {facts.upstream}" if facts.upstream else ""
 
 
 def _plain(facts: Sequence[ClusterFacts], checks: Sequence[Check]) -> dict[str, object]:

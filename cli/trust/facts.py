@@ -52,6 +52,7 @@ class ClusterFacts:
     roots: tuple[x509.Certificate, ...]
     issuing: tuple[x509.Certificate, ...]
     issuing_trouble: str = ""
+    upstream: str = ""  # where it has that authority from
     sequence: int | None = None
     ahead: timedelta | None = None
     age: timedelta = timedelta()
@@ -77,6 +78,7 @@ def facts_of(message: pb.ClusterFacts, *, source: Source, now: datetime) -> Clus
         roots=bundle.x509_authorities,
         issuing=issuing,
         issuing_trouble=message.issuing_trouble,
+        upstream=message.upstream,
         sequence=bundle.sequence,
         # A file gets old: only one from the future tells something of a clock.
         ahead=ahead if is_live or ahead > timedelta() else None,

@@ -47,7 +47,14 @@ async def test_what_holds_is_a_table_and_ends_well(program: Program, tmp_path: P
     a, b = exported(tmp_path / "a.json", top), exported(tmp_path / "b.json", top)
     result = await program("trust", "verify", str(a), str(b))
     assert result.exit_code == 0
-    for words in ("both are of a.test", "A believes B", "B believes A", "name constraints", "signatures good"):
+    for words in (
+        "upstream self",
+        "both are of a.test",
+        "A believes B",
+        "B believes A",
+        "name constraints",
+        "signatures good",
+    ):
         assert words in result.stdout
 
 
