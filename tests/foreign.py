@@ -96,8 +96,8 @@ def server_side(certificate: Signed, *chain: Signed) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def endpoint_of(domain: ForeignDomain, **fields: Any) -> AsyncIterator[Endpoint]:
-    """A good endpoint of `domain`, which serves its bundle by its own SVID `/endpoint`."""
+async def endpoint_of(domain: ForeignDomain, *further: Signed, **fields: Any) -> AsyncIterator[Endpoint]:
+    """A good endpoint of `domain`, which serves its bundle, with `further` roots, by its own SVID `/endpoint`."""
     outer = server_side(domain.svid(), domain.issuer)
     async with issuer_server(outer) as server:
         endpoint = Endpoint(server, outer)
@@ -108,5 +108,5 @@ async def endpoint_of(domain: ForeignDomain, **fields: Any) -> AsyncIterator[End
             connection.context = endpoint.tls
 
         outer.sni_callback = show
-        endpoint.answers(domain.bundle(**fields))
+        endpoint.answers(domain.bundle(*further, **fields))
         yield endpoint

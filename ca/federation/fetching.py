@@ -12,13 +12,13 @@ import httpx
 
 from ca.federation.faults import bad_answer, unreachable, untrusted
 from ca.federation.model import Federation
-from ca.federation.proving import ProvenTransport, SpiffeTrust, WebTrust
+from ca.federation.proving import SpiffeTrust, WebTrust
 from ca.federation.rules import url_problem
 from ca.federation.settings import Profile
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
-from citadel.web.asking import HEADERS, AskError, Fault, get, shown
-from citadel.web.guarded_transport import GuardedTransport
+from citadel.web.asking import AskError, Fault, get, shown
+from citadel.web.checked import CheckedConnections
 from citadel.web.lookups import LookUp, Lookups, look_up_by_system
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
@@ -39,10 +39,9 @@ class BundleFetcher:
     async def __call__(self, federation: Federation, trust: TrustBundle | None) -> bytes:
         url = httpx.URL(federation.endpoint_url)
         try:
-            async with asyncio.timeout(self._patience):  # httpx's own timeouts begin anew with each piece that arrives
-                async with await self._client(federation, trust) as client:
-                    _, body = await get(client, url, judge=_judge, most_bytes=MAX_ANSWER_BYTES)
-                    return body
+            async with asyncio.timeout(self._patience):
+                ask = await self._connections(federation, trust)
+                return (await get(ask.open, url, judge=_judge, most_bytes=MAX_ANSWER_BYTES)).body
         except TimeoutError as error:
             raise unreachable(f"{shown(url)}: no whole answer within {self._patience:g} s") from error
         except httpx.InvalidURL as error:
@@ -50,18 +49,13 @@ class BundleFetcher:
         except AskError as error:
             raise _refusal(error) from error
 
-    async def _client(self, federation: Federation, trust: TrustBundle | None) -> httpx.AsyncClient:
-        """A client for this one fetch. Nothing of it is kept: who was believed once is checked again."""
-        # Where a foreign cluster is, within one's own network, is its administrator's word.
-        guarded = partial(
-            GuardedTransport, resolve=partial(self._lookups.addresses, federation.trust_domain), allow_private=True
-        )
+    async def _connections(self, federation: Federation, trust: TrustBundle | None) -> CheckedConnections:
+        """For this one fetch. Nothing of it is kept: who was believed once is checked again."""
+        resolve = partial(self._lookups.addresses, federation.trust_domain)
         if federation.profile is Profile.HTTPS_WEB:
-            transport: httpx.AsyncBaseTransport = guarded(tls=await asyncio.to_thread(self._web.context))
-        else:
-            proof = _spiffe_trust(federation, trust, self._clock)
-            transport = ProvenTransport(guarded(tls=proof.context()), proof)
-        return httpx.AsyncClient(transport=transport, trust_env=False, timeout=self._patience, headers=HEADERS)
+            return CheckedConnections(resolve=resolve, tls=await asyncio.to_thread(self._web.context))
+        proof = _spiffe_trust(federation, trust, self._clock)
+        return CheckedConnections(resolve=resolve, tls=proof.context(), check=proof.check)
 
 
 def _spiffe_trust(federation: Federation, trust: TrustBundle | None, clock: Clock) -> SpiffeTrust:

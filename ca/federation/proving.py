@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
-
 from ca.federation.faults import untrusted
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
@@ -51,7 +49,10 @@ class WebTrust:
 
 
 class SpiffeTrust:
-    """Takes nobody but `endpoint_id`, by the bundle of its own trust domain."""
+    """Takes nobody but `endpoint_id`, by the bundle of its own trust domain.
+
+    The standard library knows no SPIFFE IDs in its handshake: `check` follows it, before anything is asked.
+    """
 
     def __init__(self, endpoint_id: SpiffeId, bundle: TrustBundle, *, clock: Clock) -> None:
         """Raises `FailedPrecondition` (`endpoint_untrusted`) for a bundle without any X.509 authority."""
@@ -80,29 +81,6 @@ class SpiffeTrust:
             raise untrusted(f"the endpoint shows no good X509-SVID: {error.message}") from error
         if svid.spiffe_id != self._endpoint_id:
             raise untrusted(f"the endpoint is {svid.spiffe_id}, not {self._endpoint_id}")
-
-
-class ProvenTransport(httpx.AsyncBaseTransport):
-    """A transport that hands out an answer only once the very connection that it comes on was checked.
-
-    The standard library knows no SPIFFE IDs in its handshake, so the check follows it; what came meanwhile is dropped.
-    """
-
-    def __init__(self, inner: httpx.AsyncBaseTransport, trust: SpiffeTrust) -> None:
-        self._inner = inner
-        self._trust = trust
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await self._inner.handle_async_request(request)
-        try:
-            self._trust.check(response.extensions["network_stream"].get_extra_info("ssl_object"))
-        except BaseException:
-            await response.aclose()
-            raise
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
 
 
 def presented(connection: ssl.SSLObject) -> Sequence[bytes]:

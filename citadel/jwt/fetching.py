@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -16,7 +17,7 @@ from citadel.jwt.jwks import MAX_DOCUMENT_BYTES, KeySet
 from citadel.jwt.keys import Answer, KeySource
 from citadel.printable import printable
 from citadel.strict_json import load_object
-from citadel.web.asking import HEADERS, AskError, Fault, get, shown
+from citadel.web.asking import HEADERS, AskError, Document, Fault, get, shown
 from citadel.web.guarded_transport import GuardedTransport
 from citadel.web.lookups import LookUp, Lookups, look_up_by_system
 
@@ -49,12 +50,12 @@ class HttpKeyFetcher:
 
 async def _fetch(client: httpx.AsyncClient, source: KeySource) -> Answer:
     if source.url:
-        response, body = await _get(client, source.url, source)
+        answer = await _get(client, source.url, source)
     else:
         document, url = await _discover(client, source)
-        response, body = await _get(client, url, source, before=document)
-    keys = await asyncio.to_thread(KeySet.parse, body)
-    return Answer(keys=keys, max_age=_max_age(response))
+        answer = await _get(client, url, source, before=document)
+    keys = await asyncio.to_thread(KeySet.parse, answer.body)
+    return Answer(keys=keys, max_age=_max_age(answer.headers))
 
 
 async def _discover(client: httpx.AsyncClient, source: KeySource) -> tuple[httpx.URL, str]:
@@ -62,22 +63,24 @@ async def _discover(client: httpx.AsyncClient, source: KeySource) -> tuple[httpx
 
     OpenID Connect Discovery 1.0, sections 4.1 to 4.3.
     """
-    response, body = await _get(client, _begin(source), source)
-    document = load_object(body, max_bytes=MAX_DOCUMENT_BYTES, reason=Reason.JWKS_MALFORMED)
+    answer = await _get(client, _begin(source), source)
+    document = load_object(answer.body, max_bytes=MAX_DOCUMENT_BYTES, reason=Reason.JWKS_MALFORMED)
     if document.get("issuer") != source.issuer:
         raise _malformed(f"the discovery document is of another issuer, {document.get('issuer')!r:.200}")
     url = document.get("jwks_uri")
     if not isinstance(url, str):
         raise _malformed("the discovery document has no jwks_uri")
-    return response.url, url
+    return answer.url, url
 
 
-async def _get(
-    client: httpx.AsyncClient, url: str, source: KeySource, *, before: httpx.URL | None = None
-) -> tuple[httpx.Response, bytes]:
+async def _get(client: httpx.AsyncClient, url: str, source: KeySource, *, before: httpx.URL | None = None) -> Document:
     try:
         return await get(
-            client, url, judge=partial(_check_scheme, source), most_bytes=MAX_DOCUMENT_BYTES, before=before
+            partial(client.stream, "GET"),
+            url,
+            judge=partial(_check_scheme, source),
+            most_bytes=MAX_DOCUMENT_BYTES,
+            before=before,
         )
     except AskError as error:
         raise (_malformed if error.fault is Fault.BODY else _unavailable)(error.message) from error
@@ -96,9 +99,9 @@ def _begin(source: KeySource) -> str:
     return source.url or source.issuer.removesuffix("/") + DISCOVERY_PATH
 
 
-def _max_age(response: httpx.Response) -> timedelta | None:
+def _max_age(headers: Mapping[str, str]) -> timedelta | None:
     """For how long the answer may be kept, by its sender; None where it does not say (RFC 9111 section 5.2.2)."""
-    said = response.headers.get("cache-control", "").lower()
+    said = headers.get("cache-control", "").lower()
     if "no-store" in said or "no-cache" in said:
         return timedelta(0)
     found = _MAX_AGE.search(said)

@@ -5,10 +5,15 @@ Source: the special-purpose registries of IANA (RFC 6890), and the addresses at 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
+import httpx
+
 from citadel.errors import CitadelError, Reason, Unavailable
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _NEVER: Final = tuple(
     ip_network(each)
@@ -50,6 +55,25 @@ def check_address(host: str, address: str, *, allow_private: bool, in_plain_text
         raise _refused(f"{host} is at {address}, which is no public address")
     if in_plain_text:
         raise _refused(f"{host} is at {address}, which is public: only https is good enough there")
+
+
+async def judged_addresses(
+    resolve: Resolve, host: str, port: int, *, allow_private: bool, in_plain_text: bool = False
+) -> list[str]:
+    """The addresses of `host`, in the order in which they are to be tried. Raises `httpx.ConnectError` for none.
+
+    A single one that may not be connected to is enough to be refused, as by `check_address`: which one is taken must
+    not be a matter of luck.
+    """
+    try:
+        addresses = list(dict.fromkeys(await resolve(host, port)))
+    except (OSError, UnicodeError) as error:
+        raise httpx.ConnectError(f"{host} cannot be resolved: {error}") from error
+    for address in addresses:
+        check_address(host, address, allow_private=allow_private, in_plain_text=in_plain_text)
+    if not addresses:
+        raise httpx.ConnectError(f"{host} has no address")
+    return addresses
 
 
 def _meant(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

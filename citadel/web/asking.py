@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, Protocol
 
 import httpx
 
@@ -37,10 +39,37 @@ class AskError(Exception):
         self.message = message
 
 
+class Response(Protocol):
+    """What is looked at of an answer."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def aiter_raw(self) -> AsyncIterator[bytes]:
+        """The body as it comes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole answer, where it came from in the end, and its headers."""
+
+    url: httpx.URL
+    headers: Mapping[str, str]
+    body: bytes
+
+
+# Sends one request, follows nothing. Raises `httpx.HTTPError`.
+Open = Callable[[httpx.URL], AbstractAsyncContextManager[Response]]
+
+
 async def get(
-    client: httpx.AsyncClient, url: str | httpx.URL, *, judge: Judge, most_bytes: int, before: httpx.URL | None = None
-) -> tuple[httpx.Response, bytes]:
-    """The answer with the status 200 and its whole body. `before` is what named `url`.
+    open_: Open, url: str | httpx.URL, *, judge: Judge, most_bytes: int, before: httpx.URL | None = None
+) -> Document:
+    """The answer with the status 200. `before` is what named `url`.
 
     Raises `AskError`, `httpx.InvalidURL`, and what `judge` raises. How long it may take, the caller says.
     """
@@ -48,9 +77,9 @@ async def get(
     judge(target, before)
     for _ in range(_MOST_REDIRECTS + 1):
         try:
-            async with client.stream("GET", target) as response:
+            async with open_(target) as response:
                 if response.status_code not in _REDIRECTS:
-                    return response, await _body(response, most_bytes)
+                    return Document(target, response.headers, await _body(target, response, most_bytes))
                 following = target.join(response.headers.get("location", ""))
         except httpx.HTTPError as error:
             raise AskError(Fault.NETWORK, f"{shown(target)}: {_plainly(error)}") from error
@@ -64,16 +93,16 @@ def shown(url: httpx.URL) -> str:
     return printable(f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}", 200)
 
 
-async def _body(response: httpx.Response, most_bytes: int) -> bytes:
+async def _body(url: httpx.URL, response: Response, most_bytes: int) -> bytes:
     if response.status_code != 200:
-        raise AskError(Fault.STATUS, f"{shown(response.url)} answered {response.status_code}")
+        raise AskError(Fault.STATUS, f"{shown(url)} answered {response.status_code}")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise AskError(Fault.BODY, f"{response.url.host} packed its answer, which it was asked not to")
+        raise AskError(Fault.BODY, f"{url.host} packed its answer, which it was asked not to")
     body = bytearray()
     async for piece in response.aiter_raw():
         body += piece
         if len(body) > most_bytes:
-            raise AskError(Fault.BODY, f"the answer of {response.url.host} is longer than {most_bytes} bytes")
+            raise AskError(Fault.BODY, f"the answer of {url.host} is longer than {most_bytes} bytes")
     return bytes(body)
 
 

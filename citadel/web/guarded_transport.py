@@ -6,14 +6,11 @@ A second look at DNS, as any other client takes when it connects, could get anot
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import httpx
 
-from citadel.web.addresses import check_address
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+from citadel.web.addresses import Resolve, judged_addresses
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # No connection is kept: it would be found again by its address, for another name that leads there.
@@ -31,14 +28,14 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host = request.url.raw_host.decode("ascii")
         port = request.url.port or _DEFAULT_PORTS[request.url.scheme]
-        try:
-            addresses = list(dict.fromkeys(await self._resolve(host, port)))
-        except (OSError, UnicodeError) as error:
-            raise httpx.ConnectError(f"{host} cannot be resolved: {error}") from error
-        # All of them: which one is taken must not be a matter of luck.
-        for address in addresses:
-            check_address(host, address, allow_private=self._allow_private, in_plain_text=request.url.scheme == "http")
-        failure: httpx.TransportError = httpx.ConnectError(f"{host} has no address")
+        addresses = await judged_addresses(
+            self._resolve,
+            host,
+            port,
+            allow_private=self._allow_private,
+            in_plain_text=request.url.scheme == "http",
+        )
+        failure: httpx.TransportError
         for address in addresses:
             try:
                 return await self._inner.handle_async_request(_pinned(request, host, address))

@@ -23,6 +23,7 @@ from typing import Any, Final
 from cli.limits import raise_open_files
 from tests.bench.authorizing import authorizing
 from tests.bench.effort import FULL, QUICK, Effort
+from tests.bench.federation import federation
 from tests.bench.issuing import ledger_cost, small_calls, throughput
 from tests.bench.machine import Cores
 from tests.bench.memory import server_memory
@@ -80,6 +81,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "streams": streams,
     "validating": validating,
     "memory": server_memory,
+    "federation": federation,
     "rotation": rotation,
 }
 
@@ -121,7 +123,7 @@ def _machine(cores: Cores, effort: Effort) -> dict[str, Any]:
 def main() -> None:
     """Parse the command line, measure, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure Citadel's speed and memory.")
-    parser.add_argument("--quick", action="store_true", help="shorter and rougher: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="shorter and rougher: about three minutes")
     parser.add_argument("--only", action="append", choices=_SECTIONS, metavar="NAME", help=", ".join(_SECTIONS))
     parser.add_argument("--out", type=Path, default=Path(), help="folder for bench.json and the pictures")
     asked = parser.parse_args()

@@ -17,7 +17,7 @@ class MeshShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """Rounds of so many seconds for rates; how many entries, streams and pushes for the rest."""
+    """Rounds of so many seconds for rates; how many entries, streams, pushes and refresh hints for the rest."""
 
     rounds: int
     seconds: float
@@ -25,6 +25,7 @@ class Effort:
     entries: int
     streams: tuple[int, ...]
     mesh: MeshShape
+    hints: int
 
 
 QUICK: Final = Effort(
@@ -34,6 +35,7 @@ QUICK: Final = Effort(
     entries=3_000,
     streams=(1_000,),
     mesh=MeshShape(agents=100, entries=100, window=2.0),
+    hints=1,
 )
 FULL: Final = Effort(
     rounds=7,
@@ -42,4 +44,5 @@ FULL: Final = Effort(
     entries=20_000,
     streams=(1_000, 5_000),
     mesh=MeshShape(agents=1_000, entries=100, window=20.0),
+    hints=2,
 )

@@ -182,6 +182,7 @@ async def test_the_endpoint_must_be_exactly_who_was_configured(
     refusal = await refused(fetcher, spiffe)
     assert refusal.reason is Reason.ENDPOINT_UNTRUSTED, refusal
     assert words in refusal.message
+    assert endpoint.server.asked == []  # whoever is somebody else is not even asked
 
 
 @pytest.mark.spec("FED-25")

@@ -366,9 +366,12 @@ async def test_what_was_set_by_hand_lasts_until_the_next_fetch(server: Server) -
 
 
 async def test_the_same_document_is_neither_parsed_nor_written_again(server: Server, world: World) -> None:
-    await server.create(of_b(1))
-    world.down = True  # a write would fail
-    await server.until_asked(4)
+    world.answer = of_b(1).to_json().replace(b'{"keys":[', b'{"keys":[{"kty":"XYZ","use":"x509-svid"},')
+    with capture_logs() as logs:
+        await server.create(of_b(0))
+        world.down = True  # a write would fail
+        await server.until_asked(4)
+    assert [each["event"] for each in logs].count("bundle key skipped") == 1
     assert server.error is None
     assert server.federations.get(B_TEST).refreshed_at == server.clock.now()
 
