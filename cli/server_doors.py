@@ -263,6 +263,7 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
         found.ledger_gaps.extend(gaps)
         found.federations.extend(core.federation.status())
         found.revocation_trouble = core.revocation.lists.trouble
+        found.clusters.extend(core.clusters.children.clusters())
         return found
 
     return AdminService(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ca.api.insight import InsightService
 from ca.api.listeners import ActorOf, Watch
 from ca.clusters.condition import clusters_check
+from ca.clusters.metrics import ClusterCollector
 from ca.insight.condition import ServerCondition, revocation_check
 from ca.insight.gather import IdentityGatherer
 from ca.insight.minting import Minter
@@ -58,6 +59,7 @@ def server_watch(core: ServerCore, condition: ServerCondition, *, services: tupl
         )
     )
     core.metrics.register(RefusalCollector(core.tally))
+    core.metrics.register(ClusterCollector(core.clusters.children))
     return Watch(
         meter=CallMeter(core.metrics, clock=core.clock),
         health=HealthBoard(condition.readiness, services=services, clock=core.clock),

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from citadel._wire import rotation_pb2 as citadel_dot___wire_dot_rotation__pb2
 from citadel._wire import types_pb2 as citadel_dot___wire_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63itadel/_wire/admin.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"h\n\x12\x43reateTokenRequest\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x16\n\x0enode_selectors\x18\x03 \x03(\t\"\x82\x01\n\x13\x43reateTokenResponse\x12\x13\n\x0bjoin_string\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x61gent_exists\x18\x04 \x01(\x08\"6\n\x12\x43reateEntryRequest\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.citadel.v1.Entry\"6\n\x12UpdateEntryRequest\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.citadel.v1.Entry\"d\n\x13\x41pplyEntriesRequest\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x18\n\x10prune_parent_ids\x18\x03 \x03(\t\"l\n\x14\x41pplyEntriesResponse\x12*\n\x08problems\x18\x01 \x03(\x0b\x32\x18.citadel.v1.EntryProblem\x12(\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x17.citadel.v1.EntryChange\"Z\n\x0c\x45ntryProblem\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0b\n\x03\x66ix\x18\x05 \x01(\t\"\xea\x01\n\x0b\x45ntryChange\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.citadel.v1.EntryChange.Kind\x12!\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x11.citadel.v1.Entry\x12 \n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x11.citadel.v1.Entry\x12\x16\n\x0e\x63hanged_fields\x18\x04 \x03(\t\"R\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\x0b\n\x07UPDATED\x10\x02\x12\r\n\tUNCHANGED\x10\x03\x12\x0b\n\x07\x44\x45LETED\x10\x04\"\x1d\n\x0fGetEntryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"a\n\x12ListEntriesRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"R\n\x13ListEntriesResponse\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x12\x44\x65leteEntryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13GetOwnBundleRequest\"\x12\n\x10GetStatusRequest\"\x8c\x05\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x17\n\x0f\x62undle_sequence\x18\x05 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x06 \x01(\x04\x12\x30\n\x0b\x61uthorities\x18\x07 \x03(\x0b\x32\x1b.citadel.v1.AuthorityStatus\x12\'\n\x06\x61gents\x18\x08 \x03(\x0b\x32\x17.citadel.v1.AgentStatus\x12\x0e\n\x06issued\x18\t \x01(\x04\x12\x30\n\x07refused\x18\n \x03(\x0b\x32\x1f.citadel.v1.Status.RefusedEntry\x12*\n\x0bledger_gaps\x18\x0b \x03(\x0b\x32\x15.citadel.v1.LedgerGap\x12,\n\x08rotation\x18\x0c \x01(\x0b\x32\x1a.citadel.v1.RotationStatus\x12-\n\nclock_jump\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14\x62undle_x509_sequence\x18\x0e \x01(\x04\x12,\n\x08upstream\x18\x0f \x01(\x0b\x32\x1a.citadel.v1.UpstreamStatus\x12\x31\n\x0b\x66\x65\x64\x65rations\x18\x10 \x03(\x0b\x32\x1c.citadel.v1.FederationStatus\x12\x1a\n\x12revocation_trouble\x18\x11 \x01(\t\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xb9\x01\n\x0eUpstreamStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0c\n\x04good\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12)\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0blasts_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x10\x46\x65\x64\x65rationStatus\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0c\n\x04good\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x30\n\x0crefreshed_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdd\x01\n\x0eRotationStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bphase_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07holders\x18\x06 \x01(\r\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x11\n\temergency\x18\x08 \x01(\x08\x12\r\n\x05\x61larm\x18\t \x01(\t\"_\n\tLedgerGap\x12)\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe8\x01\n\x0f\x41uthorityStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12.\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03kid\x18\x07 \x01(\t\x12\x30\n\x0csigned_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc9\x01\n\x0b\x41gentStatus\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0e\n\x06\x62\x61nned\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15\x61\x63knowledged_revision\x18\x06 \x01(\x04\x12)\n\x07streams\x18\x07 \x03(\x0b\x32\x18.citadel.v1.StreamReport2\x84\x05\n\x05\x41\x64min\x12N\n\x0b\x43reateToken\x12\x1e.citadel.v1.CreateTokenRequest\x1a\x1f.citadel.v1.CreateTokenResponse\x12@\n\x0b\x43reateEntry\x12\x1e.citadel.v1.CreateEntryRequest\x1a\x11.citadel.v1.Entry\x12:\n\x08GetEntry\x12\x1b.citadel.v1.GetEntryRequest\x1a\x11.citadel.v1.Entry\x12N\n\x0bListEntries\x12\x1e.citadel.v1.ListEntriesRequest\x1a\x1f.citadel.v1.ListEntriesResponse\x12@\n\x0bUpdateEntry\x12\x1e.citadel.v1.UpdateEntryRequest\x1a\x11.citadel.v1.Entry\x12@\n\x0b\x44\x65leteEntry\x12\x1e.citadel.v1.DeleteEntryRequest\x1a\x11.citadel.v1.Entry\x12U\n\x0c\x41pplyEntries\x12\x1f.citadel.v1.ApplyEntriesRequest\x1a .citadel.v1.ApplyEntriesResponse(\x01\x30\x01\x12\x43\n\x0cGetOwnBundle\x12\x1f.citadel.v1.GetOwnBundleRequest\x1a\x12.citadel.v1.Bundle\x12=\n\tGetStatus\x12\x1c.citadel.v1.GetStatusRequest\x1a\x12.citadel.v1.Statusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63itadel/_wire/admin.proto\x12\ncitadel.v1\x1a\x1c\x63itadel/_wire/rotation.proto\x1a\x19\x63itadel/_wire/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"h\n\x12\x43reateTokenRequest\x12&\n\x03ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nagent_name\x18\x02 \x01(\t\x12\x16\n\x0enode_selectors\x18\x03 \x03(\t\"\x82\x01\n\x13\x43reateTokenResponse\x12\x13\n\x0bjoin_string\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x61gent_exists\x18\x04 \x01(\x08\"6\n\x12\x43reateEntryRequest\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.citadel.v1.Entry\"6\n\x12UpdateEntryRequest\x12 \n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x11.citadel.v1.Entry\"d\n\x13\x41pplyEntriesRequest\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x18\n\x10prune_parent_ids\x18\x03 \x03(\t\"l\n\x14\x41pplyEntriesResponse\x12*\n\x08problems\x18\x01 \x03(\x0b\x32\x18.citadel.v1.EntryProblem\x12(\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x17.citadel.v1.EntryChange\"Z\n\x0c\x45ntryProblem\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0b\n\x03\x66ix\x18\x05 \x01(\t\"\xea\x01\n\x0b\x45ntryChange\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.citadel.v1.EntryChange.Kind\x12!\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x11.citadel.v1.Entry\x12 \n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x11.citadel.v1.Entry\x12\x16\n\x0e\x63hanged_fields\x18\x04 \x03(\t\"R\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43REATED\x10\x01\x12\x0b\n\x07UPDATED\x10\x02\x12\r\n\tUNCHANGED\x10\x03\x12\x0b\n\x07\x44\x45LETED\x10\x04\"\x1d\n\x0fGetEntryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"a\n\x12ListEntriesRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"R\n\x13ListEntriesResponse\x12\"\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x12\x44\x65leteEntryRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x15\n\x13GetOwnBundleRequest\"\x12\n\x10GetStatusRequest\"\xb7\x05\n\x06Status\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x17\n\x0f\x62undle_sequence\x18\x05 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x06 \x01(\x04\x12\x30\n\x0b\x61uthorities\x18\x07 \x03(\x0b\x32\x1b.citadel.v1.AuthorityStatus\x12\'\n\x06\x61gents\x18\x08 \x03(\x0b\x32\x17.citadel.v1.AgentStatus\x12\x0e\n\x06issued\x18\t \x01(\x04\x12\x30\n\x07refused\x18\n \x03(\x0b\x32\x1f.citadel.v1.Status.RefusedEntry\x12*\n\x0bledger_gaps\x18\x0b \x03(\x0b\x32\x15.citadel.v1.LedgerGap\x12,\n\x08rotation\x18\x0c \x01(\x0b\x32\x1a.citadel.v1.RotationStatus\x12-\n\nclock_jump\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14\x62undle_x509_sequence\x18\x0e \x01(\x04\x12,\n\x08upstream\x18\x0f \x01(\x0b\x32\x1a.citadel.v1.UpstreamStatus\x12\x31\n\x0b\x66\x65\x64\x65rations\x18\x10 \x03(\x0b\x32\x1c.citadel.v1.FederationStatus\x12\x1a\n\x12revocation_trouble\x18\x11 \x01(\t\x12)\n\x08\x63lusters\x18\x12 \x03(\x0b\x32\x17.citadel.v1.ClusterView\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xb9\x01\n\x0eUpstreamStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0c\n\x04good\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\x12)\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0blasts_until\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x10\x46\x65\x64\x65rationStatus\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0c\n\x04good\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x30\n\x0crefreshed_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdd\x01\n\x0eRotationStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bphase_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07holders\x18\x06 \x01(\r\x12\x0e\n\x06paused\x18\x07 \x01(\x08\x12\x11\n\temergency\x18\x08 \x01(\x08\x12\r\n\x05\x61larm\x18\t \x01(\t\"_\n\tLedgerGap\x12)\n\x05\x62\x65gin\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe8\x01\n\x0f\x41uthorityStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12.\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03kid\x18\x07 \x01(\t\x12\x30\n\x0csigned_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc9\x01\n\x0b\x41gentStatus\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0e\n\x06\x62\x61nned\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\x12)\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15\x61\x63knowledged_revision\x18\x06 \x01(\x04\x12)\n\x07streams\x18\x07 \x03(\x0b\x32\x18.citadel.v1.StreamReport2\x84\x05\n\x05\x41\x64min\x12N\n\x0b\x43reateToken\x12\x1e.citadel.v1.CreateTokenRequest\x1a\x1f.citadel.v1.CreateTokenResponse\x12@\n\x0b\x43reateEntry\x12\x1e.citadel.v1.CreateEntryRequest\x1a\x11.citadel.v1.Entry\x12:\n\x08GetEntry\x12\x1b.citadel.v1.GetEntryRequest\x1a\x11.citadel.v1.Entry\x12N\n\x0bListEntries\x12\x1e.citadel.v1.ListEntriesRequest\x1a\x1f.citadel.v1.ListEntriesResponse\x12@\n\x0bUpdateEntry\x12\x1e.citadel.v1.UpdateEntryRequest\x1a\x11.citadel.v1.Entry\x12@\n\x0b\x44\x65leteEntry\x12\x1e.citadel.v1.DeleteEntryRequest\x1a\x11.citadel.v1.Entry\x12U\n\x0c\x41pplyEntries\x12\x1f.citadel.v1.ApplyEntriesRequest\x1a .citadel.v1.ApplyEntriesResponse(\x01\x30\x01\x12\x43\n\x0cGetOwnBundle\x12\x1f.citadel.v1.GetOwnBundleRequest\x1a\x12.citadel.v1.Bundle\x12=\n\tGetStatus\x12\x1c.citadel.v1.GetStatusRequest\x1a\x12.citadel.v1.Statusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,52 +37,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATUS_REFUSEDENTRY']._loaded_options = None
   _globals['_STATUS_REFUSEDENTRY']._serialized_options = b'8\001'
-  _globals['_CREATETOKENREQUEST']._serialized_start=133
-  _globals['_CREATETOKENREQUEST']._serialized_end=237
-  _globals['_CREATETOKENRESPONSE']._serialized_start=240
-  _globals['_CREATETOKENRESPONSE']._serialized_end=370
-  _globals['_CREATEENTRYREQUEST']._serialized_start=372
-  _globals['_CREATEENTRYREQUEST']._serialized_end=426
-  _globals['_UPDATEENTRYREQUEST']._serialized_start=428
-  _globals['_UPDATEENTRYREQUEST']._serialized_end=482
-  _globals['_APPLYENTRIESREQUEST']._serialized_start=484
-  _globals['_APPLYENTRIESREQUEST']._serialized_end=584
-  _globals['_APPLYENTRIESRESPONSE']._serialized_start=586
-  _globals['_APPLYENTRIESRESPONSE']._serialized_end=694
-  _globals['_ENTRYPROBLEM']._serialized_start=696
-  _globals['_ENTRYPROBLEM']._serialized_end=786
-  _globals['_ENTRYCHANGE']._serialized_start=789
-  _globals['_ENTRYCHANGE']._serialized_end=1023
-  _globals['_ENTRYCHANGE_KIND']._serialized_start=941
-  _globals['_ENTRYCHANGE_KIND']._serialized_end=1023
-  _globals['_GETENTRYREQUEST']._serialized_start=1025
-  _globals['_GETENTRYREQUEST']._serialized_end=1054
-  _globals['_LISTENTRIESREQUEST']._serialized_start=1056
-  _globals['_LISTENTRIESREQUEST']._serialized_end=1153
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=1155
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=1237
-  _globals['_DELETEENTRYREQUEST']._serialized_start=1239
-  _globals['_DELETEENTRYREQUEST']._serialized_end=1271
-  _globals['_GETOWNBUNDLEREQUEST']._serialized_start=1273
-  _globals['_GETOWNBUNDLEREQUEST']._serialized_end=1294
-  _globals['_GETSTATUSREQUEST']._serialized_start=1296
-  _globals['_GETSTATUSREQUEST']._serialized_end=1314
-  _globals['_STATUS']._serialized_start=1317
-  _globals['_STATUS']._serialized_end=1969
-  _globals['_STATUS_REFUSEDENTRY']._serialized_start=1923
-  _globals['_STATUS_REFUSEDENTRY']._serialized_end=1969
-  _globals['_UPSTREAMSTATUS']._serialized_start=1972
-  _globals['_UPSTREAMSTATUS']._serialized_end=2157
-  _globals['_FEDERATIONSTATUS']._serialized_start=2160
-  _globals['_FEDERATIONSTATUS']._serialized_end=2297
-  _globals['_ROTATIONSTATUS']._serialized_start=2300
-  _globals['_ROTATIONSTATUS']._serialized_end=2521
-  _globals['_LEDGERGAP']._serialized_start=2523
-  _globals['_LEDGERGAP']._serialized_end=2618
-  _globals['_AUTHORITYSTATUS']._serialized_start=2621
-  _globals['_AUTHORITYSTATUS']._serialized_end=2853
-  _globals['_AGENTSTATUS']._serialized_start=2856
-  _globals['_AGENTSTATUS']._serialized_end=3057
-  _globals['_ADMIN']._serialized_start=3060
-  _globals['_ADMIN']._serialized_end=3704
+  _globals['_CREATETOKENREQUEST']._serialized_start=163
+  _globals['_CREATETOKENREQUEST']._serialized_end=267
+  _globals['_CREATETOKENRESPONSE']._serialized_start=270
+  _globals['_CREATETOKENRESPONSE']._serialized_end=400
+  _globals['_CREATEENTRYREQUEST']._serialized_start=402
+  _globals['_CREATEENTRYREQUEST']._serialized_end=456
+  _globals['_UPDATEENTRYREQUEST']._serialized_start=458
+  _globals['_UPDATEENTRYREQUEST']._serialized_end=512
+  _globals['_APPLYENTRIESREQUEST']._serialized_start=514
+  _globals['_APPLYENTRIESREQUEST']._serialized_end=614
+  _globals['_APPLYENTRIESRESPONSE']._serialized_start=616
+  _globals['_APPLYENTRIESRESPONSE']._serialized_end=724
+  _globals['_ENTRYPROBLEM']._serialized_start=726
+  _globals['_ENTRYPROBLEM']._serialized_end=816
+  _globals['_ENTRYCHANGE']._serialized_start=819
+  _globals['_ENTRYCHANGE']._serialized_end=1053
+  _globals['_ENTRYCHANGE_KIND']._serialized_start=971
+  _globals['_ENTRYCHANGE_KIND']._serialized_end=1053
+  _globals['_GETENTRYREQUEST']._serialized_start=1055
+  _globals['_GETENTRYREQUEST']._serialized_end=1084
+  _globals['_LISTENTRIESREQUEST']._serialized_start=1086
+  _globals['_LISTENTRIESREQUEST']._serialized_end=1183
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=1185
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=1267
+  _globals['_DELETEENTRYREQUEST']._serialized_start=1269
+  _globals['_DELETEENTRYREQUEST']._serialized_end=1301
+  _globals['_GETOWNBUNDLEREQUEST']._serialized_start=1303
+  _globals['_GETOWNBUNDLEREQUEST']._serialized_end=1324
+  _globals['_GETSTATUSREQUEST']._serialized_start=1326
+  _globals['_GETSTATUSREQUEST']._serialized_end=1344
+  _globals['_STATUS']._serialized_start=1347
+  _globals['_STATUS']._serialized_end=2042
+  _globals['_STATUS_REFUSEDENTRY']._serialized_start=1996
+  _globals['_STATUS_REFUSEDENTRY']._serialized_end=2042
+  _globals['_UPSTREAMSTATUS']._serialized_start=2045
+  _globals['_UPSTREAMSTATUS']._serialized_end=2230
+  _globals['_FEDERATIONSTATUS']._serialized_start=2233
+  _globals['_FEDERATIONSTATUS']._serialized_end=2370
+  _globals['_ROTATIONSTATUS']._serialized_start=2373
+  _globals['_ROTATIONSTATUS']._serialized_end=2594
+  _globals['_LEDGERGAP']._serialized_start=2596
+  _globals['_LEDGERGAP']._serialized_end=2691
+  _globals['_AUTHORITYSTATUS']._serialized_start=2694
+  _globals['_AUTHORITYSTATUS']._serialized_end=2926
+  _globals['_AGENTSTATUS']._serialized_start=2929
+  _globals['_AGENTSTATUS']._serialized_end=3130
+  _globals['_ADMIN']._serialized_start=3133
+  _globals['_ADMIN']._serialized_end=3777
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 What administrators ask, over the local admin socket."""
 
+from citadel._wire import rotation_pb2 as _rotation_pb2
 from citadel._wire import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -427,6 +428,7 @@ class Status(_message.Message):
     UPSTREAM_FIELD_NUMBER: _builtins.int
     FEDERATIONS_FIELD_NUMBER: _builtins.int
     REVOCATION_TROUBLE_FIELD_NUMBER: _builtins.int
+    CLUSTERS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     trust_domain: _builtins.str
     revision: _builtins.int
@@ -462,6 +464,10 @@ class Status(_message.Message):
     def upstream(self) -> Global___UpstreamStatus: ...
     @_builtins.property
     def federations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FederationStatus]: ...
+    @_builtins.property
+    def clusters(self) -> _containers.RepeatedCompositeFieldContainer[_rotation_pb2.ClusterView]:
+        """below this server"""
+
     def __init__(
         self,
         *,
@@ -482,10 +488,11 @@ class Status(_message.Message):
         upstream: Global___UpstreamStatus | None = ...,
         federations: _abc.Iterable[Global___FederationStatus] | None = ...,
         revocation_trouble: _builtins.str = ...,
+        clusters: _abc.Iterable[_rotation_pb2.ClusterView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "entries", b"entries", "federations", b"federations", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "revocation_trouble", b"revocation_trouble", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "clusters", b"clusters", "entries", b"entries", "federations", b"federations", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "revocation_trouble", b"revocation_trouble", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,7 +68,7 @@ def entry_group() -> None:
 @click.option("--expires-at", type=MomentType(), help="When the entry ends, such as 2030-01-31T12:00:00Z.")
 @click.option("--expires-in", type=DurationType(), help="How long the entry lasts from now.")
 @click.option("--admin", is_flag=True, help=f"The identity may administer the server. {_LATER}")
-@click.option("--downstream", is_flag=True, help=f"The identity may ask for an issuing authority of its own. {_LATER}")
+@click.option("--downstream", is_flag=True, help="It is a child cluster's server, which may ask for an authority.")
 def create(  # noqa: PLR0913 - one parameter for each option
     invocation: Invocation,
     *,

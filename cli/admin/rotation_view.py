@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from citadel._wire import rotation_pb2 as pb
 from citadel.config.types import format_duration
 from citadel.wire import from_duration, from_timestamp
+from cli.admin.cluster_view import cluster_events, cluster_lines
 from cli.admin.tables import (
     about,
     moment,
@@ -59,6 +60,7 @@ def _state_lines(view: pb.RotationView, now: datetime) -> list[str]:
         ),
         f"  agents                                      {view.agents} connected, {view.agents_away} away",
     ]
+    lines += cluster_lines(view.clusters, now)
     deadline = _time(rotation.deadline)
     if deadline is not None:
         what = "the old keys are dropped at" if rotation.kind == "jwt" else "the old root is dropped at "
@@ -76,6 +78,7 @@ def events(view: pb.RotationView) -> Mapping[str, str]:
     found = {f"phase {_phase(rotation)}": _phase(rotation)} if view.HasField("rotation") else {}
     if rotation.alarm:
         found[f"alarm {rotation.alarm}"] = f"  alarm: {rotation.alarm}"
+    found |= cluster_events(view.clusters)
     for each in view.holders[:_MOST_HOLDERS]:
         until = _time(each.until)
         at_most = f" (until {moment(until)} at most)" if until is not None else ""

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from citadel._wire import admin_pb2, types_pb2
 from citadel.wire import from_duration, from_timestamp
+from cli.admin.cluster_view import print_clusters
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.plain import to_plain
 from cli.admin.tables import (
@@ -67,6 +68,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
         ),
         none="none",
     )
+    print_clusters(status.clusters, now)
     print_heading("agents")
     print_table(
         ("AGENT", "STATE", "SINCE", "VERSION", "REVISION"),

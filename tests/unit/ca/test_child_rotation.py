@@ -7,9 +7,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from ca.authority.model import AuthorityKind
+from ca.clusters.condition import clusters_check
+from ca.clusters.metrics import ClusterCollector
 from ca.rotation.model import Phase, RotationKind
+from citadel._wire import rotation_pb2
+from citadel.probes import Check, Health
 from tests.csrs import new_key
 from tests.unit.ca.cluster import EAST, WEST, Cluster, ends
 from tests.unit.ca.rotating import HOUR, Disk, Server, nodes
@@ -226,3 +231,34 @@ async def test_what_a_cluster_said_goes_when_its_authorities_have_ended(parent_d
         await server.until(lambda: "east-1" not in server.authorities.bundle().jwt_authorities)
         assert len(server.lists.current.lists) == 2
         assert server.children.clusters() == []
+
+
+async def test_clusters_are_shown_with_those_below_them_and_measured(server: Server, east: Cluster) -> None:
+    """What a child says of itself can be shown and is bounded, whatever it is."""
+    east.own.name, east.own.phase = "spiffe://a.test/somebody/else", "observe\x1b[2J"
+    for number in range(20):
+        east.own.holders.add(name=f"node-{number}/1", words="x" * 1000)
+    east.below = [rotation_pb2.ClusterView(name="spiffe://a.test/lab", proxies=2, below=1)]
+    assert east.session is not None
+    await server.until(lambda: len(server.children.clusters()) == 2)
+    own, below = server.children.clusters()
+    assert (own.name, own.connected, own.phase, own.below) == (str(EAST), True, "observe [2J", 0)
+    assert [len(each.words) for each in own.holders] == [300] * 10
+    assert (below.name, below.proxies, below.below) == ("spiffe://a.test/lab", 2, 2)
+    assert server.rotator.view().clusters == [own, below]
+
+    east.is_silent = True
+    await east.sign()
+    await server.until(lambda: server.children.without(is_jwt=False) != [])
+    registry = CollectorRegistry()
+    registry.register(ClusterCollector(server.children))
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    assert {(each.name, *each.labels.values()): each.value for each in samples} == {
+        ("citadel_child_clusters", "connected"): 1,
+        ("citadel_child_clusters", "away"): 0,
+        ("citadel_child_clusters_behind", "x509"): 1,
+        ("citadel_child_clusters_behind", "jwt"): 0,
+    }
+    assert clusters_check(server.children, server.records) == Check("child clusters", Health.GOOD, "1 of 1 connected")
+    east.leave()
+    assert clusters_check(server.children, server.records).health is Health.DEGRADED

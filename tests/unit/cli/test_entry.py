@@ -57,7 +57,7 @@ async def test_create_sends_no_more_than_was_said(admin: FakeAdmin, program: Pro
 async def test_help_says_what_is_not_used_yet(program: Program) -> None:
     options = (await program("entry", "create", "--help")).stdout.split("\n  --")
     later = {option.split()[0] for option in options if "used by later versions" in " ".join(option.split())}
-    assert later == {"admin", "downstream"}
+    assert later == {"admin"}
 
 
 async def test_a_table_for_people(admin: FakeAdmin, program: Program) -> None:  # noqa: ARG001
