@@ -75,7 +75,7 @@ class DeltaSecretStream:
 
     def offer(self, available: Available) -> discovery_pb2.DeltaDiscoveryResponse | None:
         """What to send now that the caller may have `available`; None when that is nothing new."""
-        there = available.withdrawing((*self._standings, *self._brought))
+        there = available.withdrawing(sent=self._standings, brought=self._brought)
         alone = next((name for name in self._alone if name in there), None)
         self.is_owed = alone is not None
         if alone is not None:

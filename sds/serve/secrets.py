@@ -7,7 +7,7 @@ domains that its entries federate with, or whatever the settings call these; fur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from operator import is_
@@ -107,7 +107,7 @@ class SecretShelf:
         ids = [*(entry.spiffe_id for entry in entries), *(domain.id for domain in (self._own, *foreign))]
         may_have = frozenset((self._names.default, self._names.root, self._names.all, *map(str, ids)))
         return Available(
-            there, until=min(ends, default=None), awaited=may_have - there.keys(), nothing_for=self._nothing_for
+            there, until=min(ends, default=None), awaited=may_have - there.keys(), withdrawal=self._withdrawal
         )
 
     def _identities(self, entries: Iterable[Entry], now: datetime) -> Mapping[SpiffeId, HeldSvid]:
@@ -128,13 +128,16 @@ class SecretShelf:
         for name, held in named.items():
             yield self._built.get((name, held.entry_id), (held,), partial(certificate_resource, name, held))
 
-    def _contexts(self, foreign: Collection[TrustDomain], now: datetime) -> Iterator[Resource]:
+    def _contexts(self, foreign: frozenset[TrustDomain], now: datetime) -> Iterator[Resource]:
         is_plain = not foreign
         lists = self._usable.lists(self._holdings, now, of_leaves_alone=is_plain)
         bundles = [self._holdings.bundles.get(domain) for domain in (self._own, *sorted(foreign))]
         held = [bundle for bundle in bundles if bundle is not None]
         for bundle in held:
             yield self._context(str(bundle.trust_domain.id), [bundle], lists, is_plain=is_plain)
+        # A proxy that waits for one name does not go live, and then serves nobody.
+        for domain in foreign.difference(self._holdings.bundles):
+            yield self._nothing_of(domain)
         if held and held[0].trust_domain == self._own:
             yield self._context(self._names.root, held[:1], lists, is_plain=is_plain)
             yield self._context(self._names.all, held, lists, is_plain=is_plain)
@@ -166,8 +169,8 @@ class SecretShelf:
             self._placeholders[trust_domain] = self._make_placeholder(trust_domain)
         return self._placeholders[trust_domain]
 
-    def _nothing_for(self, name: str) -> Resource | None:
-        """In the place of the bundle of a foreign trust domain that is trusted no longer, or of which none is known."""
+    def _withdrawal(self, name: str, /, *, may_come: bool) -> Resource | None:
+        """See `sds.serve.available.Withdrawal`."""
         domain = name.removeprefix(SCHEME)
         if domain in (name, self._own.name) or "/" in domain:
             return None
@@ -175,10 +178,12 @@ class SecretShelf:
             trust_domain = TrustDomain(domain)
         except CitadelError:
             return None
-        # One for all, and nothing is kept by name: a caller says which names it has.
-        return spiffe_context_resource(
-            name, {trust_domain: self._placeholder(self._own)}, BundleFacts(trust_domain.name, 0)
-        )
+        return None if may_come and trust_domain in self._holdings.bundles else self._nothing_of(trust_domain)
+
+    def _nothing_of(self, trust_domain: TrustDomain) -> Resource:
+        # One root for all of them, and nothing is kept by name: a caller says which names it has.
+        authorities = {trust_domain: self._placeholder(self._own)}
+        return spiffe_context_resource(str(trust_domain.id), authorities, BundleFacts(trust_domain.name, 0))
 
 
 class _Memo:

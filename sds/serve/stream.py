@@ -82,7 +82,7 @@ class SecretStream:
         self.is_owed = False
         if self._subscription is None:
             return None
-        there = available.withdrawing((*self._standings, *self._brought))
+        there = available.withdrawing(sent=self._standings, brought=self._brought)
         resources = [there[name] for name in self._subscription.wanted(there) if name in there]
         resources = [resource for resource in resources if not self._has_refused(resource)]
         if resources and self._claimed_version and _version_of(resources) == self._claimed_version:

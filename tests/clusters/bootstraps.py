@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,13 @@ class Bootstrap:
 
     def pin_service(self, spiffe_id: str) -> None:
         _pin(self._cluster("service")["transport_socket"], [spiffe_id])
+
+    def trust_service_by(self, secret: str) -> None:
+        """Believe the service by the bundle of this name, and not by all that the workload may trust."""
+        cluster = self._cluster("service")
+        cluster["transport_socket"] = deepcopy(cluster["transport_socket"])  # the file says this part once
+        context = cluster["transport_socket"]["typed_config"]["common_tls_context"]["combined_validation_context"]
+        context["validation_context_sds_secret_config"]["name"] = secret
 
     def ask_for(self, name: str) -> None:
         self._cluster("service")["transport_socket"]["typed_config"]["sni"] = name

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from citadel.bundle import MAX_BUNDLE_BYTES, TrustBundle, bundle_map_from_json, bundle_map_to_json
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.spiffe import TrustDomain
+from citadel.wire import sequence_on_wire
 from tests.certificates import A_TEST, B_TEST, Signed, bundle, root, rsa_key
 
 ONE, TWO, THREE = root("1"), root("2"), root("3", key=rsa_key())
@@ -174,3 +175,9 @@ def test_the_size_of_a_document_is_bounded() -> None:
     assert TrustBundle.from_json(TrustDomain("a.test"), full) == bundle()
     with pytest.raises(InvalidArgument, match="more than"):
         TrustBundle.from_json(TrustDomain("a.test"), full + b" ")
+
+
+@pytest.mark.spec("BUNDLE-06")
+@pytest.mark.parametrize(("sequence", "told"), [(None, 0), (7, 7), (2**64 - 1, 2**64 - 1), (2**64, 2**64 - 1)])
+def test_a_sequence_that_is_longer_than_the_wire_takes_stops_nobody(sequence: int | None, told: int) -> None:
+    assert sequence_on_wire(TrustBundle(trust_domain=A_TEST, sequence=sequence)) == told

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+from cryptography.hazmat.primitives import hashes
 from grpc import aio
 
 from citadel._wire import agent_api_pb2 as pb
@@ -26,11 +27,13 @@ from sds.keep.keeper import RenewalProgress
 from sds.keep.keys import new_key
 from sds.keep.orders import OrderBook, RenewOrder
 from sds.link.bootstrap import Bootstrap
+from sds.link.identity import IdentityFile
 from sds.link.link import Heeding, Link, Telling
 from sds.link.memory import FILE_NAME, RevocationFile, RevocationMemory, Told
 from sds.link.renewal import OwnRenewal
 from sds.link.returning import Returning
 from sds.link.updates import Assembly
+from tests import certificates
 from tests.clock import FakeClock
 from tests.revocations import revocation_set, set_message
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority, entry
@@ -206,6 +209,27 @@ async def test_a_foreign_domain_is_trusted_until_the_server_says_otherwise(bench
         sync.updates.put_nowait(pb.Update(revision=6, snapshot=True, bundles=[own]))
         await bench.until(lambda: 6 in sync.acknowledged())
         assert bench.feed.current.bundles == {A_TEST: bench.authority.bundle}
+
+
+@pytest.mark.invariant(7)
+async def test_roots_for_workloads_alone_are_served_and_no_server_is_known_by_them(bench: Bench) -> None:
+    """They are of another cluster of the own trust domain, which could speak for every identity, a server's too."""
+    exchanged, own = certificates.root("of another cluster").certificate, bench.authority.bundle
+    both = replace(own, x509_authorities=(*own.x509_authorities, exchanged), sequence=5)
+    message = bundle_message(both)
+    message.for_workloads_alone.append(exchanged.fingerprint(hashes.SHA256()))
+    async with bench.running():
+        await bench.until(lambda: bench.link.is_up)
+        sync = bench.api.syncs[0]
+        sync.updates.put_nowait(pb.Update(revision=2, bundles=[message]))
+        await bench.until(lambda: 2 in sync.acknowledged())
+        assert bench.feed.current.bundles[A_TEST] == both
+        kept = IdentityFile(bench.folder).load(A_TEST)
+        assert kept is not None
+        assert kept.bundle == bench.own.current.bundle == replace(own, sequence=5)
+        acknowledged = [m.acknowledge for m in sync.messages if m.WhichOneof("kind") == "acknowledge"]
+        assert acknowledged[-1].bundle_sequence == 5
+        assert len(bench.api.syncs) == 1, "nothing has changed in whom the agent believes"
 
 
 @pytest.mark.invariant(8)

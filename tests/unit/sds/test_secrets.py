@@ -203,7 +203,8 @@ def test_a_foreign_bundle_that_has_not_come_yet_holds_back_nothing() -> None:
     web = entry("web", federates_with=frozenset({B_TEST}))
     resources = available(holdings([web], [held(web)])).resources
     assert validator_domains(resources["ALL"]) == {"a.test": ROOT.pem}
-    assert "spiffe://b.test" not in resources
+    (nobody,) = validator_domains(resources["spiffe://b.test"]).values()
+    assert nobody not in (ROOT.pem, FOREIGN.pem), "a proxy that waited for it would not go live"
 
 
 def test_a_foreign_bundle_never_stands_in_for_the_own() -> None:
@@ -337,9 +338,16 @@ def test_two_entries_of_one_identity_serve_it_once_from_whichever_has_a_certific
     assert serial_of(available(holdings([one, two], [of_one, of_two])).resources["default"]) == of_one.svid.serial
 
 
-def test_unknown_domains_are_never_made_up() -> None:
-    resources = available(holdings([entry("web", federates_with=frozenset({TrustDomain("c.test")}))])).resources
-    assert "spiffe://c.test" not in resources
+@pytest.mark.invariant(9)
+def test_of_an_unknown_domain_nobody_is_trusted_and_nothing_is_made_up_for_who_does_not_federate() -> None:
+    domain = TrustDomain("c.test")
+    resources = available(holdings([entry("web", federates_with=frozenset({domain}))])).resources
+    (nobody,) = validator_domains(resources["spiffe://c.test"]).values()
+    with pytest.raises((InvalidSignature, ValueError)):
+        x509.load_pem_x509_certificate(nobody).verify_directly_issued_by(ROOT.certificate)
+    assert resources["spiffe://c.test"].facts == BundleFacts("c.test", 0)
+    assert "c.test" not in validator_domains(resources["ALL"])
+    assert "spiffe://c.test" not in available(holdings([entry("web")])).resources
 
 
 def test_the_short_names_are_settings() -> None:
@@ -354,9 +362,10 @@ def test_the_short_names_are_settings() -> None:
 def test_what_a_caller_may_have_and_is_not_there_is_awaited_and_only_the_rest_ruled_out() -> None:
     web = entry("web", federates_with=frozenset({B_TEST}))
     now = available(holdings([web]))
-    for name in ("default", "spiffe://a.test/web", "spiffe://b.test"):
+    for name in ("default", "spiffe://a.test/web"):
         assert name not in now.resources
         assert not now.rules_out(name)
+    assert not now.rules_out("spiffe://b.test"), "it is there, and trusts nobody"
     for name in ("spiffe://a.test/other", "spiffe://c.test", "made up"):
         assert now.rules_out(name)
     assert not now.rules_out("ROOTCA"), "it is there"

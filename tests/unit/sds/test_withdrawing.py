@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,10 +117,19 @@ def test_a_bundle_that_comes_back_is_sent_again(kind: str) -> None:
 
 
 @each_kind
-def test_who_was_never_sent_a_bundle_waits_for_it(kind: str) -> None:
+def test_who_federates_before_a_bundle_is_known_is_not_kept_waiting(kind: str) -> None:
     node, proxy = Node(), Proxy(kind, NAME)
-    assert not proxy.take(node.available(FEDERATED))
+    assert proxy.take(node.available(FEDERATED))
+    assert trusts_nothing(proxy)
     assert proxy.take(node.available(FEDERATED, BUNDLE))
+    assert proxy.trusts() == {"b.test": FOREIGN.pem}
+
+
+@each_kind
+def test_who_does_not_federate_waits_for_a_name_that_it_was_never_sent(kind: str) -> None:
+    proxy = Proxy(kind, NAME)
+    proxy.take(Node().available(ALONE, BUNDLE))
+    assert not proxy.secrets
 
 
 @each_kind
@@ -149,7 +159,21 @@ def test_what_is_withdrawn_takes_nothing_from_the_other_names_of_the_stream(kind
     assert trusts_nothing(proxy)
 
 
+@each_kind
+def test_who_cannot_be_seen_whole_loses_what_it_was_sent_and_keeps_what_it_brought_while_that_may_be_right(
+    kind: str,
+) -> None:
+    """As a user without a name: it may yet turn out to match an entry that federates."""
+    node = Node()
+    for brings, gone, replaced in ((False, False, True), (True, False, False), (True, True, True)):
+        proxy = Proxy(kind, NAME, brings=brings)
+        if not brings:
+            proxy.take(replace(node.available(FEDERATED, BUNDLE), is_known=False))
+        proxy.take(replace(node.available(ALONE, *([] if gone else [BUNDLE])), is_known=False))
+        assert (bool(proxy.secrets) and trusts_nothing(proxy)) is replaced
+
+
 @pytest.mark.parametrize("name", ["spiffe://a.test", "spiffe://b.test/web", "spiffe://", "spiffe://B", "b.test", "ALL"])
 def test_nothing_is_said_under_other_names(name: str) -> None:
     there = Node().available(ALONE)
-    assert there.withdrawing([name]) == there.resources
+    assert there.withdrawing(sent=[name], brought=[name]) == there.resources

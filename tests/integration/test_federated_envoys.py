@@ -1,0 +1,168 @@
+"""Foreign bundles at real Envoys: calls cross in both directions, and stop within a second when trust is withdrawn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from citadel._wire import admin_pb2, types_pb2
+from citadel._wire import federation_pb2 as pb
+from citadel._wire.admin_pb2_grpc import AdminStub
+from citadel._wire.federation_pb2_grpc import BundlesStub
+from citadel.spiffe import TrustDomain
+from tests.clusters.bootstraps import Bootstrap
+from tests.clusters.cluster import Cluster
+from tests.clusters.proxy import Proxy
+from tests.clusters.recipes import INBOUND_PORT
+from tests.clusters.running import Wanted, clusters
+from tests.integration.meshes import until
+
+pytestmark = pytest.mark.integration
+
+EAST, WEST = TrustDomain("east.example"), TrustDomain("west.example")
+EMPTY = types_pb2.Bundle(trust_domain="west.example", json=b'{"keys":[]}')
+_INNER_PORTS = iter(range(9450, 9460))
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """In east `web` and `named`, which call `west`, and `near`, which calls `web` of its own trust domain."""
+
+    east: Cluster
+    at_west: Cluster
+    web: Proxy
+    named: Proxy  # asks for the bundle of west by its name, and not for ALL
+    near: Proxy  # federates with nobody
+    west: Proxy
+
+    @property
+    def crossing(self) -> tuple[Proxy, ...]:
+        return self.web, self.named, self.west
+
+    async def crosses(self) -> bool:
+        return all([await proxy.works() for proxy in self.crossing])
+
+
+def sidecar(here: Cluster, *, callers: list[str], service: tuple[Cluster, str], listens: bool) -> Bootstrap:
+    made, (there, pinned) = Bootstrap("sidecar.yaml"), service
+    inner = (here.place.inner, next(_INNER_PORTS))
+    made.listen("inbound", (here.place.address, INBOUND_PORT) if listens else inner)
+    made.point("service", (there.place.address, INBOUND_PORT))
+    made.pin_callers(callers)
+    made.pin_service(pinned)
+    return made
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Mesh]:
+    wanted = [Wanted(name="east", trust_domain=EAST), Wanted(name="west", trust_domain=WEST)]
+    async with clusters(wanted) as (east, west):
+        web, named, near, theirs = (
+            *(str(EAST.member(name)) for name in ("web", "named", "near")),
+            str(WEST.member("web")),
+        )
+        by_name = sidecar(east, callers=[theirs], service=(west, theirs), listens=False)
+        by_name.trust_service_by(str(WEST.id))
+        proxies = await asyncio.gather(
+            east.workload(
+                EAST.member("web"),
+                sidecar(east, callers=[theirs, near], service=(west, theirs), listens=True),
+                federates_with=[WEST.name],
+            ),
+            east.workload(EAST.member("named"), by_name, federates_with=[WEST.name]),
+            east.workload(EAST.member("near"), sidecar(east, callers=[web], service=(east, web), listens=False)),
+            west.workload(
+                WEST.member("web"),
+                sidecar(west, callers=[web, named], service=(east, web), listens=True),
+                federates_with=[EAST.name],
+            ),
+        )
+        yield Mesh(east, west, *proxies)
+
+
+@asynccontextmanager
+async def undisturbed(proxy: Proxy) -> AsyncIterator[None]:
+    """Whatever happens inside, every call of this one goes through."""
+    failures: list[str] = []
+    stop = asyncio.Event()
+
+    async def call() -> None:
+        while not stop.is_set():
+            if refusal := await proxy.refusal():
+                failures.append(refusal)
+            await asyncio.sleep(0.02)
+
+    calling = asyncio.create_task(call())
+    try:
+        yield
+    finally:
+        stop.set()
+        await calling
+    assert not failures
+
+
+async def own_bundle(cluster: Cluster) -> types_pb2.Bundle:
+    async with cluster.admin_channel() as channel:
+        bundle: types_pb2.Bundle = await AdminStub(channel).GetOwnBundle(admin_pb2.GetOwnBundleRequest())
+    return bundle
+
+
+async def set_bundle(cluster: Cluster, bundle: types_pb2.Bundle) -> None:
+    async with cluster.admin_channel() as channel:
+        await BundlesStub(channel).SetBundle(pb.SetBundleRequest(bundle=bundle, why="a test"))
+
+
+async def seconds_until_refused(mesh: Mesh, act: Callable[[], Awaitable[None]]) -> float:
+    """From the beginning of the act to the first moment when nothing crosses any more."""
+    begun = time.monotonic()
+    await act()
+    async with asyncio.timeout(10):
+        while any([await proxy.works() for proxy in mesh.crossing]):
+            pass
+    return time.monotonic() - begun
+
+
+@pytest.mark.spec("FED-34", "FED-36", "FED-40", "FED-41")
+@pytest.mark.invariant(7)
+@pytest.mark.invariant(9)
+async def test_trust_that_is_given_by_hand_lasts_until_it_is_withdrawn(
+    record_property: Callable[[str, object], None],
+) -> None:
+    async with running() as mesh:
+        assert not any([await proxy.works() for proxy in mesh.crossing]), "proxies serve, and trust nobody of the other"
+        of_east, of_west = await own_bundle(mesh.east), await own_bundle(mesh.at_west)
+        async with undisturbed(mesh.near):
+            await set_bundle(mesh.east, of_west)
+            assert not await mesh.web.works(), "trust is one-way: west trusts nobody yet"
+            await set_bundle(mesh.at_west, of_east)
+            await until("calls cross in both directions", mesh.crosses, seconds=10)
+            for caller, service in ((mesh.web, mesh.west), (mesh.named, mesh.west), (mesh.west, mesh.web)):
+                assert await caller.call() == (str(caller.spiffe_id), str(service.spiffe_id))
+            for word, withdraw in (
+                ("an empty bundle", lambda: set_bundle(mesh.east, EMPTY)),
+                ("the end of it", lambda: _dissociate(mesh.east)),
+            ):
+                seconds = await seconds_until_refused(mesh, withdraw)
+                record_property(word, round(seconds * 1000))
+                assert seconds < 1.0
+                for _ in range(10):
+                    assert not any([await proxy.works() for proxy in mesh.crossing]), (
+                        "proxies serve, and trust nobody of the other"
+                    )
+                await set_bundle(mesh.east, of_west)
+                if word == "an empty bundle":
+                    await until("calls cross again", mesh.crosses, seconds=10)
+            assert not any([await proxy.works() for proxy in mesh.crossing]), "no entry federates any more"
+        for proxy in (*mesh.crossing, mesh.near):
+            assert await proxy.admin.stat("update_rejected") == 0
+
+
+async def _dissociate(cluster: Cluster) -> None:
+    async with cluster.admin_channel() as channel:
+        request = pb.DeleteBundleRequest(trust_domain=WEST.name, why="a test", mode="dissociate")
+        assert (await BundlesStub(channel).DeleteBundle(request)).entries == 2
