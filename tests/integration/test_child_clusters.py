@@ -151,10 +151,17 @@ async def test_what_a_child_says_of_its_own_is_brought_in_and_of_others_ignored(
         assert (ready[0], "has sent no list of its issuing authority" in ready[1]) == (200, True)
         await west.say(foreign.reported(), keys={"west-1": new_key().public_key()})
         await east.trusted(lambda trust: {own.reported().crl, foreign.reported().crl} <= _crls(trust))
-    audited = "SELECT actor, detail, why FROM audit WHERE what = 'Follow'"
+    audited = "SELECT actor, detail FROM audit WHERE reason = 'downstream_refused' ORDER BY detail"
     async with asyncio.timeout(5):
-        while len(_rows(server, audited)) < 4:
+        while len(_rows(server, audited)) < 3:  # the first of each kind is told at once
             await asyncio.sleep(0.01)
+    told = [detail.partition(" reported ")[2].partition(":")[0][:35] for _, detail in _rows(server, audited)]
+    assert told == [
+        "an issuing authority that was not s",
+        "a revocation list was not signed by",
+        "the JWT key 'east-1'",
+    ]
+    assert [actor[-4:] for actor, _ in _rows(server, audited)] == ["east", "west", "west"]
 
 
 async def test_tokens_of_a_child_whose_entry_is_deleted_are_believed_no_longer(
