@@ -25,12 +25,12 @@ from cli.demo import envoy
 from cli.demo.plan import Sidecar
 from cli.demo.processes import Child
 from tests.clusters.bootstraps import Bootstrap
+from tests.clusters.cli import citadel_cli
 from tests.clusters.places import Place, in_place
 from tests.clusters.proxy import Proxy
 from tests.integration.echo import echo
 from tests.integration.meshes import until
 
-_CITADEL_CLI: Final = "from cli.entry import citadel_cli; citadel_cli()"
 _AGENT: Final = "node-1"
 _FIRST_UID: Final = 61280  # beside those of the demo
 _START_SECONDS: Final = 30.0
@@ -134,13 +134,7 @@ class Cluster:
 
     async def cli_result(self, *words: str) -> tuple[int, str]:
         """How `citadel-cli` ends, and all that it says."""
-        command = [sys.executable, "-P", "-c", _CITADEL_CLI, "--socket", str(self.admin_socket), *words]
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, stdin=asyncio.subprocess.DEVNULL
-        )
-        said, _ = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, said.decode()
+        return await citadel_cli("--socket", str(self.admin_socket), *words)
 
     async def workload(self, spiffe_id: SpiffeId, bootstrap: Bootstrap, *, federates_with: Sequence[str] = ()) -> Proxy:
         """A workload with an entry and a sidecar; its app says what came through. Ready when the sidecar serves."""

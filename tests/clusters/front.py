@@ -19,6 +19,7 @@ from cli.demo.processes import Child
 from tests.certificates import leaf, root
 from tests.clusters.cluster import Cluster
 from tests.clusters.places import in_place
+from tests.integration.meshes import until
 
 PORT: Final = 8643
 
@@ -41,6 +42,13 @@ class Front:
         self.behave()
 
     @property
+    def _ready(self) -> Path:
+        return self._folder / "ready"
+
+    async def _listens(self) -> bool:
+        return self._ready.exists()
+
+    @property
     def ca_file(self) -> Path:
         return self._folder / "ca.pem"
 
@@ -55,10 +63,13 @@ class Front:
         new.rename(self._folder / "control.json")
 
     async def start(self) -> None:
+        """Ready when this returns; also again after it was killed."""
+        self._ready.unlink(missing_ok=True)
         words = (self._cluster.place.address, str(PORT), self._cluster.endpoint_url, str(self._folder))
         command = (sys.executable, str(Path(__file__).with_name("front_server.py")), *words)
         log = self._folder / "front.log"
         self._child = await Child.start("front", in_place(self._cluster.place, command), log=log)
+        await until("the front listens", self._listens, seconds=10)
 
     async def kill(self) -> None:
         if self._child is not None:

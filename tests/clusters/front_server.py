@@ -45,6 +45,7 @@ def main(host: str, port: str, behind: str, folder: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(Path(folder) / "pair.pem")
     server.socket = context.wrap_socket(server.socket, server_side=True)
+    (Path(folder) / "ready").touch()
     server.serve_forever()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +46,7 @@ async def let_in(
                 process.stdin.write(_REQUEST)
                 answer = await process.stdout.read(64)
         finally:
-            with suppress(ProcessLookupError):
+            if not process.stdout.at_eof():  # otherwise it ends by itself
                 process.kill()  # not to wait for the end of the connection, which Envoy delays
             await process.wait()
     return answer.startswith(b"HTTP/1.1 200")

@@ -74,8 +74,8 @@ async def _everything_passes(sides: tuple[Side, Side]) -> None:
             await until(f"{ours.spiffe_id} reaches {theirs.spiffe_id}", ours.works, seconds=15)
             assert await ours.call() == (str(ours.spiffe_id), str(theirs.spiffe_id))
             assert await ours.admin.stat("ssl.session_reused") == 0
-        assert await here.gateway.admin.stat("tcp.web.downstream_cx_total") > 0
-        assert await here.gateway.admin.certificate() == {}  # it could not look into what it passes on
+        assert await there.gateway.admin.stat("tcp.web.downstream_cx_total") > 0
+        assert await there.gateway.admin.certificate() == {}  # it could not look into what it passes on
 
 
 async def _verified(a: Cluster, b: Cluster) -> tuple[int, list[dict[str, Any]]]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import json
-import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,7 +16,6 @@ from typing import Any
 
 import grpc
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import aio
@@ -50,6 +48,7 @@ from cli.citadel_cli import citadel_cli
 from cli.server_doors import _ADMIN_SERVICES as ADMIN_SERVICES
 from tests.csrs import csr, new_key
 from tests.ports import free_port
+from tests.program_logs import logging_as_before
 from tests.servers import Server, refusal, running_server, server_settings, sign
 
 pytestmark = pytest.mark.integration
@@ -58,12 +57,8 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """The command line sets up logging of its whole process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture
