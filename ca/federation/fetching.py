@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import httpx
@@ -22,6 +22,7 @@ from citadel.web.checked import CheckedConnections
 from citadel.web.lookups import LookUp, Lookups, look_up_by_system
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
+_MOST_PROOFS: Final = 1000
 _PATIENCE: Final = 10.0  # seconds for all of it, redirects included
 
 
@@ -32,7 +33,8 @@ class BundleFetcher:
         self, *, web: WebTrust, clock: Clock, look_up: LookUp = look_up_by_system, patience: float = _PATIENCE
     ) -> None:
         self._web = web
-        self._clock = clock
+        # Bundles change seldom, and making them ready takes a tenth of a fetch.
+        self._proof = lru_cache(maxsize=_MOST_PROOFS)(partial(SpiffeTrust, clock=clock))
         self._lookups = Lookups(look_up)
         self._patience = patience
 
@@ -50,19 +52,15 @@ class BundleFetcher:
             raise _refusal(error) from error
 
     async def _connections(self, federation: Federation, trust: TrustBundle | None) -> CheckedConnections:
-        """For this one fetch. Nothing of it is kept: who was believed once is checked again."""
+        """For this one fetch. No session is taken up again: who was believed once is checked again."""
         resolve = partial(self._lookups.addresses, federation.trust_domain)
         if federation.profile is Profile.HTTPS_WEB:
             return CheckedConnections(resolve=resolve, tls=await asyncio.to_thread(self._web.context))
-        proof = _spiffe_trust(federation, trust, self._clock)
-        return CheckedConnections(resolve=resolve, tls=proof.context(), check=proof.check)
-
-
-def _spiffe_trust(federation: Federation, trust: TrustBundle | None, clock: Clock) -> SpiffeTrust:
-    if federation.endpoint_id is None or trust is None:
-        of = federation.endpoint_id.trust_domain if federation.endpoint_id else federation.trust_domain
-        raise untrusted(f"there is no bundle of {of}, by which its endpoint would be believed")
-    return SpiffeTrust(federation.endpoint_id, trust, clock=clock)
+        if federation.endpoint_id is None or trust is None:
+            of = (federation.endpoint_id or federation).trust_domain
+            raise untrusted(f"there is no bundle of {of}, by which its endpoint would be believed")
+        proof = self._proof(federation.endpoint_id, trust)
+        return CheckedConnections(resolve=resolve, tls=proof.context, check=proof.check)
 
 
 def _judge(target: httpx.URL, before: httpx.URL | None) -> None:

@@ -61,15 +61,12 @@ class SpiffeTrust:
         self._endpoint_id = endpoint_id
         self._bundle = bundle
         self._clock = clock
-
-    def context(self) -> ssl.SSLContext:
-        """Ends the handshake with whoever has no certificate of the bundle's authorities. The rest is `check`."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.check_hostname = False  # an SVID names its SPIFFE ID
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority need not be self-signed
-        context.load_verify_locations(cadata=self._bundle.to_pem().decode("ascii"))
-        return context
+        # Ends the handshake with whoever has no certificate of the bundle's authorities. The rest is `check`.
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.check_hostname = False  # an SVID names its SPIFFE ID
+        self.context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority need not be self-signed
+        self.context.load_verify_locations(cadata=bundle.to_pem().decode("ascii"))
 
     def check(self, connection: ssl.SSLObject) -> None:
         """Raise `FailedPrecondition` (`endpoint_untrusted`) unless `endpoint_id` is at the other end of this."""
