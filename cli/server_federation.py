@@ -20,6 +20,7 @@ from ca.federation.fetching import BundleFetcher
 from ca.federation.known import ForeignBundles
 from ca.federation.metrics import FederationCollector
 from ca.federation.proving import WebTrust
+from ca.federation.refreshing import Refreshing
 from ca.federation.settings import FederationSettings, Profile
 from ca.federation.standing import federation_check
 from ca.https.files import FileCertificate
@@ -71,16 +72,21 @@ def federation_affairs(
     """The parts, not yet started. `on_change` is told whose bundle is another one."""
     bundles = ForeignBundles(trust_domain=settings.trust_domain, store=SqlForeignBundles(database=database))
     bundles.watch(on_change)
+    web = WebTrust(ca_file=settings.federation.ca_file, clock=clock)
+    refreshing = Refreshing(
+        bundles=bundles, own_bundle=own_bundle, fetch=BundleFetcher(web=web, clock=clock), tally=tally, clock=clock
+    )
     federations = Federations(
         store=SqlFederations(database=database),
         bundles=bundles,
-        own_bundle=own_bundle,
-        fetch=BundleFetcher(web=WebTrust(ca_file=settings.federation.ca_file, clock=clock), clock=clock),
-        tally=tally,
+        own=settings.trust_domain,
+        refreshing=refreshing,
         clock=clock,
         draw=random.random,
     )
-    metrics.register(FederationCollector(federations=federations, bundles=bundles, clock=clock))
+    metrics.register(
+        FederationCollector(federations=federations, bundles=bundles, failures=refreshing.failures, clock=clock)
+    )
     return FederationAffairs(bundles=bundles, federations=federations)
 
 

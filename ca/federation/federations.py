@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -13,16 +11,15 @@ from typing import Final, Protocol
 import structlog
 
 from ca.audit.model import Act, Actor
-from ca.federation.faults import bad_answer
 from ca.federation.known import ForeignBundles, Source
 from ca.federation.model import Federation
+from ca.federation.refreshing import Refreshing
 from ca.federation.rules import check_federation, check_trust, seconds_to_next
 from ca.federation.standing import Following, Standing
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.errors import AlreadyExists, CitadelError, NotFound, Reason
 from citadel.spiffe import TrustDomain
-from citadel.tally import Tally
 from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
@@ -30,22 +27,6 @@ _log = structlog.get_logger(__name__)
 _LEAST: Final = timedelta(seconds=1)  # the least hint that a server takes, which then waits no longer for who looks
 _FIRST_WITHIN: Final = 30.0  # seconds from the start: many federations do not begin all at once
 _KEEP_SECONDS: Final = 600.0
-_SHORT_BYTES: Final = 32 * 1024  # some thirty roots are parsed sooner than a thread begins to run
-# Refusals of what somebody says; the others say that nothing was heard.
-_SUSPICIOUS: Final = frozenset(
-    {Reason.ENDPOINT_UNTRUSTED, Reason.ENDPOINT_BAD_ANSWER, Reason.ADDRESS_REFUSED, Reason.BUNDLE_OLDER}
-)
-
-
-class FetchBundle(Protocol):
-    """How a document comes from its endpoint. `ca.federation.fetching` does it."""
-
-    async def __call__(self, federation: Federation, trust: TrustBundle | None) -> bytes:
-        """The document. `trust` is the bundle of the trust domain that the endpoint's SPIFFE ID is of.
-
-        Raises `CitadelError`: `endpoint_unreachable`, `endpoint_untrusted`, `endpoint_bad_answer`, `address_refused`.
-        """
-        ...
 
 
 class FederationStore(Protocol):
@@ -72,9 +53,8 @@ class Federations:
         *,
         store: FederationStore,
         bundles: ForeignBundles,
-        own_bundle: Callable[[], TrustBundle],
-        fetch: FetchBundle,
-        tally: Tally,
+        own: TrustDomain,
+        refreshing: Refreshing,
         clock: Clock,
         draw: Callable[[], float],
         least: timedelta = _LEAST,
@@ -82,21 +62,19 @@ class Federations:
         """`draw` gives a number from 0 to 1, anew for each interval. `least` is the shortest interval."""
         self._store = store
         self._bundles = bundles
-        self._own_bundle = own_bundle
-        self._fetch = fetch
-        self._tally = tally
+        self._own = own
+        self._refreshing = refreshing
         self._clock = clock
         self._draw = draw
         self._least = least
         self._all: dict[TrustDomain, Following] = {}
         self._turn = asyncio.Lock()
         self._is_running = False
-        self.failures: Counter[Reason] = Counter()
 
     async def start(self) -> None:
         """Know those of the store. Nothing is fetched before `run`."""
         for each in await self._store.load():
-            if each.trust_domain != self._own_bundle().trust_domain:
+            if each.trust_domain != self._own:
                 self._all[each.trust_domain] = Following(each, each.refreshed_at, each.refreshed_at)
 
     async def run(self) -> None:
@@ -140,7 +118,7 @@ class Federations:
             FailedPrecondition: `bundle_older`: a newer bundle than `bootstrap` is known.
             Unavailable: `store_unavailable`, `lease_lost`.
         """
-        check_federation(self._own_bundle().trust_domain, wanted)
+        check_federation(self._own, wanted)
         made = await to_its_end(self._create(wanted, bootstrap, why, by))
         await self._try(made)
         self._follow(made, self._seconds_to_next(made))
@@ -154,7 +132,7 @@ class Federations:
         known = self._known(trust_domain)
         detail = "by force" if force else ""
         act = Act(actor=by, what="federation.refresh", target=trust_domain.name, detail=detail, why=why)
-        await self._refresh(known, act=act, force=force)
+        await self._refreshing.refresh(known, act=act, force=force)
         self._follow(known, self._seconds_to_next(known))
         return known.standing()
 
@@ -185,9 +163,10 @@ class Federations:
         async with self._turn:
             known = self._known(trust_domain)
             act = Act(actor=by, what="federation.delete", target=trust_domain.name, why=why)
-            await self._bundles.remove(trust_domain, at=self._clock.now(), act=act)
-            del self._all[trust_domain]
-            known.end()
+            async with known.changing:
+                await self._bundles.remove(trust_domain, at=self._clock.now(), act=act)
+                del self._all[trust_domain]
+                known.end()
         _log.info("federation deleted", trust_domain=trust_domain.name)
         return known.standing()
 
@@ -203,8 +182,8 @@ class Federations:
 
     def _follow(self, known: Following, seconds: float) -> None:
         """Fetch in so many seconds, and from then on as its bundle says. Whoever polled it before no longer does."""
-        known.end()
-        if self._is_running and self._all.get(known.federation.trust_domain) is known:
+        known.stop_polling()
+        if self._is_running and not known.has_ended:
             known.next_refresh_at = self._clock.now() + timedelta(seconds=seconds)
             known.polling = asyncio.create_task(self._poll(known, seconds))
 
@@ -226,62 +205,13 @@ class Federations:
 
     async def _try(self, known: Following) -> None:
         """Fetch; what is wrong is told, and the bundle in force stays."""
-        with suppress(CitadelError):
-            await self._refresh(known, act=None, force=False)
-
-    async def _refresh(self, known: Following, *, act: Act | None, force: bool) -> None:
-        async with known.fetching:
-            try:
-                document = await self._fetch(known.federation, self._trust_of(known.federation))
-                await self._take(known, document, act=act, force=force)
-            except CitadelError as error:
-                if self._all.get(known.federation.trust_domain) is known:
-                    self._note_failed(known, error, is_asked_for=act is not None)
-                raise
-            if known.error is not None:
-                _log.info("foreign bundle fetched again", trust_domain=known.federation.trust_domain.name)
-            known.note_good(self._clock.now())
-
-    async def _take(self, known: Following, document: bytes, *, act: Act | None, force: bool) -> None:
-        trust_domain, digest = known.federation.trust_domain, hashlib.sha256(document).digest()
-        if act is None and known.taken == (digest, self._bundles.get(trust_domain)):
+        try:
+            await self._refreshing.refresh(known, act=None, force=False)
+        except CitadelError:
             return
-        if len(document) <= _SHORT_BYTES:
-            bundle = _parsed(trust_domain, document)
-        else:
-            bundle = await asyncio.to_thread(_parsed, trust_domain, document)
-        async with self._turn:
-            if self._all.get(trust_domain) is not known:  # ended while it was fetched
-                raise NotFound(Reason.FEDERATION_NOT_FOUND, f"the federation with {trust_domain} has ended")
-            is_other = await self._bundles.put(bundle, Source.FEDERATION, self._clock.now(), act=act, force=force)
-            known.taken = digest, self._bundles.get(trust_domain)
-        if is_other:
-            _log.info(
-                "foreign bundle taken",
-                trust_domain=trust_domain.name,
-                url=known.federation.place,
-                sequence=bundle.sequence,
-                x509_authorities=len(bundle.x509_authorities),
-                jwt_authorities=len(bundle.jwt_authorities),
-            )
-
-    def _trust_of(self, federation: Federation) -> TrustBundle | None:
-        """The newest bundle of the trust domain that the endpoint is of, as it is in force here (FED-27, FED-28)."""
-        if federation.endpoint_id is None:
-            return None
-        if federation.endpoint_id.trust_domain == (own := self._own_bundle()).trust_domain:
-            return own
-        known = self._bundles.get(federation.endpoint_id.trust_domain)
-        return known.bundle if known is not None else None
-
-    def _note_failed(self, known: Following, error: CitadelError, *, is_asked_for: bool) -> None:
-        self.failures[error.reason] += 1
-        is_news = known.note_failed(error)
-        name = known.federation.trust_domain.name
-        if error.reason in _SUSPICIOUS and not is_asked_for:  # that is told with who asked
-            self._tally.count_refused("federation.refresh", error)
-        elif is_news:
-            _log.warning("foreign bundle not fetched", trust_domain=name, reason=error.reason, error=error.message)
+        except Exception:  # noqa: BLE001 - whatever an endpoint can bring about, it is asked again
+            _log.exception("foreign bundle not fetched", trust_domain=known.federation.trust_domain.name)
+            known.note_failed(CitadelError(Reason.INTERNAL, "the server's own fault: see its log"))
 
     async def _keep_moments(self) -> None:
         moments = {
@@ -294,10 +224,3 @@ class Federations:
         for name, at in moments.items():
             if name in self._all:
                 self._all[name].kept_at = at
-
-
-def _parsed(trust_domain: TrustDomain, document: bytes) -> TrustBundle:
-    try:
-        return TrustBundle.from_json(trust_domain, document)
-    except CitadelError as error:
-        raise bad_answer(f"the endpoint of {trust_domain} answers no bundle: {error.message}") from error

@@ -27,7 +27,7 @@ _PATIENCE: Final = 10.0  # seconds for all of it, redirects included
 
 
 class BundleFetcher:
-    """Fulfils `ca.federation.federations.FetchBundle`, for both profiles."""
+    """Fulfils `ca.federation.refreshing.FetchBundle`, for both profiles."""
 
     def __init__(
         self, *, web: WebTrust, clock: Clock, look_up: LookUp = look_up_by_system, patience: float = _PATIENCE

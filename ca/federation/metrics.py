@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -11,14 +11,18 @@ from prometheus_client.registry import Collector
 from ca.federation.federations import Federations
 from ca.federation.known import ForeignBundles
 from citadel.clock import Clock
+from citadel.errors import Reason
 
 
 class FederationCollector(Collector):
     """Reads how old each foreign bundle is, and what fetching failed for, at each scrape."""
 
-    def __init__(self, *, federations: Federations, bundles: ForeignBundles, clock: Clock) -> None:
+    def __init__(
+        self, *, federations: Federations, bundles: ForeignBundles, failures: Mapping[Reason, int], clock: Clock
+    ) -> None:
         self._federations = federations
         self._bundles = bundles
+        self._failures = failures
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
@@ -38,7 +42,7 @@ class FederationCollector(Collector):
             "Fetches of foreign bundles that brought nothing, by reason.",
             labels=["reason"],
         )
-        for reason, count in self._federations.failures.items():
+        for reason, count in self._failures.items():
             failures.add_metric([reason.value], count)
         yield failures
         failing = sum(each.error is not None for each in self._federations.all())

@@ -40,7 +40,9 @@ class Following:
     failures: int = 0
     error: CitadelError | None = None
     taken: tuple[bytes, KnownBundle | None] = (b"", None)
+    has_ended: bool = False
     fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # what is in force of it
     polling: asyncio.Task[None] | None = None
 
     def standing(self) -> Standing:
@@ -64,7 +66,12 @@ class Following:
         return is_news
 
     def end(self) -> None:
-        """Fetch no more."""
+        """Fetch no more, and take nothing of what is being fetched."""
+        self.has_ended = True
+        self.stop_polling()
+
+    def stop_polling(self) -> None:
+        """End what fetches it again and again."""
         if self.polling is not None:
             self.polling.cancel()
 

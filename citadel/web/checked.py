@@ -73,11 +73,11 @@ class CheckedConnections:
 
     async def _connect(self, url: httpx.URL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host, port = url.raw_host.decode("ascii"), url.port or _HTTPS
-        failure: OSError = OSError("there is no address")
+        failure: Exception = OSError("there is no address")
         for address in await judged_addresses(self._resolve, host, port, allow_private=True):
             try:
                 return await asyncio.open_connection(address, port, ssl=self._tls, server_hostname=host)
-            except OSError as error:  # ssl.SSLError is one
+            except (OSError, ValueError) as error:  # ssl.SSLError is one; a name can be none for TLS
                 failure = error
         raise httpx.ConnectError(str(failure)) from failure
 

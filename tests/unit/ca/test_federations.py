@@ -17,6 +17,7 @@ from ca.federation.federations import Federations
 from ca.federation.known import ForeignBundles, KnownBundle, Source
 from ca.federation.metrics import FederationCollector
 from ca.federation.model import Federation
+from ca.federation.refreshing import Refreshing
 from ca.federation.rules import seconds_to_next
 from ca.federation.standing import federation_check
 from citadel.bundle import TrustBundle
@@ -114,6 +115,7 @@ class Server:
     tally: Tally
     bundles: ForeignBundles
     federations: Federations
+    refreshing: Refreshing
 
     async def create(self, bootstrap: TrustBundle | None = None, **changes: Any) -> Any:
         wanted = replace(FEDERATION, created_at=self.clock.now(), **changes)
@@ -144,12 +146,12 @@ class Server:
 async def serve(world: World, clock: FakeClock, *, draw: float = 0.0) -> tuple[Server, asyncio.Task[None]]:
     tally = Tally(clock=clock)
     bundles = ForeignBundles(trust_domain=A_TEST, store=BundleStore(world))
+    refreshing = Refreshing(bundles=bundles, own_bundle=lambda: OWN, fetch=world.fetch, tally=tally, clock=clock)
     federations = Federations(
         store=Store(world),
         bundles=bundles,
-        own_bundle=lambda: OWN,
-        fetch=world.fetch,
-        tally=tally,
+        own=A_TEST,
+        refreshing=refreshing,
         clock=clock,
         draw=lambda: draw,
     )
@@ -157,7 +159,7 @@ async def serve(world: World, clock: FakeClock, *, draw: float = 0.0) -> tuple[S
     await federations.start()
     running = asyncio.create_task(federations.run())
     await clock.advance(0)
-    return Server(world, clock, tally, bundles, federations), running
+    return Server(world, clock, tally, bundles, federations, refreshing), running
 
 
 @pytest.fixture
@@ -293,6 +295,20 @@ async def test_a_failure_waits_for_the_next_time_and_the_bundle_stays(server: Se
     assert (server.in_force, server.error) == (of_b(), Reason.ENDPOINT_UNREACHABLE)
     standing = server.federations.get(B_TEST)
     assert (standing.failures, standing.refreshed_at) == (10, NOW)
+
+
+async def test_a_defect_of_ours_ends_no_polling(server: Server, world: World) -> None:
+    await server.create(of_b(1))
+
+    async def fails() -> TrustBundle:
+        raise ZeroDivisionError
+
+    world.answer = fails
+    await server.until_asked(2)
+    assert (server.in_force, server.error) == (of_b(1), Reason.INTERNAL)
+    world.answer = of_b(2)
+    await server.until_asked(3)
+    assert (server.in_force, server.error) == (of_b(2), None)
 
 
 async def test_many_do_not_begin_at_once(world: World, clock: FakeClock) -> None:
@@ -433,7 +449,7 @@ async def test_what_is_being_fetched_when_it_ends_is_not_taken(server: Server, w
     with pytest.raises(CitadelError) as refused:
         await refreshing
     assert refused.value.reason is Reason.FEDERATION_NOT_FOUND
-    assert (server.in_force, world.bundles, dict(server.federations.failures)) == (None, {}, {})
+    assert (server.in_force, world.bundles, dict(server.refreshing.failures)) == (None, {}, {})
 
 
 async def test_one_that_the_store_does_not_let_go_stays(server: Server, world: World) -> None:
@@ -490,7 +506,7 @@ async def test_what_an_endpoint_says_wrongly_is_a_refusal_that_is_summed(server:
     world.answer = untrusted("it is somebody else")
     await server.clock.advance(600)
     assert server.tally.refused == {Reason.ENDPOINT_UNTRUSTED: 10}
-    assert server.federations.failures == {Reason.ENDPOINT_UNTRUSTED: 10}
+    assert server.refreshing.failures == {Reason.ENDPOINT_UNTRUSTED: 10}
 
 
 async def test_ready_stays_good_and_says_what_is_wrong(server: Server, world: World) -> None:
@@ -509,7 +525,12 @@ async def test_what_is_measured(server: Server, world: World) -> None:
     await server.bundles.put(bundle(ONE, trust_domain=C_TEST), Source.SET, NOW)
     world.answer = unreachable("nobody there")
     await server.clock.advance(90)
-    collector = FederationCollector(federations=server.federations, bundles=server.bundles, clock=server.clock)
+    collector = FederationCollector(
+        federations=server.federations,
+        bundles=server.bundles,
+        failures=server.refreshing.failures,
+        clock=server.clock,
+    )
     samples = {
         (sample.name, *sample.labels.values()): sample.value
         for metric in collector.collect()

@@ -1,0 +1,126 @@
+"""One refresh of a foreign bundle: fetched, understood, put in force; what is wrong is counted and told."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from ca.audit.model import Act
+from ca.federation.faults import bad_answer
+from ca.federation.known import ForeignBundles, Source
+from ca.federation.model import Federation
+from ca.federation.standing import Following
+from citadel.bundle import TrustBundle
+from citadel.clock import Clock
+from citadel.errors import CitadelError, NotFound, Reason
+from citadel.spiffe import TrustDomain
+from citadel.tally import Tally
+
+_log = structlog.get_logger(__name__)
+
+_SHORT_BYTES: Final = 32 * 1024  # some thirty roots are parsed sooner than a thread begins to run
+# Refusals of what somebody says; the others say that nothing was heard.
+_SUSPICIOUS: Final = frozenset(
+    {Reason.ENDPOINT_UNTRUSTED, Reason.ENDPOINT_BAD_ANSWER, Reason.ADDRESS_REFUSED, Reason.BUNDLE_OLDER}
+)
+
+
+class FetchBundle(Protocol):
+    """How a document comes from its endpoint. `ca.federation.fetching` does it."""
+
+    async def __call__(self, federation: Federation, trust: TrustBundle | None) -> bytes:
+        """The document. `trust` is the bundle of the trust domain that the endpoint's SPIFFE ID is of.
+
+        Raises `CitadelError`: `endpoint_unreachable`, `endpoint_untrusted`, `endpoint_bad_answer`, `address_refused`.
+        """
+        ...
+
+
+class Refreshing:
+    """Fetches for federations, each of which fetches once at a time. `failures` counts what went wrong, by reason."""
+
+    def __init__(
+        self,
+        *,
+        bundles: ForeignBundles,
+        own_bundle: Callable[[], TrustBundle],
+        fetch: FetchBundle,
+        tally: Tally,
+        clock: Clock,
+    ) -> None:
+        self._bundles = bundles
+        self._own_bundle = own_bundle
+        self._fetch = fetch
+        self._tally = tally
+        self._clock = clock
+        self.failures: Counter[Reason] = Counter()
+
+    async def refresh(self, known: Following, *, act: Act | None, force: bool) -> None:
+        """Fetch, and take what comes; with `force` also what is older. `act` is of who asked for it.
+
+        Raises what `FetchBundle` and `ForeignBundles.put` do, or `NotFound` where the federation has ended meanwhile.
+        """
+        async with known.fetching:
+            try:
+                document = await self._fetch(known.federation, self._trust_of(known.federation))
+                await self._take(known, document, act=act, force=force)
+            except CitadelError as error:
+                if not known.has_ended:
+                    self._note_failed(known, error, is_asked_for=act is not None)
+                raise
+            if known.error is not None:
+                _log.info("foreign bundle fetched again", trust_domain=known.federation.trust_domain.name)
+            known.note_good(self._clock.now())
+
+    async def _take(self, known: Following, document: bytes, *, act: Act | None, force: bool) -> None:
+        trust_domain, digest = known.federation.trust_domain, hashlib.sha256(document).digest()
+        if act is None and known.taken == (digest, self._bundles.get(trust_domain)):
+            return
+        if len(document) <= _SHORT_BYTES:
+            bundle = _parsed(trust_domain, document)
+        else:
+            bundle = await asyncio.to_thread(_parsed, trust_domain, document)
+        async with known.changing:
+            if known.has_ended:  # while it was fetched
+                raise NotFound(Reason.FEDERATION_NOT_FOUND, f"the federation with {trust_domain} has ended")
+            is_other = await self._bundles.put(bundle, Source.FEDERATION, self._clock.now(), act=act, force=force)
+            known.taken = digest, self._bundles.get(trust_domain)
+        if is_other:
+            _log.info(
+                "foreign bundle taken",
+                trust_domain=trust_domain.name,
+                url=known.federation.place,
+                sequence=bundle.sequence,
+                x509_authorities=len(bundle.x509_authorities),
+                jwt_authorities=len(bundle.jwt_authorities),
+            )
+
+    def _trust_of(self, federation: Federation) -> TrustBundle | None:
+        """The newest bundle of the trust domain that the endpoint is of, as it is in force here (FED-27, FED-28)."""
+        if federation.endpoint_id is None:
+            return None
+        if federation.endpoint_id.trust_domain == (own := self._own_bundle()).trust_domain:
+            return own
+        known = self._bundles.get(federation.endpoint_id.trust_domain)
+        return known.bundle if known is not None else None
+
+    def _note_failed(self, known: Following, error: CitadelError, *, is_asked_for: bool) -> None:
+        self.failures[error.reason] += 1
+        is_news = known.note_failed(error)
+        name = known.federation.trust_domain.name
+        if error.reason in _SUSPICIOUS and not is_asked_for:  # that is told with who asked
+            self._tally.count_refused("federation.refresh", error)
+        elif is_news:
+            _log.warning("foreign bundle not fetched", trust_domain=name, reason=error.reason, error=error.message)
+
+
+def _parsed(trust_domain: TrustDomain, document: bytes) -> TrustBundle:
+    try:
+        return TrustBundle.from_json(trust_domain, document)
+    except CitadelError as error:
+        raise bad_answer(f"the endpoint of {trust_domain} answers no bundle: {error.message}") from error
