@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from citadel.bundle import TrustBundle
 from citadel.certification_path import extension_of
 from citadel.clock import Clock
 from citadel.errors import Unavailable
+from citadel.revocation import RevocationSet
 from citadel.spiffe import TrustDomain
 from citadel.wire import to_duration, to_timestamp
 
@@ -95,18 +96,8 @@ class TrustFactsService(trust_pb2_grpc.TrustFactsServicer):
         except Unavailable:
             return facts
         facts.issuing.extend(each.public_bytes(Encoding.DER) for each in (issuing.certificate, *issuing.chain))
-        facts.issuing_trouble = self._trouble(issuing)
+        facts.issuing_trouble = trouble_of(issuing, self._authorities.authorities(), self._lists.current)
         return facts
-
-    def _trouble(self, issuing: Authority) -> str:
-        tainted = {each.id for each in self._authorities.authorities() if each.state is AuthorityState.TAINTED}
-        if tainted & {issuing.id, issuing.parent_id}:
-            return "it is tainted, or its root is: proxies drop it soon"
-        above = extension_of(issuing.certificate, x509.AuthorityKeyIdentifier)
-        signer = above.key_identifier if above is not None else None
-        if signer is not None and self._lists.current.hold(signer, issuing.certificate.serial_number):
-            return "it is revoked"
-        return ""
 
     def _foreign(self) -> list[pb.ForeignFacts]:
         now = self._clock.now()
@@ -121,6 +112,18 @@ class TrustFactsService(trust_pb2_grpc.TrustFactsServicer):
         return [
             _facts(known.get(each) or Foreigner(trust_domain=each, bundle=None), federating[each]) for each in domains
         ]
+
+
+def trouble_of(issuing: Authority, authorities: Iterable[Authority], revoked: RevocationSet) -> str:
+    """Why the authority that signs now should not be relied on; empty where it should."""
+    tainted = {each.id for each in authorities if each.state is AuthorityState.TAINTED}
+    if tainted & {issuing.id, issuing.parent_id}:
+        return "it is tainted, or its root is: proxies drop it soon"
+    above = extension_of(issuing.certificate, x509.AuthorityKeyIdentifier)
+    signer = above.key_identifier if above is not None else None
+    if signer is not None and revoked.hold(signer, issuing.certificate.serial_number):
+        return "it is revoked"
+    return ""
 
 
 def _facts(foreigner: Foreigner, entries: int) -> pb.ForeignFacts:
