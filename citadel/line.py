@@ -84,6 +84,7 @@ class Line(Generic[_Api]):
             max=longest if len(channels) == 1 else min(longest, _LONGEST_ROUND),
         )
         self.is_up = False
+        self.trouble: CitadelError | None = None  # why it is not
         self.synced = asyncio.Event()
 
     @property
@@ -146,12 +147,12 @@ class Line(Generic[_Api]):
         _log.info(f"connected to the {self._peer}", server=str(self._servers[0][0]))
         self._troubles.clear()
         self._up_since = self._clock.monotonic()
-        self.is_up = True
+        self.is_up, self.trouble = True, None
         self.synced.set()
 
     def _went_down(self, error: CitadelError) -> None:
         """Told once for each server and kind of trouble, not for each try."""
-        self.is_up = False
+        self.is_up, self.trouble = False, error
         server = self._servers[0][0]
         if self._troubles.get(server) is not error.reason:
             _log.warning(

@@ -38,12 +38,17 @@ def read_revocations(message: types_pb2.RevocationSet, *, bundle: TrustBundle | 
         raise _malformed(f"a revocation list cannot be read: {error}") from error
 
 
+def is_vouched_for(authority: x509.Certificate, roots: Collection[x509.Certificate]) -> bool:
+    """Whether it is one of these roots, or was signed by one."""
+    return any(_is_under(root, authority) for root in roots)
+
+
 def _fault_of(each: RevocationList, roots: Collection[x509.Certificate], now: datetime) -> str:
     """Why this list, which its issuer signed, cannot be relied on; empty if it can."""
     constraints, usage = extension_of(each.issuer, x509.BasicConstraints), extension_of(each.issuer, x509.KeyUsage)
     if constraints is None or not constraints.ca or (usage is not None and not usage.crl_sign):
         return "is of a certificate that may not sign one"
-    if not any(_is_under(root, each.issuer) for root in roots):
+    if not is_vouched_for(each.issuer, roots):
         return "is of an authority that the trust bundle does not vouch for"
     for extension in each.crl.extensions:
         if extension.critical:

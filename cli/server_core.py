@@ -18,9 +18,7 @@ from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.authority.own_bundle import OwnBundle
-from ca.authority.ports import Neighbours
-from ca.authority.self_signed import SelfSignedUpstream
-from ca.authority.vouching import Vouching
+from ca.authority.ports import Neighbours, UpstreamAuthority
 from ca.clusters.knowing import Knowing
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
@@ -46,7 +44,7 @@ from ca.store.ledger import SqlLedger
 from ca.store.restores import LedgerGap, ledger_gaps
 from ca.store.rotations import SqlIssuedEnds
 from ca.store.sealed_keys import SqlKeys
-from ca.store.successions import SqlSuccessions
+from ca.upstream.condition import UpstreamCondition
 from citadel.clock import Clock
 from citadel.metrics import new_registry
 from citadel.tally import Tally
@@ -64,6 +62,8 @@ from cli.server_jwt import jwt_authorities, jwt_issuer
 from cli.server_records import RecordKeeping
 from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
 from cli.server_rotation import RotationAffairs, rotation_affairs
+from cli.server_starting import StartSeen
+from cli.server_upstream import UpstreamAffairs, upstream_affairs
 
 _log = structlog.get_logger(__name__)
 
@@ -94,14 +94,21 @@ class ServerCore:
     exchanged: ExchangedRoots
     clusters: ClusterAffairs
     knowing: Knowing
+    upstream: UpstreamAffairs
     background: tuple[asyncio.Task[None], ...]
+
+    def upstream_condition(self) -> UpstreamCondition:
+        """How it is with where the issuing authority comes from."""
+        return self.upstream.condition(self.authorities.issuers)
 
 
 @asynccontextmanager
-async def server_core(settings: ServerSettings, clock: Clock, database: Database) -> AsyncIterator[ServerCore]:
+async def server_core(
+    settings: ServerSettings, clock: Clock, database: Database, start: StartSeen
+) -> AsyncIterator[ServerCore]:
     """The parts, started, with their background work; ended and closed in the reverse order.
 
-    `database` is this server's to migrate and to write, and is not closed.
+    `database` is this server's to migrate and to write, and is not closed. `start` is told what the start waits for.
     """
     async with AsyncExitStack() as stack:
         keys = _keys(settings, database)
@@ -115,8 +122,16 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         children = child_keeping(
             settings, database=database, own_keys=lambda: tuple(authorities.jwt.published()), clock=clock
         )
+        upstream = upstream_affairs(settings, database=database, keys=keys, on_wait=start.waits_for, clock=clock)
         authorities = _authorities(
-            settings, database, keys, revocation.lists, clock, neighbours=[children.records, exchanged]
+            settings,
+            upstream.authority,
+            database=database,
+            keys=keys,
+            lists=revocation.lists,
+            clock=clock,
+            # Of what two of them bring, that of the nearest counts.
+            neighbours=[children.records, exchanged, *upstream.neighbours],
         )
         roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
         await roster.start()
@@ -135,7 +150,7 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         revoking = revoker(revocation, database=database, roster=roster, commits=ledger, clock=clock)
         await revoking.load()
         await children.records.start()
-        await authorities.start()
+        following = await upstream.start(authorities, lambda work: stack.enter_async_context(_running(work)))
         await records.start()
         directory = EntryDirectory(trust_domain=settings.trust_domain)
         registry = EntryRegistry(
@@ -174,7 +189,6 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             settings, database=database, roster=roster, issuer=issuer, sessions=sessions, clock=clock
         )
         await agents.sightings.start()
-        seeing = await stack.enter_async_context(_running(agents.sightings.run()))
         identity = ServerIdentity(issuer=issuer, authorities=authorities, clock=clock)
         writing = await stack.enter_async_context(_running(ledger.run()))
         await identity.start()
@@ -199,19 +213,21 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             sessions=sessions,
             ends=SqlIssuedEnds(database=database),
             clock=clock,
-            beyond=(clusters.children,),
         )
         rotation = rotation_affairs(
             settings,
             database=database,
             authorities=authorities,
             identity=identity,
-            mesh=mesh(),
+            mesh=mesh(beyond=(clusters.children, *upstream.beyond(authorities, revocation.lists))),
             sessions=sessions,
             lists=revocation.lists,
             clock=clock,
         )
-        knowing = knowing_of(clusters, mesh=mesh, skipped=rotation.rotator.skipped)
+        # What is above waits for what is here and below, and not the other way round.
+        knowing = knowing_of(
+            clusters, mesh=partial(mesh, beyond=(clusters.children,)), skipped=rotation.rotator.skipped
+        )
         await rotation.rotator.start()
         federation = federation_affairs(
             settings,
@@ -226,12 +242,16 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
         working = [
             await stack.enter_async_context(_running(work))
             for work in (
+                agents.sightings.run(),
                 identity.run(),
                 revoking.run(),
                 rotation.rotator.run(),
                 rotation.upkeep.run(),
                 federation.federations.run(),
                 run_clusters(clusters, knowing),
+                upstream.tell(
+                    authorities, revocation.lists, rotator=rotation.rotator, clusters=clusters, knowing=knowing
+                ),
                 records.run(),
             )
         ]
@@ -258,7 +278,8 @@ async def server_core(settings: ServerSettings, clock: Clock, database: Database
             exchanged=exchanged,
             clusters=clusters,
             knowing=knowing,
-            background=(writing, seeing, *working),
+            background=(writing, *following, *working),
+            upstream=upstream,
         )
 
 
@@ -278,23 +299,15 @@ def _keys(settings: ServerSettings, database: Database) -> SealedKeyManager:
 
 def _authorities(
     settings: ServerSettings,
+    upstream: UpstreamAuthority,
+    *,
     database: Database,
     keys: SealedKeyManager,
     lists: RevocationLists,
     clock: Clock,
-    *,
     neighbours: Sequence[Neighbours],
 ) -> AuthorityManager:
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
-    upstream = SelfSignedUpstream(
-        trust_domain=settings.trust_domain,
-        keys=keys,
-        store=store,
-        vouching=_vouching(settings, database, keys, clock),
-        clock=clock,
-        root_lifetime=settings.authorities.root_lifetime,
-        backdate=settings.svids.backdate,
-    )
     tokens = jwt_authorities(settings, database=database, keys=keys, clock=clock)
     return AuthorityManager(
         own=OwnBundle(
@@ -311,17 +324,6 @@ def _authorities(
         clock=clock,
         issuer_lifetime=settings.authorities.issuer_lifetime,
         backdate=settings.svids.backdate,
-    )
-
-
-def _vouching(settings: ServerSettings, database: Database, keys: SealedKeyManager, clock: Clock) -> Vouching:
-    return Vouching(
-        trust_domain=settings.trust_domain,
-        keys=keys,
-        store=SqlSuccessions(database=database, trust_domain=settings.trust_domain),
-        clock=clock,
-        # An agent may come back for as long as this after its last certificate, which one that was skipped has still.
-        lasts=settings.svids.agent_lifetime + settings.joining.rejoin_grace,
     )
 
 

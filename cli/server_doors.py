@@ -254,6 +254,7 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
         sessions=core.sessions,
         rotator=core.rotation.rotator,
         tally=core.tally,
+        upstream=core.upstream_condition,
         started_at=core.clock.now(),
     )
     gaps = [admin_pb2.LedgerGap(begin=to_timestamp(gap.begin), end=to_timestamp(gap.end)) for gap in core.ledger_gaps]

@@ -31,6 +31,7 @@ def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerC
         further=(
             core.database.health.check,
             core.rotation.clock_check,
+            lambda: core.upstream_condition().check(core.clock.now()),
             core.rotation.rotation_check,
             lambda: revocation_check(core.revocation.lists.trouble),
             lambda: clusters_check(core.clusters.children, core.clusters.records),

@@ -32,12 +32,13 @@ from citadel.folder_lock import folder_lock
 from citadel.probes import Check, Health, Probes, Readiness
 from cli.server_core import server_core
 from cli.server_doors import GRACE_SECONDS, ServerDoors
+from cli.server_starting import start_seen
 
 _log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 # Reasons why a server begins anew by itself. Others need a person.
-_PASSING: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.LEASE_LOST})
+_PASSING: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.LEASE_LOST, Reason.UPSTREAM_UNAVAILABLE})
 _PAUSE_SECONDS: Final = 1.0
 
 
@@ -102,7 +103,16 @@ async def _serve(
 ) -> None:
     """Everything behind the doors, then the doors; closed in order: doors, work, store."""
     async with AsyncExitStack() as stack:
-        core = await stack.enter_async_context(server_core(settings, clock, database))
+        ends = {asyncio.create_task(stop.wait()), asyncio.create_task(tenure.lost.wait())}
+        stack.callback(lambda: [end.cancel() for end in ends])
+        async with start_seen(settings) as seen:  # it can take as long as a parent is away
+            starting = asyncio.create_task(stack.enter_async_context(server_core(settings, clock, database, seen)))
+            await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait({starting})
+                return
+            core = starting.result()
         doors = ServerDoors.open(settings, core)
 
         async def close() -> None:
@@ -122,10 +132,7 @@ async def _serve(
             oidc=str(doors.oidc.address) if doors.oidc else None,
             bundle_endpoint=str(doors.bundle_endpoint.address) if doors.bundle_endpoint else None,
         )
-        ends = {asyncio.create_task(stop.wait()), asyncio.create_task(tenure.lost.wait())}
         done, _ = await asyncio.wait({*ends, *core.background}, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
         for task in done - ends:
             task.result()  # a part that ended by itself has failed: say why
         _log.info("server stopping")

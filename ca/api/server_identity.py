@@ -18,6 +18,7 @@ from ca.issuance.issuer import Issuer
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock, sleep_until
 from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.repeated import Repeated
 from citadel.reserved import SERVER_DNS_NAME, server_id
 
 _log = structlog.get_logger(__name__)
@@ -54,13 +55,15 @@ class ServerIdentity:
 
     async def run(self) -> None:
         """Renew at half of the life, for ever; the old one is presented until the new one is there."""
+        said = Repeated(clock=self._clock)
         while True:
             await self._clock.sleep(_LEAST_PAUSE.total_seconds())  # whatever the lifetimes are, never a busy loop
             await sleep_until(self._clock, self._renew_at)
             try:
                 await self.renew()
             except CitadelError as error:
-                _log.error("server certificate not renewed", reason=error.reason.value, error=str(error))
+                if said.is_news(str(error)):
+                    _log.error("server certificate not renewed", reason=error.reason.value, error=str(error))
 
     def pair(self) -> tuple[bytes, bytes] | None:
         """The private key and the chain that are presented now, in PEM."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
 
@@ -16,6 +17,7 @@ from ca.authority.model import Authority
 from ca.entries.directory import EntryDirectory
 from ca.insight.rotating import Rotating
 from ca.steady import TOLERANCE
+from ca.upstream.condition import UpstreamCondition
 from citadel._wire import admin_pb2 as pb
 from citadel.serial import serial_hex
 from citadel.tally import Tally
@@ -34,6 +36,7 @@ class StatusReader:
         sessions: SessionBook,
         rotator: Rotating,
         tally: Tally,
+        upstream: Callable[[], UpstreamCondition],
         started_at: datetime,
     ) -> None:
         self._authorities = authorities
@@ -42,6 +45,7 @@ class StatusReader:
         self._sessions = sessions
         self._rotator = rotator
         self._tally = tally
+        self._upstream = upstream
         self._started_at = started_at
 
     def read(self) -> pb.Status:
@@ -65,6 +69,7 @@ class StatusReader:
             refused={reason.value: count for reason, count in self._tally.refused.items()},
             rotation=rotation_status(self._rotator),
             clock_jump=clock_jump(self._rotator),
+            upstream=self._upstream().status(),
         )
 
 

@@ -77,13 +77,14 @@ class AuthorityManager:
         self._turn = asyncio.Lock()  # one change of authorities at a time
         self._watchers: list[Callable[[], None]] = []
         self._is_settled = False
+        self._is_orphaned = False  # the root above the authority that signs is gone
 
     async def start(self) -> None:
         """Take up the recorded authority where it still serves, make what is missing, and settle the bundle."""
         await self._upstream.start()
         self._issuers = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ISSUER)
         active = next((a for a in reversed(self._issuers) if a.state is AuthorityState.ACTIVE), None)
-        if active is not None and active.not_after > self._clock.now():
+        if active is not None and not self._has_ended(active) and self._is_vouched_for(active):
             await self._sign_with(active)
         else:
             await self._activate(self._prepared_under_the_active_root() or await self._make_issuer())
@@ -105,6 +106,7 @@ class AuthorityManager:
             self._is_settled = False
             yield
             await self._settle()
+            self._tell()  # the states of roots may be others, where the bundle is the same
 
     async def settle_anew(self) -> None:
         """Have bundle and lists say what neighbours say now."""
@@ -190,9 +192,11 @@ class AuthorityManager:
         return self._issuers
 
     def issuing(self) -> IssuingAuthority:
-        """The authority to sign with. Raises `Unavailable` (`issuer_unavailable`) when it has ended."""
+        """The authority to sign with. Raises `Unavailable` (`issuer_unavailable`) when it, or its root, is no more."""
         if self._issuing is None or self._issuing.authority.not_after <= self._clock.now():
             raise Unavailable(Reason.ISSUER_UNAVAILABLE, "there is no valid issuing authority")
+        if self._is_orphaned:
+            raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the root above the issuing authority is trusted no more")
         return self._issuing
 
     def bundle(self) -> TrustBundle:
@@ -215,6 +219,10 @@ class AuthorityManager:
     def pending(self) -> Pending | None:
         """What the upstream has put up, and a rotation is to take."""
         return self._upstream.pending()
+
+    def can_mint(self) -> bool:
+        """Whether the upstream would bring an issuing authority now."""
+        return self._upstream.can_mint()
 
     @property
     def upstream_decides(self) -> frozenset[AuthorityKind]:
@@ -257,6 +265,9 @@ class AuthorityManager:
         under = [each for each in self._issuers if each.parent_id == root_id and not self._has_ended(each)]
         return under[-1] if under else None
 
+    def _is_vouched_for(self, issuer: Authority) -> bool:
+        return any(root.id == issuer.parent_id for root in self._upstream.authorities())
+
     def _has_ended(self, authority: Authority) -> bool:
         return authority.not_after <= self._clock.now()
 
@@ -294,6 +305,7 @@ class AuthorityManager:
     async def _sign_with(self, authority: Authority) -> None:
         key = await self._keys.signer(authority.key_id, KeyPurpose.ISSUER)
         self._issuing = IssuingAuthority(authority=authority, key=key)
+        self._note_whether_orphaned()
 
     async def _forget_issuers(self, issuers: Sequence[Authority]) -> None:
         gone = [each for each in issuers if each.state is not AuthorityState.ACTIVE]
@@ -307,7 +319,10 @@ class AuthorityManager:
     async def _settle(self) -> None:
         """Publish the lists and the bundle as they must be now. Where it fails, `drop_ended` tries again."""
         self._is_settled = False
-        async with self._lists.settled(self.authorities(), self._own.lists_of_others()):
+        self._note_whether_orphaned()
+        # Agents refuse a set with the list of an authority that no root in the bundle vouches for.
+        vouched = [*self._upstream.authorities(), *filter(self._is_vouched_for, self._issuers)]
+        async with self._lists.settled(vouched, self._own.lists_of_others()):
             is_new = await self._own.settle(self._upstream.roots())
             self._is_settled = True
         if is_new:
@@ -316,3 +331,6 @@ class AuthorityManager:
     def _tell(self) -> None:
         for callback in self._watchers:
             callback()
+
+    def _note_whether_orphaned(self) -> None:
+        self._is_orphaned = self._issuing is not None and not self._is_vouched_for(self._issuing.authority)

@@ -110,10 +110,14 @@ class SignedDownstream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """What an upstream has put up, and a rotation is to take: an issuing authority, or (`is_root`) another root too."""
+    """What an upstream has put up, and a rotation is to take: an issuing authority, or (`is_root`) another root too.
+
+    `is_urgent` where what signs now is not to be trusted any more: then nobody is waited for.
+    """
 
     is_root: bool
     why: str
+    is_urgent: bool = False
 
 
 class Neighbours(Protocol):
@@ -142,6 +146,10 @@ class UpstreamAuthority(Protocol):
 
     async def start(self) -> None:
         """Make ready; for `self`, make the first root where there is none."""
+        ...
+
+    def can_mint(self) -> bool:
+        """Whether it would bring an issuing authority now: where it knows that it would not, it is not asked."""
         ...
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:

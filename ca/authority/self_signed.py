@@ -64,6 +64,9 @@ class SelfSignedUpstream:
     def pending(self) -> Pending | None:
         return None
 
+    def can_mint(self) -> bool:
+        return True
+
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         root = self._root_to_sign_with(root_id)
         async with fresh_issuer_key(self._keys) as (key_id, key):

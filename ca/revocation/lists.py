@@ -47,6 +47,7 @@ class RevocationLists:
         self.current = RevocationSet()
         self.message = types_pb2.RevocationSet()  # the same, as it is pushed: made once for all agents
         self.trouble = ""
+        self.own: tuple[RevocationList, ...] = ()  # of this server's authorities, also where nothing is pushed
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call `callback` at every change of `current`, and of what is revoked here, from now on."""
@@ -98,6 +99,7 @@ class RevocationLists:
         if trouble and trouble != self.trouble:
             _log.error("no revocation lists are pushed", why=trouble)
         self.trouble = trouble
+        self.own = tuple(lists)
         if trouble or self._others is None:
             return RevocationSet()
         # Of several lists of one authority the first is the one that comes from nearest to it.

@@ -33,6 +33,7 @@ from ca.steady import SteadyTime
 from citadel._wire.rotation_pb2 import ClusterView
 from citadel.clock import Clock
 from citadel.errors import CitadelError
+from citadel.repeated import Repeated
 
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +78,7 @@ class Rotator:
         self._acted_at = 0.0
         self._holders: dict[str, tuple[Holder, datetime]] = {}
         self._news = asyncio.Event()
+        self._said = Repeated(clock=clock)
         self.mesh = mesh
         self.time = SteadyTime(clock)
         self.leaving = Leaving(authorities=authorities, longest_leaf=longest.leaf)
@@ -126,7 +128,8 @@ class Rotator:
             try:
                 moved = self.running is not None and await self._look()
             except CitadelError as error:
-                _log.error("rotation cannot go on, trying again", reason=error.reason.value, error=str(error))
+                if self._said.is_news(str(error)):
+                    _log.error("rotation cannot go on, trying again", reason=error.reason.value, error=str(error))
                 self._acted_in = None
                 await self._clock.sleep(_RETRY_SECONDS)
                 continue

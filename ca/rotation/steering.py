@@ -143,7 +143,9 @@ class Steering:
 
     def _new(self, wish: Wish, by: Actor) -> Rotation:
         self._check_whose(wish.kind)
-        if wish.deadline is not None and wish.kind not in (RotationKind.ROOT, RotationKind.JWT):
+        # A person rotates the root where that has leaked; where it is not this server's, the server follows.
+        of_people = by.kind is not ActorKind.SERVER or wish.kind is not RotationKind.ISSUER
+        if wish.deadline is not None and wish.kind not in (RotationKind.ROOT, RotationKind.JWT) and of_people:
             raise InvalidArgument(Reason.REQUEST_MALFORMED, "only roots and JWT keys are rotated in an emergency")
         for name, value in (("window", wish.window), ("deadline", wish.deadline)):
             if value is not None and not timedelta(0) <= value <= _LONGEST:

@@ -19,10 +19,12 @@ from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
 from citadel.clock import Clock
 from citadel.errors import CitadelError
+from citadel.repeated import Repeated
 
 _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
+_URGENT: Final = timedelta(seconds=30)  # for renewing what hangs on a root that is trusted no more
 _ROOT_ENDS: Final = "the root that signs nears its end"
 
 
@@ -50,6 +52,7 @@ class Upkeep:
         clock: Clock,
     ) -> None:
         self._rotator = rotator
+        self._said = Repeated(clock=clock)
         self._steering = steering
         self._authorities = authorities
         self._acts = acts
@@ -72,7 +75,8 @@ class Upkeep:
                 try:
                     await look()
                 except CitadelError as error:
-                    _log.error("authority not renewed, trying again", reason=error.reason.value, error=str(error))
+                    if self._said.is_news(str(error)):
+                        _log.error("authority not renewed, trying again", reason=error.reason.value, error=str(error))
 
     async def _look(self) -> None:
         # What goes, goes late rather than early, and what comes the other way round: a clock that jumps does no harm.
@@ -82,8 +86,21 @@ class Upkeep:
         if self._is_root_due(now):
             await self._start(RotationKind.ROOT)  # it brings a new issuing authority along
         # Not before it: under a root that has ended no issuing authority can be made.
-        if not await self._has_rescued(now) and self._is_issuer_due(now):
+        if not self._authorities.can_mint() or await self._has_left_a_bad_root() or await self._has_rescued(now):
+            return
+        if self._is_issuer_due(now):
             await self._start(RotationKind.ISSUER)
+
+    async def _has_left_a_bad_root(self) -> bool:
+        """Whether what signs was to be replaced at once, whoever has not heard of what comes."""
+        pending, running = self._authorities.pending(), self._rotator.running
+        if pending is None or not pending.is_urgent:
+            return False
+        if running is None or running.kind is not RotationKind.ISSUER or not running.is_emergency:
+            wish = Wish(kind=RotationKind.ISSUER, deadline=_URGENT, why=pending.why)
+            await self._steering.start(wish, by=Actor(ActorKind.SERVER))
+            _log.error("issuing authority is replaced at once", why=pending.why)
+        return True
 
     async def _look_at_tokens(self) -> None:
         now = self._rotator.time.latest()

@@ -332,6 +332,15 @@ downstream_reports: Final = Table(
     Column("said_at", Moment, nullable=False),
 )
 
+# At most one row: what the parent said last is to be trusted, as it came.
+parent_trust: Final = Table(
+    "parent_trust",
+    metadata,
+    Column("trust_domain", String(MAX_TRUST_DOMAIN_BYTES), primary_key=True),
+    Column("trust", LargeBinary, nullable=False),
+    Column("taken_at", Moment, nullable=False),
+)
+
 # At most one row: which server owns the store.
 lease: Final = Table(
     "lease",

@@ -47,6 +47,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             ("bundle sequence", _sequence(status)),
             ("entries", status.entries),
             ("issued", status.issued),
+            *((("upstream", _upstream(status.upstream, now)),) if status.HasField("upstream") else ()),
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
             *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),
             *(("ledger gap", f"{_gap_end(gap.begin)} to {_gap_end(gap.end)}") for gap in status.ledger_gaps),
@@ -145,6 +146,19 @@ def _rotation(rotation: admin_pb2.RotationStatus, now: datetime) -> str:
     since = about(max(now - from_timestamp(rotation.phase_since), timedelta(0)))
     alarm = f"; alarm: {rotation.alarm}" if rotation.alarm else ""
     return f"{kind}: {phase} for {since}, waits for {rotation.holders or 'nobody'}{alarm}"
+
+
+def _upstream(upstream: admin_pb2.UpstreamStatus, now: datetime) -> str:
+    what = " ".join(filter(None, (upstream.kind, upstream.source)))
+    if upstream.good:
+        return what
+    text = f"{what}: {upstream.message} ({upstream.reason})"
+    if upstream.HasField("since"):
+        text += f", for {about(max(now - from_timestamp(upstream.since), timedelta(0)))}"
+    if not upstream.HasField("lasts_until"):
+        return text
+    end = from_timestamp(upstream.lasts_until)
+    return f"{text}; nothing is issued " + (f"from {moment(end)}, in {about(end - now)}" if end > now else "now")
 
 
 def _jump(status: admin_pb2.Status) -> str:

@@ -22,6 +22,7 @@ from ca.authority.jwt import JwtAuthorities
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.own_bundle import OwnBundle
+from ca.authority.ports import Neighbours, UpstreamAuthority
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
 from ca.clusters.beyond import Children
@@ -45,6 +46,7 @@ from ca.revocation.lists import RevocationLists
 from ca.rotation.mesh import Mesh
 from ca.rotation.model import Longest, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
+from ca.rotation.ports import Beyond
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
 from ca.rotation.upkeep import Shares, Upkeep
@@ -164,6 +166,22 @@ class Roll:
         raise NotImplementedError
 
 
+class Above(Protocol):
+    """A parent as one process has it."""
+
+    authority: UpstreamAuthority
+    neighbour: Neighbours
+    beyond: Beyond
+
+    async def started(self, server: Server) -> None: ...
+
+
+class Upstream(Protocol):
+    """What outlives the processes, and is wired into each of them."""
+
+    def above(self, disk: Disk, fate: Fate, *, keys: Any, store: Any) -> Above: ...
+
+
 @dataclass
 class Disk:
     """What survives a crash. Each `server` is another process on it."""
@@ -182,6 +200,8 @@ class Disk:
     jwt_at: float = 0.99
     polled_every: timedelta | None = None
     is_parent: bool = False  # of child clusters
+
+    parent: Upstream | None = None  # whom the issuing authorities come from
 
     @asynccontextmanager
     async def server(self, fate: Fate | None = None) -> AsyncIterator[Server]:
@@ -244,11 +264,17 @@ class Server:
             is_connected=lambda child: child in self.book.connected(),
             clock=disk.clock,
         )
+        self.above = disk.parent.above(disk, fate, keys=keys, store=store) if disk.parent is not None else None
         self.authorities = AuthorityManager(
-            own=OwnBundle(trust_domain=A_TEST, store=store, jwt=self.tokens, neighbours=[self.records]),  # type: ignore[arg-type] # as above
-            upstream=SelfSignedUpstream(
-                trust_domain=A_TEST, vouching=vouching, root_lifetime=disk.root_lifetime, **common
+            own=OwnBundle(
+                trust_domain=A_TEST,
+                store=store,  # type: ignore[arg-type] # as above
+                jwt=self.tokens,
+                neighbours=[self.records, *([self.above.neighbour] if self.above is not None else [])],
             ),
+            upstream=self.above.authority
+            if self.above is not None
+            else SelfSignedUpstream(trust_domain=A_TEST, vouching=vouching, root_lifetime=disk.root_lifetime, **common),
             lists=self.lists,
             issuer_lifetime=disk.issuer_lifetime,
             **common,
@@ -286,7 +312,7 @@ class Server:
             clock=disk.clock,
             beyond=(self.children,),
         )
-        self.mesh = mesh()
+        self.mesh = mesh(beyond=(self.children, *([self.above.beyond] if self.above is not None else [])))
         self.rotator = Rotator(
             store=self.store,  # type: ignore[arg-type] # as above
             authorities=self.authorities,
@@ -337,6 +363,8 @@ class Server:
         await self.roster.start()
         await self.records.start()
         await self.authorities.start()
+        if self.above is not None:
+            await self.above.started(self)
         await self.identity.start()
         await self.rotator.start()
         works = [self.rotator.run(), self.upkeep.run()]

@@ -1,0 +1,306 @@
+"""Upstream `citadel`: issuing authorities that the parent's root signs, and roots that are the parent's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+import structlog
+from cryptography import x509
+
+from ca.authority.fresh_key import fresh_issuer_key
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
+from ca.issuance.csr import public_key_of
+from ca.keys.kinds import AuthorityPublicKey
+from ca.upstream.citadel.asking import checked_answer, issuer_request
+from ca.upstream.citadel.trust import ParentTrust, Versions, read_kept_trust, read_trust, root_id_of
+from citadel._wire import clusters_pb2 as pb
+from citadel.clock import Clock
+from citadel.errors import CitadelError, FailedPrecondition, Reason
+from citadel.spiffe import TrustDomain
+from citadel.succession import Succession
+from citadel.wire import to_duration
+
+_log = structlog.get_logger(__name__)
+
+_SAY_AGAIN: Final = 60.0  # seconds
+_MAY_SIGN: Final = (AuthorityState.PREPARED, AuthorityState.ACTIVE)  # prepared: that it is active is on its way
+
+
+class TrustStore(Protocol):
+    """Where it is durable what the parent said last."""
+
+    async def load(self) -> bytes | None:
+        """It, or None where the parent was never heard."""
+        ...
+
+    async def keep(self, trust: bytes, *, at: datetime) -> None:
+        """Keep this in the place of what was kept."""
+        ...
+
+
+class Changing(Protocol):
+    """What puts bundle and lists in force; `ca.authority.manager` is the one there is."""
+
+    def changing_upstream(self) -> AbstractAsyncContextManager[None]:
+        """Change what the upstream says within this."""
+        ...
+
+    def issuers(self) -> Sequence[Authority]:
+        """The issuing authorities on record."""
+        ...
+
+
+class Asked(Protocol):
+    """The parent as it is asked; `ca.upstream.citadel.parent` is the one there is."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether it has said what is to be trusted, since this process began."""
+        ...
+
+    def trouble(self) -> CitadelError | None:
+        """Why it would not answer now."""
+        ...
+
+    def misfit(self) -> CitadelError | None:
+        """Why it is no parent for this server, where that is known: no waiting mends it."""
+        ...
+
+    async def sign_issuer(self, request: pb.SignIssuerRequest) -> pb.SignIssuerResponse:
+        """Its answer. Raises its refusal, or `Unavailable` (`upstream_unavailable`)."""
+        ...
+
+
+class ParentAuthority:
+    """Fulfils `UpstreamAuthority`. `trust` is what the parent said last, `in_force` its versions once all is settled.
+
+    Roots are rotated at the parent alone: they come, change and go with what it says.
+    """
+
+    def __init__(
+        self,
+        *,
+        trust_domain: TrustDomain,
+        keys: KeyManager,
+        store: AuthorityStore,
+        kept: TrustStore,
+        clock: Clock,
+        on_wait: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`on_wait` is told why the start waits, again and again."""
+        self._trust_domain = trust_domain
+        self._keys = keys
+        self._store = store
+        self._kept = kept
+        self._clock = clock
+        self._on_wait = on_wait
+        self._parent: Asked | None = None
+        self._manager: Changing | None = None
+        self._roots: tuple[Authority, ...] = ()
+        self._turn = asyncio.Lock()
+        self._watchers: list[Callable[[], None]] = []
+        self.trust: ParentTrust | None = None
+        self.in_force = Versions()
+        self.everywhere = Versions()  # what every proxy of every cluster has acknowledged
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever the parent has said something."""
+        self._watchers.append(callback)
+
+    def ask(self, parent: Asked) -> None:
+        """Who is asked; before `start`."""
+        self._parent = parent
+
+    async def settle_by(self, manager: Changing) -> None:
+        """From now on, what the parent says is settled by this, which has started."""
+        async with self._turn:
+            self._manager = manager
+            async with manager.changing_upstream():
+                pass
+            self.in_force = self.trust.versions if self.trust is not None else Versions()
+        self._tell()
+
+    async def start(self) -> None:
+        """Take up what the parent said last; wait for it where that is nothing, or where nothing here can sign."""
+        rows = await self._store.load()
+        own = [each for each in rows if each.kind is AuthorityKind.ROOT and each.key_id]
+        if own:
+            raise FailedPrecondition(
+                Reason.DATA_DIR_FOREIGN,
+                f"the store holds a root of this server's own, {own[0].id}, which the parent does not know",
+                fix="begin with an empty data_dir and store, or take upstream.citadel out of the settings",
+            )
+        self._roots = tuple(each for each in rows if each.kind is AuthorityKind.ROOT)
+        if (kept := await self._kept.load()) is not None:
+            self.trust = await asyncio.to_thread(
+                read_kept_trust, kept, trust_domain=self._trust_domain, now=self._clock.now()
+            )
+            self._roots = await self._recorded(self.trust)
+        if not self._can_go_on(rows):
+            await self._until_heard()
+
+    @property
+    def decides(self) -> frozenset[AuthorityKind]:
+        return frozenset({AuthorityKind.ROOT})
+
+    def pending(self) -> Pending | None:
+        """The parent's root that this server signs under is no longer the one that signs: change over to that."""
+        issuers = self._manager.issuers() if self._manager is not None else ()
+        active = next((each for each in issuers if each.state is AuthorityState.ACTIVE), None)
+        if active is None:
+            return None
+        root = next((each for each in self._roots if each.id == active.parent_id), None)
+        match root.state if root is not None else AuthorityState.REVOKED:
+            case AuthorityState.OLD:
+                return Pending(is_root=False, why="the parent signs by another root")
+            case AuthorityState.TAINTED:
+                return Pending(is_root=False, why="the root above is tainted", is_urgent=True)
+            case AuthorityState.REVOKED:
+                return Pending(is_root=False, why="the root above is gone at the parent", is_urgent=True)
+        return None
+
+    def can_mint(self) -> bool:
+        return self._asked().trouble() is None
+
+    async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
+        """Always under the root by which the parent signs now; it begins when the parent lets it."""
+        del not_before, root_id
+        parent = self._asked()
+        if (trouble := parent.trouble()) is not None:
+            raise trouble  # before a key is made: this may be tried again and again
+        async with fresh_issuer_key(self._keys) as (key_id, key):
+            csr = await asyncio.to_thread(issuer_request, key, self._trust_domain)
+            signed = await self._signed(parent, csr, key.public_key(), not_after=not_after)
+        return MintedIssuer(
+            certificate=signed.chain[0], root_id=root_id_of(signed.root), key_id=key_id, chain=signed.chain[1:]
+        )
+
+    async def sign_downstream(self, csr: bytes, *, not_before: datetime, not_after: datetime) -> SignedDownstream:
+        """By the parent, which knows this server alone: whose authority it is, it learns from this server's reports."""
+        del not_before
+        return await self._signed(self._asked(), csr, public_key_of(csr), not_after=not_after)
+
+    async def prepare(self, authority_id: str) -> None:
+        raise _decided_above(authority_id)
+
+    async def activate(self, authority_id: str, *, taints: bool) -> None:
+        del taints
+        raise _decided_above(authority_id)
+
+    async def drop(self, authority_ids: Collection[str]) -> None:
+        raise _decided_above(", ".join(authority_ids))
+
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        return tuple(root.certificate for root in self._roots)
+
+    def successions(self) -> Sequence[Succession]:
+        now = self._clock.now()
+        return [each for each in self.trust.successions if each.until > now] if self.trust is not None else []
+
+    def authorities(self) -> tuple[Authority, ...]:
+        return self._roots
+
+    async def take(self, update: pb.ClusterUpdate) -> None:
+        """Put in force what the parent says. Raises `FailedPrecondition` (`upstream_invalid`) where it cannot be."""
+        if update.HasField("trust"):
+            now = self._clock.now()
+            trust = await asyncio.to_thread(read_trust, update.trust, trust_domain=self._trust_domain, now=now)
+            async with self._turn:  # two streams are up while the line moves
+                await self._take(trust)
+        elif update.HasField("everywhere"):
+            self.everywhere = Versions.of(update.everywhere)
+        self._tell()
+
+    async def _take(self, trust: ParentTrust) -> None:
+        if self.trust is not None and trust.message == self.trust.message and self.in_force == trust.versions:
+            return
+        self.in_force = Versions()
+        async with self._manager.changing_upstream() if self._manager is not None else nullcontext():
+            await self._kept.keep(trust.message, at=self._clock.now())
+            self._roots = await self._recorded(trust)
+            self.trust = trust
+        if self._manager is not None:
+            self.in_force = trust.versions
+
+    async def _recorded(self, trust: ParentTrust) -> tuple[Authority, ...]:
+        """The rows of its roots, made to say what it says. Done again, it changes nothing more."""
+        known, roots = {each.id: each for each in self._roots}, []
+        for certificate, state in trust.roots.items():
+            before = known.pop(root_id_of(certificate), None)
+            root = Authority(
+                id=root_id_of(certificate),
+                kind=AuthorityKind.ROOT,
+                state=state,
+                key_id="",
+                certificate=certificate,
+                parent_id=None,
+                created_at=before.created_at if before is not None else self._clock.now(),
+            )
+            if root != before:
+                await self._store.record(root)
+                _log.info("root of the parent", authority=root.id, state=state.value)
+            roots.append(root)
+        if known:
+            await self._store.set_states(dict.fromkeys(known, AuthorityState.REVOKED))
+            _log.info("roots are gone at the parent", authorities=sorted(known))
+        return tuple(sorted(roots, key=lambda each: (each.created_at, each.not_before)))
+
+    async def _signed(
+        self, parent: Asked, csr: bytes, key: AuthorityPublicKey, *, not_after: datetime
+    ) -> SignedDownstream:
+        lifetime = not_after - self._clock.now()
+        request = pb.SignIssuerRequest(
+            trust_domain=self._trust_domain.name, csr=csr, lifetime=to_duration(max(lifetime, timedelta(0)))
+        )
+        answer = await parent.sign_issuer(request)
+        return await asyncio.to_thread(
+            checked_answer,
+            answer,
+            public_key=key,
+            trust_domain=self._trust_domain,
+            roots=[each.certificate for each in self._roots if each.state in _MAY_SIGN],
+            not_after=not_after,
+            now=self._clock.now(),
+        )
+
+    def _can_go_on(self, rows: Sequence[Authority]) -> bool:
+        """Whether what is recorded can sign: an issuing authority that has not ended, whose root is still trusted."""
+        known, now = {root.id for root in self._roots}, self._clock.now()
+        return self.trust is not None and any(
+            each.kind is AuthorityKind.ISSUER
+            and each.state is AuthorityState.ACTIVE
+            and each.parent_id in known
+            and each.not_after > now
+            for each in rows
+        )
+
+    async def _until_heard(self) -> None:
+        """Nobody can be served before. Says every minute why; ends in an error only where no waiting mends it."""
+        parent, said_at = self._asked(), -_SAY_AGAIN
+        while not parent.is_heard:
+            if (misfit := parent.misfit()) is not None:
+                raise misfit
+            self._on_wait(why := str(parent.trouble()))
+            if self._clock.monotonic() - said_at >= _SAY_AGAIN:
+                said_at = self._clock.monotonic()
+                _log.warning("waiting for the parent before anything is served", why=why)
+            await self._clock.sleep(0.05)
+
+    def _asked(self) -> Asked:
+        assert self._parent is not None  # noqa: S101 - for the type checker: it was set before the start
+        return self._parent
+
+    def _tell(self) -> None:
+        for callback in self._watchers:
+            callback()
+
+
+def _decided_above(what: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        Reason.UPSTREAM_DECIDES, f"the root {what} is the parent's to change", fix="rotate it at the parent"
+    )

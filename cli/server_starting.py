@@ -1,0 +1,38 @@
+"""What can be seen of a server before its doors open: a start can wait for a parent for as long as that is away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from ca.settings import ServerSettings
+from citadel.probes import Check, Health, Probes, Readiness
+
+
+@dataclass(slots=True)
+class StartSeen:
+    """What the start waits for, in words for people."""
+
+    text: str = "not heard yet"
+
+    def waits_for(self, text: str) -> None:
+        """It waits, and this is why."""
+        self.text = text
+
+
+@asynccontextmanager
+async def start_seen(settings: ServerSettings) -> AsyncIterator[StartSeen]:
+    """Within this the probes say that the server is not ready, and why, where it may take long."""
+    seen = StartSeen()
+    if settings.upstream.citadel is None:
+        yield seen
+        return
+    probes = Probes(
+        settings.listen.probes, lambda: Readiness.of([Check("upstream", Health.DEAD, f"start waits: {seen.text}")])
+    )
+    await probes.start()
+    try:
+        yield seen
+    finally:
+        await probes.close()

@@ -1,0 +1,336 @@
+"""A child of a parent: its issuing authorities, its roots, and what becomes of both when the parent goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from ca.authority.model import AuthorityKind
+from ca.issuance.issuer import IssuedSvid, SvidRequest
+from ca.rotation.model import Phase, RotationKind
+from ca.upstream.citadel.trust import root_id_of
+from citadel.errors import FailedPrecondition, Reason, Unavailable
+from citadel.svid import verify_x509_svid
+from tests.clock import FakeClock
+from tests.csrs import csr
+from tests.unit.ca.parent import FakeParent, Root
+from tests.unit.ca.rotating import DAY, Crash, Disk, Fate, Server, nodes
+from tests.unit.ca.values import A_TEST, NODE_1, agent
+
+
+@pytest.fixture
+def parent(disk: Disk, clock: FakeClock) -> FakeParent:
+    disk.parent = parent = FakeParent(clock)
+    disk.issuer_at = 0.5
+    return parent
+
+
+@asynccontextmanager
+async def child(disk: Disk, parent: FakeParent, fate: Fate | None = None) -> AsyncIterator[Server]:
+    """A process of the child that has heard its parent, where that is not away."""
+    server = Server(disk, fate or Fate())
+    try:
+        await parent.say()
+        await server.start()
+        if not parent.is_away:
+            await parent.hear(server)
+        yield server
+    finally:
+        await server.stop()
+
+
+async def issue(server: Server) -> IssuedSvid:
+    request = SvidRequest(entry_id=server.entries[0].id, csr=csr())
+    (issued,) = await server.issuer.issue(agent(NODE_1), [request])
+    assert isinstance(issued, IssuedSvid), issued
+    return issued
+
+
+def can_issue(server: Server) -> bool:
+    try:
+        server.authorities.issuing()
+    except Unavailable:
+        return False
+    return True
+
+
+async def test_its_authority_is_signed_by_the_parents_root_and_its_bundle_is_the_parents(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    async with child(disk, parent) as server:
+        issued = await issue(server)
+        bundle = server.authorities.bundle()
+        assert bundle.x509_authorities == (parent.active.certificate,)
+        verify_x509_svid(issued.chain_der, {A_TEST: bundle}, clock.now())
+        assert server.active(AuthorityKind.ISSUER).parent_id == root_id_of(parent.active.certificate)
+
+
+async def test_the_first_start_waits_for_the_parent_however_long_it_is_away(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    parent.is_away = True
+    server = Server(disk, Fate())
+    starting = asyncio.create_task(server.start())
+    for _ in range(20):
+        await clock.advance(60)
+        await asyncio.sleep(0.01)
+    assert not starting.done()
+    parent.is_away = False
+    await parent.say()
+    while not starting.done():
+        await clock.advance(0.1)
+        await asyncio.sleep(0.01)
+    await starting
+    await issue(server)
+    await server.stop()
+
+
+async def test_a_later_start_goes_on_with_what_is_recorded_while_the_parent_is_away(
+    disk: Disk, parent: FakeParent
+) -> None:
+    async with child(disk, parent) as server:
+        before = server.active(AuthorityKind.ISSUER), server.authorities.bundle(), server.lists.current.version
+        assert before[2]
+    parent.is_away = True
+    async with child(disk, parent) as server:
+        again = server.active(AuthorityKind.ISSUER), server.authorities.bundle(), server.lists.current.version
+        assert again == before
+        await issue(server)
+
+
+async def test_a_parent_that_cannot_sign_authorities_is_refused_at_the_start(disk: Disk, parent: FakeParent) -> None:
+    parent.refusal = FailedPrecondition(Reason.UPSTREAM_CANNOT_SIGN, "its own authority is pathlen:0")
+    with pytest.raises(FailedPrecondition) as refused:
+        async with child(disk, parent):
+            pass
+    assert refused.value.reason is Reason.UPSTREAM_CANNOT_SIGN
+
+
+async def test_a_store_with_a_root_of_its_own_is_refused(disk: Disk, clock: FakeClock) -> None:
+    async with disk.server():
+        pass
+    disk.parent = parent = FakeParent(clock)
+    with pytest.raises(FailedPrecondition) as refused:
+        async with child(disk, parent):
+            pass
+    assert refused.value.reason is Reason.DATA_DIR_FOREIGN
+
+
+async def test_a_root_is_not_rotated_here(disk: Disk, parent: FakeParent) -> None:
+    async with child(disk, parent) as server:
+        with pytest.raises(FailedPrecondition) as refused:
+            await server.begin(RotationKind.ROOT)
+        assert refused.value.reason is Reason.UPSTREAM_DECIDES
+
+
+@pytest.mark.invariant(6)
+async def test_the_parent_away_past_half_of_a_life_and_past_its_end(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    disk.issuer_lifetime = DAY
+    async with child(disk, parent) as server:
+        end = server.active(AuthorityKind.ISSUER).not_after
+        parent.is_away, asked = True, parent.asked
+        clock.leap(18 * 3600)
+        await server.turn(5)
+        assert server.rotator.running is None  # nothing is begun that cannot go on
+        assert parent.asked == asked
+        clock.leap((end - clock.now() - timedelta(minutes=5)).total_seconds())
+        await server.turn(5)
+        issued = await issue(server)
+        assert issued.not_after <= end
+        clock.leap(600)
+        await server.turn(5)
+        with pytest.raises(Unavailable) as refused:
+            await issue(server)
+        assert refused.value.reason is Reason.ISSUER_UNAVAILABLE
+        parent.is_away = False
+        await parent.hear(server)
+        await server.until(lambda: server.active(AuthorityKind.ISSUER).not_after > end)
+        issued = await issue(server)
+        assert issued.not_after > end
+
+
+async def test_a_start_after_its_authority_has_ended_waits_for_the_parent(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    disk.issuer_lifetime = DAY
+    async with child(disk, parent):
+        pass
+    clock.leap(2 * 24 * 3600)
+    parent.is_away = True
+    server = Server(disk, Fate())
+    starting = asyncio.create_task(server.start())
+    for _ in range(5):
+        await clock.advance(60)
+        await asyncio.sleep(0.01)
+    assert not starting.done()
+    parent.is_away = False
+    await parent.say()
+    while not starting.done():
+        await clock.advance(0.1)
+        await asyncio.sleep(0.01)
+    await starting
+    await issue(server)
+    await server.stop()
+
+
+async def test_half_of_a_life_brings_a_new_authority_which_waits_for_the_proxies_of_other_clusters(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    async with child(disk, parent) as server:
+        for node in nodes():
+            await server.join(node)
+        before = server.active(AuthorityKind.ISSUER)
+        clock.leap(4 * 24 * 3600)
+        await server.phase(Phase.OBSERVE)
+        for _ in range(100):
+            await server.turn()
+        assert server.holders() == {"parent": "has not made known the revocation lists of here"}
+        parent.everybody_knows = False
+        await parent.hear(server)
+        for _ in range(100):
+            await server.turn()
+        assert list(server.holders()) == ["parent"]
+        assert server.active(AuthorityKind.ISSUER) == before
+        parent.everybody_knows = True
+        await parent.say()
+        await server.over()
+        assert server.active(AuthorityKind.ISSUER) != before
+
+
+async def test_a_key_for_tokens_waits_for_the_other_clusters_too(disk: Disk, parent: FakeParent) -> None:
+    async with child(disk, parent) as server:
+        before = server.authorities.jwt.signing().authority.kid
+        await server.begin(RotationKind.JWT)
+        await server.phase(Phase.OBSERVE)
+        for _ in range(100):
+            await server.turn()
+        assert server.holders() == {"parent": "has not made known the keys for tokens of here"}
+        await parent.hear(server)
+        await server.phase(Phase.ACTIVATE)
+        await server.turn()
+        assert server.authorities.jwt.signing().authority.kid != before
+
+
+async def test_a_rotation_of_the_parents_root_is_followed_by_one_of_the_issuing_authority(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    async with child(disk, parent) as server:
+        for node in nodes():
+            await server.join(node)
+        old, new = parent.active, Root.made(clock, "prepared")
+        parent.roots.append(new)
+        await parent.say()
+        assert set(server.authorities.bundle().x509_authorities) == {old.certificate, new.certificate}
+        await server.turn(2)
+        assert server.rotator.running is None
+        parent.set_state(0, "old")
+        parent.set_state(1, "active")
+        await parent.say()
+        await server.until(lambda: server.rotator.running is not None)
+        while server.rotator.running is not None:
+            await server.turn()
+            await parent.hear(server)
+        assert server.rotator.current is not None
+        assert (server.rotator.current.kind, server.rotator.current.is_emergency) == (RotationKind.ISSUER, False)
+        assert {each.parent_id for each in server.authorities.issuers()} == {root_id_of(new.certificate)}
+        del parent.roots[0]
+        await parent.say()
+        assert server.authorities.bundle().x509_authorities == (new.certificate,)
+        await server.turn(2)
+        assert server.rotator.running is None
+
+
+async def test_a_tainted_root_is_left_at_once(disk: Disk, parent: FakeParent, clock: FakeClock) -> None:
+    async with child(disk, parent) as server:
+        for node in nodes():
+            await server.join(node)
+        parent.everybody_knows = False
+        await server.begin(RotationKind.JWT)  # whatever runs
+        await server.turn(1)
+        parent.set_state(0, "tainted")
+        parent.roots.append(Root.made(clock, "active"))
+        await parent.say()
+        await server.until(
+            lambda: server.active(AuthorityKind.ISSUER).parent_id == root_id_of(parent.active.certificate)
+        )
+        assert server.rotator.current is not None
+        assert (server.rotator.current.kind, server.rotator.current.is_emergency) == (RotationKind.ISSUER, True)
+        acts = await disk.acts()
+        assert "rotation.start issuer, emergency" in acts
+        for node in server.nodes:
+            assert node.svid is not None
+        await server.over()
+        assert {each.parent_id for each in server.authorities.issuers()} == {root_id_of(parent.active.certificate)}
+
+
+async def test_nothing_is_signed_under_a_root_that_is_gone(disk: Disk, parent: FakeParent, clock: FakeClock) -> None:
+    async with child(disk, parent) as server:
+        parent.refusal = Unavailable(Reason.UPSTREAM_UNAVAILABLE, "not now")
+        parent.roots[:] = [Root.made(clock, "active")]
+        await parent.say()
+        with pytest.raises(Unavailable) as refused:
+            await issue(server)
+        assert refused.value.reason is Reason.ISSUER_UNAVAILABLE
+        known = {each.issuer for each in server.lists.current.lists}
+        assert known == {parent.active.certificate}  # agents refuse a set with a list that no root vouches for
+        parent.refusal = None
+        await server.until(lambda: can_issue(server))
+        verify_x509_svid((await issue(server)).chain_der, {A_TEST: server.authorities.bundle()}, clock.now())
+
+
+async def test_a_child_that_was_away_while_its_root_went_waits_for_another_at_its_start(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    async with child(disk, parent):
+        pass
+    parent.roots[:] = [Root.made(clock, "active")]
+    async with child(disk, parent) as server:
+        assert server.authorities.bundle().x509_authorities == (parent.active.certificate,)
+        verify_x509_svid((await issue(server)).chain_der, {A_TEST: server.authorities.bundle()}, clock.now())
+
+
+@pytest.mark.invariant(12)
+async def test_a_child_killed_after_each_write_of_a_rotation_above_it_goes_on(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    """Each rotation of the parent's root meets a child that dies one write later than in the one before."""
+    async with child(disk, parent):
+        pass
+    writes = 0
+    while True:
+        writes += 1
+        parent.roots.append(Root.made(clock, "prepared"))
+        try:
+            async with child(disk, parent, Fate(crash_after=writes)) as server:
+                await rotated(server, parent)
+                break  # it wrote less than that
+        except Crash:
+            pass
+        async with child(disk, parent) as server:
+            await rotated(server, parent)
+            verify_x509_svid((await issue(server)).chain_der, {A_TEST: server.authorities.bundle()}, clock.now())
+    assert writes > 12
+
+
+async def rotated(server: Server, parent: FakeParent) -> None:
+    """The parent takes its newest root, step by step, as it does when all have acknowledged."""
+    for node in nodes():
+        await server.join(node)
+    if len(parent.roots) > 1:
+        parent.set_state(0, "old")
+        parent.set_state(1, "active")
+    for _ in range(2000):
+        await parent.hear(server)
+        is_new = {each.parent_id for each in server.authorities.issuers()} == {root_id_of(parent.active.certificate)}
+        if server.rotator.running is None and is_new:
+            break
+        await server.turn()
+    del parent.roots[:-1]
+    await parent.hear(server)
+    assert server.authorities.bundle().x509_authorities == (parent.active.certificate,)
