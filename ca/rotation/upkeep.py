@@ -24,6 +24,7 @@ from citadel.repeated import Repeated
 _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 1.0
+_TAKES_AGAIN: Final = 60.0  # seconds
 _URGENT: Final = timedelta(seconds=30)  # for renewing what hangs on a root that is trusted no more
 _ROOT_ENDS: Final = "the root that signs nears its end"
 
@@ -65,6 +66,7 @@ class Upkeep:
         )
         self._starts_again_at: dict[RotationKind, float] = {}  # by the clock that never jumps
         self._replaces_again_at = 0.0  # by the same
+        self._taken = ("", 0.0)  # what signed when something pending was taken last, and when it may be again
         self._replacing = ""  # the issuing authority whose replacement was noted last
 
     async def run(self) -> None:
@@ -113,6 +115,8 @@ class Upkeep:
         why = pending.why if pending is not None else "it is due"
         await self._steering.start(Wish(kind=due, why=why), by=Actor(ActorKind.SERVER))
         self._note_start(due)
+        if pending is not None:
+            self._taken = (self._active(AuthorityKind.ISSUER).id, self._clock.monotonic() + _TAKES_AGAIN)
 
     def _is_root_due(self, now: datetime) -> bool:
         """Also where roots are rotated by hand alone: the last moment is waited for, and not the outage after it."""
@@ -126,10 +130,12 @@ class Upkeep:
 
     def _is_issuer_due(self, now: datetime) -> bool:
         pending, issuer = self._authorities.pending(), self._active(AuthorityKind.ISSUER)
-        is_due = pending is not None and not pending.is_root
-        if AuthorityKind.ISSUER not in self._authorities.upstream_decides:
-            is_due = is_due or _is_older(issuer, self._issuer_at, now)
-        return is_due and self._can_start(RotationKind.ISSUER)
+        if pending is not None and not pending.is_root:
+            # However soon after the last; but where that came to nothing, as by a person's hand, not at once.
+            is_again = issuer.id == self._taken[0] and self._clock.monotonic() < self._taken[1]
+            return self._rotator.running is None and not is_again
+        is_by_time = AuthorityKind.ISSUER not in self._authorities.upstream_decides
+        return is_by_time and _is_older(issuer, self._issuer_at, now) and self._can_start(RotationKind.ISSUER)
 
     def _can_start(self, kind: RotationKind) -> bool:
         return self._rotator.running is None and self._is_rested(kind)

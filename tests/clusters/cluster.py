@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,20 +107,26 @@ class Cluster:
         await until(f"the server of {self.name} answers", self._answers, seconds=_START_SECONDS)
 
     async def _start_agent(self) -> None:
-        folder = self.folder / "agent"
+        await self.start_agent(_AGENT, self.folder / "agent", self.agent_socket, place=self.place)
+
+    async def start_agent(
+        self, name: str, folder: Path, agent_socket: Path, *, place: Place, probes: int = _AGENT_PROBES_PORT
+    ) -> None:
+        """An agent of this cluster, which may be in the place of another one."""
         async with self.admin_channel() as channel:
-            token = await AdminStub(channel).CreateToken(admin_pb2.CreateTokenRequest(agent_name=_AGENT))
+            token = await AdminStub(channel).CreateToken(admin_pb2.CreateTokenRequest(agent_name=name))
         write_private(folder / "join", token.join_string.encode())
         settings = {
             "trust_domain": self.trust_domain.name,
             "data_dir": str(folder / "data"),
-            "socket": str(self.agent_socket),
+            "socket": str(agent_socket),
             "admin_socket": str(folder / "admin.sock"),
             "join": {"string_file": str(folder / "join")},
-            "probes": f"{self.place.inner}:{_AGENT_PROBES_PORT}",
+            "probes": f"{place.inner}:{probes}",
         }
-        await self._start_citadel("agent", settings)
-        await until(f"the agent of {self.name} is connected", self._has_agent, seconds=_START_SECONDS)
+        await self._start_citadel("agent", settings, name=name if name != _AGENT else "agent", place=place)
+        connected = partial(self._has_agent, name)
+        await until(f"the agent {name} of {self.name} is connected", connected, seconds=_START_SECONDS)
 
     async def status(self) -> admin_pb2.Status:
         async with self.admin_channel() as channel:
@@ -206,11 +213,13 @@ class Cluster:
 
         self._stack.push_async_callback(stop)
 
-    async def _start_citadel(self, what: str, settings: Mapping[str, Any]) -> None:
-        path = self.folder / what / f"{what}.yaml"
+    async def _start_citadel(
+        self, what: str, settings: Mapping[str, Any], *, name: str = "", place: Place | None = None
+    ) -> None:
+        path = Path(settings["data_dir"]).parent / f"{what}.yaml"
         path.write_text(yaml.safe_dump(settings, sort_keys=False))
         command = [sys.executable, "-P", "-m", "cli.entry", what, "run", "--config", str(path)]
-        await self._start_child(what, in_place(self.place, command))
+        await self._start_child(name or what, in_place(place or self.place, command))
 
     async def _start_child(self, name: str, command: Sequence[str]) -> None:
         child = await Child.start(f"{name} of {self.name}", command, log=self.folder / f"{name}.log")
@@ -225,6 +234,8 @@ class Cluster:
             return False
         return True
 
-    async def _has_agent(self) -> bool:
-        self.children["agent"].check()
-        return any(agent.connected for agent in (await self.status()).agents)
+    async def _has_agent(self, name: str) -> bool:
+        for child in self.children.values():
+            child.check()
+        spiffe_id = str(agent_id(self.trust_domain, name))
+        return any(agent.connected for agent in (await self.status()).agents if agent.spiffe_id == spiffe_id)

@@ -1,0 +1,91 @@
+"""A parent and two children, each in a network of its own, with real Envoys, while requests cross between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from citadel._wire import rotation_pb2
+from citadel._wire.rotation_pb2_grpc import RotationsStub
+from citadel.bundle import TrustBundle
+from tests.clusters.cluster import Cluster
+from tests.clusters.proxy import Proxy
+from tests.clusters.shared_root import MESH, SharedRoot, crossing, rotated, shared_root
+from tests.integration.meshes import until
+
+pytestmark = pytest.mark.integration
+
+
+async def test_roots_and_authorities_rotate_while_requests_cross_between_clusters() -> None:
+    async with shared_root() as under:
+        web = await under.workloads()
+        for proxy in web:
+            await until(f"{proxy.spiffe_id} reaches the other cluster", proxy.works, seconds=20)
+        async with crossing(*web) as tally:
+            await _root_rotates(under)
+            await _issuer_rotates(under)
+        assert tally.failures == {}
+        assert tally.done > 50
+        await _a_proxy_that_is_stopped_holds_up_the_parent(under, web[1])
+
+
+async def _root_rotates(under: SharedRoot) -> None:
+    before = await _roots(under.parent)
+    views = await rotated(under.parent, "root")
+    assert views[-1].rotation.phase == "done"
+    assert views[-1].rotation.alarm == ""
+    seen = {cluster.name for view in views for cluster in view.clusters}
+    assert seen == {under.name_of(child) for child in under.children}
+    waited_for = {holder.name for view in views for holder in view.holders}
+    assert seen <= waited_for
+    for cluster in (under.parent, *under.children):
+        assert not before & await _roots(cluster)
+
+
+async def _issuer_rotates(under: SharedRoot) -> None:
+    [east, _] = under.children
+    before = await _issuers(east)
+    views = await rotated(east, "issuer")
+    assert (views[-1].rotation.phase, views[-1].rotation.alarm) == ("done", "")
+    assert "parent" in {holder.name for view in views for holder in view.holders}
+    assert not before & await _issuers(east)
+
+
+async def _a_proxy_that_is_stopped_holds_up_the_parent(under: SharedRoot, proxy: Proxy) -> None:
+    [_, west] = under.children
+    pid = west.children[proxy.sidecar.name].pid
+    async with under.parent.admin_channel() as channel:
+        rotations = RotationsStub(channel)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await rotations.StartRotation(rotation_pb2.StartRotationRequest(kind="root"))
+            words = await _words_on(rotations, under.name_of(west))
+            assert "1 of 1 proxies" in words
+            view = await rotations.GetRotation(rotation_pb2.GetRotationRequest())
+            assert view.rotation.phase == "observe"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        views = [view async for view in rotations.WatchRotation(rotation_pb2.WatchRotationRequest())]
+    assert (views[-1].rotation.phase, views[-1].rotation.alarm) == ("done", "")
+
+
+async def _words_on(rotations: RotationsStub, name: str) -> str:
+    """What is said of this holder, once it is the only one."""
+    async with asyncio.timeout(20):
+        while True:
+            view = await rotations.GetRotation(rotation_pb2.GetRotationRequest())
+            if [holder.name for holder in view.holders] == [name] and "proxies" in view.holders[0].words:
+                return str(view.holders[0].words)
+            await asyncio.sleep(0.05)
+
+
+async def _roots(cluster: Cluster) -> set[bytes]:
+    bundle = TrustBundle.from_json(MESH, (await cluster.cli("bundle", "show", "--format", "spiffe")).encode())
+    return {each.tbs_certificate_bytes for each in bundle.x509_authorities}
+
+
+async def _issuers(cluster: Cluster) -> set[str]:
+    return {each.id for each in (await cluster.status()).authorities if each.kind == "issuer"}
