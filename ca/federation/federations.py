@@ -156,6 +156,7 @@ class Federations:
             else:
                 await self._bundles.put(bootstrap, Source.FEDERATION, now, act=act, federation=wanted)
             made = self._all[wanted.trust_domain] = Following(wanted, None)
+            self._follow(made, self._seconds_to_next(made))  # also where whoever asked for it goes away now
         _log.info("federation created", trust_domain=name, url=wanted.place, profile=wanted.profile.value)
         return made
 

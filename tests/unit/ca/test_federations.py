@@ -126,7 +126,7 @@ class Server:
 
     async def until_asked(self, times: int) -> None:
         """Let seconds pass until endpoints were asked so many times, and what came of it is in force."""
-        for _ in range(100_000):
+        for _ in range(10_000):
             if len(self.world.asked) >= times:
                 return
             await self.clock.advance(1)  # whoever wakes runs as far as it can
@@ -183,6 +183,16 @@ async def test_a_new_one_is_fetched_at_once(server: Server, world: World) -> Non
     assert [act.what for act in world.acts] == ["federation.create"]
     assert (world.acts[0].why, world.acts[0].actor) == ("a test", ADMINISTRATOR)
     assert "x=1" not in world.acts[0].detail  # a query may be a secret
+
+
+async def test_one_whose_maker_goes_away_is_followed_all_the_same(server: Server, world: World) -> None:
+    making = asyncio.create_task(server.create(of_b(0)))
+    while not world.federations:
+        await asyncio.sleep(0)
+    making.cancel()
+    await asyncio.wait({making})
+    await server.until_asked(1)
+    assert (server.in_force, server.error) == (of_b(1), None)
 
 
 async def test_an_endpoint_that_is_away_is_kept_and_asked_again(server: Server, world: World) -> None:
