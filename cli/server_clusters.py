@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ca.agents.roster import AgentRoster
@@ -19,6 +19,7 @@ from ca.clusters.sessions import ChildBook
 from ca.clusters.signing import DownstreamSigner
 from ca.entries.directory import EntryDirectory
 from ca.rotation.mesh import Mesh
+from ca.rotation.ports import Beyond
 from ca.settings import ServerSettings
 from ca.store.clusters import SqlChildren
 from ca.store.database import Database
@@ -38,14 +39,15 @@ class ChildKeeping:
 
 
 def child_keeping(
-    settings: ServerSettings, *, database: Database, own_keys: Callable[[], Collection[str]], clock: Clock
+    settings: ServerSettings, *, database: Database, authorities: Callable[[], AuthorityManager], clock: Clock
 ) -> ChildKeeping:
-    """The parts, not yet started. `own_keys` are the ids of this server's own JWT keys."""
+    """The parts, not yet started; there are `authorities` before they are asked."""
     book = ChildBook()
     records = ChildRecords(
         trust_domain=settings.trust_domain,
         store=SqlChildren(database=database),
-        own_keys=own_keys,
+        own_keys=lambda: tuple(authorities().jwt.published()),
+        roots=lambda: authorities().root_key_ids(),
         is_connected=lambda child: child in book.connected(),
         clock=clock,
     )
@@ -130,8 +132,10 @@ async def run_clusters(affairs: ClusterAffairs, knowing: Knowing) -> None:
         work.create_task(knowing.run())
 
 
-def clusters_service(settings: ServerSettings, affairs: ClusterAffairs, knowing: Knowing) -> ClustersService:
-    """`citadel.v1.Clusters`."""
+def clusters_service(
+    settings: ServerSettings, affairs: ClusterAffairs, knowing: Knowing, above: Sequence[Beyond] = ()
+) -> ClustersService:
+    """`citadel.v1.Clusters`; `above` are the clusters beside this one, where it has a parent."""
     authorities, clock = affairs.around.authorities, affairs.around.clock
     signer = DownstreamSigner(
         trust_domain=settings.trust_domain,
@@ -149,5 +153,6 @@ def clusters_service(settings: ServerSettings, affairs: ClusterAffairs, knowing:
         keeping=affairs.keeping,
         in_force=affairs.in_force,
         knowing=knowing,
+        above=above,
         clock=clock,
     )

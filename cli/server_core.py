@@ -119,9 +119,7 @@ async def server_core(
         await database.migrate()
         revocation = revocation_affairs(settings.trust_domain, database=database, keys=keys)
         exchanged = await exchanged_roots(database=database, clock=clock)
-        children = child_keeping(
-            settings, database=database, own_keys=lambda: tuple(authorities.jwt.published()), clock=clock
-        )
+        children = child_keeping(settings, database=database, authorities=lambda: authorities, clock=clock)
         upstream = upstream_affairs(settings, database=database, keys=keys, on_wait=start.waits_for, clock=clock)
         authorities = _authorities(
             settings,
@@ -219,7 +217,7 @@ async def server_core(
             database=database,
             authorities=authorities,
             identity=identity,
-            mesh=mesh(beyond=(clusters.children, *upstream.beyond(authorities, revocation.lists))),
+            mesh=mesh(beyond=(clusters.children, *upstream.beyond(authorities, revocation.lists, clusters.records))),
             sessions=sessions,
             lists=revocation.lists,
             clock=clock,

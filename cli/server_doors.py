@@ -178,7 +178,8 @@ class ServerDoors:
 
 def _add_services(server: aio.Server, core: ServerCore, settings: ServerSettings) -> None:
     add_AgentApiServicer_to_server(_agent_service(core), server)
-    add_ClustersServicer_to_server(clusters_service(settings, core.clusters, core.knowing), server)
+    above = core.upstream.beyond(core.authorities, core.revocation.lists, core.clusters.records)
+    add_ClustersServicer_to_server(clusters_service(settings, core.clusters, core.knowing, above), server)
 
 
 def _add_admin_services(

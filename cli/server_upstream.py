@@ -14,6 +14,7 @@ from ca.authority.ports import KeyManager, Neighbours, UpstreamAuthority
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
 from ca.clusters.knowing import Knowing
+from ca.clusters.records import ChildRecords
 from ca.revocation.lists import RevocationLists
 from ca.rotation.ports import Beyond
 from ca.rotation.rotator import Rotator
@@ -48,13 +49,13 @@ class ParentAffairs:
         """Follow the parent, for ever."""
         await self.parent.run(self.reports)
 
-    def beyond(self, authorities: AuthorityManager, lists: RevocationLists) -> ParentBeyond:
-        """The parent as one for whom rotations wait."""
+    def beyond(self, authorities: AuthorityManager, lists: RevocationLists, children: ChildRecords) -> ParentBeyond:
+        """The parent as one for whom rotations wait, here and in the clusters of `children`."""
         return ParentBeyond(
             authority=self.authority,
             parent=self.parent,
-            own_lists=lambda: [each for each in lists.own if not each.is_of_root],
-            own_keys=authorities.jwt.published,
+            own_lists=lambda: [each for each in (*lists.own, *(children.lists() or ())) if not each.is_of_root],
+            own_keys=lambda: {**children.jwt_keys(), **authorities.jwt.published()},
         )
 
     def condition(self, issuers: Callable[[], Sequence[Authority]]) -> UpstreamCondition:
@@ -97,9 +98,9 @@ class UpstreamAffairs:
             await self.parent.authority.settle_by(authorities)
         return work
 
-    def beyond(self, authorities: AuthorityManager, lists: RevocationLists) -> Sequence[Beyond]:
-        """Whom rotations wait for above."""
-        return (self.parent.beyond(authorities, lists),) if self.parent is not None else ()
+    def beyond(self, authorities: AuthorityManager, lists: RevocationLists, children: ChildRecords) -> Sequence[Beyond]:
+        """Whom rotations wait for above, here and in the clusters of `children`."""
+        return (self.parent.beyond(authorities, lists, children),) if self.parent is not None else ()
 
     async def tell(
         self,
@@ -124,6 +125,7 @@ class UpstreamAffairs:
                     is_connected=lambda child: child in clusters.book.connected(),
                 ),
             )
+            self.parent.authority.watch(clusters.book.wake_all)
             reports = self.parent.reports
             for watch in (authorities.watch, lists.watch, knowing.watch, clusters.book.watch):
                 watch(reports.news)

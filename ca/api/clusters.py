@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import structlog
@@ -13,10 +13,11 @@ from ca.api.gates import leaf_pem
 from ca.clusters.callers import ChildCallers
 from ca.clusters.in_force import InForce
 from ca.clusters.keeping import Keeping
-from ca.clusters.knowing import Knowing
+from ca.clusters.knowing import Everywhere, Knowing
 from ca.clusters.push import FollowPush
 from ca.clusters.sessions import ChildBook, ChildSession
 from ca.clusters.signing import DownstreamSigner
+from ca.rotation.ports import Beyond
 from citadel._wire import clusters_pb2 as pb
 from citadel._wire import clusters_pb2_grpc
 from citadel.clock import Clock
@@ -36,14 +37,17 @@ class ClustersService(clusters_pb2_grpc.ClustersServicer):
         keeping: Keeping,
         in_force: InForce,
         knowing: Knowing,
+        above: Sequence[Beyond] = (),
         clock: Clock,
     ) -> None:
+        """`above` are the clusters beside this one, where there are any: what is not known there is known nowhere."""
         self._callers = callers
         self._signer = signer
         self._book = book
         self._keeping = keeping
         self._in_force = in_force
         self._knowing = knowing
+        self._everywhere = Everywhere(knowing=knowing, above=above)
         self._clock = clock
 
     async def SignIssuer(self, request: pb.SignIssuerRequest, context: Any) -> pb.SignIssuerResponse:
@@ -65,7 +69,7 @@ class ClustersService(clusters_pb2_grpc.ClustersServicer):
             reader=reader,
             callers=self._callers,
             in_force=self._in_force,
-            knowing=self._knowing,
+            everywhere=self._everywhere,
             clock=self._clock,
         )
         self._book.open(session)
@@ -75,7 +79,7 @@ class ClustersService(clusters_pb2_grpc.ClustersServicer):
                 await push.run(context.write)
         finally:
             reader.cancel()
-            await asyncio.wait({reader})
+            await asyncio.gather(reader, return_exceptions=True)
             self._book.close(session, at=self._clock.now())
             _log.info("child cluster disconnected", child=str(child.spiffe_id))
         # All was said by `push`: a `yield` could not be given up while the child does not read.

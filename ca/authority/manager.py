@@ -246,6 +246,10 @@ class AuthorityManager:
         """The roots and the issuing authorities, the oldest first."""
         return (*self._upstream.authorities(), *self._issuers)
 
+    def root_key_ids(self) -> frozenset[bytes]:
+        """What certificates call the roots by that are trusted now."""
+        return frozenset(root.subject_key_id for root in self._upstream.authorities())
+
     def _prepared_under_the_active_root(self) -> Authority | None:
         active = {root.id for root in self._upstream.authorities() if root.state is AuthorityState.ACTIVE}
         found = [

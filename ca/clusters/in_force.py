@@ -70,9 +70,12 @@ class InForce:
 
     def message(self) -> pb.ClusterTrust:
         """All that a child is told; the same object for as long as it is the same."""
+        bundle = self._authorities.bundle()
+        roots = (each for each in self._authorities.authorities() if each.kind is AuthorityKind.ROOT)
         parts = _Parts(
-            bundle=self._authorities.bundle(),
-            roots=tuple(each for each in self._authorities.authorities() if each.kind is AuthorityKind.ROOT),
+            bundle=bundle,
+            # One that was made a moment ago comes with the bundle that has it, and its list.
+            roots=tuple(each for each in roots if each.certificate in bundle.x509_authorities),
             lists=self._lists.current.version,
             successions=tuple(self._authorities.successions()),
         )

@@ -55,9 +55,11 @@ class Keeping:
         book.watch(self._news.set)
 
     async def take(self, session: ChildSession, report: pb.ClusterReport) -> None:
-        """Take what a child says. Raises as `read_report`."""
+        """Take what a child says; not what an older stream of it says. Raises as `read_report`."""
         child = session.child.spiffe_id
         reading = await self._records.read(child, report)
+        if self._book.connected().get(child) is not session:
+            return
         for why in reading.ignored[:_MOST_TOLD]:
             refusal = PermissionDenied(Reason.DOWNSTREAM_REFUSED, f"{child} reported {why}: ignored")
             self._tally.count_refused("Follow", refusal, by=Actor.identity(child))

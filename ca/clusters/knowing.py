@@ -22,6 +22,7 @@ from ca.rotation.gate import AgentView
 from ca.rotation.leaving import earliest_signing
 from ca.rotation.mesh import Census, Mesh
 from ca.rotation.model import Holder
+from ca.rotation.ports import Beyond
 from citadel._wire import clusters_pb2 as pb
 from citadel.clock import Clock
 from citadel.errors import CitadelError
@@ -94,10 +95,6 @@ class Knowing:
         """The newest version that everybody has acknowledged, as far as was looked; empty where that is not known."""
         return self._halves[is_jwt].known
 
-    def everywhere(self) -> pb.KnownVersions:
-        """Both, as children are told."""
-        return pb.KnownVersions(x509=self.known(is_jwt=False), jwt=self.known(is_jwt=True))
-
     def holders(self, *, is_jwt: bool) -> Sequence[Holder]:
         """Who has not acknowledged what is in force, as of the last look."""
         return self._halves[is_jwt].holders
@@ -150,3 +147,28 @@ class Knowing:
 
         connected = half.mesh.connected((version, half.is_jwt), judge, "")
         return [*connected, *(holder for each in half.mesh.beyond for holder in each.without(is_jwt=half.is_jwt))]
+
+
+class Everywhere:
+    """What children are told that everybody knows: here and below, and `above` where there are clusters beside.
+
+    What was known everywhere once stays so: it is a version that a child compares with what it was told last.
+    """
+
+    def __init__(self, *, knowing: Knowing, above: Sequence[Beyond] = ()) -> None:
+        self._knowing = knowing
+        self._above = above
+        self._told = pb.KnownVersions()
+
+    def now(self) -> pb.KnownVersions:
+        """Both halves; the same object for as long as it is the same."""
+        x509, jwt = self._half(self._told.x509, is_jwt=False), self._half(self._told.jwt, is_jwt=True)
+        if (x509, jwt) != (self._told.x509, self._told.jwt):
+            self._told = pb.KnownVersions(x509=x509, jwt=jwt)
+        return self._told
+
+    def _half(self, told: str, *, is_jwt: bool) -> str:
+        known = self._knowing.known(is_jwt=is_jwt)
+        if known == told or known != self._knowing.version(is_jwt=is_jwt):
+            return told
+        return told if any(each.without(is_jwt=is_jwt) for each in self._above) else known

@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from ca.clusters.callers import ChildCallers
 from ca.clusters.in_force import InForce
-from ca.clusters.knowing import Knowing
+from ca.clusters.knowing import Everywhere
 from ca.clusters.sessions import ChildSession
 from citadel._wire import clusters_pb2 as pb
 from citadel.clock import Clock
+from citadel.errors import CitadelError
 
 Write = Callable[[pb.ClusterUpdate], Awaitable[None]]
 
@@ -27,14 +30,14 @@ class FollowPush:
         reader: asyncio.Task[None],
         callers: ChildCallers,
         in_force: InForce,
-        knowing: Knowing,
+        everywhere: Everywhere,
         clock: Clock,
     ) -> None:
         self._session = session
         self._reader = reader
         self._callers = callers
         self._in_force = in_force
-        self._knowing = knowing
+        self._everywhere = everywhere
         self._clock = clock
 
     async def run(self, write: Write) -> None:
@@ -42,7 +45,7 @@ class FollowPush:
         wake = self._session.wake
         while self._goes_on():
             wake.clear()
-            for update in self._session.updates(self._in_force.message(), self._knowing.everywhere()):
+            for update in self._session.updates(self._in_force.message(), self._everywhere.now()):
                 if not await self._written(write(update)):
                     return
             waking = asyncio.ensure_future(wake.wait())
@@ -51,7 +54,9 @@ class FollowPush:
 
     def _goes_on(self) -> bool:
         if self._reader.done():
-            self._reader.result()  # what it said may be the end of it
+            refusal = self._reader.exception()
+            if isinstance(refusal, CitadelError | DecodeError):  # what it said is the end of it
+                raise refusal
             return False
         self._callers.check(self._session.child)
         return not self._session.is_ending

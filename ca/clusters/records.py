@@ -34,13 +34,15 @@ class ChildRecords:
         trust_domain: TrustDomain,
         store: ChildStore,
         own_keys: Callable[[], Collection[str]],
+        roots: Callable[[], Collection[bytes]],
         is_connected: Callable[[SpiffeId], bool],
         clock: Clock,
     ) -> None:
-        """`own_keys` are the ids of the JWT keys that no child may have."""
+        """`own_keys` are the ids of the JWT keys that no child may have, `roots` the key ids of what is trusted."""
         self._trust_domain = trust_domain
         self._store = store
         self._own_keys = own_keys
+        self._roots = roots
         self._is_connected = is_connected
         self._clock = clock
         self._signed: dict[SpiffeId, tuple[ChildAuthority, ...]] = {}
@@ -56,12 +58,12 @@ class ChildRecords:
             self._said[kept.child] = (await self._reading(kept.child, kept.report, kept.at)).said
 
     def signed(self, child: SpiffeId) -> Sequence[ChildAuthority]:
-        """What was signed for this child and has not ended."""
-        now = self._clock.now()
-        return [each for each in self._signed.get(child, ()) if each.not_after > now]
+        """What was signed for this child and is believed still: it has not ended, nor is its root gone."""
+        now, roots = self._clock.now(), self._roots()
+        return [each for each in self._signed.get(child, ()) if each.not_after > now and each.root_key_id in roots]
 
     def children(self) -> list[SpiffeId]:
-        """Whoever has an authority that has not ended."""
+        """Whoever has an authority that is believed."""
         return [child for child in self._signed if self.signed(child)]
 
     def in_use(self, child: SpiffeId) -> list[ChildAuthority]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import aio
 
-from citadel._wire import admin_pb2, agents_pb2, revocation_pb2
+from citadel._wire import admin_pb2, agents_pb2, revocation_pb2, rotation_pb2
 from citadel._wire import clusters_pb2 as pb
 from citadel._wire.agents_pb2_grpc import AgentAdminStub
 from citadel.bundle import TrustBundle
@@ -33,7 +33,8 @@ CA = x509.BasicConstraints
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    async with running_server(server_settings(tmp_path)) as server:
+    rotation = {"margin": "500ms"}
+    async with running_server(server_settings(tmp_path, rotation=rotation)) as server:
         yield server
 
 
@@ -207,6 +208,52 @@ async def test_a_stream_ends_with_the_reason_when_its_child_may_not_go_on(
         await follow.until(lambda me: me.is_over)
         assert follow.ended is not None
         assert reason_of(follow.ended) == "downstream_refused"
+
+
+async def test_a_rotation_is_held_up_by_a_child_until_it_knows_the_new_root_and_has_left_the_old_one(
+    server: Server, agent: Member, child: FakeChild
+) -> None:
+    issuer = await child.sign()
+    async with child.following() as follow:
+        await follow.say(issuer.reported())
+        trust = await follow.trusted(lambda trust: issuer.crl() in _crls(trust))
+        await follow.say(issuer.reported(), acknowledged=trust.versions)
+        # Its agent is away, and skipped in what follows.
+        wish = rotation_pb2.StartRotationRequest(kind="root", window=to_duration(timedelta(0)), skip=["node-1"])
+        await server.rotations().StartRotation(wish)
+        trust = await follow.trusted(lambda trust: len(trust.roots) == 2)
+        assert sorted(root.state for root in trust.roots) == ["active", "prepared"]
+        view = await _view(server, lambda view: view.rotation.phase == "observe" and bool(view.holders))
+        assert [each.name for each in view.holders] == [child.member.spiffe_id]
+        assert [(each.name, each.connected) for each in view.clusters] == [(child.member.spiffe_id, True)]
+        own = rotation_pb2.ClusterView(proxies=2, proxies_acknowledged=2)
+        await follow.say(issuer.reported(), acknowledged=trust.versions, own=own)
+        await follow.until(lambda me: me.everywhere == trust.versions)
+        trust = await follow.trusted(lambda trust: {root.state for root in trust.roots} == {"active", "old"})
+        view = await _view(server, lambda view: view.rotation.phase == "drain" and bool(view.holders))
+        assert [each.name for each in view.holders] == [child.member.spiffe_id]
+        assert view.clusters[0].proxies_acknowledged == 2
+        server.bundle = TrustBundle.from_json(A_TEST, trust.bundle.json)
+        # By its own SVID, which is renewed like all others: what signed the old one goes too.
+        child.member = await svid_of(server, agent, child.entry)
+        new = await child.sign()
+        assert new.root != issuer.root
+        async with child.following() as again:
+            await again.say(new.reported(), acknowledged=trust.versions)
+            trust = await again.trusted(lambda trust: len(trust.roots) == 1)
+            await again.say(new.reported(), acknowledged=trust.versions)
+            assert (await _view(server, lambda view: view.rotation.phase == "done")).rotation.alarm == ""
+            (cluster,) = (await server.status()).clusters
+            assert (cluster.name, cluster.connected) == (child.member.spiffe_id, True)
+
+
+async def _view(server: Server, condition: Callable[[rotation_pb2.RotationView], bool]) -> rotation_pb2.RotationView:
+    async with asyncio.timeout(20):
+        while True:
+            view = await server.rotations().GetRotation(rotation_pb2.GetRotationRequest())
+            if condition(view):
+                return view
+            await asyncio.sleep(0.05)
 
 
 def _crls(trust: pb.ClusterTrust) -> set[bytes]:

@@ -92,7 +92,7 @@ class Cluster:
         if self.session is None:
             return
         server = self._parent
-        for update in self.session.updates(server.in_force.message(), server.knowing.everywhere()):
+        for update in self.session.updates(server.in_force.message(), server.everywhere.now()):
             if update.HasField("trust"):
                 self.trust = update.trust
             else:

@@ -28,7 +28,7 @@ from ca.authority.vouching import Vouching
 from ca.clusters.beyond import Children
 from ca.clusters.in_force import InForce
 from ca.clusters.keeping import Keeping
-from ca.clusters.knowing import Knowing
+from ca.clusters.knowing import Everywhere, Knowing
 from ca.clusters.records import ChildRecords
 from ca.clusters.sessions import ChildBook
 from ca.entries.directory import EntryDirectory
@@ -261,6 +261,7 @@ class Server:
             trust_domain=A_TEST,
             store=Fated(SqlChildren(database=disk.database), calm),  # type: ignore[arg-type] # as above
             own_keys=lambda: tuple(self.tokens.published()),
+            roots=lambda: tuple(self.authorities.root_key_ids()),
             is_connected=lambda child: child in self.book.connected(),
             clock=disk.clock,
         )
@@ -347,6 +348,7 @@ class Server:
             skipped=self.rotator.skipped,
             clock=disk.clock,
         )
+        self.everywhere = Everywhere(knowing=self.knowing)
         self.keeping = Keeping(
             records=self.records,
             book=self.book,

@@ -132,6 +132,10 @@ async def test_in_an_emergency_clusters_are_told_at_once_and_nobody_waits(server
     assert server.clock.now() < begun.started_at + timedelta(seconds=5)
     assert str(EAST) in (await server.over()).alarm
     assert server.authorities.bundle().x509_authorities == (server.active(AuthorityKind.ROOT).certificate,)
+    # Nothing that it signed is believed any more: nobody waits for it, and its lists are of no use.
+    east.leave()
+    assert list(server.children.without(is_jwt=False)) == []
+    await server.until(lambda: len(server.lists.current.lists) == 2)
 
 
 async def test_what_everybody_knows_is_told_when_every_proxy_and_cluster_does(
