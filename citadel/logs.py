@@ -17,7 +17,7 @@ from citadel.errors import ResourceExhausted
 from citadel.limiter import RateLimiter
 
 # At `debug` these write the parameters of every statement or request, which can be secrets (invariant 10).
-_KEPT_QUIET: Final = ("aiosqlite", "sqlalchemy", "httpx", "httpcore")
+_KEPT_QUIET: Final = ("aiosqlite", "sqlalchemy", "httpx", "httpcore", "watchfiles")
 # Of one kind of line. A thousand agents may come at once; two a second are some 50 MB a day.
 _REPEATS_AT_ONCE: Final = 1000
 _REPEATS_PER_SECOND: Final = 2.0

@@ -117,7 +117,7 @@ async def server_core(
         tally = Tally(clock=clock, sink=records.trail)
         stack.push_async_callback(tally.close)  # says the sums that were not told yet
         await database.migrate()
-        revocation = revocation_affairs(settings.trust_domain, database=database, keys=keys)
+        revocation = revocation_affairs(settings, database=database, keys=keys)
         exchanged = await exchanged_roots(database=database, clock=clock)
         children = child_keeping(settings, database=database, authorities=lambda: authorities, clock=clock)
         upstream = upstream_affairs(settings, database=database, keys=keys, on_wait=start.waits_for, clock=clock)

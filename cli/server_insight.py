@@ -8,7 +8,7 @@ from ca.api.insight import InsightService
 from ca.api.listeners import ActorOf, Watch
 from ca.clusters.condition import clusters_check
 from ca.clusters.metrics import ClusterCollector
-from ca.insight.condition import ServerCondition, revocation_check
+from ca.insight.condition import ServerCondition
 from ca.insight.gather import IdentityGatherer
 from ca.insight.minting import Minter
 from ca.metrics import ServerCollector
@@ -33,7 +33,7 @@ def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerC
             core.rotation.clock_check,
             lambda: core.upstream_condition().check(core.clock.now()),
             core.rotation.rotation_check,
-            lambda: revocation_check(core.revocation.lists.trouble),
+            core.revocation.check,
             lambda: clusters_check(core.clusters.children, core.clusters.records),
             *further,
         ),

@@ -32,6 +32,7 @@ from citadel.folder_lock import folder_lock
 from citadel.probes import Check, Health, Probes, Readiness
 from cli.server_core import server_core
 from cli.server_doors import GRACE_SECONDS, ServerDoors
+from cli.server_folder import read_authority
 from cli.server_starting import start_seen
 
 _log = structlog.get_logger(__name__)
@@ -164,6 +165,8 @@ def validate_server(settings: ServerSettings) -> Sequence[str]:
     for folder in (settings.data_dir, settings.data_dir / "keys"):
         if os.path.lexists(folder):  # otherwise the start makes it
             ensure_private_dir(folder)
+    if settings.upstream.files is not None:
+        read_authority(settings.upstream.files, trust_domain=settings.trust_domain, clock=SystemClock())
     served: dict[str, OidcSettings | FederationSettings] = {"oidc": settings.oidc, "federation": settings.federation}
     return [
         f"{name} would not be served: {trouble}"

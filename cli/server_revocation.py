@@ -10,13 +10,17 @@ from ca.api.listeners import ActorOf
 from ca.api.revocations import RevocationService
 from ca.api.sessions import SessionBook
 from ca.authority.ports import KeyManager
+from ca.insight.condition import revocation_check
 from ca.revocation.bars import Bars
 from ca.revocation.lists import RevocationLists
 from ca.revocation.meaning import Meanings
 from ca.revocation.revoker import CommitsUnderWay, Revoker
+from ca.settings import ServerSettings
 from ca.store.database import Database
 from ca.store.revocations import SqlIssuedCertificates, SqlRevocations
+from ca.upstream.files.neighbours import WHY_NO_LISTS
 from citadel.clock import Clock
+from citadel.probes import Check
 from citadel.spiffe import TrustDomain
 
 
@@ -29,12 +33,20 @@ class RevocationAffairs:
     bars: Bars
     lists: RevocationLists
 
+    def check(self) -> Check:
+        """What `/ready` says of the lists."""
+        return revocation_check(self.lists.trouble, is_meant=self.lists.is_meant_to_have_none)
 
-def revocation_affairs(trust_domain: TrustDomain, *, database: Database, keys: KeyManager) -> RevocationAffairs:
+
+def revocation_affairs(settings: ServerSettings, *, database: Database, keys: KeyManager) -> RevocationAffairs:
     """The parts, not yet started."""
-    store = SqlRevocations(database=database)
+    store, files = SqlRevocations(database=database), settings.upstream.files
+    why_none = WHY_NO_LISTS if files is not None and not files.alone else ""
     return RevocationAffairs(
-        trust_domain=trust_domain, store=store, bars=Bars(), lists=RevocationLists(keys=keys, store=store)
+        trust_domain=settings.trust_domain,
+        store=store,
+        bars=Bars(),
+        lists=RevocationLists(keys=keys, store=store, why_none=why_none),
     )
 
 

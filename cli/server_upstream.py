@@ -1,4 +1,4 @@
-"""Where the server's issuing authority comes from, wired: from a root of its own, or from a parent."""
+"""Where the server's issuing authority comes from, wired: from a root of its own, a folder, or a parent."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ from ca.upstream.citadel.neighbour import ParentBeyond, ParentNeighbour
 from ca.upstream.citadel.parent import Parent, ParentPace
 from ca.upstream.citadel.reporting import LateReporting, Reporting
 from ca.upstream.condition import UpstreamCondition
+from ca.upstream.files.neighbours import StrangersUnderTheRoot
 from ca.upstream.settings import ParentSettings
 from citadel.clock import Clock
 from cli.server_clusters import ClusterAffairs
+from cli.server_folder import FolderAffairs
 
 Work = Coroutine[Any, Any, None]
 
@@ -78,6 +80,7 @@ class UpstreamAffairs:
     authority: UpstreamAuthority
     neighbours: Sequence[Neighbours] = ()
     parent: ParentAffairs | None = None
+    folder: FolderAffairs | None = None
     work: Sequence[Callable[[], Work]] = ()  # runs from before the authorities start
 
     async def start(
@@ -111,7 +114,9 @@ class UpstreamAffairs:
         clusters: ClusterAffairs,
         knowing: Knowing,
     ) -> None:
-        """Tell a parent, where there is one, how it is here, for ever."""
+        """Tell a parent, where there is one, how it is here, or follow a folder, for ever."""
+        if self.folder is not None:
+            await self.folder.run(authorities)
         if self.parent is not None:
             reporting = Reporting(
                 authority=self.parent.authority,
@@ -135,6 +140,8 @@ class UpstreamAffairs:
 
     def condition(self, issuers: Callable[[], Sequence[Authority]]) -> UpstreamCondition:
         """How it is; `issuers` are the issuing authorities on record."""
+        if self.folder is not None:
+            return self.folder.condition()
         return self.parent.condition(issuers) if self.parent is not None else UpstreamCondition(kind="self")
 
 
@@ -145,12 +152,25 @@ def upstream_affairs(
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     if settings.upstream.citadel is not None:
         return _from_parent(settings, settings.upstream.citadel, store, database, keys, on_wait, clock)
+    vouching, files = _vouching(settings, database, keys, clock), settings.upstream.files
+    if files is not None:
+        folder = FolderAffairs(
+            files,
+            trust_domain=settings.trust_domain,
+            keys=keys,
+            store=store,
+            vouching=vouching,
+            database=database,
+            clock=clock,
+        )
+        neighbours = (StrangersUnderTheRoot(alone=files.alone),)
+        return UpstreamAffairs(authority=folder.authority, neighbours=neighbours, folder=folder)
     return UpstreamAffairs(
         authority=SelfSignedUpstream(
             trust_domain=settings.trust_domain,
             keys=keys,
             store=store,
-            vouching=_vouching(settings, database, keys, clock),
+            vouching=vouching,
             clock=clock,
             root_lifetime=settings.authorities.root_lifetime,
             backdate=settings.svids.backdate,

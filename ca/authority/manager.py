@@ -217,12 +217,21 @@ class AuthorityManager:
         return [each.fingerprint(hashes.SHA256()) for each in self.bundle().x509_authorities if each not in ours]
 
     def pending(self) -> Pending | None:
-        """What the upstream has put up, and a rotation is to take."""
-        return self._upstream.pending()
+        """What the upstream has put up, and a rotation is to take; not what signs, or did a moment ago."""
+        pending = self._upstream.pending()
+        if pending is None or any(
+            each.certificate == pending.certificate and each.state is not AuthorityState.PREPARED
+            for each in self._issuers
+        ):
+            return None
+        return pending
 
     def can_mint(self) -> bool:
-        """Whether the upstream would bring an issuing authority now."""
-        return self._upstream.can_mint()
+        """Whether there would be an issuing authority now, if one were to take the place of the one that signs."""
+        if AuthorityKind.ISSUER not in self.upstream_decides:
+            return self._upstream.can_mint()
+        pending = self.pending()
+        return self._prepared_under_the_active_root() is not None or (pending is not None and not pending.is_root)
 
     @property
     def upstream_decides(self) -> frozenset[AuthorityKind]:
@@ -262,8 +271,9 @@ class AuthorityManager:
     def _fresh_issuer(self) -> Authority | None:
         """One that was prepared under the active root and has most of its life before it."""
         found = self._prepared_under_the_active_root()
-        is_fresh = found is not None and found.not_after - self._clock.now() > self._issuer_lifetime / 2
-        return found if is_fresh else None
+        if found is None or AuthorityKind.ISSUER in self.upstream_decides:  # there is none that lives longer
+            return found
+        return found if found.not_after - self._clock.now() > self._issuer_lifetime / 2 else None
 
     def _newest_issuer(self, root_id: str) -> Authority | None:
         under = [each for each in self._issuers if each.parent_id == root_id and not self._has_ended(each)]
@@ -271,6 +281,10 @@ class AuthorityManager:
 
     def _is_vouched_for(self, issuer: Authority) -> bool:
         return any(root.id == issuer.parent_id for root in self._upstream.authorities())
+
+    @staticmethod
+    def _has_signed(authority: Authority) -> bool:
+        return authority.state is not AuthorityState.PREPARED
 
     def _has_ended(self, authority: Authority) -> bool:
         return authority.not_after <= self._clock.now()
@@ -293,6 +307,10 @@ class AuthorityManager:
             chain=minted.chain,
         )
         await self._store.record(authority)
+        # One that was brought may have been brought before, for a rotation that never came to use it.
+        await self._forget_issuers(
+            [each for each in self._issuers if each.certificate == minted.certificate and not self._has_signed(each)]
+        )
         self._issuers = (*self._issuers, authority)
         _log.info("issuing authority made", authority=authority.id, not_after=authority.not_after.isoformat())
         return authority

@@ -112,12 +112,14 @@ class SignedDownstream:
 class Pending:
     """What an upstream has put up, and a rotation is to take: an issuing authority, or (`is_root`) another root too.
 
-    `is_urgent` where what signs now is not to be trusted any more: then nobody is waited for.
+    `is_urgent` where what signs now is not to be trusted any more: then nobody is waited for. `certificate` is the
+    issuing authority, where it is at hand already.
     """
 
     is_root: bool
     why: str
     is_urgent: bool = False
+    certificate: x509.Certificate | None = None
 
 
 class Neighbours(Protocol):

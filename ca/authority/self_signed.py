@@ -53,7 +53,8 @@ class SelfSignedUpstream:
         await self._vouching.start()
         self._roots = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ROOT)
         for root in self._roots:
-            _check_trust_domain(root.certificate, self._trust_domain)
+            if root.key_id:  # others are of an upstream that there was before
+                _check_trust_domain(root.certificate, self._trust_domain)
         if not any(root.state is AuthorityState.ACTIVE for root in self._roots):
             self._roots = (*self._roots, await self._make_root(uuid4().hex, AuthorityState.ACTIVE))
 
@@ -87,7 +88,7 @@ class SelfSignedUpstream:
         if not taints:  # from here on the server proves itself by the new one, which who is away does not know
             new = [root.certificate for root in self._roots if root.id == authority_id]
             for root in self._roots:
-                if root.state is AuthorityState.ACTIVE and root.id != authority_id:
+                if root.state is AuthorityState.ACTIVE and root.id != authority_id and root.key_id:
                     await self._vouching.leave(root, new)
         # An emergency may have ended a rotation half way: nobody knows which of the others is the one that leaked.
         leaving = (AuthorityState.ACTIVE, AuthorityState.OLD) if taints else (AuthorityState.ACTIVE,)
@@ -101,7 +102,7 @@ class SelfSignedUpstream:
         await self._leave_word(gone)
         await self._store.set_states({root.id: AuthorityState.REVOKED for root in gone})
         self._roots = tuple(root for root in self._roots if root not in gone)
-        for root in gone:
+        for root in filter(lambda each: each.key_id, gone):
             await self._keys.delete(root.key_id)
 
     def roots(self) -> tuple[x509.Certificate, ...]:
@@ -118,7 +119,7 @@ class SelfSignedUpstream:
         """Whoever was away knows no other root than these. A tainted one says nothing, and nothing leads to it."""
         heirs = [root.certificate for root in self._roots if root.state is AuthorityState.ACTIVE]
         for root in gone:
-            if root.state is AuthorityState.OLD:
+            if root.state is AuthorityState.OLD and root.key_id:
                 await self._vouching.leave(root, heirs)
             elif root.state is AuthorityState.TAINTED:
                 await self._vouching.taint(root.certificate)
@@ -139,6 +140,12 @@ class SelfSignedUpstream:
         now = self._clock.now()
         for root in self._roots:
             is_meant = root.id == root_id if root_id else root.state is AuthorityState.ACTIVE
+            if is_meant and not root.key_id:
+                raise Unavailable(
+                    Reason.ISSUER_UNAVAILABLE,
+                    "the key of the root is not here: it came from another upstream",
+                    fix="rotate the root, and this server has one of its own",
+                )
             if is_meant and root.not_after > now:
                 return root
         raise Unavailable(Reason.ISSUER_UNAVAILABLE, "the root has expired", fix="rotate the root")

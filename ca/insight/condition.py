@@ -90,8 +90,8 @@ def agents_check(*, joined: int, connected: int) -> Check:
     return Check("agents", health, f"{connected} of {joined} connected")
 
 
-def revocation_check(trouble: str) -> Check:
-    """Degraded while no revocation lists are pushed: what is revoked is then not refused."""
+def revocation_check(trouble: str, *, is_meant: bool = False) -> Check:
+    """Degraded while no revocation lists are pushed: what is revoked is then not refused. Not where that is meant."""
     if trouble:
-        return Check("revocation", Health.DEGRADED, f"no lists are pushed: {trouble}")
+        return Check("revocation", Health.GOOD if is_meant else Health.DEGRADED, f"no lists are pushed: {trouble}")
     return Check("revocation", Health.GOOD, "lists are pushed")

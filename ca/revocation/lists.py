@@ -34,7 +34,10 @@ class RevocationLists:
     out: whoever checks whole chains then does without lists, see `RevocationSet.covers_roots_of`.
     """
 
-    def __init__(self, *, keys: KeyManager, store: ListStore) -> None:
+    def __init__(self, *, keys: KeyManager, store: ListStore, why_none: str = "") -> None:
+        """`why_none` is set where the lists of others are never known here, and says what that means."""
+        self.is_meant_to_have_none = bool(why_none)
+        self._why_none = why_none or "the lists of other clusters of this trust domain are not all known here"
         self._keys = keys
         self._store = store
         self._kept: dict[str, x509.CertificateRevocationList] | None = None  # by authority, as the store has them
@@ -95,9 +98,10 @@ class RevocationLists:
             for authority_id in gone:
                 del kept[authority_id]
         if self._others is None and not trouble:
-            trouble = "the lists of other clusters of this trust domain are not all known here"
+            trouble = self._why_none
         if trouble and trouble != self.trouble:
-            _log.error("no revocation lists are pushed", why=trouble)
+            log = _log.info if trouble == self._why_none and self.is_meant_to_have_none else _log.error
+            log("no revocation lists are pushed", why=trouble)
         self.trouble = trouble
         self.own = tuple(lists)
         if trouble or self._others is None:

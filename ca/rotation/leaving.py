@@ -28,9 +28,15 @@ class Leaving:
         self._longest_leaf = longest_leaf
 
     def issuers(self, rotation: Rotation) -> Sequence[Authority]:
-        """The issuing authorities that go, with those under a root that goes."""
-        gone = rotation.old_ids
-        return [each for each in self._authorities.issuers() if each.id in gone or each.parent_id in gone]
+        """The issuing authorities that go, with those under a root that goes.
+
+        Not one whose key stays with another certificate: what it signed is as good under that, and says no difference.
+        """
+        issuers, gone = self._authorities.issuers(), rotation.old_ids
+        stay = {each.subject_key_id for each in issuers if not (each.id in gone or each.parent_id in gone)}
+        return [
+            each for each in issuers if (each.id in gone or each.parent_id in gone) and each.subject_key_id not in stay
+        ]
 
     def key_ids(self, rotation: Rotation) -> frozenset[bytes]:
         """What certificates call them by."""

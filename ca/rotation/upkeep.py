@@ -27,6 +27,7 @@ _LOOK_SECONDS: Final = 1.0
 _TAKES_AGAIN: Final = 60.0  # seconds
 _URGENT: Final = timedelta(seconds=30)  # for renewing what hangs on a root that is trusted no more
 _ROOT_ENDS: Final = "the root that signs nears its end"
+_ISSUER_ENDS: Final = "the authority that signs nears its end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class Upkeep:
         """Also where roots are rotated by hand alone: the last moment is waited for, and not the outage after it."""
         if AuthorityKind.ROOT in self._authorities.upstream_decides:
             pending = self._authorities.pending()
-            return pending is not None and pending.is_root and self._can_start(RotationKind.ROOT)
+            return pending is not None and pending.is_root and self._may_take_what_is_up()
         root = self._active(AuthorityKind.ROOT)
         is_old = self._root_at is not None and _is_older(root, self._root_at, now)
         is_due = is_old or root.not_after - now <= 2 * self._reserve(root)
@@ -131,14 +132,17 @@ class Upkeep:
     def _is_issuer_due(self, now: datetime) -> bool:
         pending, issuer = self._authorities.pending(), self._active(AuthorityKind.ISSUER)
         if pending is not None and not pending.is_root:
-            # However soon after the last; but where that came to nothing, as by a person's hand, not at once.
-            is_again = issuer.id == self._taken[0] and self._clock.monotonic() < self._taken[1]
-            return self._rotator.running is None and not is_again
+            return self._may_take_what_is_up()
         is_by_time = AuthorityKind.ISSUER not in self._authorities.upstream_decides
         return is_by_time and _is_older(issuer, self._issuer_at, now) and self._can_start(RotationKind.ISSUER)
 
     def _can_start(self, kind: RotationKind) -> bool:
         return self._rotator.running is None and self._is_rested(kind)
+
+    def _may_take_what_is_up(self) -> bool:
+        """However soon after the last; but where that came to nothing, as by a person's hand, not at once."""
+        is_again = self._active(AuthorityKind.ISSUER).id == self._taken[0] and self._clock.monotonic() < self._taken[1]
+        return self._rotator.running is None and not is_again
 
     async def _make_way_for_the_root(self, now: datetime) -> None:
         """A rotation that outlasts the root would end in an outage for everybody, which no person can have meant.
@@ -146,9 +150,14 @@ class Upkeep:
         One of another kind is to end before a new root can come: from when that is due, it has half of the reserve to
         do so by itself.
         """
-        running, root = self._rotator.running, self._active(AuthorityKind.ROOT)
-        if running is None or AuthorityKind.ROOT in self._authorities.upstream_decides:
+        running, decides = self._rotator.running, self._authorities.upstream_decides
+        if running is None:
             return
+        if AuthorityKind.ISSUER in decides:
+            await self._make_way_for_what_is_up(running, now)
+        if AuthorityKind.ROOT in decides:
+            return
+        root = self._active(AuthorityKind.ROOT)
         is_about_it, left, reserve = running.kind is RotationKind.ROOT, root.not_after - now, self._reserve(root)
         if running.paused and left <= (reserve if is_about_it else 2 * reserve):
             await self._steering.resume(why=_ROOT_ENDS, by=Actor(ActorKind.SERVER))
@@ -156,17 +165,32 @@ class Upkeep:
         elif not is_about_it and left <= reserve * 1.5 and self._is_rested(RotationKind.ROOT):
             await self._end(running)
 
-    async def _end(self, running: Rotation) -> None:
+    async def _make_way_for_what_is_up(self, running: Rotation, now: datetime) -> None:
+        """The same for what the upstream has put up, where there is nothing else that could sign after the authority.
+
+        One under the same root is the rescue's to take.
+        """
+        issuer, pending = self._active(AuthorityKind.ISSUER), self._authorities.pending()
+        left, reserve = issuer.not_after - now, self._reserve(issuer)
+        if running.paused and left <= reserve:
+            await self._steering.resume(why=_ISSUER_ENDS, by=Actor(ActorKind.SERVER))
+            _log.error("paused rotation goes on, since the issuing authority nears its end", rotation=running.id)
+        is_in_the_way = running.kind in (RotationKind.SVID, RotationKind.JWT) and left <= reserve * 1.5
+        if is_in_the_way and pending is not None and pending.is_root and self._is_rested(RotationKind.ROOT):
+            await self._end(running, _ISSUER_ENDS)
+
+    async def _end(self, running: Rotation, why: str = _ROOT_ENDS) -> None:
         """End it where it stands, and rotate the root."""
         if machine.can_be_undone(running):
-            await self._steering.abort(why=_ROOT_ENDS, by=Actor(ActorKind.SERVER))
+            await self._steering.abort(why=why, by=Actor(ActorKind.SERVER))
         else:  # what it leaves behind goes with the old root, or with the next rotation of its kind
-            wish = Wish(kind=RotationKind.ROOT, why=_ROOT_ENDS)
+            wish = Wish(kind=RotationKind.ROOT, why=why)
             await self._steering.start(wish, by=Actor(ActorKind.SERVER), supersedes=running.id)
             self._note_start(RotationKind.ROOT)
         _log.error(
-            "rotation ended, since the root nears its end",
+            "rotation ended, since what signs nears its end",
             rotation=running.id,
+            why=why,
             kind=running.kind.value,
             phase=running.phase.value,
         )

@@ -14,10 +14,12 @@ from citadel.config.types import Address, Duration, Settings
 class FilesSettings(Settings):
     """A folder with `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`; or `tls.crt`, `tls.key`, `ca.crt`.
 
-    It is watched, and looked at every `poll` too: watchers miss things.
+    It is watched, and looked at every `poll` too: watchers miss things. `alone` says that no other cluster has an
+    authority under these roots.
     """
 
     folder: Path
+    alone: bool = False
     poll: Duration = Field(default=timedelta(seconds=30), ge=timedelta(milliseconds=100))
 
 

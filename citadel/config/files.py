@@ -18,6 +18,7 @@ from citadel.errors import InvalidArgument, Reason
 
 MAX_SECRET_BYTES: Final = 1 << 20
 _OTHERS: Final = 0o077
+_OTHERS_WRITE: Final = 0o022
 _UNFINISHED: Final = ".unfinished"
 
 
@@ -35,6 +36,16 @@ def read_secret_file(path: Path, *, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
 def read_public_file(path: Path) -> bytes:
     """The content of a file that anybody may read. Raises `InvalidArgument` (`file_unsafe`) for what is no file."""
     with _open_regular(path) as file:
+        return _whole(path, file, MAX_SECRET_BYTES)
+
+
+def read_trusted_file(path: Path) -> bytes:
+    """The content of a file that anybody may read, and nobody but root and this process's user may change.
+
+    Raises `InvalidArgument` (`file_unsafe`).
+    """
+    with _open_regular(path) as file:
+        _check_owner_and_mode(path, os.fstat(file.fileno()), wanted="0644", forbidden=_OTHERS_WRITE)
         return _whole(path, file, MAX_SECRET_BYTES)
 
 
@@ -156,12 +167,13 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _check_owner_and_mode(path: Path, status: os.stat_result, *, wanted: str) -> None:
+def _check_owner_and_mode(path: Path, status: os.stat_result, *, wanted: str, forbidden: int = _OTHERS) -> None:
     if status.st_uid not in (0, os.geteuid()):
         raise _unsafe(path, f"belongs to uid {status.st_uid}, neither root nor uid {os.geteuid()} of this process")
     mode = stat.S_IMODE(status.st_mode)
-    if mode & _OTHERS:
-        raise _unsafe(path, f"has mode {mode:04o}: others than its owner can access it", fix=f"chmod {wanted} {path}")
+    if mode & forbidden:
+        can = "access" if forbidden == _OTHERS else "change"
+        raise _unsafe(path, f"has mode {mode:04o}: others than its owner can {can} it", fix=f"chmod {wanted} {path}")
 
 
 def _unsafe(path: Path, problem: str, *, fix: str = "") -> InvalidArgument:

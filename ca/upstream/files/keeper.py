@@ -1,0 +1,157 @@
+"""Keeps an eye on the folder: at every change that the system tells of, and every `poll` besides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+import structlog
+from cryptography.hazmat.primitives import hashes
+
+from ca.audit.model import Act, Actor, ActorKind
+from ca.audit.trail import Acts
+from ca.authority.manager import AuthorityManager
+from ca.authority.model import Authority, AuthorityState
+from ca.upstream.condition import UpstreamCondition
+from ca.upstream.files.authority import FilesUpstream, Look, RootChange
+from ca.upstream.files.folder import invalid
+from ca.upstream.files.offer import named
+from citadel.clock import Clock
+from citadel.errors import CitadelError
+
+_log = structlog.get_logger(__name__)
+
+_LEAST_LEFT: Final = 0.25  # of its life, when its successor should lie in the folder
+
+
+class Changes(Protocol):
+    """Tells that something in the folder has changed. It may miss some."""
+
+    async def wait(self) -> None:
+        """Return at the next change, or where it cannot tell of any, never."""
+        ...
+
+
+class FolderKeeper:
+    """Looks for as long as `run` runs."""
+
+    def __init__(
+        self,
+        *,
+        upstream: FilesUpstream,
+        authorities: AuthorityManager,
+        changes: Changes,
+        acts: Acts,
+        poll: timedelta,
+        clock: Clock,
+    ) -> None:
+        self._upstream = upstream
+        self._authorities = authorities
+        self._changes = changes
+        self._acts = acts
+        self._poll = poll
+        self._clock = clock
+        self._alarmed_about = ""
+        self._near_since: datetime | None = None
+
+    async def run(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            await self._rest()
+            try:
+                await self.look()
+            except CitadelError as error:  # of the store: what was seen is seen again
+                _log.error("folder of the authority not taken", reason=error.reason.value, error=str(error))
+
+    async def look(self) -> None:
+        """Look once, and take what is there."""
+        found = await self._upstream.look()
+        if self._upstream.is_news(found):
+            before = self._upstream.found
+            async with self._authorities.changing_upstream():
+                changes = await self._upstream.take(found)
+            await self._tell(before, found, changes)
+        self._alarm()
+
+    def condition(self) -> UpstreamCondition:
+        """How it is with the folder. What is in force goes on until its end."""
+        signing = self._signing()
+        trouble, since = self._upstream.found.trouble, self._upstream.troubled_since
+        tainted = self._upstream.tainted_and_listed()
+        if trouble is None and tainted is not None:
+            trouble = invalid(
+                self._upstream.folder,
+                f"lists {named(tainted)}, a tainted root, which is trusted for as long as it is listed",
+                fix="take it out of the file of roots",
+            )
+        elif trouble is None and signing is not None and self._is_near_its_end(signing):
+            trouble = invalid(
+                self._upstream.folder,
+                f"holds nothing newer than the issuing authority that ends {signing.not_after:%Y-%m-%dT%H:%M:%SZ}",
+                fix="put its successor there",
+            )
+            since = self._near_since
+        return UpstreamCondition(
+            kind="files",
+            source=str(self._upstream.folder),
+            trouble=trouble,
+            since=since,
+            lasts_until=signing.not_after if signing is not None else None,
+        )
+
+    def _is_near_its_end(self, signing: Authority) -> bool:
+        left, life = signing.not_after - self._clock.now(), signing.not_after - signing.not_before
+        return left < life * _LEAST_LEFT and self._authorities.pending() is None
+
+    def _alarm(self) -> None:
+        """Once for each authority that nears its end."""
+        signing = self._signing()
+        if signing is None or not self._is_near_its_end(signing):
+            self._near_since = None
+            return
+        self._near_since = self._near_since or self._clock.now()
+        if self._alarmed_about != signing.id:
+            self._alarmed_about = signing.id
+            _log.error(
+                "the issuing authority nears its end, and the folder holds no successor",
+                folder=str(self._upstream.folder),
+                ends=signing.not_after.isoformat(),
+            )
+
+    def _signing(self) -> Authority | None:
+        issuers = (each for each in self._authorities.issuers() if each.state is AuthorityState.ACTIVE)
+        return next(issuers, None)
+
+    async def _tell(self, before: Look, found: Look, changes: Sequence[RootChange]) -> None:
+        server, folder = Actor(ActorKind.SERVER), str(self._upstream.folder)
+        acts = [
+            Act(
+                actor=server,
+                what="upstream.root.add" if each.is_added else "upstream.root.drop",
+                target=each.certificate.fingerprint(hashes.SHA256()).hex(),
+                detail=f"{folder} lists it" if each.is_added else f"{folder} lists it no more",
+            )
+            for each in changes
+        ]
+        if found.trouble is not None and str(found.trouble) != str(before.trouble):
+            message, reason = found.trouble.message, found.trouble.reason
+            _log.error("folder of the authority is not good", reason=reason.value, error=str(found.trouble))
+            acts.append(Act(actor=server, what="upstream.read", target=folder, detail=message, reason=reason))
+        elif before.trouble is not None and found.trouble is None:
+            _log.info("folder of the authority is good again", folder=folder)
+        if acts:
+            await self._acts.record_all(acts, at=self._clock.now())
+
+    async def _rest(self) -> None:
+        waiting = (
+            asyncio.ensure_future(self._changes.wait()),
+            asyncio.ensure_future(self._clock.sleep(self._poll.total_seconds())),
+        )
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+            await asyncio.wait(waiting)
