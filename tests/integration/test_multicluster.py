@@ -9,18 +9,25 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from citadel.spiffe import SpiffeId, TrustDomain
 from tests.certificates import Signed, leaf, root
+from tests.clusters.bootstraps import Bootstrap
+from tests.clusters.cli import citadel_cli
 from tests.clusters.cluster import Cluster
 from tests.clusters.intruder import let_in
+from tests.clusters.proxy import Proxy
 from tests.clusters.recipes import GATEWAY_PORT, INBOUND_PORT, Side, name_of, start_recipes
 from tests.clusters.running import Wanted, clusters
 from tests.integration.meshes import until
 
 pytestmark = pytest.mark.integration
 
-EAST, WEST, NORTH = (TrustDomain(f"{name}.example") for name in ("east", "west", "north"))
+EAST, WEST, NORTH, SOUTH = (TrustDomain(f"{name}.example") for name in ("east", "west", "north", "south"))
+SHARED = TrustDomain("example.org")
 _VALID: Final[dict[str, Any]] = {
     "not_before": datetime.now(UTC) - timedelta(minutes=5),
     "not_after": datetime.now(UTC) + timedelta(days=1),
@@ -41,6 +48,81 @@ async def test_federation_directly_and_through_gateways(tmp_path: Path) -> None:
         assert (code, [each for each in checks if each["grade"] != "good"]) == (0, [])
         await _gateways_pass_on_what_is_named_alone(sides[0])
         await _roots_speak_for_their_own_domain_alone(east, tmp_path)
+
+
+async def test_one_root_directly_and_through_gateways(tmp_path: Path) -> None:
+    await asyncio.gather(_one_root_for_both(tmp_path), _one_root_for_two_domains(tmp_path))
+    wanted = [_on_files(name, SHARED, tmp_path / name) for name in ("east", "west")]
+    async with clusters([*wanted, _on_files("north", NORTH, tmp_path / "north")]) as (east, west, north):
+        sides = await asyncio.gather(
+            start_recipes(east, west, naming=_member_of_cluster),
+            start_recipes(west, east, naming=_member_of_cluster),
+            _alone(north),
+        )
+        await _everything_passes(sides[:2])
+        code, checks = await _verified(east, west)
+        assert (code, [each for each in checks if each["grade"] != "good"]) == (0, [])
+        assert (await _verified(east, north))[0] == 8
+        await _a_constrained_authority_speaks_for_its_own_domain_alone(north, tmp_path)
+
+
+async def _one_root_for_both(folder: Path) -> None:
+    """As the page says."""
+    root_folder, domain = str(folder / "root"), ("--trust-domain", SHARED.name)
+    await _offline("init", *domain, "--out", root_folder)
+    for name in ("east", "west"):
+        await _offline("sign", name, "--root", root_folder, *domain, "--out", str(folder / name))
+
+
+async def _one_root_for_two_domains(folder: Path) -> None:
+    root_folder = str(folder / "root of two")
+    await _offline("init", "--out", root_folder)
+    for domain in (NORTH, SOUTH):
+        name = domain.name.partition(".")[0]
+        words = ("--root", root_folder, "--trust-domain", domain.name, "--out", str(folder / name))
+        await _offline("sign", name, *words)
+
+
+async def _offline(*words: str) -> None:
+    code, said = await citadel_cli("root", *words)
+    assert code == 0, said
+
+
+def _on_files(name: str, trust_domain: TrustDomain, folder: Path) -> Wanted:
+    return Wanted(name=name, trust_domain=trust_domain, settings={"upstream": {"files": {"folder": str(folder)}}})
+
+
+def _member_of_cluster(cluster: Cluster, name: str) -> SpiffeId:
+    return cluster.trust_domain.member(cluster.name, name)
+
+
+async def _alone(cluster: Cluster) -> Proxy:
+    """A workload that the two trust domains of one root may call."""
+    made = Bootstrap("sidecar.yaml")
+    made.listen("inbound", (cluster.place.address, INBOUND_PORT))
+    made.pin_callers([str(domain.member("web")) for domain in (NORTH, SOUTH)])
+    return await cluster.workload(NORTH.member("web"), made, federates_with=[SOUTH.name])
+
+
+async def _a_constrained_authority_speaks_for_its_own_domain_alone(north: Cluster, folder: Path) -> None:
+    """Both are trusted by one and the same root, and either is refused where it signs for the other."""
+    await north.cli("bundle", "set", SOUTH.name, str(folder / "south" / "root-cert.pem"), "--reason", "a test")
+
+    async def is_let_in(signer: str, spiffe_id: SpiffeId) -> bool:
+        authority = _authority(folder / signer)
+        return await _passes(north, [leaf(authority, str(spiffe_id), **_VALID), authority])
+
+    await until("south may call", lambda: is_let_in("south", SOUTH.member("web")), seconds=10)
+    assert await is_let_in("north", NORTH.member("web"))
+    assert not await is_let_in("south", NORTH.member("web"))
+    assert not await is_let_in("north", SOUTH.member("web"))
+
+
+def _authority(folder: Path) -> Signed:
+    certificate = x509.load_pem_x509_certificate((folder / "ca-cert.pem").read_bytes())
+    key = load_pem_private_key((folder / "ca-key.pem").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return Signed(certificate, key)
 
 
 def _member(cluster: Cluster, name: str) -> SpiffeId:
