@@ -6,7 +6,7 @@ resource has a version of its own, each response is answered by itself, and a pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from envoy.service.discovery.v3 import discovery_pb2
@@ -14,6 +14,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from citadel.printable import printable
 from sds.serve.available import Available
 from sds.serve.resource import SECRET_TYPE_URL, Resource
+from sds.serve.shared import SharedResponses
 from sds.serve.standing import MAX_NODE_CHARACTERS, Heard, Held, Standing, State, held_of
 from sds.serve.subscription import DEFAULT_MAX_NAMES, Subscription
 from sds.settings import EVERYTHING
@@ -38,8 +39,9 @@ class DeltaSecretStream:
 
     protocol: Final = "sds-delta"
 
-    def __init__(self, *, max_names: int = DEFAULT_MAX_NAMES) -> None:
+    def __init__(self, *, max_names: int = DEFAULT_MAX_NAMES, shared: SharedResponses | None = None) -> None:
         self.node_id = ""
+        self._shared = shared or SharedResponses()
         self.is_owed = False
         self._has_asked = False
         self._max_names = max_names
@@ -175,7 +177,7 @@ class DeltaSecretStream:
         version = self._brought.get(name)
         return Held(printable(version, _MAX_VERSION_CHARACTERS)) if version else None
 
-    def _respond(self, resources: Iterable[Resource], gone: Iterable[str]) -> discovery_pb2.DeltaDiscoveryResponse:
+    def _respond(self, resources: Sequence[Resource], gone: Sequence[str]) -> discovery_pb2.DeltaDiscoveryResponse:
         for each in resources:
             known = self._standings.get(each.name)
             held = known.held if known else self._held_before(each.name)
@@ -189,14 +191,20 @@ class DeltaSecretStream:
         self._responses += 1
         nonce = str(self._responses)
         self._await_answer(nonce, tuple(resources))
-        return discovery_pb2.DeltaDiscoveryResponse(
-            type_url=SECRET_TYPE_URL,
-            nonce=nonce,
-            resources=[
-                discovery_pb2.Resource(name=each.name, version=each.version, resource=each.body) for each in resources
-            ],
-            removed_resources=gone,
-        )
+
+        def make() -> discovery_pb2.DeltaDiscoveryResponse:
+            return discovery_pb2.DeltaDiscoveryResponse(
+                type_url=SECRET_TYPE_URL,
+                nonce=nonce,
+                resources=[
+                    discovery_pb2.Resource(name=each.name, version=each.version, resource=each.body)
+                    for each in resources
+                ],
+                removed_resources=gone,
+            )
+
+        contents = tuple((each.name, each.version) for each in resources)
+        return self._shared.get((contents, tuple(gone), nonce), resources, make)
 
     def _await_answer(self, nonce: str, resources: tuple[Resource, ...]) -> None:
         self._unanswered[nonce] = resources

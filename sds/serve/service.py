@@ -23,6 +23,7 @@ from sds.serve.live import LiveStream, StreamMachine
 from sds.serve.registry import StreamRegistry
 from sds.serve.resource import SECRET_TYPE_URL
 from sds.serve.secrets import SecretShelf
+from sds.serve.shared import SharedResponses
 from sds.serve.stream import SecretStream, fetched
 
 _Context = aio.ServicerContext[Any, Any]
@@ -52,18 +53,19 @@ class SecretDiscovery:
         self._expiries = expiries
         self._clock = clock
         self._max_names = max_names
+        self._shared = SharedResponses()
 
     def StreamSecrets(  # noqa: N802 - the service's name for it
         self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], context: _Context
     ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
         """Serve one stream, state of the world."""
-        return self._serve(SecretStream(max_names=self._max_names), requests, context)
+        return self._serve(SecretStream(max_names=self._max_names, shared=self._shared), requests, context)
 
     def DeltaSecrets(  # noqa: N802 - the service's name for it
         self, requests: AsyncIterator[discovery_pb2.DeltaDiscoveryRequest], context: _Context
     ) -> AsyncIterator[discovery_pb2.DeltaDiscoveryResponse]:
         """Serve one stream, incremental."""
-        return self._serve(DeltaSecretStream(max_names=self._max_names), requests, context)
+        return self._serve(DeltaSecretStream(max_names=self._max_names, shared=self._shared), requests, context)
 
     async def FetchSecrets(  # noqa: N802 - the service's name for it
         self, request: discovery_pb2.DiscoveryRequest, context: _Context

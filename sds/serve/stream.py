@@ -16,6 +16,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from citadel.printable import printable
 from sds.serve.available import Available
 from sds.serve.resource import SECRET_TYPE_URL, Resource
+from sds.serve.shared import SharedResponses
 from sds.serve.standing import MAX_NODE_CHARACTERS, Heard, Held, Standing, State, held_of
 from sds.serve.subscription import DEFAULT_MAX_NAMES, Subscription
 from sds.settings import EVERYTHING
@@ -40,8 +41,9 @@ class SecretStream:
 
     protocol: Final = "sds"
 
-    def __init__(self, *, max_names: int = DEFAULT_MAX_NAMES) -> None:
+    def __init__(self, *, max_names: int = DEFAULT_MAX_NAMES, shared: SharedResponses | None = None) -> None:
         self.node_id = ""
+        self._shared = shared or SharedResponses()
         self.is_owed = False
         self._max_names = max_names
         self._subscription: Subscription | None = None  # until something was asked for
@@ -181,12 +183,16 @@ class SecretStream:
         if len(self._unanswered) > _MAX_OVERTAKEN:
             del self._unanswered[next(iter(self._unanswered))]
         self._last_nonce, self._last_version = nonce, version
-        return discovery_pb2.DiscoveryResponse(
-            version_info=version,
-            type_url=SECRET_TYPE_URL,
-            nonce=nonce,
-            resources=[each.body for each in resources],
-        )
+
+        def make() -> discovery_pb2.DiscoveryResponse:
+            return discovery_pb2.DiscoveryResponse(
+                version_info=version,
+                type_url=SECRET_TYPE_URL,
+                nonce=nonce,
+                resources=[each.body for each in resources],
+            )
+
+        return self._shared.get((version, nonce), resources, make)
 
     def _has_been_sent(self, resource: Resource) -> bool:
         standing = self._standings.get(resource.name)

@@ -38,6 +38,7 @@ Section = Callable[[Path, Cores, Effort], Awaitable[list[Row]]]
 
 # Seconds within which the last stream must have a changed bundle, by the number of streams.
 _LAST_WITHIN: Final = {1_000: 0.25, 5_000: 1.25}
+_FOREIGN: Final = 100  # federated trust domains
 
 
 async def streams(_folder: Path, _cores: Cores, effort: Effort) -> list[Row]:
@@ -71,6 +72,17 @@ async def streams(_folder: Path, _cores: Cores, effort: Effort) -> list[Row]:
     return rows
 
 
+async def bundles(_folder: Path, _cores: Cores, effort: Effort) -> list[Row]:
+    """The bundle of one of 100 federated domains changes, for streams that have all of them in one secret."""
+    count = min(effort.streams)
+    run = await measure_streams(count, foreign=_FOREIGN)
+    what = (
+        f"one of {_FOREIGN} foreign bundles of 3 roots each changes, to {count:,} SDS streams that have all: the last"
+    )
+    note = f"median of the pushes; worst {run['push_worst_last']} s; CPU seconds a push: agent {run['agent_cpu']}"
+    return [Row(what=what, value=run["push_last"], unit="s", goal=0.5, at_most=True, note=note, details=run)]
+
+
 _SECTIONS: Final[dict[str, Section]] = {
     "issuing": throughput,
     "ledger": ledger_cost,
@@ -79,6 +91,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "tokens": cached_tokens,
     "authorizing": authorizing,
     "streams": streams,
+    "bundles": bundles,
     "validating": validating,
     "memory": server_memory,
     "federation": federation,

@@ -21,8 +21,13 @@ from cli.limits import raise_open_files
 from sds.serve.resource import SECRET_TYPE_URL
 
 _OPENING_AT_ONCE = 64
-# Every channel a connection, as every Envoy has its own; nothing is looked up, nothing tried over a proxy.
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+# Every channel a connection, as every Envoy has its own; nothing is looked up, nothing tried over a proxy. Windows are
+# as wide as Envoy's, so that a large secret goes out at once.
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.http2.lookahead_bytes", 16 * 1024 * 1024),
+)
 
 
 class Swarm:

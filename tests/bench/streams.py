@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,9 @@ import httpx
 import yaml
 
 from citadel._wire import agent_api_pb2
+from citadel.bundle import TrustBundle
 from citadel.selector import Selector
+from citadel.spiffe import TrustDomain
 from citadel.wire import entry_to_wire
 from cli.limits import raise_open_files
 from sds.link.identity import IdentityFile
@@ -37,7 +39,8 @@ from tests.ports import free_port
 from tests.unit.sds.fake_authority import FakeAuthority, entry
 from tests.unit.sds.fake_server import FakeAgentApi, bundle_message, make_identity, now, serve_agents
 
-_NAME: Final = "ROOTCA"
+_OWN, _ALL = "ROOTCA", "ALL"  # what the streams ask for
+_ROOTS: Final = 3  # of each foreign trust domain
 _PATIENCE: Final = 120.0
 _SETTLED: Final = 1.0  # seconds in which the agent's reports of a push are through
 
@@ -49,6 +52,7 @@ class _Bench:
     folder: Path
     authority: FakeAuthority
     api: FakeAgentApi
+    foreign: Sequence[TrustBundle] = ()
     agent: int = 0
     _revision: int = 1
     _extra: list[certificates.Signed] = field(default_factory=lambda: [certificates.root(f"extra {n}") for n in "ab"])
@@ -57,8 +61,21 @@ class _Bench:
     def socket(self) -> Path:
         return self.folder / "agent.sock"
 
-    def change_bundle(self) -> float:
-        """Tell the agent of a bundle with another root, and when that was."""
+    def change(self) -> float:
+        """Tell the agent of a bundle with another root, of a foreign domain where there are any, and when that was."""
+        return self._change_foreign() if self.foreign else self._change_own()
+
+    def _change_foreign(self) -> float:
+        self._revision += 1
+        bundle = self.foreign[self._revision % len(self.foreign)]
+        roots = (*bundle.x509_authorities[1:], certificates.root("next", str(bundle.trust_domain.id)).certificate)
+        changed = replace(bundle, x509_authorities=roots, sequence=self._revision)
+        update = agent_api_pb2.Update(revision=self._revision, bundles=[bundle_message(changed)])
+        begun = time.monotonic()
+        self.api.syncs[-1].updates.put_nowait(update)
+        return begun
+
+    def _change_own(self) -> float:
         self._revision += 1
         extra = self._extra[self._revision % len(self._extra)].certificate
         changed = replace(
@@ -78,20 +95,27 @@ class _Bench:
 
 
 async def measure_streams(
-    count: int, *, per_connection: int = 2, rounds: int = 5, delta: bool = False
+    count: int, *, per_connection: int = 2, rounds: int = 5, delta: bool = False, foreign: int = 0
 ) -> dict[str, Any]:
-    """Fill an agent with `count` streams and change its bundle `rounds` times.
+    """Fill an agent with `count` streams and change its bundle, or one of its `foreign` ones, `rounds` times.
 
     Returns:
         `fill`, `push_p50` and `push_last` in seconds (medians over the rounds), `push_worst_last`; `bytes_per_stream`
         after all rounds and `idle_bytes`, resident; `agent_cpu` and `load_cpu` in seconds a push.
     """
     raise_open_files()
-    async with _agent() as bench:
+    async with _agent(_foreign(foreign)) as bench:
         idle = resident_bytes(bench.agent)
         cores = Cores.of_this_machine()
         load = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.bench.stream_load", f"unix:{bench.socket}", "--name", _NAME),
+            *(
+                sys.executable,
+                "-m",
+                "tests.bench.stream_load",
+                f"unix:{bench.socket}",
+                "--name",
+                _ALL if foreign else _OWN,
+            ),
             *("--streams", str(count), "--per-connection", str(per_connection), *(["--delta"] if delta else [])),
             stdin=PIPE,
             stdout=PIPE,
@@ -132,7 +156,7 @@ async def _push(bench: _Bench, load: asyncio.subprocess.Process) -> _Push:
     await asyncio.sleep(_SETTLED)
     assert load.stdin is not None
     agent_cpu, load_cpu = cpu_seconds(bench.agent), cpu_seconds(load.pid)
-    begun = bench.change_bundle()
+    begun = bench.change()
     load.stdin.write(b"next\n")
     moments = (await _heard(load))["received"]
     await asyncio.sleep(_SETTLED)
@@ -150,15 +174,30 @@ async def _heard(load: asyncio.subprocess.Process) -> dict[str, Any]:
     return dict(json.loads(line))
 
 
+def _foreign(count: int) -> list[TrustBundle]:
+    domains = [TrustDomain(f"foreign-{number}.test") for number in range(count)]
+    return [
+        certificates.bundle(
+            *(certificates.root(f"{domain} {number}", str(domain.id)) for number in range(_ROOTS)),
+            trust_domain=domain,
+            sequence=1,
+        )
+        for domain in domains
+    ]
+
+
 @asynccontextmanager
-async def _agent() -> AsyncIterator[_Bench]:
-    """A real agent with one entry, which matches this user, and a certificate for it."""
+async def _agent(foreign: Sequence[TrustBundle]) -> AsyncIterator[_Bench]:
+    """A real agent with one entry, which matches this user and federates with these, and its certificate."""
     folder = Path(tempfile.mkdtemp(prefix="citadel-bench-"))
     authority = FakeAuthority(now())
-    bench = _Bench(folder, authority, FakeAgentApi(authority))
-    web = entry("web", selectors=frozenset({_myself()}))
+    bench = _Bench(folder, authority, FakeAgentApi(authority), foreign)
+    with_whom = frozenset(bundle.trust_domain for bundle in foreign)
+    web = entry("web", selectors=frozenset({_myself()}), federates_with=with_whom)
     bench.api.entries["web"] = web
-    bench.api.snapshot = [agent_api_pb2.Update(revision=1, snapshot=True, entries=[entry_to_wire(web)])]
+    bundles = map(bundle_message, (authority.bundle, *foreign))
+    first = agent_api_pb2.Update(revision=1, snapshot=True, entries=[entry_to_wire(web)], bundles=bundles)
+    bench.api.snapshot = [first]
     server, address = await serve_agents(bench.api, authority)
     data_dir = folder / "data"
     data_dir.mkdir(mode=0o700)
@@ -211,9 +250,14 @@ def main() -> None:
     parser.add_argument("--per-connection", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--delta", action="store_true")
+    parser.add_argument("--foreign", type=int, default=0, help="change one of so many federated domains")
     asked = parser.parse_args()
     measured = measure_streams(
-        asked.streams, per_connection=asked.per_connection, rounds=asked.rounds, delta=asked.delta
+        asked.streams,
+        per_connection=asked.per_connection,
+        rounds=asked.rounds,
+        delta=asked.delta,
+        foreign=asked.foreign,
     )
     print(json.dumps(asyncio.run(measured), indent=2))  # noqa: T201 - what this command is for
 
