@@ -50,6 +50,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             *((("upstream", _upstream(status.upstream, now)),) if status.HasField("upstream") else ()),
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
             *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),
+            *((("revocation", _without_lists(status)),) if status.revocation_trouble else ()),
             *(("ledger gap", f"{_gap_end(gap.begin)} to {_gap_end(gap.end)}") for gap in status.ledger_gaps),
         )
     )
@@ -164,6 +165,10 @@ def _upstream(upstream: admin_pb2.UpstreamStatus, now: datetime) -> str:
 def _jump(status: admin_pb2.Status) -> str:
     seconds = round(from_duration(status.clock_jump).total_seconds())
     return f"has jumped by {seconds:+d} s since the server's start: see that it is right, then restart the server"
+
+
+def _without_lists(status: admin_pb2.Status) -> str:
+    return f"no lists are pushed, so what is revoked is not refused: {printable(status.revocation_trouble)}"
 
 
 def _state(agent: admin_pb2.AgentStatus) -> str:

@@ -183,6 +183,12 @@ async def test_status_names_what_each_stream_holds_or_refused(program: Program) 
     assert [line.split() for line in text.splitlines()[-2:]] == [["csr_malformed", "1"], ["entry_not_found", "2"]]
 
 
+async def test_status_says_where_no_revocation_lists_are_pushed(admin: FakeAdmin, program: Program) -> None:
+    assert "revocation" not in (await program("status")).stdout
+    admin.status.revocation_trouble = "roots of another cluster are trusted"
+    assert "not refused: roots of another cluster are trusted" in (await program("status")).stdout
+
+
 @pytest.mark.usefixtures("busy")
 async def test_what_a_proxy_says_cannot_steer_the_terminal(program: Program) -> None:
     text = (await program("status")).stdout
