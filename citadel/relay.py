@@ -29,7 +29,7 @@ from citadel.unix_listener import listen_unix
 __all__ = ["Caller", "PeerCredentials", "Relay", "everyone"]
 
 _PEER_PREFIX: Final = "unix-abstract:"
-_BUFFER_BYTES: Final = 64 * 1024
+_BUFFER_BYTES: Final = 256 * 1024  # what a Unix socket holds at a time, and more: one for all
 _PRIVATE_NAME_BYTES: Final = 4  # few: a Unix socket's path is short
 _ACCEPTED_AT_ONCE: Final = 16
 _ACCEPT_PAUSE: Final = 0.05  # seconds, while file descriptors have run out
