@@ -203,7 +203,8 @@ async def running_server(settings: ServerSettings) -> AsyncIterator[Server]:
 async def connected(settings: ServerSettings, process: asyncio.Task[Any] | None = None) -> Server:
     """The server of `settings`, as soon as its last door is open; `process` is what must not end before."""
     async with asyncio.timeout(_PATIENCE):
-        while not await _answers(settings.listen.probes):
+        # A child that waits for its parent has probes before it has anything else.
+        while not (settings.listen.admin_socket.exists() and await _answers(settings.listen.probes)):
             if process is not None and process.done():
                 await process
                 raise AssertionError("the server ended before it was ready")
