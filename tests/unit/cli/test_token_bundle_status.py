@@ -245,3 +245,45 @@ async def test_status_shows_that_the_clock_has_jumped(
 ) -> None:
     admin.status.clock_jump.CopyFrom(to_duration(jump))
     assert f"has jumped by {text} since the server's start" in (await program("status")).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"kind": "self", "good": True}, "self"),
+        ({"kind": "citadel", "source": "p:8444", "good": True}, "citadel p:8444"),
+        (
+            {"kind": "citadel", "source": "p:8444", "reason": "upstream_unavailable", "message": "away"},
+            "citadel p:8444: away (upstream_unavailable)",
+        ),
+    ],
+)
+async def test_status_shows_where_the_issuing_authority_comes_from(
+    program: Program, admin: FakeAdmin, change: dict[str, object], text: str
+) -> None:
+    admin.status.upstream.CopyFrom(admin_pb2.UpstreamStatus(**change))
+    shown = [row.split(maxsplit=1)[1] for row in (await program("status")).stdout.splitlines() if "upstream " in row]
+    assert shown == [text]
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [
+        (timedelta(hours=3), "nothing is issued from 2026-01-01T03:00:00Z, in 3h"),
+        (timedelta(seconds=-1), "nothing is issued now"),
+    ],
+)
+async def test_status_counts_down_while_nothing_new_comes_from_there(
+    program: Program, admin: FakeAdmin, clock: FakeClock, left: timedelta, text: str
+) -> None:
+    admin.status.upstream.CopyFrom(
+        admin_pb2.UpstreamStatus(
+            kind="citadel",
+            reason="upstream_unavailable",
+            message="away",
+            since=to_timestamp(clock.now() - timedelta(minutes=3)),
+            lasts_until=to_timestamp(clock.now() + left),
+        )
+    )
+    [row] = [line for line in (await program("status")).stdout.splitlines() if "upstream " in line]
+    assert row.endswith(f"away (upstream_unavailable), for 3m; {text}"), row
