@@ -31,14 +31,13 @@ async def clusters(wanted: Sequence[Wanted]) -> AsyncIterator[list[Cluster]]:
     folder = Path(tempfile.mkdtemp(prefix="citadel-test-"))
     folder.chmod(0o755)  # sidecars of other users start from here
     async with places(len(wanted)) as found:
-        print(f"clusters run on {found.kind}")  # noqa: T201 - pytest shows it
         made = [_cluster(each, place, folder) for each, place in zip(wanted, found.each, strict=True)]
         try:
             await asyncio.gather(*(cluster.start() for cluster in made))
             yield made
         except BaseException:
             for log in sorted(folder.glob("*/*.log")):
-                print(f"--- {log.relative_to(folder)}\n{log.read_text(errors='replace')[-4000:]}")  # noqa: T201 - as above
+                print(f"--- {log.relative_to(folder)}\n{log.read_text(errors='replace')[-4000:]}")  # noqa: T201 - pytest shows it
             raise
         finally:
             await asyncio.gather(*(cluster.stop() for cluster in made))

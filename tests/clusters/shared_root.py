@@ -78,7 +78,6 @@ async def shared_root(
     folder.chmod(0o755)  # sidecars of other users start from here
     common = {"rotation": {"margin": "500ms", "window": "0s"}, **(settings or {})}
     async with places(1 + len(names)) as found:
-        print(f"clusters run on {found.kind}")  # noqa: T201 - pytest shows it
         first, *others = found.each
         parent = Cluster("parent", MESH, place=first, folder=folder / "parent", settings=common | _reachable(first))
         made = [
@@ -91,7 +90,7 @@ async def shared_root(
             yield SharedRoot(parent, tuple(made))
         except BaseException:
             for log in sorted(folder.glob("*/*.log")):
-                print(f"--- {log.relative_to(folder)}\n{log.read_text(errors='replace')[-6000:]}")  # noqa: T201 - as above
+                print(f"--- {log.relative_to(folder)}\n{log.read_text(errors='replace')[-6000:]}")  # noqa: T201 - pytest shows it
             raise
         finally:
             await asyncio.gather(*(child.stop() for child in made))
