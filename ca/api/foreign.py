@@ -10,14 +10,15 @@ from citadel.spiffe import TrustDomain
 
 
 class ForeignMessages:
-    """The messages of the bundles that are in force."""
+    """Fulfils `ca.api.partners.Foreign`."""
 
     def __init__(self, known: ForeignBundles) -> None:
+        self.version = 1
         self._known = known
         self._made: dict[TrustDomain, tuple[TrustBundle, types_pb2.Bundle]] = {}
+        known.watch(self._note)
 
     def of(self, trust_domain: TrustDomain) -> types_pb2.Bundle | None:
-        """The same object for as long as the bundle is the same; None where none is known."""
         known, made = self._known.get(trust_domain), self._made.get(trust_domain)
         if known is None:
             self._made.pop(trust_domain, None)
@@ -25,3 +26,6 @@ class ForeignMessages:
         if made is None or made[0] is not known.bundle:
             made = self._made[trust_domain] = (known.bundle, bundle_message(known.bundle))
         return made[1]
+
+    def _note(self, _: TrustDomain) -> None:
+        self.version += 1

@@ -11,7 +11,7 @@ from typing import Final
 
 from ca.agents.model import Agent
 from ca.api.answers import bundle_message
-from ca.api.partners import Foreign, Partners, nobody
+from ca.api.partners import Foreign, Nobody, Partners
 from ca.api.reported import ReportedStreams
 from ca.api.update_parts import Rest, in_parts
 from ca.entries.watch import EntryNews
@@ -25,6 +25,7 @@ from citadel.wire import from_duration
 # What one agent can make the server remember.
 _MOST_SESSIONS_PER_AGENT: Final = 3
 _WOKEN_AT_ONCE: Final = 16
+_NOBODY: Final = Nobody()
 
 
 class AgentSession:
@@ -109,7 +110,7 @@ class AgentSession:
         bundles: Mapping[TrustDomain, TrustBundle],
         revision: int,
         for_workloads_alone: Sequence[bytes] = (),
-        foreign: Foreign = nobody,
+        foreign: Foreign = _NOBODY,
         lists: types_pb2.RevocationSet | None = None,
         revoked: Sequence[types_pb2.RevokedIdentities] = (),
         orders: Iterable[pb.RenewOrder] = (),

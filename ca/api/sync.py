@@ -89,7 +89,7 @@ class SyncPush:
                 news=self._sources.directory.news(self._watch, now),
                 bundles={own.trust_domain: own},
                 for_workloads_alone=self._sources.authorities.for_workloads_alone(),
-                foreign=self._sources.foreign.of,
+                foreign=self._sources.foreign,
                 revision=self._sources.directory.revision,
                 lists=self._sources.lists.message,
                 revoked=self._sources.revoked.messages,

@@ -24,12 +24,32 @@ OWN = TrustBundle(trust_domain=A_TEST, sequence=1)
 B, C, UNKNOWN = (TrustDomain(name) for name in ("b.test", "c.test", "unknown.test"))
 
 
+class Foreign:
+    """Bundles by the names of their domains; looks are counted."""
+
+    def __init__(self) -> None:
+        self.known = {name: types_pb2.Bundle(trust_domain=name, json=b"1") for name in ("b.test", "c.test", "d.test")}
+        self.version = 1
+        self.looks = 0
+
+    def of(self, trust_domain: TrustDomain) -> types_pb2.Bundle | None:
+        self.looks += 1
+        return self.known.get(trust_domain.name)
+
+    def change(self, name: str, json: bytes | None) -> None:
+        self.version += 1
+        if json is None:
+            del self.known[name]
+        else:
+            self.known[name] = types_pb2.Bundle(trust_domain=name, json=json)
+
+
 class Told:
     """One agent's session, and what its agent makes of what it is told."""
 
     def __init__(self, name: str = "node-1") -> None:
         self.session = AgentSession(agent=agent(agent_id(A_TEST, name)), connected_at=NOW)
-        self.known = {name: types_pb2.Bundle(trust_domain=name, json=b"1") for name in ("b.test", "c.test", "d.test")}
+        self.foreign = Foreign()
         self.bundles: dict[str, bytes] = {}
 
     def of(self, changed: Iterable[Entry] = (), gone: Iterable[Entry] = ()) -> list[pb.Update]:
@@ -44,11 +64,7 @@ class Told:
         return self._taken(EntryNews(is_everything=True, entries={each.id: each for each in entries}))
 
     def _taken(self, news: EntryNews) -> list[pb.Update]:
-        updates = list(
-            self.session.updates(
-                news=news, bundles={A_TEST: OWN}, revision=1, foreign=lambda domain: self.known.get(domain.name)
-            )
-        )
+        updates = list(self.session.updates(news=news, bundles={A_TEST: OWN}, revision=1, foreign=self.foreign))
         for update in updates:
             self.bundles |= {each.trust_domain: each.json for each in update.bundles}
             for name in update.removed_bundles:
@@ -71,7 +87,7 @@ def test_a_domain_of_which_no_bundle_is_known_yet_holds_back_nothing_and_comes_w
     told = Told()
     told.of_everything(federating(UNKNOWN, B))
     assert told.bundles.keys() == {"a.test", "b.test"}
-    told.known["unknown.test"] = types_pb2.Bundle(trust_domain="unknown.test", json=b"new")
+    told.foreign.change("unknown.test", b"new")
     [update] = told.of()
     assert [each.json for each in update.bundles] == [b"new"]
 
@@ -80,11 +96,11 @@ def test_a_domain_of_which_no_bundle_is_known_yet_holds_back_nothing_and_comes_w
 def test_a_bundle_that_is_gone_is_taken_back_and_told_again_when_it_comes_back() -> None:
     told = Told()
     told.of_everything(federating(B))
-    gone = told.known.pop("b.test")
+    told.foreign.change("b.test", None)
     [update] = told.of()
     assert list(update.removed_bundles) == ["b.test"]
     assert told.of() == []
-    told.known["b.test"] = gone
+    told.foreign.change("b.test", b"1")
     told.of()
     assert "b.test" in told.bundles
 
@@ -94,7 +110,7 @@ def test_a_changed_bundle_alone_is_told_and_only_where_somebody_federates_with_i
     told.of_everything(federating(B, C))
     other.of_everything(federating(C))
     for each in (told, other):
-        each.known["b.test"] = types_pb2.Bundle(trust_domain="b.test", json=b"2")
+        each.foreign.change("b.test", b"2")
     [update] = told.of()
     assert [(each.trust_domain, each.json) for each in update.bundles] == [("b.test", b"2")]
     assert not update.entries
@@ -144,9 +160,9 @@ def test_entries_and_bundles_that_are_too_much_for_one_message_come_in_parts_tha
 ) -> None:
     monkeypatch.setattr(update_parts, "_BYTES_PER_PART", 1000)
     told = Told()
-    for name in told.known:
-        told.known[name] = types_pb2.Bundle(trust_domain=name, json=b"x" * 700)
-    entries = [federating(*map(TrustDomain, told.known), path=f"/w{number}") for number in range(20)]
+    for name in told.foreign.known:
+        told.foreign.change(name, b"x" * 700)
+    entries = [federating(*map(TrustDomain, told.foreign.known), path=f"/w{number}") for number in range(20)]
     updates = told.of_everything(*entries)
     assert [each.more for each in updates] == [True] * (len(updates) - 1) + [False]
     assert max(each.ByteSize() for each in updates) < 1200
@@ -188,3 +204,14 @@ def test_entries_that_federate_with_nobody_are_not_remembered_for_it() -> None:
     told = Told()
     told.of_everything(*entries_of(1000), federating(B))
     assert len(told.session._partners._entries) == 1
+
+
+def test_bundles_are_looked_at_only_where_one_or_whom_the_agent_federates_with_has_changed() -> None:
+    told, web = Told(), federating(B, C)
+    told.of_everything(web)
+    looks = told.foreign.looks
+    told.of([entry("/other")])
+    told.of()
+    assert told.foreign.looks == looks
+    told.of([replace(web, federates_with=frozenset({B}), revision=2)])
+    assert told.foreign.looks == looks + 1
