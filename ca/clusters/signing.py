@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -13,7 +13,7 @@ from ca.audit.model import Act
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import SignedDownstream
 from ca.clusters.asking import check_request
-from ca.clusters.callers import Child, ChildCallers
+from ca.clusters.callers import Child
 from ca.clusters.model import ChildAuthority
 from ca.clusters.records import ChildRecords
 from citadel._wire import clusters_pb2 as pb
@@ -39,6 +39,14 @@ class Roots(Protocol):
         ...
 
 
+class Checks(Protocol):
+    """Whether a child may go on; `ca.clusters.callers` is the one there is."""
+
+    def check(self, child: Child) -> datetime:
+        """Until when, if nothing changes. Raises the refusal."""
+        ...
+
+
 class DownstreamSigner:
     """Signs for children that were authenticated. `longest` is how long this server's own issuing authorities live."""
 
@@ -46,7 +54,7 @@ class DownstreamSigner:
         self,
         *,
         trust_domain: TrustDomain,
-        callers: ChildCallers,
+        callers: Checks,
         authorities: Roots,
         records: ChildRecords,
         limiter: RateLimiter,

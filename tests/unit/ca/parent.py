@@ -147,8 +147,8 @@ class FakeParent:
 
     async def hear(self, server: Server) -> None:
         """Take up what the child has to report: its lists and its keys."""
-        self.lists = [each for each in server.lists.own if not each.is_of_root]
-        self.keys = dict(server.authorities.jwt.published())
+        self.lists = [each for each in _lists_from(server) if not each.is_of_root]
+        self.keys = {**server.records.jwt_keys(), **server.authorities.jwt.published()}
         await self.say()
 
     def set_state(self, number: int, state: str) -> None:
@@ -176,10 +176,15 @@ class Child:
         self.beyond = ParentBeyond(
             authority=authority,
             parent=parent,
-            own_lists=lambda: self.server.lists.own if self.server is not None else (),
+            own_lists=lambda: _lists_from(self.server) if self.server is not None else (),
             own_keys=lambda: self.server.authorities.jwt.published() if self.server is not None else {},
         )
 
     async def started(self, server: Server) -> None:
         self.server = server
         await self.authority.settle_by(server.authorities)
+
+
+def _lists_from(server: Server) -> list[RevocationList]:
+    """Those of the child, and of the clusters below it."""
+    return [*server.lists.own, *(server.records.lists() or ())]

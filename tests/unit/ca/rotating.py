@@ -348,7 +348,8 @@ class Server:
             skipped=self.rotator.skipped,
             clock=disk.clock,
         )
-        self.everywhere = Everywhere(knowing=self.knowing)
+        above = [self.above.beyond] if self.above is not None else []
+        self.everywhere = Everywhere(knowing=self.knowing, above=above)
         self.keeping = Keeping(
             records=self.records,
             book=self.book,

@@ -15,9 +15,11 @@ from ca.clusters.metrics import ClusterCollector
 from ca.rotation.model import Phase, RotationKind
 from citadel._wire import rotation_pb2
 from citadel.probes import Check, Health
+from tests.clock import FakeClock
 from tests.csrs import new_key
 from tests.unit.ca.cluster import EAST, WEST, Cluster, ends
-from tests.unit.ca.rotating import HOUR, Disk, Server, nodes
+from tests.unit.ca.parent import FakeParent
+from tests.unit.ca.rotating import HOUR, Disk, Fate, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR
 
 ROOT, ISSUER, JWT = RotationKind.ROOT, RotationKind.ISSUER, RotationKind.JWT
@@ -266,3 +268,31 @@ async def test_clusters_are_shown_with_those_below_them_and_measured(server: Ser
     assert clusters_check(server.children, server.records) == Check("child clusters", Health.GOOD, "1 of 1 connected")
     east.leave()
     assert clusters_check(server.children, server.records).health is Health.DEGRADED
+
+
+async def test_in_the_middle_the_root_above_signs_and_only_what_is_known_there_too_is_known_everywhere(
+    parent_disk: Disk, clock: FakeClock
+) -> None:
+    parent_disk.parent = above = FakeParent(clock)
+    middle = Server(parent_disk, Fate())
+    try:
+        await above.say()
+        await middle.start()
+        await above.hear(middle)
+        east = Cluster(EAST)
+        east.keys = {"east-1": new_key().public_key()}
+        await east.join(middle)
+        assert east.issuers[0].root == above.active.certificate
+        await middle.until(lambda: any(each.crl == east.issuers[0].crl() for each in east.trust.revocations.lists))
+        above.everybody_knows = False
+        await above.hear(middle)
+        for _ in range(10):
+            await middle.turn()
+        assert middle.knowing.known(is_jwt=False) == middle.knowing.version(is_jwt=False)
+        assert middle.knowing.known(is_jwt=True) == middle.knowing.version(is_jwt=True)
+        assert (east.everywhere.x509, east.everywhere.jwt) == ("", "")
+        above.everybody_knows = True
+        await above.say()
+        await middle.until(lambda: east.everywhere == east.trust.versions)
+    finally:
+        await middle.stop()

@@ -1,0 +1,114 @@
+"""What may come between while an authority of a child is signed: then nothing is answered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ca.authority.model import Authority, AuthorityState
+from ca.authority.ports import SignedDownstream
+from ca.clusters.callers import Child
+from ca.clusters.signing import DownstreamSigner
+from citadel._wire import clusters_pb2 as pb
+from citadel.errors import CitadelError, FailedPrecondition, PermissionDenied, Reason
+from citadel.limiter import RateLimiter
+from citadel.svid import X509Svid
+from tests.children import child_csr
+from tests.csrs import new_key
+from tests.unit.ca.cluster import EAST
+from tests.unit.ca.rotating import DAY, Disk, Server
+from tests.unit.ca.values import A_TEST
+
+CHILD = Child(svid=X509Svid(EAST, ()), issuer_id="")
+REQUEST = pb.SignIssuerRequest(trust_domain="a.test", csr=child_csr(new_key()))
+
+
+@dataclass
+class Between:
+    """Fulfils `Roots` and `Checks` as the server does, but for what comes between."""
+
+    server: Server
+    refuses: CitadelError | None = None  # the upstream does
+    is_shut_out: bool = False
+    after_signing: Callable[[Authority], Authority | None] = field(default=lambda root: root)
+    _has_signed: bool = False
+
+    async def sign_downstream(self, csr: bytes, *, lifetime: timedelta) -> SignedDownstream:
+        if self.refuses is not None:
+            raise self.refuses
+        self._has_signed = True
+        return await self.server.authorities.sign_downstream(csr, lifetime=lifetime)
+
+    def authorities(self) -> Sequence[Authority]:
+        found = self.server.authorities.authorities()
+        return [each for each in map(self.after_signing, found) if each is not None] if self._has_signed else found
+
+    def check(self, child: Child) -> datetime:
+        if self.is_shut_out:
+            raise PermissionDenied(Reason.DOWNSTREAM_REFUSED, f"{child.spiffe_id} is shut out")
+        return self.server.clock.now()
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture
+async def server(disk: Disk) -> AsyncIterator[Server]:
+    async with disk.server() as server:
+        yield server
+
+
+def _signer(server: Server, between: Between) -> DownstreamSigner:
+    return DownstreamSigner(
+        trust_domain=A_TEST,
+        callers=between,
+        authorities=between,
+        records=server.records,
+        limiter=RateLimiter(clock=server.clock, per_second=2),
+        longest=DAY,
+        clock=server.clock,
+    )
+
+
+async def test_what_was_signed_is_on_record(server: Server) -> None:
+    signed = await _signer(server, Between(server)).sign(CHILD, REQUEST)
+    assert [each.certificate for each in server.records.signed(EAST)] == [signed.chain[0]]
+    assert (await server.disk.acts())[-1].startswith("downstream.sign ")
+
+
+@pytest.mark.parametrize(
+    ("between", "reason", "recorded"),
+    [
+        # A parent whose own authority comes from a folder, and is pathlen:0.
+        ({"refuses": FailedPrecondition(Reason.UPSTREAM_CANNOT_SIGN, "no")}, Reason.UPSTREAM_CANNOT_SIGN, 0),
+        ({"is_shut_out": True}, Reason.DOWNSTREAM_REFUSED, 1),
+        ({"after_signing": lambda _: None}, Reason.ISSUER_UNAVAILABLE, 1),
+        ({"after_signing": lambda root: replace(root, state=AuthorityState.TAINTED)}, Reason.ISSUER_UNAVAILABLE, 1),
+    ],
+    ids=["the upstream cannot", "shut out meanwhile", "the root has gone", "the root is tainted"],
+)
+async def test_nothing_is_answered_where_something_came_between(
+    server: Server, between: dict[str, object], reason: Reason, recorded: int
+) -> None:
+    with pytest.raises(CitadelError) as refused:
+        await _signer(server, Between(server, **between)).sign(CHILD, REQUEST)  # type: ignore[arg-type] # by name
+    assert refused.value.reason is reason
+    # What nobody was given is on record all the same: what is on record is all that there can be.
+    assert len(server.records.signed(EAST)) == recorded
+
+
+async def test_a_child_may_not_ask_all_the_time(server: Server) -> None:
+    signer = _signer(server, Between(server))
+    for _ in range(2):
+        await signer.sign(CHILD, REQUEST)
+    with pytest.raises(CitadelError) as refused:
+        await signer.sign(CHILD, REQUEST)
+    assert refused.value.reason is Reason.TOO_MANY_REQUESTS
+    await server.clock.advance(1)
+    await signer.sign(CHILD, REQUEST)
