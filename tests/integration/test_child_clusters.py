@@ -196,6 +196,7 @@ async def test_a_stream_ends_with_the_reason_when_its_child_may_not_go_on(
     async with child.following() as follow, revoked.following() as other:
         await follow.trusted()
         await other.trusted()
+        newer = await svid_of(server, agent, revoked.entry)
         svid = x509.load_der_x509_certificate(revoked.member.chain[0])
         await server.revocations().Revoke(
             revocation_pb2.RevokeRequest(target=serial_hex(svid.serial_number), reason="broken into")
@@ -203,6 +204,9 @@ async def test_a_stream_ends_with_the_reason_when_its_child_may_not_go_on(
         await other.until(lambda me: me.is_over)
         assert other.ended is not None
         assert reason_of(other.ended) == "downstream_refused"
+        request = pb.SignIssuerRequest(trust_domain="a.test", csr=child_csr(new_key()))
+        assert await refusal(revoked.stub().SignIssuer(request)) == DENIED
+        await revoked.stub(newer).SignIssuer(request)  # an older certificate bars nothing
         async with aio.insecure_channel(f"unix:{server.settings.listen.admin_socket}") as channel:
             await AgentAdminStub(channel).BanAgent(agents_pb2.BanAgentRequest(agent="node-1", reason="broken into"))
         await follow.until(lambda me: me.is_over)
