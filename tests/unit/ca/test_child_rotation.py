@@ -13,6 +13,7 @@ from ca.authority.model import AuthorityKind
 from ca.clusters.condition import clusters_check
 from ca.clusters.metrics import ClusterCollector
 from ca.rotation.model import Phase, RotationKind
+from citadel._wire import clusters_pb2 as pb
 from citadel._wire import rotation_pb2
 from citadel.probes import Check, Health
 from tests.clock import FakeClock
@@ -296,3 +297,22 @@ async def test_in_the_middle_the_root_above_signs_and_only_what_is_known_there_t
         await middle.until(lambda: east.everywhere == east.trust.versions)
     finally:
         await middle.stop()
+
+
+async def test_what_an_older_stream_of_a_cluster_says_counts_no_longer(server: Server, east: Cluster) -> None:
+    server.others.remove(east)
+    older = east.session
+    assert older is not None
+    east.connect()
+    await server.keeping.take(older, pb.ClusterReport())
+    await server.turn()
+    said = server.records.said(EAST)
+    assert said is not None
+    assert said.issuers == {east.issuers[0].certificate}
+
+
+async def test_clusters_hear_of_a_root_together_with_its_bundle(server: Server) -> None:
+    async with server.authorities.changing_upstream():
+        await server.authorities._upstream.prepare("new")
+        assert len(server.in_force.message().roots) == 1
+    assert len(server.in_force.message().roots) == 2
