@@ -135,6 +135,7 @@ class SvidSettings(Settings):
 class LimitSettings(Settings):
     """What one caller may ask. `joins_per_second` holds for each address alone, `svids_per_second` for each agent.
 
+    A child cluster may ask for authorities as often as an address for joins.
     Certificates and tokens are counted apart, so that who asks for many of the one gets the other still.
     """
 
