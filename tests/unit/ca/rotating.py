@@ -311,7 +311,7 @@ class Server:
             sessions=self.sessions,
             ends=Fated(SqlIssuedEnds(database=disk.database), calm),  # type: ignore[arg-type] # as above
             clock=disk.clock,
-            beyond=(self.children, *([self.above.beyond] if self.above is not None else [])),
+            beyond=(self.children,),
         )
         self.mesh = mesh(beyond=(self.children, *([self.above.beyond] if self.above is not None else [])))
         self.rotator = Rotator(
