@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from citadel.bundle_keys import check_jwt_authority, check_x509_authority, jwt_entry, usable_keys, x509_entry
+from citadel.certification_path import UNREADABLE, extension_of
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwk import JwtKey
 from citadel.spiffe import TrustDomain
@@ -55,6 +56,10 @@ class TrustBundle:
         by_der = {certificate.public_bytes(Encoding.DER): certificate for certificate in self.x509_authorities}
         object.__setattr__(self, "x509_authorities", tuple(by_der[der] for der in sorted(by_der)))
         object.__setattr__(self, "jwt_authorities", MappingProxyType(dict(sorted(self.jwt_authorities.items()))))
+
+    def names_its_domain(self) -> bool:
+        """Whether each X.509 authority says that it is of this trust domain; one that does not may be over others."""
+        return all(_names(authority) == [str(self.trust_domain.id)] for authority in self.x509_authorities)
 
     @classmethod
     def from_json(cls, trust_domain: TrustDomain, data: bytes) -> Self:
@@ -176,6 +181,14 @@ def _seconds(document: Mapping[str, object], name: str) -> timedelta | None:
 
 def _dump(document: Mapping[str, object]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _names(authority: x509.Certificate) -> list[str]:
+    try:
+        names = extension_of(authority, x509.SubjectAlternativeName)
+    except UNREADABLE:
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
 
 
 def _load(data: bytes) -> dict[str, object]:

@@ -54,6 +54,7 @@ class SecretShelf:
         self._make_placeholder = make_placeholder
         self._placeholders: dict[TrustDomain, bytes] = {}
         self._holdings = Holdings()
+        self._names_its_domain = True
         self._index = EntryIndex(())
         self._by_selectors: dict[frozenset[Selector], Available] = {}
         self._before: dict[frozenset[Selector], Available] = {}
@@ -90,6 +91,9 @@ class SecretShelf:
             return
         if holdings.entries is not self._holdings.entries:
             self._index = EntryIndex(holdings.entries.values())
+        own = holdings.bundles.get(self._own)
+        if own is not self._holdings.bundles.get(self._own):
+            self._names_its_domain = own is None or own.names_its_domain()
         self._holdings = holdings
         self._by_selectors, self._before = {}, self._by_selectors
         self._built.turn()
@@ -129,7 +133,9 @@ class SecretShelf:
             yield self._built.get((name, held.entry_id), (held,), partial(certificate_resource, name, held))
 
     def _contexts(self, foreign: frozenset[TrustDomain], now: datetime) -> Iterator[Resource]:
-        is_plain = not foreign
+        # A root that names no trust domain may be over others: a plain `trusted_ca` would let in their workloads, whom
+        # nobody here federates with (invariant 7).
+        is_plain = not foreign and self._names_its_domain
         lists = self._usable.lists(self._holdings, now, of_leaves_alone=is_plain)
         bundles = [self._holdings.bundles.get(domain) for domain in (self._own, *sorted(foreign))]
         held = [bundle for bundle in bundles if bundle is not None]

@@ -521,11 +521,14 @@ async def test_from_a_root_of_its_own_to_a_folder_and_back(
         assert all(judged(server, node.svid) for node in server.nodes)
 
 
+@pytest.mark.parametrize("is_running", [False, True])
 async def test_in_an_emergency_the_old_root_goes_unless_it_is_listed_still(
-    server: Server, upstream: FromFolder
+    server: Server, upstream: FromFolder, *, is_running: bool
 ) -> None:
     server.nodes[0].is_silent = True
     await holds(upstream, SECOND, SECOND_ROOT, also=(FIRST_ROOT,))
+    if is_running:  # the one that the folder has begun waits for the first node
+        await server.phase(Phase.OBSERVE)
     await server.begin(ROOT, deadline=timedelta(0), why="it leaked")
     await server.over()
     assert signs(server) == SECOND.certificate

@@ -105,7 +105,9 @@ async def test_what_changes_beside_the_folder_is_nobodys_business(folder: Path) 
 async def test_a_folder_that_is_not_there_yet_is_watched_once_it_is(tmp_path: Path) -> None:
     changes = FolderChanges(tmp_path / "ca", again=timedelta(milliseconds=50), clock=SystemClock())
     watching = asyncio.create_task(changes.run())
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(SOON):
+        while not changes._is_troubled:
+            await asyncio.sleep(0.01)
     (tmp_path / "ca").mkdir()
     await _begun(changes, tmp_path / "ca")
     watching.cancel()

@@ -266,6 +266,16 @@ class TestBuildingOnce:
         assert not shelf._built._now
         assert not shelf._built._before
 
+    @pytest.mark.invariant(7)
+    def test_a_root_that_may_be_over_other_trust_domains_lets_none_of_their_workloads_in(self) -> None:
+        unnamed, other = certificates.root("shared", uri=None), certificates.root("b", uri="spiffe://b.test")
+        for root in (unnamed, other):
+            bundle = certificates.bundle(ROOT, root, sequence=1)
+            found = available(holdings([entry("web")], [], bundle)).resources
+            for name in BUNDLE_NAMES:
+                assert validator_domains(found[name]).keys() == {"a.test"}
+        assert trusted_ca(available(holdings([entry("web")], [], own_bundle())).resources["ROOTCA"]) == ROOT.pem
+
     def test_a_federation_that_begins_changes_the_form_of_the_own_bundle(self) -> None:
         shelf, bundle = SecretShelf(trust_domain=A_TEST), own_bundle()
         alone = shelf.available(holdings([entry("web")], [], bundle), frozenset({UID_1}), NOW).resources
