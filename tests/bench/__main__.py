@@ -30,6 +30,7 @@ from tests.bench.memory import server_memory
 from tests.bench.push import entry_to_secret
 from tests.bench.report import Row, table, write
 from tests.bench.rotation import rotation
+from tests.bench.shared_root import shared_root
 from tests.bench.streams import measure_streams
 from tests.bench.tokens import cached_tokens
 from tests.bench.validating import validating
@@ -95,6 +96,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "validating": validating,
     "memory": server_memory,
     "federation": federation,
+    "shared_root": shared_root,
     "rotation": rotation,
 }
 
