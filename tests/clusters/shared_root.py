@@ -153,9 +153,10 @@ async def crossing(*proxies: Proxy, pause: float = 0.05) -> AsyncIterator[Crossi
             stop.set()
 
 
-async def rotated(cluster: Cluster, kind: str) -> list[rotation_pb2.RotationView]:
+async def rotated(cluster: Cluster, kind: str, **how: Any) -> list[rotation_pb2.RotationView]:
     """A rotation from its start to its end, as who watches it sees it."""
     async with cluster.admin_channel() as channel:
         rotations = RotationsStub(channel)
-        await rotations.StartRotation(rotation_pb2.StartRotationRequest(kind=kind, window=to_duration(timedelta(0))))
+        request = rotation_pb2.StartRotationRequest(kind=kind, window=to_duration(timedelta(0)), **how)
+        await rotations.StartRotation(request)
         return [view async for view in rotations.WatchRotation(rotation_pb2.WatchRotationRequest())]

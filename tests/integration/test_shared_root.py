@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from datetime import timedelta
 
 import pytest
 
 from citadel._wire import rotation_pb2
 from citadel._wire.rotation_pb2_grpc import RotationsStub
 from citadel.bundle import TrustBundle
+from citadel.wire import to_duration
 from tests.clusters.cluster import Cluster
 from tests.clusters.proxy import Proxy
 from tests.clusters.shared_root import MESH, SharedRoot, crossing, rotated, shared_root
@@ -30,6 +32,7 @@ async def test_roots_and_authorities_rotate_while_requests_cross_between_cluster
         assert tally.failures == {}
         assert tally.done > 50
         await _a_proxy_that_is_stopped_holds_up_the_parent(under, web[1])
+        await _an_emergency_reaches_every_cluster(under, web)
 
 
 async def _root_rotates(under: SharedRoot) -> None:
@@ -70,6 +73,23 @@ async def _a_proxy_that_is_stopped_holds_up_the_parent(under: SharedRoot, proxy:
             os.kill(pid, signal.SIGCONT)
         views = [view async for view in rotations.WatchRotation(rotation_pb2.WatchRotationRequest())]
     assert (views[-1].rotation.phase, views[-1].rotation.alarm) == ("done", "")
+
+
+async def _an_emergency_reaches_every_cluster(under: SharedRoot, web: tuple[Proxy, Proxy]) -> None:
+    before = await _roots(under.parent)
+    views = await rotated(under.parent, "root", emergency=True, deadline=to_duration(timedelta(seconds=2)))
+    assert views[-1].rotation.phase == "done"
+    for child in under.children:
+
+        async def has_left(child: Cluster = child) -> bool:
+            return not before & await _roots(child)
+
+        await until(f"{child.name} trusts the new root alone", has_left, seconds=10)
+        async with child.admin_channel() as channel:
+            [last] = (await RotationsStub(channel).ListRotations(rotation_pb2.ListRotationsRequest(limit=1))).rotations
+        assert (last.kind, last.emergency, last.started_by) == ("issuer", True, "server")
+    for proxy in web:
+        await until(f"{proxy.spiffe_id} reaches the other cluster again", proxy.works, seconds=10)
 
 
 async def _words_on(rotations: RotationsStub, name: str) -> str:
