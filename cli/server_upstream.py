@@ -200,6 +200,7 @@ def _from_parent(
         address=named.address,
         identities=ParentIdentities(trust_domain=domain, workload_api=named.workload_api, pace=pace, clock=clock),
         take=authority.take,
+        known_roots=authority.known_roots,
         pace=pace,
         clock=clock,
     )

@@ -116,6 +116,11 @@ class ParentAuthority:
         """Who is asked; before `start`."""
         self._parent = parent
 
+    def known_roots(self) -> frozenset[x509.Certificate]:
+        """The parent's roots that are trusted: what is tainted proves nothing any more."""
+        tainted = AuthorityState.TAINTED
+        return frozenset(root.certificate for root in self._roots if root.state is not tainted)
+
     async def settle_by(self, manager: Changing) -> None:
         """From now on, what the parent says is settled by this, which has started."""
         async with self._turn:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import grpc
 import structlog
+from cryptography import x509
 from grpc import aio
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from citadel._wire import workload_pb2 as pb
 from citadel._wire.workload_pb2_grpc import SpiffeWorkloadAPIStub
 from citadel.bundle import TrustBundle
+from citadel.certification_path import NoPathError, find_path
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.line import Pace
@@ -39,11 +42,21 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentIdentity:
-    """What this server shows to its parent, and what it knows the parent by."""
+    """What this server shows to its parent, the root above that, and the bundle that workloads of the parent trust."""
 
     svid: X509Svid
     key_pem: bytes = field(repr=False)
     bundle: TrustBundle
+    root: x509.Certificate
+
+    def believed(self, roots: Collection[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+        """By what the parent is known, beside `roots` that it has told of itself: never by the whole bundle.
+
+        That can hold roots which were exchanged for workloads alone: whoever has one of these is no parent. The one who
+        signed our own SVID is.
+        """
+        told = (each for each in self.bundle.x509_authorities if each in roots and each != self.root)
+        return (self.root, *told)
 
 
 class ParentIdentities:
@@ -118,8 +131,12 @@ class ParentIdentities:
                 f" is {self._trust_domain}",
                 fix="name an agent of a parent of the same trust domain, or set trust_domain to the parent's",
             )
+        bundle = context.bundles[self._trust_domain]
         fresh = ParentIdentity(
-            svid=found.svid, key_pem=found.private_key_pem, bundle=context.bundles[self._trust_domain]
+            svid=found.svid,
+            key_pem=found.private_key_pem,
+            bundle=bundle,
+            root=_root_above(found.svid, bundle, self._clock.now()),
         )
         self.trouble = None
         self.news.set()
@@ -135,3 +152,15 @@ class ParentIdentities:
             _log.warning("no news of this server's identity at the parent", reason=error.reason, error=str(error))
         self.trouble = error
         self.news.set()
+
+
+def _root_above(svid: X509Svid, bundle: TrustBundle, now: datetime) -> x509.Certificate:
+    """As it was while the SVID was valid: one that has ended is the parent's to refuse."""
+    leaf, *between = svid.chain
+    moment = max(svid.not_before, min(now, svid.not_after))
+    try:
+        return find_path(leaf, between, bundle.x509_authorities, now=moment)[-1]
+    except NoPathError as error:
+        raise Unavailable(
+            Reason.UPSTREAM_UNAVAILABLE, f"the SVID {svid.spiffe_id} of this server leads to no root: {error.why}"
+        ) from error

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import aio
 
 from ca.upstream.citadel.follow import FollowStream, Reports, Take
@@ -36,11 +38,21 @@ class Parent:
     """Asks the parent, and follows it for as long as `run` runs. `since` is since when it is up, or is not."""
 
     def __init__(
-        self, *, address: HostPort, identities: ParentIdentities, take: Take, pace: ParentPace, clock: Clock
+        self,
+        *,
+        address: HostPort,
+        identities: ParentIdentities,
+        take: Take,
+        known_roots: Callable[[], frozenset[x509.Certificate]],
+        pace: ParentPace,
+        clock: Clock,
     ) -> None:
+        """`known_roots` are those by which it signs or has signed, as it said, and which it does not take back."""
         self.address = address
         self.identities = identities
-        self._take = take
+        self._take_update = take
+        self._known_roots = known_roots
+        self._believed: frozenset[x509.Certificate] = frozenset()  # by the line that was made last
         self._pace = pace
         self._clock = clock
         self._reports: Reports | None = None
@@ -104,9 +116,11 @@ class Parent:
     def _new_line(self) -> Line[clusters_pb2_grpc.ClustersAsyncStub]:
         identity = self.identities.current
         assert identity is not None  # noqa: S101 - for the type checker: no line is made before
+        roots = identity.believed(self._known_roots())
+        self._believed = frozenset(roots)
         channel = mutual_channel(
             self.address,
-            roots_pem=identity.bundle.to_pem(),
+            roots_pem=b"".join(root.public_bytes(Encoding.PEM) for root in roots),
             key_pem=identity.key_pem,
             chain_pem=identity.svid.chain_pem,
             reconnect=self._pace,
@@ -135,6 +149,14 @@ class Parent:
             on_end=lambda: self._count(-1),
             clock=self._clock,
         )
+
+    async def _take(self, update: pb.ClusterUpdate) -> None:
+        await self._take_update(update)
+        identity = self.identities.current
+        if identity is None or self._lines is None:
+            return
+        if self._believed != frozenset(identity.believed(self._known_roots())):
+            self._lines.move()  # a channel keeps the roots that it was made with
 
     def _count(self, change: int) -> None:
         """Two streams are up while the line moves."""
