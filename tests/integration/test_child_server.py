@@ -6,18 +6,23 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+from grpc import aio
 from structlog.testing import capture_logs
 
 from ca.settings import ServerSettings
-from citadel._wire import admin_pb2, types_pb2
+from citadel._wire import admin_pb2, clusters_pb2_grpc, types_pb2
 from citadel.bundle import TrustBundle
 from citadel.errors import FailedPrecondition, Reason
+from citadel.reserved import SERVER_DNS_NAME
 from citadel.svid import X509Svid, verify_x509_svid
 from cli.server_process import run_server
+from tests import certificates
 from tests.children import A_TEST, svid_of
 from tests.integration.meshes import until
 from tests.servers import Member, Server, connected, http_status, running_server, server_settings
@@ -213,3 +218,53 @@ async def _is_said(server: Server, reason: str) -> None:
         return (await upstream_of(server)).reason == reason
 
     await until(f"status says {reason}", is_said, seconds=10)
+
+
+VALID: dict[str, Any] = {
+    "not_before": datetime.now(UTC) - timedelta(minutes=5),
+    "not_after": datetime.now(UTC) + timedelta(days=1),
+}
+OWN, EXCHANGED = certificates.root("own", **VALID), certificates.root("exchanged", **VALID)
+
+
+class Listening(clusters_pb2_grpc.ClustersServicer):
+    """Notes whether a child has believed it."""
+
+    def __init__(self) -> None:
+        self.was_believed = asyncio.Event()
+
+    async def Follow(self, request_iterator: Any, context: Any) -> None:  # noqa: N802 - gRPC's name for it
+        del request_iterator
+        self.was_believed.set()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "enough")
+
+
+@pytest.mark.parametrize(
+    ("signer", "name", "is_believed"),
+    [
+        (OWN, SERVER_DNS_NAME, True),
+        (OWN, "web.example", False),
+        (EXCHANGED, SERVER_DNS_NAME, False),  # it is in the bundle, for workloads alone
+    ],
+    ids=["parent", "workload", "another cluster"],
+)
+async def test_a_parent_has_the_reserved_name_and_a_root_that_signs(
+    tmp_path: Path, signer: certificates.Signed, name: str, *, is_believed: bool
+) -> None:
+    parent_settings, endpoint, socket = server_settings(tmp_path), WorkloadEndpoint(), tmp_path / "east.sock"
+    shown_by = certificates.leaf(signer, "spiffe://a.test/citadel/server", dns=[name], **VALID)
+    own = certificates.leaf(OWN, "spiffe://a.test/clusters/east", **VALID)
+    bundle = TrustBundle(trust_domain=A_TEST, x509_authorities=(OWN.certificate, EXCHANGED.certificate))
+    await endpoint.give(Member(own.key, (own.der,), "spiffe://a.test/clusters/east"), bundle)
+    listening, impostor = Listening(), aio.server()
+    clusters_pb2_grpc.add_ClustersServicer_to_server(listening, impostor)
+    credentials = grpc.ssl_server_credentials(
+        [(Member(shown_by.key, (shown_by.der,)).key_pem, shown_by.pem)], OWN.pem, require_client_auth=True
+    )
+    impostor.add_secure_port(str(parent_settings.listen.agents), credentials)
+    await impostor.start()
+    settings = below(tmp_path / "east", parent_settings, socket)
+    async with workload_endpoint(socket, endpoint), starting(settings):
+        await shown(settings, code=503, words="enough" if is_believed else "cannot be reached")
+        assert listening.was_believed.is_set() == is_believed
+    await impostor.stop(None)
