@@ -56,19 +56,31 @@ class Keeping:
 
     async def take(self, session: ChildSession, report: pb.ClusterReport) -> None:
         """Take what a child says; not what an older stream of it says. Raises as `read_report`."""
-        child = session.child.spiffe_id
+        child, before = session.child.spiffe_id, session.report
+        if before is not None and self._has_no_news(child, before, report):
+            session.report = report
+            return
         reading = await self._records.read(child, report)
         if self._book.connected().get(child) is not session:
             return
         for why in reading.ignored[:_MOST_TOLD]:
             refusal = PermissionDenied(Reason.DOWNSTREAM_REFUSED, f"{child} reported {why}: ignored")
             self._tally.count_refused("Follow", refusal, by=Actor.identity(child))
-        before = self._to_keep.get(child) or self._records.said(child)
-        is_news = before is None or not before.says_the_same(reading.said)
-        if is_news or any(each.signed_at > before.at for each in self._records.signed(child) if before is not None):
+        known = self._to_keep.get(child) or self._records.said(child)
+        if known is None or not known.says_the_same(reading.said) or self._was_given_more(child, known):
             self._to_keep[child] = reading.said
             self._news.set()
         session.report = report
+
+    def _has_no_news(self, child: SpiffeId, before: pb.ClusterReport, report: pb.ClusterReport) -> bool:
+        """Whether it tells of its mesh alone, which it does many times a second while a rotation waits for that."""
+        known = self._to_keep.get(child) or self._records.said(child)
+        is_same = report.jwt_keys == before.jwt_keys and list(report.issuers) == list(before.issuers)
+        return known is not None and is_same and not self._was_given_more(child, known)
+
+    def _was_given_more(self, child: SpiffeId, said: Said) -> bool:
+        """Whether an authority was signed for it since: what it names now says whether it has that on record."""
+        return any(each.signed_at > said.at for each in self._records.signed(child))
 
     async def run(self) -> None:
         """Keep what was said and forget what has ended, for ever. The authorities are started before."""

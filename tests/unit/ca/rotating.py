@@ -350,12 +350,13 @@ class Server:
         )
         above = [self.above.beyond] if self.above is not None else []
         self.everywhere = Everywhere(knowing=self.knowing, above=above)
+        self.tally = Tally(clock=disk.clock)
         self.keeping = Keeping(
             records=self.records,
             book=self.book,
             entries=directory.downstream,
             settle=self.authorities.settle_anew,
-            tally=Tally(clock=disk.clock),
+            tally=self.tally,
             clock=disk.clock,
         )
         self.nodes: list[Node] = []

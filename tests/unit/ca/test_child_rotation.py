@@ -15,6 +15,7 @@ from ca.clusters.metrics import ClusterCollector
 from ca.rotation.model import Phase, RotationKind
 from citadel._wire import clusters_pb2 as pb
 from citadel._wire import rotation_pb2
+from citadel.errors import Reason
 from citadel.probes import Check, Health
 from tests.clock import FakeClock
 from tests.csrs import new_key
@@ -316,3 +317,22 @@ async def test_clusters_hear_of_a_root_together_with_its_bundle(server: Server) 
         await server.authorities._upstream.prepare("new")
         assert len(server.in_force.message().roots) == 1
     assert len(server.in_force.message().roots) == 2
+
+
+async def test_a_report_of_the_mesh_alone_is_not_read_anew(server: Server, east: Cluster) -> None:
+    """Many come each second while a rotation waits for one; what is wrong in one is told once."""
+    server.others.remove(east)
+    assert east.session is not None
+    report = east.report()
+    report.issuers.add(certificate=b"foreign")
+    for number in range(5):
+        report.own.proxies_acknowledged = number
+        await server.keeping.take(east.session, report)
+        assert server.children.clusters()[0].proxies_acknowledged == number
+    assert server.tally.refused == {Reason.DOWNSTREAM_REFUSED: 1}
+    await east.sign()  # it may have this on record, or not: what it names now says so
+    await server.clock.advance(1)
+    await server.keeping.take(east.session, report)
+    assert server.tally.refused == {Reason.DOWNSTREAM_REFUSED: 2}
+    await server.turn()
+    assert [each.certificate for each in server.records.in_use(EAST)] == [east.issuers[0].certificate]
