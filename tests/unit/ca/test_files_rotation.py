@@ -203,6 +203,8 @@ async def test_a_root_that_was_left_out_for_a_moment_stays(server: Server, upstr
     for _ in range(3):
         await holds(upstream, FIRST, FIRST_ROOT)
         await server.turn(40)
+        await upstream.look()
+        assert roots(server) == certificates_of(FIRST_ROOT, SECOND_ROOT)
         await holds(upstream, FIRST, FIRST_ROOT, also=(SECOND_ROOT,))
         await server.turn(40)
         assert roots(server) == certificates_of(FIRST_ROOT, SECOND_ROOT)

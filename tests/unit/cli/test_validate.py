@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.citadel import main
+from tests import folders
 from tests.strangers import WebCa, put
 
 CONFIG = "trust_domain: a.test\ndata_dir: data\nkeys: {kek_file: kek}\n"
@@ -41,6 +42,19 @@ def test_a_second_run_over_the_data_of_the_first_is_good(folder: Path) -> None:
     (folder / "data").mkdir(mode=0o700)
     (folder / "data" / "keys").mkdir(mode=0o700)
     assert validate(folder).exit_code == 0
+
+
+def test_the_folder_with_the_authority_is_looked_at(folder: Path) -> None:
+    for_long = {"lifetime": timedelta(days=36500)}
+    root = folders.a_root(**for_long)
+    cacerts = folders.put(folder / "cacerts", folders.contents(folders.an_issuer(root, **for_long), root))
+    upstream = f"upstream: {{files: {{folder: {cacerts}}}}}\n"
+    assert validate(folder, upstream).exit_code == 0
+    (cacerts / "ca-key.pem").chmod(0o644)
+    result = validate(folder, upstream)
+    assert result.exit_code == 8
+    assert "ca-key.pem has mode 0644: others than its owner can access it (upstream_invalid)" in result.stderr
+    assert f"try: chmod 0600 {cacerts}/ca-key.pem" in result.stderr
 
 
 def test_oidc_files_that_cannot_be_used_are_warned_of_and_stop_nothing(folder: Path) -> None:
