@@ -84,6 +84,7 @@ class Line(Generic[_Api]):
             max=longest if len(channels) == 1 else min(longest, _LONGEST_ROUND),
         )
         self.is_up = False
+        self.is_left = False  # another line is about to take its place: the server may end this one first
         self.trouble: CitadelError | None = None  # why it is not
         self.synced = asyncio.Event()
 
@@ -154,7 +155,7 @@ class Line(Generic[_Api]):
         """Told once for each server and kind of trouble, not for each try."""
         self.is_up, self.trouble = False, error
         server = self._servers[0][0]
-        if self._troubles.get(server) is not error.reason:
+        if self._troubles.get(server) is not error.reason and not self.is_left:
             _log.warning(
                 f"no connection to the {self._peer}, trying again; what is held is served on",
                 server=str(server),
@@ -192,9 +193,10 @@ class MovingLine(Generic[_Api]):
             while True:
                 await self._move.wait()
                 self._move.clear()
-                fresh = self._new_line()
+                fresh, self._current.is_left = self._new_line(), True
                 starting = tasks.create_task(fresh.run())
                 await first_of(fresh.synced.wait(), self._move.wait())
                 if fresh.synced.is_set():
                     self._current, running, starting = fresh, starting, running
+                self._current.is_left = False
                 starting.cancel()  # the old line, or the new one where another move overtakes it

@@ -53,6 +53,29 @@ async def issue(server: Server) -> IssuedSvid:
     return issued
 
 
+@asynccontextmanager
+async def waiting(disk: Disk, parent: FakeParent) -> AsyncIterator[Server]:
+    """A process that waits in its start for a parent that is away, until that comes after an hour."""
+    server, clock = Server(disk, Fate()), disk.clock
+    starting = asyncio.create_task(server.start())
+    await clock.advance(0.1)
+    clock.leap(3600)
+    for _ in range(5):
+        await clock.advance(0.1)
+        await asyncio.sleep(0.01)
+    assert not starting.done()
+    parent.is_away = False
+    await parent.say()
+    while not starting.done():
+        await clock.advance(0.1)
+        await asyncio.sleep(0.01)
+    await starting
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
 def can_issue(server: Server) -> bool:
     try:
         server.authorities.issuing()
@@ -72,25 +95,10 @@ async def test_its_authority_is_signed_by_the_parents_root_and_its_bundle_is_the
         assert server.active(AuthorityKind.ISSUER).parent_id == root_id_of(parent.active.certificate)
 
 
-async def test_the_first_start_waits_for_the_parent_however_long_it_is_away(
-    disk: Disk, parent: FakeParent, clock: FakeClock
-) -> None:
+async def test_the_first_start_waits_for_the_parent_however_long_it_is_away(disk: Disk, parent: FakeParent) -> None:
     parent.is_away = True
-    server = Server(disk, Fate())
-    starting = asyncio.create_task(server.start())
-    clock.leap(3600)
-    for _ in range(5):
-        await clock.advance(0.1)
-        await asyncio.sleep(0.01)
-    assert not starting.done()
-    parent.is_away = False
-    await parent.say()
-    while not starting.done():
-        await clock.advance(0.1)
-        await asyncio.sleep(0.01)
-    await starting
-    await issue(server)
-    await server.stop()
+    async with waiting(disk, parent) as server:
+        await issue(server)
 
 
 async def test_a_later_start_goes_on_with_what_is_recorded_while_the_parent_is_away(
@@ -167,21 +175,8 @@ async def test_a_start_after_its_authority_has_ended_waits_for_the_parent(
         pass
     clock.leap(2 * 24 * 3600)
     parent.is_away = True
-    server = Server(disk, Fate())
-    starting = asyncio.create_task(server.start())
-    clock.leap(3600)
-    for _ in range(5):
-        await clock.advance(0.1)
-        await asyncio.sleep(0.01)
-    assert not starting.done()
-    parent.is_away = False
-    await parent.say()
-    while not starting.done():
-        await clock.advance(0.1)
-        await asyncio.sleep(0.01)
-    await starting
-    await issue(server)
-    await server.stop()
+    async with waiting(disk, parent) as server:
+        await issue(server)
 
 
 async def test_half_of_a_life_brings_a_new_authority_which_waits_for_the_proxies_of_other_clusters(
@@ -297,6 +292,18 @@ async def test_a_child_that_was_away_while_its_root_went_waits_for_another_at_it
     parent.roots[:] = [Root.made(clock, "active")]
     async with child(disk, parent) as server:
         assert server.authorities.bundle().x509_authorities == (parent.active.certificate,)
+        verify_x509_svid((await issue(server)).chain_der, {A_TEST: server.authorities.bundle()}, clock.now())
+
+
+async def test_a_start_with_an_authority_under_a_root_that_is_gone_waits_for_the_parent(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    async with child(disk, parent):
+        parent.roots[:] = [Root.made(clock, "active")]
+        parent.refusal = Unavailable(Reason.UPSTREAM_UNAVAILABLE, "not now")
+        await parent.say()
+    parent.is_away, parent.refusal = True, None
+    async with waiting(disk, parent) as server:
         verify_x509_svid((await issue(server)).chain_der, {A_TEST: server.authorities.bundle()}, clock.now())
 
 
