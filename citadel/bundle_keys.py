@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from citadel.authority_form import unreadable
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwk import JwtKey, jwk_from_key, key_from_jwk
 from citadel.spiffe import TrustDomain
@@ -64,9 +65,10 @@ def usable_keys(
 
 
 def check_x509_authority(certificate: x509.Certificate) -> None:
-    """Raise `InvalidArgument` (`bundle_malformed`) unless this is a CA certificate whose key a JWK can name.
+    """Raise `InvalidArgument` (`bundle_malformed`) unless this is a CA certificate that all can read.
 
-    A leaf among the authorities would be its own trust anchor: for OpenSSL with PARTIAL_CHAIN, and for Envoy.
+    A leaf among the authorities would be its own trust anchor: for OpenSSL with PARTIAL_CHAIN, and for Envoy. Its key
+    must be one that a JWK can name.
     """
     try:
         if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
@@ -76,6 +78,8 @@ def check_x509_authority(certificate: x509.Certificate) -> None:
         raise _malformed("the certificate is not a CA's: it has no basicConstraints") from error
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm) as error:
         raise _malformed(f"the certificate cannot be read: {error}") from error
+    if problem := unreadable(certificate):
+        raise _malformed(f"the certificate is not one for all: {problem}")
     jwk_from_key(key)
 
 

@@ -188,8 +188,8 @@ def _check_by_trial(content: Content, offer: Offer, trust_domain: TrustDomain, n
         serial=new_serial(),
     )
     chain = [leaf, *(each.public_bytes(Encoding.DER) for each in (offer.certificate, *offer.chain))]
-    bundle = TrustBundle(trust_domain=trust_domain, x509_authorities=(offer.root,))
     try:
+        bundle = TrustBundle(trust_domain=trust_domain, x509_authorities=(offer.root,))
         verify_x509_svid(chain, {trust_domain: bundle}, now)
     except (CitadelError, *UNREADABLE) as error:
         problem = error.message if isinstance(error, CitadelError) else str(error)
