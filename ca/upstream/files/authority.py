@@ -21,8 +21,9 @@ from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.authority.vouching import Vouching
 from ca.keys.sealing import KeyPurpose
+from ca.upstream.files.beside import check_beside
 from ca.upstream.files.folder import invalid
-from ca.upstream.files.offer import Offer, named, namesakes, public_key_of
+from ca.upstream.files.offer import Offer
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.succession import Succession
@@ -94,7 +95,7 @@ class FilesUpstream:
         trusted = [root.certificate for root in self._roots if root.state is AuthorityState.ACTIVE]
         try:
             offer = await asyncio.to_thread(self._read, trusted)
-            self._check_beside_what_is_in_force(offer, issuers)
+            check_beside(offer, self._roots, issuers, folder=self.folder, may_keep_key=not self._alone)
         except CitadelError as error:
             return Look(trouble=error)
         return Look(offer=offer)
@@ -224,32 +225,6 @@ class FilesUpstream:
             del self._left_out[root.id]
         return [RootChange(certificate=root.certificate, is_added=False) for root in gone]
 
-    def _check_beside_what_is_in_force(self, offer: Offer, issuers: Sequence[Authority]) -> None:
-        """Refuse what is good by itself, and would break what is in force (`upstream_invalid`)."""
-        if twins := namesakes((*self.roots(), *offer.roots)):
-            raise invalid(
-                self.folder,
-                f"lists {named(twins[0])}, and a root of this name with another key is in force",
-                fix="Envoy looks authorities up by name: make the new root with a name of its own",
-            )
-        key, of_root = public_key_of(offer.certificate), {root.id: root.certificate for root in self._roots}
-        key_id = _key_identifier(offer.certificate)
-        for issuer in issuers:
-            has_its_key = public_key_of(issuer.certificate) == key
-            if issuer.subject_key_id == key_id and not has_its_key:
-                raise invalid(self.folder, "holds an authority with the key identifier of another one that is in force")
-            if not has_its_key or issuer.certificate == offer.certificate:
-                continue
-            # Leaves name their authority by its key: which of them hang on the old root could not be told, nor which
-            # list says that they are revoked.
-            if self._alone or of_root.get(issuer.parent_id or "") != offer.root:
-                where = "" if self._alone else " under another root"
-                raise invalid(
-                    self.folder,
-                    f"holds an authority{where} with the key of one that is in force",
-                    fix="make a new key for it",
-                )
-
     async def _has_issuers(self, root: Authority) -> bool:
         return any(each.parent_id == root.id for each in await self._store.load())
 
@@ -293,7 +268,3 @@ class FilesUpstream:
         for root in gone:
             if root.key_id:
                 await self._keys.delete(root.key_id)
-
-
-def _key_identifier(certificate: x509.Certificate) -> bytes:
-    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest

@@ -453,7 +453,7 @@ async def test_killed_after_any_write_a_server_takes_what_the_folder_holds_by_th
     crash_after, has_died = 0, True
     while has_died:
         # What is prepared and not minted yet is what another folder could spoil; later it makes no difference.
-        crash_after += 1 if crash_after < _MINTED_BY else 3
+        crash_after += 1 if crash_after < _MINTED_BY else 5
         await _emptied(database)
         await holds(upstream, FIRST, FIRST_ROOT, takes=False)
         disk = Disk(database, tmp_path / f"keys-{crash_after}", FakeClock(), parent=upstream)
