@@ -18,7 +18,15 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from citadel.bundle_keys import check_jwt_authority, check_x509_authority, jwt_entry, usable_keys, x509_entry
+from citadel.bundle_keys import (
+    Tell,
+    check_jwt_authority,
+    check_x509_authority,
+    jwt_entry,
+    tell_in_log,
+    usable_keys,
+    x509_entry,
+)
 from citadel.certification_path import UNREADABLE, extension_of
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwk import JwtKey
@@ -62,25 +70,27 @@ class TrustBundle:
         return all(_names(authority) == [str(self.trust_domain.id)] for authority in self.x509_authorities)
 
     @classmethod
-    def from_json(cls, trust_domain: TrustDomain, data: bytes) -> Self:
+    def from_json(cls, trust_domain: TrustDomain, data: bytes, *, tell: Tell = tell_in_log) -> Self:
         """Parse a SPIFFE bundle document of `trust_domain`, UTF-8 JSON of at most `MAX_BUNDLE_BYTES`.
 
         Raises `InvalidArgument` (`bundle_malformed`) when the document has no one meaning: not JSON, a member named
         twice, no array `keys`, a sequence or refresh hint of the wrong type, two JWT keys under one id.
 
-        A single unusable element of `keys` is skipped and logged (RFC 7517 section 5, BUNDLE-12, BUNDLE-14, X509-42).
-        That only ever trusts less; refusing the whole document would leave the old bundle in force, and with it the
-        keys that this one takes away (BUNDLE-18).
+        A single unusable element of `keys` is skipped (RFC 7517 section 5, BUNDLE-12, BUNDLE-14, X509-42), and `tell`
+        is told once for all of them. That only ever trusts less; refusing the whole document would leave the old bundle
+        in force, and with it the keys that this one takes away (BUNDLE-18).
         """
-        return cls.from_document(trust_domain, _load(data))
+        return cls.from_document(trust_domain, _load(data), tell=tell)
 
     @classmethod
-    def from_document(cls, trust_domain: TrustDomain, document: Mapping[str, object]) -> Self:
+    def from_document(
+        cls, trust_domain: TrustDomain, document: Mapping[str, object], *, tell: Tell = tell_in_log
+    ) -> Self:
         """As `from_json`, from the JSON object itself, which the caller parsed with `citadel.strict_json`."""
         keys = document.get("keys")
         if not isinstance(keys, list):
             raise _malformed("the bundle has no array `keys`")  # BUNDLE-02
-        x509_authorities, jwt_authorities = usable_keys(trust_domain, keys)
+        x509_authorities, jwt_authorities = usable_keys(trust_domain, keys, tell)
         return cls(
             trust_domain=trust_domain,
             x509_authorities=x509_authorities,

@@ -7,7 +7,9 @@ checklist), RFC 7517.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
 
 import structlog
 from cryptography import x509
@@ -18,9 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from citadel.authority_form import unreadable
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwk import JwtKey, jwk_from_key, key_from_jwk
+from citadel.printable import printable
 from citadel.spiffe import TrustDomain
 
 _log = structlog.get_logger(__name__)
+
+_MOST_ELEMENTS: Final = 10_000  # a hundred clusters of one domain have some hundred
 
 
 def x509_entry(certificate: x509.Certificate) -> dict[str, object]:
@@ -34,16 +39,36 @@ def jwt_entry(kid: str, key: JwtKey) -> dict[str, object]:
     return {"use": "jwt-svid", "kid": kid, **jwk_from_key(key)}
 
 
-def usable_keys(
-    trust_domain: TrustDomain, elements: Sequence[object]
-) -> tuple[tuple[x509.Certificate, ...], dict[str, JwtKey]]:
-    """The X.509 authorities, and the JWT authorities by key id. An element that cannot be used is skipped and logged.
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The elements of one document that cannot be used: how many, and what is wrong with the first."""
 
-    Raises `InvalidArgument` (`bundle_malformed`) for an element that is no JSON object, and for two different JWT keys
-    under one id, since which of them was meant cannot be told.
+    count: int
+    position: int
+    why: str
+
+
+Tell = Callable[[TrustDomain, Skipped], None]
+
+
+def tell_in_log(trust_domain: TrustDomain, skipped: Skipped) -> None:
+    """One line for a document, however many there are."""
+    _log.warning("bundle keys skipped", trust_domain=trust_domain.name, **asdict(skipped))
+
+
+def usable_keys(
+    trust_domain: TrustDomain, elements: Sequence[object], tell: Tell = tell_in_log
+) -> tuple[tuple[x509.Certificate, ...], dict[str, JwtKey]]:
+    """The X.509 authorities, and the JWT authorities by key id. Elements that cannot be used are skipped and told.
+
+    Raises `InvalidArgument` (`bundle_malformed`) for an element that is no JSON object, for more elements than anybody
+    needs, and for two different JWT keys under one id, since which of them was meant cannot be told.
     """
+    if len(elements) > _MOST_ELEMENTS:
+        raise _malformed(f"`keys` has more than {_MOST_ELEMENTS} elements")
     certificates: list[x509.Certificate] = []
     jwt_keys: list[tuple[str, JwtKey]] = []
+    wrong: list[tuple[int, str]] = []
     for position, element in enumerate(elements):
         if not isinstance(element, dict):
             raise _malformed(f"element {position} of `keys` is not a JSON object")
@@ -56,12 +81,18 @@ def usable_keys(
                 case _:
                     pass  # BUNDLE-14; a use that is not ours (`wit-svid`) is no news either
         except InvalidArgument as error:
-            _log.warning("bundle key skipped", trust_domain=trust_domain.name, position=position, why=error.message)
+            wrong.append((position, printable(error.message, 200)))
+    if wrong:
+        tell(trust_domain, Skipped(len(wrong), *wrong[0]))
+    return tuple(certificates), _by_kid(jwt_keys)
+
+
+def _by_kid(jwt_keys: Sequence[tuple[str, JwtKey]]) -> dict[str, JwtKey]:
     by_kid = dict(jwt_keys)
     for kid, key in jwt_keys:
         if by_kid[kid] != key:
-            raise _malformed(f"two different JWT keys have the key id {kid!r}")
-    return tuple(certificates), by_kid
+            raise _malformed(f"two different JWT keys have the key id {kid!r:.100}")
+    return by_kid
 
 
 def check_x509_authority(certificate: x509.Certificate) -> None:
@@ -88,7 +119,9 @@ def check_jwt_authority(kid: str, key: object) -> JwtKey:
     if not kid:
         raise _malformed("a JWT key has no key id")  # JWT-26
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-        raise _malformed(f"JWT key {kid!r} is neither a public RSA nor a public EC key")  # JWT-02 names no other kind
+        raise _malformed(
+            f"JWT key {kid!r:.100} is neither a public RSA nor a public EC key"
+        )  # JWT-02 names no other kind
     jwk_from_key(key)
     return key
 

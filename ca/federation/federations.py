@@ -206,13 +206,8 @@ class Federations:
 
     async def _try(self, known: Following) -> None:
         """Fetch; what is wrong is told, and the bundle in force stays."""
-        try:
+        with suppress(CitadelError):
             await self._refreshing.refresh(known, act=None, force=False)
-        except CitadelError:
-            return
-        except Exception:  # noqa: BLE001 - whatever an endpoint can bring about, it is asked again
-            _log.exception("foreign bundle not fetched", trust_domain=known.federation.trust_domain.name)
-            known.note_failed(CitadelError(Reason.INTERNAL, "the server's own fault: see its log"))
 
     async def _keep_moments(self) -> None:
         moments = {

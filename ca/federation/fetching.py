@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Final
 
 import httpx
 
 from ca.federation.faults import bad_answer, unreachable, untrusted
 from ca.federation.model import Federation
-from ca.federation.proving import SpiffeTrust, WebTrust
+from ca.federation.proving import SpiffeProofs, WebTrust
 from ca.federation.rules import url_problem
 from ca.federation.settings import Profile
 from citadel.bundle import TrustBundle
@@ -22,7 +22,6 @@ from citadel.web.checked import CheckedConnections
 from citadel.web.lookups import LookUp, Lookups, look_up_by_system
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
-_MOST_PROOFS: Final = 1000
 _PATIENCE: Final = 10.0  # seconds for all of it, redirects included
 
 
@@ -33,8 +32,7 @@ class BundleFetcher:
         self, *, web: WebTrust, clock: Clock, look_up: LookUp = look_up_by_system, patience: float = _PATIENCE
     ) -> None:
         self._web = web
-        # Bundles change seldom, and making them ready takes a tenth of a fetch.
-        self._proof = lru_cache(maxsize=_MOST_PROOFS)(partial(SpiffeTrust, clock=clock))
+        self._proofs = SpiffeProofs(clock=clock)
         self._lookups = Lookups(look_up)
         self._patience = patience
 
@@ -59,7 +57,7 @@ class BundleFetcher:
         if federation.endpoint_id is None or trust is None:
             of = (federation.endpoint_id or federation).trust_domain
             raise untrusted(f"there is no bundle of {of}, by which its endpoint would be believed")
-        proof = self._proof(federation.endpoint_id, trust)
+        proof = await self._proofs.of(federation.trust_domain, federation.endpoint_id, trust)
         return CheckedConnections(resolve=resolve, tls=proof.context, check=proof.check)
 
 

@@ -5,8 +5,10 @@ Source: SPIFFE_Federation.md sections 5.2.1.4 and 5.2.2.4 (the lines FED-20, FED
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +17,10 @@ from ca.federation.faults import untrusted
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.errors import CitadelError
-from citadel.spiffe import SpiffeId
+from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.svid import verify_x509_svid
 
+_MOST_PROOFS: Final = 1000
 _KEPT_SECONDS: Final = 600.0  # the system's authorities are some hundred, and change every few months
 
 
@@ -55,9 +58,7 @@ class SpiffeTrust:
     """
 
     def __init__(self, endpoint_id: SpiffeId, bundle: TrustBundle, *, clock: Clock) -> None:
-        """Raises `FailedPrecondition` (`endpoint_untrusted`) for a bundle without any X.509 authority."""
-        if not bundle.x509_authorities:
-            raise untrusted(f"the bundle of {bundle.trust_domain} has no authority by which {endpoint_id} is believed")
+        """Blocks. Raises `FailedPrecondition` (`endpoint_untrusted`) for a bundle that proves nobody."""
         self._endpoint_id = endpoint_id
         self._bundle = bundle
         self._clock = clock
@@ -66,7 +67,17 @@ class SpiffeTrust:
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.check_hostname = False  # an SVID names its SPIFFE ID
         self.context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority need not be self-signed
-        self.context.load_verify_locations(cadata=bundle.to_pem().decode("ascii"))
+        if not bundle.x509_authorities:
+            raise untrusted(f"the bundle of {bundle.trust_domain} has no authority by which {endpoint_id} is believed")
+        try:
+            self.context.load_verify_locations(cadata=bundle.to_pem().decode("ascii"))
+        except ssl.SSLError as error:  # TLS may know better than those who let the bundle in
+            raise untrusted(f"the bundle of {bundle.trust_domain} cannot be used: {error}") from error
+
+    def proves(self, endpoint_id: SpiffeId, bundle: TrustBundle) -> bool:
+        """Whether another one made of these would be the same."""
+        mine = self._endpoint_id, self._bundle.trust_domain, self._bundle.x509_authorities
+        return mine == (endpoint_id, bundle.trust_domain, bundle.x509_authorities)
 
     def check(self, connection: ssl.SSLObject) -> None:
         """Raise `FailedPrecondition` (`endpoint_untrusted`) unless `endpoint_id` is at the other end of this."""
@@ -78,6 +89,27 @@ class SpiffeTrust:
             raise untrusted(f"the endpoint shows no good X509-SVID: {error.message}") from error
         if svid.spiffe_id != self._endpoint_id:
             raise untrusted(f"the endpoint is {svid.spiffe_id}, not {self._endpoint_id}")
+
+
+class SpiffeProofs:
+    """One `SpiffeTrust` for each federation, made ready away from the loop when its authorities are others.
+
+    Bundles change seldom, and making them ready takes a tenth of a fetch, or a second where they are large.
+    """
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._made: OrderedDict[TrustDomain, SpiffeTrust] = OrderedDict()  # the one used last is the last
+
+    async def of(self, federation: TrustDomain, endpoint_id: SpiffeId, bundle: TrustBundle) -> SpiffeTrust:
+        """Raises as `SpiffeTrust` does."""
+        proof = self._made.pop(federation, None)
+        if proof is None or not proof.proves(endpoint_id, bundle):
+            proof = await asyncio.to_thread(SpiffeTrust, endpoint_id, bundle, clock=self._clock)
+        self._made[federation] = proof
+        if len(self._made) > _MOST_PROOFS:
+            self._made.popitem(last=False)
+        return proof
 
 
 def presented(connection: ssl.SSLObject) -> Sequence[bytes]:

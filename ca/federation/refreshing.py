@@ -14,8 +14,10 @@ from ca.audit.model import Act
 from ca.federation.faults import bad_answer
 from ca.federation.known import ForeignBundles, Source
 from ca.federation.model import Federation
+from ca.federation.rules import check_size
 from ca.federation.standing import Following
 from citadel.bundle import TrustBundle
+from citadel.bundle_keys import Skipped, tell_in_log
 from citadel.clock import Clock
 from citadel.errors import CitadelError, NotFound, Reason
 from citadel.spiffe import TrustDomain
@@ -63,12 +65,12 @@ class Refreshing:
     async def refresh(self, known: Following, *, act: Act | None, force: bool) -> None:
         """Fetch, and take what comes; with `force` also what is older. `act` is of who asked for it.
 
-        Raises what `FetchBundle` and `ForeignBundles.put` do, or `NotFound` where the federation has ended meanwhile.
+        Raises what `FetchBundle` and `ForeignBundles.put` do, or `NotFound` where the federation has ended meanwhile;
+        `internal` for whatever else an endpoint can bring about, so that it is counted and asked again.
         """
         async with known.fetching:
             try:
-                document = await self._fetch(known.federation, self._trust_of(known.federation))
-                await self._take(known, document, act=act, force=force)
+                await self._fetch_and_take(known, act=act, force=force)
             except CitadelError as error:
                 if not known.has_ended:
                     self._note_failed(known, error, is_asked_for=act is not None)
@@ -77,14 +79,29 @@ class Refreshing:
                 _log.info("foreign bundle fetched again", trust_domain=known.federation.trust_domain.name)
             known.note_good(self._clock.now())
 
+    async def _fetch_and_take(self, known: Following, *, act: Act | None, force: bool) -> None:
+        try:
+            document = await self._fetch(known.federation, self._trust_of(known.federation))
+            await self._take(known, document, act=act, force=force)
+        except CitadelError:
+            raise
+        except Exception as error:
+            fault = CitadelError(Reason.INTERNAL, f"the server's own fault, {type(error).__name__}: see its log")
+            if known.is_news(fault):
+                _log.exception("foreign bundle not taken", trust_domain=known.federation.trust_domain.name)
+            raise fault from error
+
     async def _take(self, known: Following, document: bytes, *, act: Act | None, force: bool) -> None:
         trust_domain, digest = known.federation.trust_domain, hashlib.sha256(document).digest()
         if act is None and known.taken == (digest, self._bundles.get(trust_domain)):
             return
         if len(document) <= _SHORT_BYTES:
-            bundle = _parsed(trust_domain, document)
+            bundle, skipped = _parsed(trust_domain, document)
         else:
-            bundle = await asyncio.to_thread(_parsed, trust_domain, document)
+            bundle, skipped = await asyncio.to_thread(_parsed, trust_domain, document)
+        if skipped is not None and skipped != known.skipped:  # or an endpoint could fill the log
+            tell_in_log(trust_domain, skipped)
+        known.skipped = skipped
         async with known.changing:
             if known.has_ended:  # while it was fetched
                 raise NotFound(Reason.FEDERATION_NOT_FOUND, f"the federation with {trust_domain} has ended")
@@ -119,8 +136,11 @@ class Refreshing:
             _log.warning("foreign bundle not fetched", trust_domain=name, reason=error.reason, error=error.message)
 
 
-def _parsed(trust_domain: TrustDomain, document: bytes) -> TrustBundle:
+def _parsed(trust_domain: TrustDomain, document: bytes) -> tuple[TrustBundle, Skipped | None]:
+    skipped: list[Skipped] = []
     try:
-        return TrustBundle.from_json(trust_domain, document)
+        bundle = TrustBundle.from_json(trust_domain, document, tell=lambda _, each: skipped.append(each))
+        check_size(bundle)
     except CitadelError as error:
         raise bad_answer(f"the endpoint of {trust_domain} answers no bundle: {error.message}") from error
+    return bundle, next(iter(skipped), None)

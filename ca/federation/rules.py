@@ -18,6 +18,9 @@ from citadel.errors import FailedPrecondition, InvalidArgument, Reason
 from citadel.printable import printable
 from citadel.spiffe import TrustDomain
 
+# Servers of SPIRE have three X.509 authorities each where they share no root; each cluster has some JWT authorities.
+MOST_X509_AUTHORITIES: Final = 200
+MOST_JWT_AUTHORITIES: Final = 1000
 _MOST_URL: Final = 2048  # characters
 _LONGEST: Final = timedelta(days=1)
 _LONGEST_AFTER_FAILURE: Final = timedelta(minutes=5)
@@ -33,6 +36,23 @@ def check_foreign(own: TrustDomain, offered: TrustDomain) -> None:
             "identities of the other",
             fix="give them one root, or one of them another name",
         )
+
+
+def check_size(offered: TrustBundle) -> None:
+    """Raise `InvalidArgument` (`bundle_malformed`) for more authorities than a foreign bundle may have.
+
+    Every proxy that federates has them, makes them ready again at each change, and tries them at each handshake.
+    """
+    for kind, count, most in (
+        ("X.509", len(offered.x509_authorities), MOST_X509_AUTHORITIES),
+        ("JWT", len(offered.jwt_authorities), MOST_JWT_AUTHORITIES),
+    ):
+        if count > most:
+            raise InvalidArgument(
+                Reason.BUNDLE_MALFORMED,
+                f"the bundle of {offered.trust_domain} has {count} {kind} authorities, and {most} are the most",
+                fix="ask its owner to take those from it that sign no longer",
+            )
 
 
 def check_order(known: TrustBundle | None, offered: TrustBundle) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from ca.federation.known import KnownBundle
 from ca.federation.model import Federation
+from citadel.bundle_keys import Skipped
 from citadel.errors import CitadelError
 from citadel.probes import Check, Health
 from citadel.spiffe import TrustDomain
@@ -31,7 +32,10 @@ class Standing:
 
 @dataclass(slots=True, eq=False)
 class Following:
-    """The same as it changes. `taken` is the digest of the last document that was taken, and what it became."""
+    """The same as it changes. `taken` is the digest of the last document that was taken, and what it became.
+
+    `skipped` is what the last document had that cannot be used.
+    """
 
     federation: Federation
     refreshed_at: datetime | None
@@ -40,6 +44,7 @@ class Following:
     failures: int = 0
     error: CitadelError | None = None
     taken: tuple[bytes, KnownBundle | None] = (b"", None)
+    skipped: Skipped | None = None
     has_ended: bool = False
     fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # what is in force of it
@@ -61,9 +66,13 @@ class Following:
 
     def note_failed(self, error: CitadelError) -> bool:
         """A fetch brought nothing. Whether that is news."""
-        is_news = self.error is None or (self.error.reason, self.error.message) != (error.reason, error.message)
+        is_news = self.is_news(error)
         self.failures, self.error = self.failures + 1, error
         return is_news
+
+    def is_news(self, error: CitadelError) -> bool:
+        """Whether the last fetch did not fail like this."""
+        return self.error is None or (self.error.reason, self.error.message) != (error.reason, error.message)
 
     def end(self) -> None:
         """Fetch no more, and take nothing of what is being fetched."""

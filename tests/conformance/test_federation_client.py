@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +16,7 @@ import pytest
 
 from ca.federation.fetching import MAX_ANSWER_BYTES, BundleFetcher
 from ca.federation.model import Federation
-from ca.federation.proving import WebTrust
+from ca.federation.proving import SpiffeProofs, WebTrust
 from ca.federation.settings import Profile
 from citadel.bundle import TrustBundle
 from citadel.clock import SystemClock
@@ -23,6 +25,7 @@ from citadel.spiffe import SpiffeId, TrustDomain
 from tests.certificates import Signed, intermediate, permitted, rsa_key, san
 from tests.foreign import Endpoint, ForeignDomain, endpoint_of, times
 from tests.issuer_server import drips, keeps_silent, leads_to, says
+from tests.odd_authorities import odd_authorities
 from tests.strangers import WebCa
 
 C_TEST = TrustDomain("c.test")
@@ -227,6 +230,28 @@ async def test_no_profile_falls_back_to_the_other(
     endpoint.shows(FOREIGN.svid(names=san("spiffe://b.test/endpoint", dns=[HOST])), FOREIGN.issuer)
     assert (await refused(fetcher, web)).reason is Reason.ENDPOINT_UNTRUSTED
     assert endpoint.server.asked == []
+
+
+async def test_a_bundle_that_tls_cannot_use_is_a_refusal_as_any_other(
+    fetcher: BundleFetcher, spiffe: Federation
+) -> None:
+    odd = next(signed for problem, signed in odd_authorities() if problem.startswith("UTF-8"))
+    let_in = FOREIGN.bundle()
+    object.__setattr__(let_in, "x509_authorities", (odd.certificate,))  # no bundle is made with it
+    assert (await refused(fetcher, spiffe, let_in)).reason is Reason.ENDPOINT_UNTRUSTED
+
+
+async def test_one_proof_is_kept_for_each_federation_and_made_again_for_other_authorities() -> None:
+    proofs, server = SpiffeProofs(clock=SystemClock()), SpiffeId(FOREIGN.trust_domain, "/endpoint")
+    first = await proofs.of(FOREIGN.trust_domain, server, FOREIGN.bundle(sequence=1))
+    kept = weakref.ref(first)
+    assert await proofs.of(FOREIGN.trust_domain, server, FOREIGN.bundle(sequence=2)) is first
+    other = ForeignDomain()
+    assert await proofs.of(FOREIGN.trust_domain, server, other.bundle()) is not first
+    assert await proofs.of(C_TEST, SpiffeId(C_TEST, "/endpoint"), OTHER.bundle()) is not first
+    del first
+    gc.collect()
+    assert kept() is None
 
 
 async def test_constraints_of_an_authority_hold(fetcher: BundleFetcher, endpoint: Endpoint) -> None:

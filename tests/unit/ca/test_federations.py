@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
 from ca.audit.model import Act
@@ -18,7 +20,7 @@ from ca.federation.known import ForeignBundles, KnownBundle, Source
 from ca.federation.metrics import FederationCollector
 from ca.federation.model import Federation
 from ca.federation.refreshing import Refreshing
-from ca.federation.rules import seconds_to_next
+from ca.federation.rules import MOST_JWT_AUTHORITIES, MOST_X509_AUTHORITIES, seconds_to_next
 from ca.federation.standing import federation_check
 from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError, Reason, Unavailable
@@ -34,6 +36,7 @@ C_TEST = TrustDomain("c.test")
 OWN = bundle(root())
 ONE, TWO = root("one", "spiffe://b.test"), root("two", "spiffe://b.test")
 MINUTE = timedelta(minutes=1)
+KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 
 
 def of_b(sequence: int | None = 1, *roots: Any, hint: timedelta | None = MINUTE) -> TrustBundle:
@@ -314,10 +317,16 @@ async def test_a_defect_of_ours_ends_no_polling(server: Server, world: World) ->
         raise ZeroDivisionError
 
     world.answer = fails
-    await server.until_asked(2)
+    with capture_logs() as logs:
+        await server.until_asked(3)
     assert (server.in_force, server.error) == (of_b(1), Reason.INTERNAL)
+    with pytest.raises(CitadelError) as refused:
+        await server.refresh(force=True)
+    assert refused.value.reason is Reason.INTERNAL
+    assert server.refreshing.failures == {Reason.INTERNAL: 3}
+    assert sum("exc_info" in each for each in logs) == 1, "the same defect was told again"
     world.answer = of_b(2)
-    await server.until_asked(3)
+    await server.until_asked(5)
     assert (server.in_force, server.error) == (of_b(2), None)
 
 
@@ -397,7 +406,7 @@ async def test_the_same_document_is_neither_parsed_nor_written_again(server: Ser
         await server.create(of_b(0))
         world.down = True  # a write would fail
         await server.until_asked(4)
-    assert [each["event"] for each in logs].count("bundle key skipped") == 1
+    assert [each["event"] for each in logs].count("bundle keys skipped") == 1
     assert server.error is None
     assert server.federations.get(B_TEST).refreshed_at == server.clock.now()
 
@@ -488,7 +497,46 @@ async def test_an_endpoint_that_hangs_holds_up_nobody_else(server: Server, world
     await server.federations.delete(B_TEST, why="", by=ADMINISTRATOR)
 
 
+async def test_a_bundle_of_too_many_authorities_is_not_taken(server: Server, world: World) -> None:
+    """As many as a large mesh has are; each proxy that federates has them all."""
+    jwt = {str(number): KEY for number in range(MOST_JWT_AUTHORITIES + 1)}
+    most = dict(list(jwt.items())[1:])
+    world.answer = replace(of_b(1), jwt_authorities=most)
+    await server.create(of_b(0))
+    assert (server.in_force, server.error) == (world.answer, None)
+    world.answer = replace(of_b(2), jwt_authorities=jwt)
+    with pytest.raises(CitadelError, match="1001 JWT authorities"):
+        await server.refresh()
+    assert (server.in_force, server.error) == (replace(of_b(1), jwt_authorities=most), Reason.ENDPOINT_BAD_ANSWER)
+    with pytest.raises(CitadelError, match="1001 JWT authorities"):
+        await server.bundles.put(world.answer, Source.SET, NOW)
+    key = ec.generate_private_key(ec.SECP256R1())
+    roots = of_b(2, *(root(f"{number}", key=key) for number in range(MOST_X509_AUTHORITIES + 1)))
+    with pytest.raises(CitadelError, match=r"201 X\.509 authorities"):
+        await server.bundles.put(roots, Source.SET, NOW)
+
+
 # --- what is told
+
+
+async def test_elements_that_cannot_be_used_are_told_in_one_line_and_not_with_every_document(
+    server: Server, world: World
+) -> None:
+    def junk(sequence: int, count: int = 9000) -> bytes:
+        return json.dumps({"keys": [{"use": "x509-svid"}] * count, "spiffe_sequence": sequence}).encode()
+
+    with capture_logs() as logs:
+        world.answer = junk(1)
+        await server.create(of_b(0))
+        for sequence in (2, 3):
+            world.answer = junk(sequence)
+            await server.refresh()
+        world.answer = junk(4, 10_001)
+        with pytest.raises(CitadelError, match="10000 elements"):
+            await server.refresh()
+    told = [each for each in logs if each["event"] == "bundle keys skipped"]
+    assert [(each["count"], each["position"]) for each in told] == [(9000, 0)]
+    assert server.error is Reason.ENDPOINT_BAD_ANSWER
 
 
 @pytest.mark.spec("FED-42")
