@@ -230,7 +230,7 @@ async def server_core(
         federation = federation_affairs(
             settings,
             database=database,
-            own_bundle=authorities.bundle,
+            own_bundle=authorities.own_roots,
             on_change=sessions.wake_partners_of,
             tally=tally,
             metrics=metrics,

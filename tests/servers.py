@@ -125,6 +125,10 @@ class Server:
         channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))
         return federation_pb2_grpc.BundlesStub(channel)
 
+    def federations(self) -> federation_pb2_grpc.FederationsAsyncStub:
+        channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))
+        return federation_pb2_grpc.FederationsStub(channel)
+
     def rotations(self) -> rotation_pb2_grpc.RotationsAsyncStub:
         channel = self._open(aio.insecure_channel(f"unix:{self.settings.listen.admin_socket}"))
         return rotation_pb2_grpc.RotationsStub(channel)

@@ -14,6 +14,7 @@ from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from citadel.spiffe import TrustDomain
+from citadel.tasks import to_its_end
 
 MAX_REASON: Final = 500  # characters
 
@@ -69,12 +70,8 @@ class BundlesByHand:
             InvalidArgument: no reason, or `federation_own_domain`.
             FailedPrecondition: `bundle_older`, or `bundle_in_use` where a federation brings it.
         """
-        why, domain = reason_of(why), bundle.trust_domain
-        check_foreign(self._own, domain)
-        self._check_by_hand(domain, "a bundle that is set would last until it is fetched again")
-        act = Act(actor=by, what="bundle.set", target=domain.name, detail=described(bundle), why=why)
-        await self._foreign.put(bundle, Source.SET, self._clock.now(), act=act)
-        return self.get(domain)
+        check_foreign(self._own, bundle.trust_domain)
+        return await to_its_end(self._set(bundle, reason_of(why), by))
 
     async def delete(self, trust_domain: TrustDomain, mode: DeleteMode, *, why: str, by: Actor) -> KnownBundle:
         """Take the bundle from everybody. What it was.
@@ -85,28 +82,7 @@ class BundlesByHand:
             FailedPrecondition: `bundle_in_use`: a federation brings it, or entries federate with it.
             ResourceExhausted: `batch_too_large`: more entries do than can be changed at once.
         """
-        why, known = reason_of(why), self.get(trust_domain)
-        self._check_by_hand(trust_domain, "it would come back")
-        now, using = self._clock.now(), self._entries.federating(trust_domain)
-        act = Act(
-            actor=by,
-            what="bundle.delete",
-            target=trust_domain.name,
-            detail=f"{mode.value}, {len(using)} entries",
-            why=why,
-        )
-        if mode is DeleteMode.DISSOCIATE:
-            await self._foreign.remove_by(lambda: self._dissociation.dissociate(trust_domain, act), trust_domain)
-            return known
-        if using:
-            example = next(iter(using.values()))
-            raise FailedPrecondition(
-                Reason.BUNDLE_IN_USE,
-                f"{len(using)} entries federate with {trust_domain}, as {example.id} of {example.spiffe_id}",
-                fix="change them first, or delete with `--mode dissociate`, which changes them all",
-            )
-        await self._foreign.remove(trust_domain, at=now, act=act)
-        return known
+        return await to_its_end(self._delete(trust_domain, mode, reason_of(why), by))
 
     def get(self, trust_domain: TrustDomain) -> KnownBundle:
         """The bundle in force. Raises `NotFound` (`bundle_not_found`)."""
@@ -118,6 +94,42 @@ class BundlesByHand:
                 fix="`citadel-cli bundle list` shows those that are",
             )
         return known
+
+    async def _set(self, bundle: TrustBundle, why: str, by: Actor) -> KnownBundle:
+        domain = bundle.trust_domain
+        act = Act(actor=by, what="bundle.set", target=domain.name, detail=described(bundle), why=why)
+        async with self._foreign.bringing:
+            self._check_by_hand(domain, "a bundle that is set would last until it is fetched again")
+            await self._foreign.put(bundle, Source.SET, self._clock.now(), act=act)
+            return self.get(domain)
+
+    async def _delete(self, trust_domain: TrustDomain, mode: DeleteMode, why: str, by: Actor) -> KnownBundle:
+        async with self._foreign.bringing:
+            known = self.get(trust_domain)
+            self._check_by_hand(trust_domain, "it would come back")
+            await self._forget(trust_domain, mode, why, by)
+            return known
+
+    async def _forget(self, trust_domain: TrustDomain, mode: DeleteMode, why: str, by: Actor) -> None:
+        now, using = self._clock.now(), self._entries.federating(trust_domain)
+        act = Act(
+            actor=by,
+            what="bundle.delete",
+            target=trust_domain.name,
+            detail=f"{mode.value}, {len(using)} entries",
+            why=why,
+        )
+        if mode is DeleteMode.DISSOCIATE:
+            await self._foreign.remove_by(lambda: self._dissociation.dissociate(trust_domain, act), trust_domain)
+            return
+        if using:
+            example = next(iter(using.values()))
+            raise FailedPrecondition(
+                Reason.BUNDLE_IN_USE,
+                f"{len(using)} entries federate with {trust_domain}, as {example.id} of {example.spiffe_id}",
+                fix="change them first, or delete with `--mode dissociate`, which changes them all",
+            )
+        await self._foreign.remove(trust_domain, at=now, act=act)
 
     def _check_by_hand(self, trust_domain: TrustDomain, why: str) -> None:
         if self._is_federated(trust_domain):

@@ -68,7 +68,6 @@ class Federations:
         self._draw = draw
         self._least = least
         self._all: dict[TrustDomain, Following] = {}
-        self._turn = asyncio.Lock()
         self._is_running = False
 
     async def start(self) -> None:
@@ -144,7 +143,7 @@ class Federations:
         name, now = wanted.trust_domain.name, self._clock.now()
         detail = f"{wanted.profile.value} {wanted.place} {wanted.endpoint_id or ''}".rstrip()
         act = Act(actor=by, what="federation.create", target=name, detail=detail, why=why)
-        async with self._turn:
+        async with self._bundles.bringing:
             if wanted.trust_domain in self._all:
                 raise AlreadyExists(
                     Reason.FEDERATION_EXISTS, f"there is a federation with {name}", fix="delete it first to change it"
@@ -161,7 +160,7 @@ class Federations:
         return made
 
     async def _delete(self, trust_domain: TrustDomain, why: str, by: Actor) -> Standing:
-        async with self._turn:
+        async with self._bundles.bringing:
             known = self._known(trust_domain)
             act = Act(actor=by, what="federation.delete", target=trust_domain.name, why=why)
             async with known.changing:

@@ -56,7 +56,8 @@ Watcher = Callable[[TrustDomain], None]
 class ForeignBundles:
     """All foreign bundles in force, each under its own trust domain; they are never merged (invariant 7).
 
-    The own trust domain is none of them: see `ca.federation.rules.check_foreign`.
+    The own trust domain is none of them: see `ca.federation.rules.check_foreign`. `bringing` is held by who says who
+    brings a bundle, be it a federation or a person, from looking at who does until it is in memory.
     """
 
     def __init__(self, *, trust_domain: TrustDomain, store: ForeignBundleStore) -> None:
@@ -65,6 +66,7 @@ class ForeignBundles:
         self._store = store
         self._known: dict[TrustDomain, KnownBundle] = {}
         self._watchers: list[Watcher] = []
+        self.bringing = asyncio.Lock()
         self._turn = asyncio.Lock()
 
     async def start(self) -> None:

@@ -22,6 +22,7 @@ from citadel.spiffe import TrustDomain
 from sds.link.identity import IdentityFile
 from tests import certificates
 from tests.agents import running_agent
+from tests.foreign import ForeignDomain, endpoint_of
 from tests.servers import Member, Server, Stream, refusal, running_server, server_settings, synced
 
 pytestmark = pytest.mark.integration
@@ -194,6 +195,23 @@ async def test_an_agent_keeps_of_its_own_bundle_only_what_its_servers_stand_unde
                     break
                 await asyncio.sleep(0.02)
         assert frozenset(identity.bundle.x509_authorities) == exchange.own_roots
+
+
+async def test_an_exchanged_root_proves_no_bundle_endpoint_of_the_own_domain(exchange: _Exchange) -> None:
+    server, theirs = exchange.server, ForeignDomain(A_TEST)
+    await give(server, theirs.bundle(), own_domain=True)
+    async with endpoint_of(theirs) as endpoint:
+        endpoint.answers(of_b(OF_B))
+        made = await server.federations().CreateFederation(
+            pb.CreateFederationRequest(
+                trust_domain="b.test",
+                endpoint_url=endpoint.url,
+                profile="https_spiffe",
+                endpoint_spiffe_id="spiffe://a.test/endpoint",
+                why="a test",
+            )
+        )
+    assert made.last_reason == "endpoint_untrusted"
 
 
 async def _refused_at_the_door(server: Server, by: certificates.Signed) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,16 +13,23 @@ from sqlalchemy import select, text
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.federation.by_hand import BundlesByHand, DeleteMode
+from ca.federation.faults import unreachable
+from ca.federation.federations import Federations
 from ca.federation.known import ForeignBundles, Source
+from ca.federation.model import Federation
+from ca.federation.refreshing import Refreshing
 from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
-from ca.store.federation import SqlForeignBundles
+from ca.store.federation import SqlFederations, SqlForeignBundles
 from ca.store.schema import audit
+from citadel.bundle import TrustBundle
 from citadel.entry import Entry
 from citadel.errors import CitadelError, Reason
 from citadel.spiffe import TrustDomain
+from citadel.tally import Tally
 from tests.certificates import A_TEST, B_TEST, bundle, root
 from tests.clock import FakeClock
+from tests.unit.ca.test_foreign_bundles import FEDERATION
 from tests.unit.ca.values import ADMINISTRATOR, entry
 
 ONE, TWO = root("one", "spiffe://b.test"), root("two", "spiffe://b.test")
@@ -173,3 +181,44 @@ async def test_where_the_store_refuses_neither_bundle_nor_entries_have_changed(h
     assert hand.foreign.get(B_TEST) is not None
     assert hand.directory.all() == {web.id: web}
     assert [each.bundle for each in await SqlForeignBundles(database=hand.database).load()] == [OF_B]
+
+
+@pytest.mark.parametrize("act", ["delete", "dissociate", "set"])
+async def test_a_federation_that_is_being_made_is_not_lost_to_what_is_done_by_hand(
+    hand: Hand, clock: FakeClock, act: str
+) -> None:
+    await hand.set()
+    store, tally = SqlFederations(database=hand.database), Tally(clock=clock)
+    refreshing = Refreshing(
+        bundles=hand.foreign, own_bundle=lambda: bundle(root()), fetch=_nobody_answers, tally=tally, clock=clock
+    )
+    federations = Federations(
+        store=store, bundles=hand.foreign, own=A_TEST, refreshing=refreshing, clock=clock, draw=lambda: 0.0
+    )
+    by_hand = BundlesByHand(
+        trust_domain=A_TEST,
+        foreign=hand.foreign,
+        is_federated=federations.has,
+        entries=hand.directory,
+        dissociation=hand.registry,
+        clock=clock,
+    )
+    person = replace(hand, by_hand=by_hand)
+    making = asyncio.create_task(federations.create(FEDERATION, None, why="", by=ADMINISTRATOR))
+    await asyncio.sleep(0)  # it has begun
+    doing = {
+        "delete": person.delete,
+        "dissociate": lambda: person.delete(DeleteMode.DISSOCIATE),
+        "set": lambda: person.set(replace(OF_B, sequence=6)),
+    }[act]
+    outcomes = await asyncio.gather(making, doing(), return_exceptions=True)
+    wrong = [each.reason for each in outcomes if isinstance(each, CitadelError)]
+    assert wrong == [Reason.BUNDLE_IN_USE]
+    assert [each.trust_domain for each in await store.load()] == [each.trust_domain for each in federations.all()]
+    known = hand.foreign.get(B_TEST)
+    assert (known.bundle if known is not None else None) == OF_B
+    await tally.close()
+
+
+async def _nobody_answers(_federation: Federation, _trust: TrustBundle | None) -> bytes:
+    raise unreachable("nobody there")
