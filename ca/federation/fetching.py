@@ -18,7 +18,7 @@ from ca.federation.settings import Profile
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.web.asking import AskError, Fault, get, shown
-from citadel.web.checked import CheckedConnections
+from citadel.web.connections import GuardedConnections
 from citadel.web.lookups import LookUp, Lookups, look_up_by_system
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
@@ -49,16 +49,21 @@ class BundleFetcher:
         except AskError as error:
             raise _refusal(error) from error
 
-    async def _connections(self, federation: Federation, trust: TrustBundle | None) -> CheckedConnections:
+    async def _connections(self, federation: Federation, trust: TrustBundle | None) -> GuardedConnections:
         """For this one fetch. No session is taken up again: who was believed once is checked again."""
-        resolve = partial(self._lookups.addresses, federation.trust_domain)
+        # One's own network too: an administrator has named each endpoint.
+        guarded = partial(
+            GuardedConnections,
+            resolve=partial(self._lookups.addresses, federation.trust_domain),
+            allow_private=True,
+        )
         if federation.profile is Profile.HTTPS_WEB:
-            return CheckedConnections(resolve=resolve, tls=await asyncio.to_thread(self._web.context))
+            return guarded(tls=await asyncio.to_thread(self._web.context))
         if federation.endpoint_id is None or trust is None:
             of = (federation.endpoint_id or federation).trust_domain
             raise untrusted(f"there is no bundle of {of}, by which its endpoint would be believed")
         proof = await self._proofs.of(federation.trust_domain, federation.endpoint_id, trust)
-        return CheckedConnections(resolve=resolve, tls=proof.context, check=proof.check)
+        return guarded(tls=proof.context, check=proof.check)
 
 
 def _judge(target: httpx.URL, before: httpx.URL | None) -> None:

@@ -17,8 +17,8 @@ from citadel.jwt.jwks import MAX_DOCUMENT_BYTES, KeySet
 from citadel.jwt.keys import Answer, KeySource
 from citadel.printable import printable
 from citadel.strict_json import load_object
-from citadel.web.asking import HEADERS, AskError, Document, Fault, get, shown
-from citadel.web.guarded_transport import GuardedTransport
+from citadel.web.asking import AskError, Document, Fault, get, shown
+from citadel.web.connections import GuardedConnections
 from citadel.web.lookups import LookUp, Lookups, look_up_by_system
 
 DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
@@ -34,36 +34,33 @@ class HttpKeyFetcher:
     async def __call__(self, source: KeySource) -> Answer:
         seconds = source.timeout.total_seconds()
         try:
-            async with asyncio.timeout(seconds):  # httpx's own timeouts begin anew with each piece that arrives
+            async with asyncio.timeout(seconds):
                 tls = await asyncio.to_thread(_tls, source)
                 resolve = partial(self._lookups.addresses, source)
-                transport = GuardedTransport(resolve=resolve, tls=tls, allow_private=source.allow_private)
-                async with httpx.AsyncClient(
-                    transport=transport, trust_env=False, timeout=seconds, headers=HEADERS
-                ) as client:
-                    return await _fetch(client, source)
+                ask = GuardedConnections(resolve=resolve, tls=tls, allow_private=source.allow_private)
+                return await _fetch(ask, source)
         except TimeoutError as error:
             raise _unavailable(f"{shown(httpx.URL(_begin(source)))}: no whole answer within {seconds:g} s") from error
         except httpx.InvalidURL as error:
             raise _unavailable(f"{source.issuer} leads to what is no URL: {error}") from error
 
 
-async def _fetch(client: httpx.AsyncClient, source: KeySource) -> Answer:
+async def _fetch(ask: GuardedConnections, source: KeySource) -> Answer:
     if source.url:
-        answer = await _get(client, source.url, source)
+        answer = await _get(ask, source.url, source)
     else:
-        document, url = await _discover(client, source)
-        answer = await _get(client, url, source, before=document)
+        document, url = await _discover(ask, source)
+        answer = await _get(ask, url, source, before=document)
     keys = await asyncio.to_thread(KeySet.parse, answer.body)
     return Answer(keys=keys, max_age=_max_age(answer.headers))
 
 
-async def _discover(client: httpx.AsyncClient, source: KeySource) -> tuple[httpx.URL, str]:
+async def _discover(ask: GuardedConnections, source: KeySource) -> tuple[httpx.URL, str]:
     """Where the document was in the end, and where it says that the keys are.
 
     OpenID Connect Discovery 1.0, sections 4.1 to 4.3.
     """
-    answer = await _get(client, _begin(source), source)
+    answer = await _get(ask, _begin(source), source)
     document = load_object(answer.body, max_bytes=MAX_DOCUMENT_BYTES, reason=Reason.JWKS_MALFORMED)
     if document.get("issuer") != source.issuer:
         raise _malformed(f"the discovery document is of another issuer, {document.get('issuer')!r:.200}")
@@ -73,10 +70,10 @@ async def _discover(client: httpx.AsyncClient, source: KeySource) -> tuple[httpx
     return answer.url, url
 
 
-async def _get(client: httpx.AsyncClient, url: str, source: KeySource, *, before: httpx.URL | None = None) -> Document:
+async def _get(ask: GuardedConnections, url: str, source: KeySource, *, before: httpx.URL | None = None) -> Document:
     try:
         return await get(
-            partial(client.stream, "GET"),
+            ask.open,
             url,
             judge=partial(_check_scheme, source),
             most_bytes=MAX_DOCUMENT_BYTES,

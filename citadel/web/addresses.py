@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-import httpx
+import httpcore
 
 from citadel.errors import CitadelError, Reason, Unavailable
 
@@ -60,7 +60,7 @@ def check_address(host: str, address: str, *, allow_private: bool, in_plain_text
 async def judged_addresses(
     resolve: Resolve, host: str, port: int, *, allow_private: bool, in_plain_text: bool = False
 ) -> list[str]:
-    """The addresses of `host`, in the order in which they are to be tried. Raises `httpx.ConnectError` for none.
+    """The addresses of `host`, in the order in which they are to be tried. Raises `httpcore.ConnectError` for none.
 
     A single one that may not be connected to is enough to be refused, as by `check_address`: which one is taken must
     not be a matter of luck.
@@ -68,11 +68,11 @@ async def judged_addresses(
     try:
         addresses = list(dict.fromkeys(await resolve(host, port)))
     except (OSError, UnicodeError) as error:
-        raise httpx.ConnectError(f"{host} cannot be resolved: {error}") from error
+        raise httpcore.ConnectError(f"{host} cannot be resolved: {error}") from error
     for address in addresses:
         check_address(host, address, allow_private=allow_private, in_plain_text=in_plain_text)
     if not addresses:
-        raise httpx.ConnectError(f"{host} has no address")
+        raise httpcore.ConnectError(f"{host} has no address")
     return addresses
 
 

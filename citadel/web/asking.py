@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 
+import httpcore
 import httpx
 
 from citadel.printable import printable
 
-# Nothing packed: a small answer could unpack to anything.
-HEADERS: Final = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "citadel"}
 _MOST_REDIRECTS: Final = 3
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# What TLS finds wrong once the handshake is done, httpcore raises as it came: as an `OSError`.
+_FAILURES: Final = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError)
 
 # Raises for a target that must not be asked; the second is what led there.
 Judge = Callable[[httpx.URL, httpx.URL | None], None]
@@ -24,7 +25,7 @@ Judge = Callable[[httpx.URL, httpx.URL | None], None]
 class Fault(Enum):
     """What was wrong."""
 
-    NETWORK = auto()  # no answer; the error has httpx's own as its cause
+    NETWORK = auto()  # no answer; the error has the network's own as its cause
     REDIRECTS = auto()
     STATUS = auto()
     BODY = auto()
@@ -39,20 +40,6 @@ class AskError(Exception):
         self.message = message
 
 
-class Response(Protocol):
-    """What is looked at of an answer."""
-
-    @property
-    def status_code(self) -> int: ...
-
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-
-    def aiter_raw(self) -> AsyncIterator[bytes]:
-        """The body as it comes."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Document:
     """A whole answer, where it came from in the end, and its headers."""
@@ -62,8 +49,8 @@ class Document:
     body: bytes
 
 
-# Sends one request, follows nothing. Raises `httpx.HTTPError`.
-Open = Callable[[httpx.URL], AbstractAsyncContextManager[Response]]
+# Sends one request, follows nothing. Raises what httpcore does, and `OSError`.
+Open = Callable[[httpx.URL], AbstractAsyncContextManager[httpcore.Response]]
 
 
 async def get(
@@ -78,10 +65,11 @@ async def get(
     for _ in range(_MOST_REDIRECTS + 1):
         try:
             async with open_(target) as response:
-                if response.status_code not in _REDIRECTS:
-                    return Document(target, response.headers, await _body(target, response, most_bytes))
-                following = target.join(response.headers.get("location", ""))
-        except httpx.HTTPError as error:
+                headers = httpx.Headers(response.headers)
+                if response.status not in _REDIRECTS:
+                    return Document(target, headers, await _body(target, response, headers, most_bytes))
+                following = target.join(headers.get("location", ""))
+        except _FAILURES as error:
             raise AskError(Fault.NETWORK, f"{shown(target)}: {_plainly(error)}") from error
         judge(following, target)
         target = following
@@ -93,29 +81,27 @@ def shown(url: httpx.URL) -> str:
     return printable(f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}", 200)
 
 
-async def _body(url: httpx.URL, response: Response, most_bytes: int) -> bytes:
-    if response.status_code != 200:
-        raise AskError(Fault.STATUS, f"{shown(url)} answered {response.status_code}")
-    if response.headers.get("content-encoding", "identity") != "identity":
+async def _body(url: httpx.URL, response: httpcore.Response, headers: httpx.Headers, most_bytes: int) -> bytes:
+    if response.status != 200:
+        raise AskError(Fault.STATUS, f"{shown(url)} answered {response.status}")
+    if headers.get("content-encoding", "identity") != "identity":
         raise AskError(Fault.BODY, f"{url.host} packed its answer, which it was asked not to")
     body = bytearray()
-    async for piece in response.aiter_raw():
+    async for piece in response.aiter_stream():
         body += piece
         if len(body) > most_bytes:
             raise AskError(Fault.BODY, f"the answer of {url.host} is longer than {most_bytes} bytes")
     return bytes(body)
 
 
-def _plainly(error: httpx.HTTPError) -> str:
+def _plainly(error: Exception) -> str:
     match error:
-        case httpx.TimeoutException():
+        case httpcore.TimeoutException():
             return "no answer in time"  # it has no words of its own
-        case httpx.ConnectError():
+        case httpcore.ConnectError():
             what = "cannot be connected to"
-        case httpx.RemoteProtocolError():
+        case httpcore.ProtocolError():
             what = "does not answer in good HTTP"
-        case httpx.NetworkError():
-            what = "the connection broke"
         case _:
-            what = "cannot be asked"
+            what = "the connection broke"
     return f"{what}: {error}" if str(error) else what
