@@ -15,6 +15,7 @@ from ca.metrics import ServerCollector
 from ca.rotation_metrics import RotationCollector
 from ca.store.audit import SqlAuditLog
 from ca.store.insight import SqlIdentityRecords
+from ca.upstream.metrics import UpstreamCollector
 from citadel.health import HealthBoard
 from citadel.metrics import CallMeter, RefusalCollector
 from citadel.probes import Check
@@ -60,6 +61,7 @@ def server_watch(core: ServerCore, condition: ServerCondition, *, services: tupl
         )
     )
     core.metrics.register(RefusalCollector(core.tally))
+    core.metrics.register(UpstreamCollector(core.upstream_condition))
     core.metrics.register(ClusterCollector(core.clusters.children))
     return Watch(
         meter=CallMeter(core.metrics, clock=core.clock),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from ca.upstream.condition import UpstreamCondition
+from ca.upstream.metrics import UpstreamCollector
 from citadel.errors import Reason, Unavailable
 from citadel.probes import Check, Health
 from tests.unit.ca.values import NOW
@@ -40,3 +42,10 @@ def test_status_has_the_reason_and_both_times() -> None:
     assert (status.good, status.reason, status.message) == (False, "upstream_unavailable", AWAY.message)
     assert status.since.ToDatetime() == NOW.replace(tzinfo=None)
     assert status.lasts_until.ToDatetime() == (NOW + timedelta(hours=3)).replace(tzinfo=None)
+
+
+@pytest.mark.parametrize(("condition", "value"), [(BAD, 0.0), (UpstreamCondition(kind="citadel"), 1.0)])
+def test_what_is_measured_is_whether_something_new_would_come(condition: UpstreamCondition, value: float) -> None:
+    registry = CollectorRegistry()
+    registry.register(UpstreamCollector(lambda: condition))
+    assert registry.get_sample_value("citadel_upstream_good", {"kind": "citadel"}) == value
