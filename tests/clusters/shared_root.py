@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -71,30 +71,35 @@ async def _workload(here: Cluster, there: Cluster) -> Proxy:
 
 @asynccontextmanager
 async def shared_root(
-    names: Sequence[str] = ("east", "west"), *, settings: dict[str, Any] | None = None
+    names: Sequence[str] = ("east", "west"), *, below: Mapping[str, str] | None = None
 ) -> AsyncIterator[SharedRoot]:
-    """All started: the parent, an agent of it beside each child, and the children. `settings` are for all servers."""
+    """All started: the parent, and for each other one an agent of the one above it. `below` says whom who is below.
+
+    Where nothing is said it is below the parent.
+    """
     folder = Path(tempfile.mkdtemp(prefix="citadel-test-"))
     folder.chmod(0o755)  # sidecars of other users start from here
-    common = {"rotation": {"margin": "500ms", "window": "0s"}, **(settings or {})}
     async with places(1 + len(names)) as found:
-        first, *others = found.each
-        parent = Cluster("parent", MESH, place=first, folder=folder / "parent", settings=common | _reachable(first))
-        made = [
-            Cluster(name, MESH, place=place, folder=folder / name, settings=common | _below(parent, folder / name))
-            for name, place in zip(names, others, strict=True)
-        ]
+        made: dict[str, Cluster] = {}
+        for name, place in zip(("parent", *names), found.each, strict=True):
+            above = made.get((below or {}).get(name, "parent"))
+            settings = {"rotation": {"margin": "500ms", "window": "0s"}, **_reachable(place)}
+            if above is not None:
+                settings |= _below(above, folder / name)
+            made[name] = Cluster(name, MESH, place=place, folder=folder / name, settings=settings)
         try:
-            await parent.start()
-            await asyncio.gather(*(_join(parent, child) for child in made))
-            yield SharedRoot(parent, tuple(made))
+            await made["parent"].start()
+            direct = [name for name in names if name not in (below or {})]
+            await asyncio.gather(*(_join(made["parent"], made[name]) for name in direct))
+            for name, above_it in (below or {}).items():
+                await _join(made[above_it], made[name])
+            yield SharedRoot(made["parent"], tuple(made[name] for name in names))
         except BaseException:
             for log in sorted(folder.glob("*/*.log")):
                 print(f"--- {log.relative_to(folder)}\n{log.read_text(errors='replace')[-6000:]}")  # noqa: T201 - pytest shows it
             raise
         finally:
-            await asyncio.gather(*(child.stop() for child in made))
-            await parent.stop()
+            await asyncio.gather(*(cluster.stop() for cluster in made.values()))
             shutil.rmtree(folder, ignore_errors=True)
 
 

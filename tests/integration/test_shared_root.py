@@ -27,11 +27,32 @@ async def test_roots_and_authorities_rotate_while_requests_cross_between_cluster
             await until(f"{proxy.spiffe_id} reaches the other cluster", proxy.works, seconds=20)
         async with crossing(*web) as tally:
             await _root_rotates(under)
-            await _issuer_rotates(under)
+            await _issuer_rotates(under.children[0])
         assert tally.failures == {}
         assert tally.done > 50
         await _a_proxy_that_is_stopped_holds_up_the_other_clusters(under, web[1])
         await _an_emergency_reaches_every_cluster(under, web)
+
+
+@pytest.mark.soak
+async def test_a_root_rotates_over_two_levels_while_requests_cross_between_them() -> None:
+    async with shared_root(("east", "far"), below={"far": "east"}) as under:
+        web = await under.workloads()
+        for proxy in web:
+            await until(f"{proxy.spiffe_id} reaches the other cluster", proxy.works, seconds=20)
+        [east, far] = under.children
+        before = await _roots(under.parent)
+        async with crossing(*web) as tally:
+            views = await rotated(under.parent, "root")
+            await _issuer_rotates(far)
+            await _issuer_rotates(east)
+        assert tally.failures == {}
+        assert tally.done > 50
+        assert (views[-1].rotation.phase, views[-1].rotation.alarm) == ("done", "")
+        depths = {cluster.name: cluster.below for view in views for cluster in view.clusters}
+        assert depths == {under.name_of(east): 0, under.name_of(far): 1}
+        for cluster in (under.parent, east, far):
+            assert not before & await _roots(cluster)
 
 
 async def _root_rotates(under: SharedRoot) -> None:
@@ -47,12 +68,11 @@ async def _root_rotates(under: SharedRoot) -> None:
         assert not before & await _roots(cluster)
 
 
-async def _issuer_rotates(under: SharedRoot) -> None:
-    [east, _] = under.children
-    before = await _issuers(east)
-    views = await rotated(east, "issuer")
+async def _issuer_rotates(cluster: Cluster) -> None:
+    before = await _issuers(cluster)
+    views = await rotated(cluster, "issuer")
     assert (views[-1].rotation.phase, views[-1].rotation.alarm) == ("done", "")
-    assert not before & await _issuers(east)
+    assert not before & await _issuers(cluster)
 
 
 async def _a_proxy_that_is_stopped_holds_up_the_other_clusters(under: SharedRoot, proxy: Proxy) -> None:
