@@ -20,7 +20,7 @@ from ca.upstream.citadel.asking import checked_answer, issuer_request
 from ca.upstream.citadel.trust import ParentTrust, Versions, read_kept_trust, read_trust, root_id_of
 from citadel._wire import clusters_pb2 as pb
 from citadel.clock import Clock
-from citadel.errors import CitadelError, FailedPrecondition, Reason
+from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
 from citadel.succession import Succession
 from citadel.wire import to_duration
@@ -28,6 +28,7 @@ from citadel.wire import to_duration
 _log = structlog.get_logger(__name__)
 
 _SAY_AGAIN: Final = 60.0  # seconds
+_ASK_AGAIN: Final = 60.0  # seconds after a refusal
 _MAY_SIGN: Final = (AuthorityState.PREPARED, AuthorityState.ACTIVE)  # prepared: that it is active is on its way
 
 
@@ -104,6 +105,8 @@ class ParentAuthority:
         self._roots: tuple[Authority, ...] = ()
         self._turn = asyncio.Lock()
         self._watchers: list[Callable[[], None]] = []
+        self._ask_again_at = 0.0  # by the clock that never jumps
+        self.refusal: CitadelError | None = None  # of the last request for an issuing authority
         self.trust: ParentTrust | None = None
         self.in_force = Versions()
         self.everywhere = Versions()  # what every proxy of every cluster has acknowledged
@@ -142,9 +145,8 @@ class ParentAuthority:
             )
         self._roots = tuple(each for each in rows if each.kind is AuthorityKind.ROOT)
         if (kept := await self._kept.load()) is not None:
-            self.trust = await asyncio.to_thread(
-                read_kept_trust, kept, trust_domain=self._trust_domain, now=self._clock.now()
-            )
+            self.trust = await self._read(kept)
+        if self.trust is not None:
             self._roots = await self._recorded(self.trust)
         if not self._can_go_on(rows):
             await self._until_heard()
@@ -170,7 +172,7 @@ class ParentAuthority:
         return None
 
     def can_mint(self) -> bool:
-        return self._asked().trouble() is None
+        return self._asked().trouble() is None and self._clock.monotonic() >= self._ask_again_at
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         """Always under the root by which the parent signs now; it begins when the parent lets it."""
@@ -178,9 +180,17 @@ class ParentAuthority:
         parent = self._asked()
         if (trouble := parent.trouble()) is not None:
             raise trouble  # before a key is made: this may be tried again and again
-        async with fresh_issuer_key(self._keys) as (key_id, key):
-            csr = await asyncio.to_thread(issuer_request, key, self._trust_domain)
-            signed = await self._signed(parent, csr, key.public_key(), not_after=not_after)
+        if self.refusal is not None and self._clock.monotonic() < self._ask_again_at:
+            raise self.refusal
+        try:
+            async with fresh_issuer_key(self._keys) as (key_id, key):
+                csr = await asyncio.to_thread(issuer_request, key, self._trust_domain)
+                signed = await self._signed(parent, csr, key.public_key(), not_after=not_after)
+        except CitadelError as error:
+            if not isinstance(error, Unavailable):  # a person must do something: the parent audits each refusal
+                self.refusal, self._ask_again_at = error, self._clock.monotonic() + _ASK_AGAIN
+            raise
+        self.refusal, self._ask_again_at = None, 0.0
         return MintedIssuer(
             certificate=signed.chain[0], root_id=root_id_of(signed.root), key_id=key_id, chain=signed.chain[1:]
         )
@@ -231,6 +241,14 @@ class ParentAuthority:
             self.trust = trust
         if self._manager is not None:
             self.in_force = trust.versions
+
+    async def _read(self, kept: bytes) -> ParentTrust | None:
+        now = self._clock.now()
+        try:
+            return await asyncio.to_thread(read_kept_trust, kept, trust_domain=self._trust_domain, now=now)
+        except CitadelError as error:
+            _log.error("what is kept of the parent cannot be read: waiting for it", error=str(error))
+            return None
 
     async def _recorded(self, trust: ParentTrust) -> tuple[Authority, ...]:
         """The rows of its roots, made to say what it says. Done again, it changes nothing more."""

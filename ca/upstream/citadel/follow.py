@@ -16,6 +16,7 @@ from citadel.rpc import from_rpc_error
 from citadel.waiting import news_or_time
 
 _COALESCE: Final = 0.05  # seconds; a rotation in full flight changes a report with every acknowledgement
+_BYTES_PER_SECOND: Final = 4_000_000  # long revocation lists go up whole
 
 Take = Callable[[pb.ClusterUpdate], Awaitable[None]]
 
@@ -100,9 +101,11 @@ class FollowStream:
         while not self._is_over:
             self._wake.clear()
             report = self._reports.now()
+            pause = _COALESCE
             if report is not None and report != told:
                 told = report
                 yield report
-            await self._clock.sleep(_COALESCE)
+                pause = max(pause, report.ByteSize() / _BYTES_PER_SECOND)
+            await self._clock.sleep(pause)
             if not self._is_over:
                 await news_or_time(self._wake, self._reports.look_again, clock=self._clock)

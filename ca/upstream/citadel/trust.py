@@ -9,6 +9,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from google.protobuf.message import DecodeError
 
 from ca.authority.model import AuthorityState
 from citadel._wire import clusters_pb2 as pb
@@ -82,12 +83,22 @@ def read_trust(message: pb.ClusterTrust, *, trust_domain: TrustDomain, now: date
 
 def read_kept_trust(data: bytes, *, trust_domain: TrustDomain, now: datetime) -> ParentTrust:
     """What was kept of what the parent said. Lists that have become bad since are left out, all of them."""
-    message = pb.ClusterTrust.FromString(data)
+    try:
+        message = pb.ClusterTrust.FromString(data)
+    except DecodeError as error:
+        raise _invalid("it is no message of this version") from error
     try:
         return read_trust(message, trust_domain=trust_domain, now=now)
     except FailedPrecondition:
+        return _without_lists(message, trust_domain)
+
+
+def _without_lists(message: pb.ClusterTrust, trust_domain: TrustDomain) -> ParentTrust:
+    try:
         bundle = _bundle_of(message, trust_domain)
         return _made(message, bundle, _roots_of(message, bundle), (), is_whole=False)
+    except UNREADABLE as error:
+        raise _invalid(f"a certificate cannot be read: {error}") from error
 
 
 def _made(

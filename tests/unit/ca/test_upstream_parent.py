@@ -14,9 +14,10 @@ from structlog.testing import capture_logs
 from ca.authority.model import AuthorityKind
 from ca.issuance.issuer import IssuedSvid, SvidRequest
 from ca.rotation.model import Phase, RotationKind
+from ca.store.parent_trust import SqlParentTrust
 from ca.upstream.citadel.trust import root_id_of
 from citadel._wire import clusters_pb2 as pb
-from citadel.errors import FailedPrecondition, Reason, Unavailable
+from citadel.errors import FailedPrecondition, PermissionDenied, Reason, Unavailable
 from citadel.svid import verify_x509_svid
 from tests.clock import FakeClock
 from tests.csrs import csr, new_key
@@ -406,3 +407,27 @@ async def test_what_a_child_has_issued_of_its_own_is_checked_against_the_lists_o
         assert {each.issuer for each in server.lists.own} == own
         await server.begin(RotationKind.ISSUER)
         await server.phase(Phase.ACTIVATE)  # nobody checks any: only who has not acknowledged the rest holds it up
+
+
+async def test_a_parent_that_refuses_is_asked_once_a_minute(disk: Disk, parent: FakeParent) -> None:
+    async with child(disk, parent) as server:
+        refusal = PermissionDenied(Reason.DOWNSTREAM_REFUSED, "a life of 7d is asked for")
+        parent.refusal, parent.asked = refusal, 0
+        await server.begin(RotationKind.ISSUER)
+        for _ in range(150):
+            await server.turn(1)
+        assert 2 <= parent.asked <= 4
+        assert parent.current is not None
+        assert parent.current.authority.refusal == refusal
+        parent.refusal = None
+        await server.phase(Phase.OBSERVE)
+        assert parent.current.authority.refusal is None
+
+
+async def test_kept_trust_that_cannot_be_read_is_waited_for_anew(disk: Disk, parent: FakeParent) -> None:
+    async with child(disk, parent):
+        pass
+    await SqlParentTrust(database=disk.database, trust_domain=A_TEST).keep(b"garbage", at=disk.clock.now())
+    parent.is_away = True
+    async with waiting(disk, parent) as server:
+        await issue(server)
