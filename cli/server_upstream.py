@@ -67,7 +67,7 @@ class ParentAffairs:
         return UpstreamCondition(
             kind="citadel",
             source=str(parent.address),
-            trouble=parent.trouble() or self.authority.refusal,
+            trouble=parent.trouble() or self.authority.requests.refusal,
             since=parent.since,
             lasts_until=max(ends, default=None),
         )

@@ -4,77 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
-from datetime import datetime, timedelta
-from typing import Final, Protocol
+from contextlib import nullcontext
+from datetime import datetime
+from typing import Final
 
 import structlog
 from cryptography import x509
 
-from ca.authority.fresh_key import fresh_issuer_key
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.issuance.csr import public_key_of
-from ca.keys.kinds import AuthorityPublicKey
-from ca.upstream.citadel.asking import checked_answer, issuer_request
+from ca.upstream.citadel.ports import Asked, Changing, TrustStore
+from ca.upstream.citadel.requests import IssuerRequests
 from ca.upstream.citadel.trust import ParentTrust, Versions, read_kept_trust, read_trust, root_id_of
 from citadel._wire import clusters_pb2 as pb
 from citadel.clock import Clock
-from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
+from citadel.errors import CitadelError, FailedPrecondition, Reason
 from citadel.spiffe import TrustDomain
 from citadel.succession import Succession
-from citadel.wire import to_duration
 
 _log = structlog.get_logger(__name__)
 
 _SAY_AGAIN: Final = 60.0  # seconds
-_ASK_AGAIN: Final = 60.0  # seconds after a refusal
 _MAY_SIGN: Final = (AuthorityState.PREPARED, AuthorityState.ACTIVE)  # prepared: that it is active is on its way
-
-
-class TrustStore(Protocol):
-    """Where it is durable what the parent said last."""
-
-    async def load(self) -> bytes | None:
-        """It, or None where the parent was never heard."""
-        ...
-
-    async def keep(self, trust: bytes, *, at: datetime) -> None:
-        """Keep this in the place of what was kept."""
-        ...
-
-
-class Changing(Protocol):
-    """What puts bundle and lists in force; `ca.authority.manager` is the one there is."""
-
-    def changing_upstream(self) -> AbstractAsyncContextManager[None]:
-        """Change what the upstream says within this."""
-        ...
-
-    def issuers(self) -> Sequence[Authority]:
-        """The issuing authorities on record."""
-        ...
-
-
-class Asked(Protocol):
-    """The parent as it is asked; `ca.upstream.citadel.parent` is the one there is."""
-
-    @property
-    def is_heard(self) -> bool:
-        """Whether it has said what is to be trusted, since this process began."""
-        ...
-
-    def trouble(self) -> CitadelError | None:
-        """Why it would not answer now."""
-        ...
-
-    def misfit(self) -> CitadelError | None:
-        """Why it is no parent for this server, where that is known: no waiting mends it."""
-        ...
-
-    async def sign_issuer(self, request: pb.SignIssuerRequest) -> pb.SignIssuerResponse:
-        """Its answer. Raises its refusal, or `Unavailable` (`upstream_unavailable`)."""
-        ...
 
 
 class ParentAuthority:
@@ -95,7 +47,6 @@ class ParentAuthority:
     ) -> None:
         """`on_wait` is told why the start waits, again and again."""
         self._trust_domain = trust_domain
-        self._keys = keys
         self._store = store
         self._kept = kept
         self._clock = clock
@@ -105,8 +56,7 @@ class ParentAuthority:
         self._roots: tuple[Authority, ...] = ()
         self._turn = asyncio.Lock()
         self._watchers: list[Callable[[], None]] = []
-        self._ask_again_at = 0.0  # by the clock that never jumps
-        self.refusal: CitadelError | None = None  # of the last request for an issuing authority
+        self.requests = IssuerRequests(trust_domain=trust_domain, keys=keys, clock=clock)
         self.trust: ParentTrust | None = None
         self.in_force = Versions()
         self.everywhere = Versions()  # what every proxy of every cluster has acknowledged
@@ -172,33 +122,18 @@ class ParentAuthority:
         return None
 
     def can_mint(self) -> bool:
-        return self._asked().trouble() is None and self._clock.monotonic() >= self._ask_again_at
+        return self._asked().trouble() is None and self.requests.are_due
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         """Always under the root by which the parent signs now; it begins when the parent lets it."""
         del not_before, root_id
-        parent = self._asked()
-        if (trouble := parent.trouble()) is not None:
-            raise trouble  # before a key is made: this may be tried again and again
-        if self.refusal is not None and self._clock.monotonic() < self._ask_again_at:
-            raise self.refusal
-        try:
-            async with fresh_issuer_key(self._keys) as (key_id, key):
-                csr = await asyncio.to_thread(issuer_request, key, self._trust_domain)
-                signed = await self._signed(parent, csr, key.public_key(), not_after=not_after)
-        except CitadelError as error:
-            if not isinstance(error, Unavailable):  # a person must do something: the parent audits each refusal
-                self.refusal, self._ask_again_at = error, self._clock.monotonic() + _ASK_AGAIN
-            raise
-        self.refusal, self._ask_again_at = None, 0.0
-        return MintedIssuer(
-            certificate=signed.chain[0], root_id=root_id_of(signed.root), key_id=key_id, chain=signed.chain[1:]
-        )
+        return await self.requests.mint(self._asked(), self._may_sign, not_after=not_after)
 
     async def sign_downstream(self, csr: bytes, *, not_before: datetime, not_after: datetime) -> SignedDownstream:
         """By the parent, which knows this server alone: whose authority it is, it learns from this server's reports."""
         del not_before
-        return await self._signed(self._asked(), csr, public_key_of(csr), not_after=not_after)
+        key = public_key_of(csr)
+        return await self.requests.signed(self._asked(), self._may_sign, csr, key, not_after=not_after)
 
     async def prepare(self, authority_id: str) -> None:
         raise _decided_above(authority_id)
@@ -273,23 +208,8 @@ class ParentAuthority:
             _log.info("roots are gone at the parent", authorities=sorted(known))
         return tuple(sorted(roots, key=lambda each: (each.created_at, each.not_before)))
 
-    async def _signed(
-        self, parent: Asked, csr: bytes, key: AuthorityPublicKey, *, not_after: datetime
-    ) -> SignedDownstream:
-        lifetime = not_after - self._clock.now()
-        request = pb.SignIssuerRequest(
-            trust_domain=self._trust_domain.name, csr=csr, lifetime=to_duration(max(lifetime, timedelta(0)))
-        )
-        answer = await parent.sign_issuer(request)
-        return await asyncio.to_thread(
-            checked_answer,
-            answer,
-            public_key=key,
-            trust_domain=self._trust_domain,
-            roots=[each.certificate for each in self._roots if each.state in _MAY_SIGN],
-            not_after=not_after,
-            now=self._clock.now(),
-        )
+    def _may_sign(self) -> list[x509.Certificate]:
+        return [each.certificate for each in self._roots if each.state in _MAY_SIGN]
 
     def _can_go_on(self, rows: Sequence[Authority]) -> bool:
         """Whether what is recorded can sign: an issuing authority that has not ended, whose root is still trusted."""

@@ -9,7 +9,8 @@ from typing import Final
 from cryptography import x509
 
 from ca.rotation.model import Holder
-from ca.upstream.citadel.authority import Asked, ParentAuthority
+from ca.upstream.citadel.authority import ParentAuthority
+from ca.upstream.citadel.ports import Asked
 from citadel._wire.rotation_pb2 import ClusterView
 from citadel.jwk import JwtKey
 from citadel.revocation import RevocationList

@@ -418,10 +418,10 @@ async def test_a_parent_that_refuses_is_asked_once_a_minute(disk: Disk, parent: 
             await server.turn(1)
         assert 2 <= parent.asked <= 4
         assert parent.current is not None
-        assert parent.current.authority.refusal == refusal
+        assert parent.current.authority.requests.refusal == refusal
         parent.refusal = None
         await server.phase(Phase.OBSERVE)
-        assert parent.current.authority.refusal is None
+        assert parent.current.authority.requests.refusal is None
 
 
 async def test_kept_trust_that_cannot_be_read_is_waited_for_anew(disk: Disk, parent: FakeParent) -> None:

@@ -1,0 +1,86 @@
+"""Asking the parent for issuing authorities, with a key that is made here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+
+from ca.authority.fresh_key import fresh_issuer_key
+from ca.authority.ports import KeyManager, MintedIssuer, SignedDownstream
+from ca.keys.kinds import AuthorityPublicKey
+from ca.upstream.citadel.asking import checked_answer, issuer_request
+from ca.upstream.citadel.ports import Asked
+from ca.upstream.citadel.trust import root_id_of
+from citadel._wire import clusters_pb2 as pb
+from citadel.clock import Clock
+from citadel.errors import CitadelError, Unavailable
+from citadel.spiffe import TrustDomain
+from citadel.wire import to_duration
+
+_ASK_AGAIN: Final = 60.0  # seconds after a refusal
+
+Roots = Callable[[], Collection[x509.Certificate]]
+
+
+class IssuerRequests:
+    """Asks, and does not ask again soon where that was refused: `refusal` is why, until one is granted."""
+
+    def __init__(self, *, trust_domain: TrustDomain, keys: KeyManager, clock: Clock) -> None:
+        self._trust_domain = trust_domain
+        self._keys = keys
+        self._clock = clock
+        self._ask_again_at = 0.0  # by the clock that never jumps
+        self.refusal: CitadelError | None = None
+
+    @property
+    def are_due(self) -> bool:
+        """Whether the parent would be asked now."""
+        return self.refusal is None or self._clock.monotonic() >= self._ask_again_at
+
+    async def mint(self, parent: Asked, roots: Roots, *, not_after: datetime) -> MintedIssuer:
+        """An issuing authority of this server, under one of these roots. Raises as `UpstreamAuthority.mint`."""
+        if (trouble := parent.trouble()) is not None:
+            raise trouble  # before a key is made: this may be tried again and again
+        if self.refusal is not None and not self.are_due:
+            raise self.refusal
+        try:
+            async with fresh_issuer_key(self._keys) as (key_id, key):
+                csr = await asyncio.to_thread(issuer_request, key, self._trust_domain)
+                signed = await self.signed(parent, roots, csr, key.public_key(), not_after=not_after)
+        except CitadelError as error:
+            if not isinstance(error, Unavailable):  # a person must do something, and the parent audits each refusal
+                self.refusal, self._ask_again_at = error, self._clock.monotonic() + _ASK_AGAIN
+            raise
+        self.refusal = None
+        return MintedIssuer(
+            certificate=signed.chain[0], root_id=root_id_of(signed.root), key_id=key_id, chain=signed.chain[1:]
+        )
+
+    async def signed(
+        self,
+        parent: Asked,
+        roots: Roots,
+        csr: bytes,
+        key: AuthorityPublicKey,
+        *,
+        not_after: datetime,
+    ) -> SignedDownstream:
+        """What the parent signs for this request and its key, if it is what was asked for."""
+        lifetime = not_after - self._clock.now()
+        request = pb.SignIssuerRequest(
+            trust_domain=self._trust_domain.name, csr=csr, lifetime=to_duration(max(lifetime, timedelta(0)))
+        )
+        answer = await parent.sign_issuer(request)
+        return await asyncio.to_thread(
+            checked_answer,
+            answer,
+            public_key=key,
+            trust_domain=self._trust_domain,
+            roots=roots(),  # as they are now: they may have changed meanwhile
+            not_after=not_after,
+            now=self._clock.now(),
+        )
