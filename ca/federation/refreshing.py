@@ -14,18 +14,23 @@ from ca.audit.model import Act
 from ca.federation.faults import bad_answer
 from ca.federation.known import ForeignBundles, Source
 from ca.federation.model import Federation
-from ca.federation.rules import check_size
+from ca.federation.rules import check_document, only_takes_away
 from ca.federation.standing import Following
-from citadel.bundle import TrustBundle
+from citadel.bundle import MAX_BUNDLE_BYTES, TrustBundle
 from citadel.bundle_keys import Skipped, tell_in_log
 from citadel.clock import Clock
-from citadel.errors import CitadelError, NotFound, Reason
+from citadel.errors import CitadelError, NotFound, Reason, ResourceExhausted
+from citadel.limiter import RateLimiter
 from citadel.spiffe import TrustDomain
+from citadel.strict_json import load_object
 from citadel.tally import Tally
 
 _log = structlog.get_logger(__name__)
 
 _SHORT_BYTES: Final = 32 * 1024  # some thirty roots are parsed sooner than a thread begins to run
+# Each change is written, and pushed to whoever federates. Rotations of a whole mesh at once make some ten of them.
+_CHANGES_PER_SECOND: Final = 0.2
+_CHANGES_AT_ONCE: Final = 20.0
 # Refusals of what somebody says; the others say that nothing was heard.
 _SUSPICIOUS: Final = frozenset(
     {Reason.ENDPOINT_UNTRUSTED, Reason.ENDPOINT_BAD_ANSWER, Reason.ADDRESS_REFUSED, Reason.BUNDLE_OLDER}
@@ -60,6 +65,7 @@ class Refreshing:
         self._fetch = fetch
         self._tally = tally
         self._clock = clock
+        self._pace = RateLimiter(clock=clock, per_second=_CHANGES_PER_SECOND, burst=_CHANGES_AT_ONCE)
         self.failures: Counter[Reason] = Counter()
 
     async def refresh(self, known: Following, *, act: Act | None, force: bool) -> None:
@@ -94,6 +100,7 @@ class Refreshing:
     async def _take(self, known: Following, document: bytes, *, act: Act | None, force: bool) -> None:
         trust_domain, digest = known.federation.trust_domain, hashlib.sha256(document).digest()
         if act is None and known.taken == (digest, self._bundles.get(trust_domain)):
+            known.is_hasty = False
             return
         if len(document) <= _SHORT_BYTES:
             bundle, skipped = _parsed(trust_domain, document)
@@ -102,6 +109,8 @@ class Refreshing:
         if skipped is not None and skipped != known.skipped:  # or an endpoint could fill the log
             tell_in_log(trust_domain, skipped)
         known.skipped = skipped
+        if not self._may_take(known, bundle, is_asked_for=act is not None):
+            return
         async with known.changing:
             if known.has_ended:  # while it was fetched
                 raise NotFound(Reason.FEDERATION_NOT_FOUND, f"the federation with {trust_domain} has ended")
@@ -116,6 +125,24 @@ class Refreshing:
                 x509_authorities=len(bundle.x509_authorities),
                 jwt_authorities=len(bundle.jwt_authorities),
             )
+
+    def _may_take(self, known: Following, bundle: TrustBundle, *, is_asked_for: bool) -> bool:
+        """Not where it changes so often that proxies would do nothing else than follow; the next fetch may.
+
+        What only takes away is never late, nor what an administrator asks for.
+        """
+        before = self._bundles.get(bundle.trust_domain)
+        if is_asked_for or before is None or before.bundle == bundle or only_takes_away(before.bundle, bundle):
+            return True
+        try:
+            self._pace.admit(bundle.trust_domain)
+        except ResourceExhausted:
+            if not known.is_hasty:  # told once, until it calms down
+                every = 1 / _CHANGES_PER_SECOND
+                _log.warning("foreign bundle changes too often", trust_domain=bundle.trust_domain.name, every=every)
+            known.is_hasty = True
+            return False
+        return True
 
     def _trust_of(self, federation: Federation) -> TrustBundle | None:
         """The newest bundle of the trust domain that the endpoint is of, as it is in force here (FED-27, FED-28)."""
@@ -139,8 +166,9 @@ class Refreshing:
 def _parsed(trust_domain: TrustDomain, document: bytes) -> tuple[TrustBundle, Skipped | None]:
     skipped: list[Skipped] = []
     try:
-        bundle = TrustBundle.from_json(trust_domain, document, tell=lambda _, each: skipped.append(each))
-        check_size(bundle)
+        content = load_object(document, max_bytes=MAX_BUNDLE_BYTES, reason=Reason.BUNDLE_MALFORMED)
+        check_document(trust_domain, content)
+        bundle = TrustBundle.from_document(trust_domain, content, tell=lambda _, each: skipped.append(each))
     except CitadelError as error:
         raise bad_answer(f"the endpoint of {trust_domain} answers no bundle: {error.message}") from error
     return bundle, next(iter(skipped), None)

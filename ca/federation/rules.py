@@ -5,6 +5,8 @@ Source: SPIFFE_Federation.md sections 4 and 5 (the lines FED-05 to FED-08, FED-2
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -43,14 +45,29 @@ def check_size(offered: TrustBundle) -> None:
 
     Every proxy that federates has them, makes them ready again at each change, and tries them at each handshake.
     """
-    for kind, count, most in (
-        ("X.509", len(offered.x509_authorities), MOST_X509_AUTHORITIES),
-        ("JWT", len(offered.jwt_authorities), MOST_JWT_AUTHORITIES),
-    ):
+    _check_counts(offered.trust_domain, len(offered.x509_authorities), len(offered.jwt_authorities))
+
+
+def check_document(trust_domain: TrustDomain, document: Mapping[str, object]) -> None:
+    """The same before the elements are looked at, which costs more than counting them."""
+    keys = document.get("keys")
+    uses = Counter(each.get("use") for each in keys if isinstance(each, dict)) if isinstance(keys, list) else Counter()
+    _check_counts(trust_domain, uses["x509-svid"], uses["jwt-svid"])
+
+
+def only_takes_away(known: TrustBundle, offered: TrustBundle) -> bool:
+    """Whether `offered` trusts less than `known` and nothing else."""
+    x509, jwt = set(known.x509_authorities), known.jwt_authorities.items()
+    is_part = x509.issuperset(offered.x509_authorities) and offered.jwt_authorities.items() <= jwt
+    return is_part and len(offered.x509_authorities) + len(offered.jwt_authorities) < len(x509) + len(jwt)
+
+
+def _check_counts(trust_domain: TrustDomain, x509: int, jwt: int) -> None:
+    for kind, count, most in (("X.509", x509, MOST_X509_AUTHORITIES), ("JWT", jwt, MOST_JWT_AUTHORITIES)):
         if count > most:
             raise InvalidArgument(
                 Reason.BUNDLE_MALFORMED,
-                f"the bundle of {offered.trust_domain} has {count} {kind} authorities, and {most} are the most",
+                f"the bundle of {trust_domain} has {count} {kind} authorities, and {most} are the most",
                 fix="ask its owner to take those from it that sign no longer",
             )
 

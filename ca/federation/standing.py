@@ -34,7 +34,7 @@ class Standing:
 class Following:
     """The same as it changes. `taken` is the digest of the last document that was taken, and what it became.
 
-    `skipped` is what the last document had that cannot be used.
+    `skipped` is what the last document had that cannot be used. `is_hasty`: it changes too often to be followed each time.
     """
 
     federation: Federation
@@ -45,6 +45,7 @@ class Following:
     error: CitadelError | None = None
     taken: tuple[bytes, KnownBundle | None] = (b"", None)
     skipped: Skipped | None = None
+    is_hasty: bool = False
     has_ended: bool = False
     fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # what is in force of it

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from citadel.bundle import MAX_BUNDLE_BYTES, TrustBundle, bundle_map_from_json, bundle_map_to_json
 from citadel.errors import CitadelError, InvalidArgument, Reason
@@ -175,6 +176,15 @@ def test_the_size_of_a_document_is_bounded() -> None:
     assert TrustBundle.from_json(TrustDomain("a.test"), full) == bundle()
     with pytest.raises(InvalidArgument, match="more than"):
         TrustBundle.from_json(TrustDomain("a.test"), full + b" ")
+
+
+def test_the_number_of_elements_is_bounded_and_those_of_no_use_are_told_in_one_line() -> None:
+    junk = [{"use": "x509-svid"}] * 10_000
+    with capture_logs() as logs:
+        assert TrustBundle.from_json(A_TEST, json.dumps({"keys": junk}).encode()) == bundle()
+    assert [(each["event"], each["count"], each["position"]) for each in logs] == [("bundle keys skipped", 10_000, 0)]
+    with pytest.raises(InvalidArgument, match="10000 elements"):
+        TrustBundle.from_json(A_TEST, json.dumps({"keys": [*junk, {}]}).encode())
 
 
 @pytest.mark.spec("BUNDLE-06")
