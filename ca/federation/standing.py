@@ -34,7 +34,7 @@ class Standing:
 class Following:
     """The same as it changes. `taken` is the digest of the last document that was taken, and what it became.
 
-    `skipped` is what the last document had that cannot be used. `is_hasty`: it changes too often to be followed each time.
+    `skipped` is what the last document had that cannot be used. `is_hasty`: it changes more often than it is followed.
     """
 
     federation: Federation
