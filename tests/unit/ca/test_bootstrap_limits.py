@@ -29,10 +29,9 @@ class KnowsNoToken:
 
 
 def service(clock: FakeClock, *, joins_per_second: float) -> BootstrapService:
+    bundle = TrustBundle(trust_domain=A_TEST)
     return BootstrapService(
-        authorities=cast(
-            "AuthorityManager", SimpleNamespace(bundle=lambda: TrustBundle(trust_domain=A_TEST), successions=tuple)
-        ),
+        authorities=cast("AuthorityManager", SimpleNamespace(joining_bundle=lambda: bundle, successions=tuple)),
         joining=cast("Joining", KnowsNoToken()),
         x509pop=cast("X509PopJoining", KnowsNoToken()),
         rejoining=cast("Rejoining", KnowsNoToken()),
