@@ -79,12 +79,13 @@ class SpiffeTrust:
         mine = self._endpoint_id, self._bundle.trust_domain, self._bundle.x509_authorities
         return mine == (endpoint_id, bundle.trust_domain, bundle.x509_authorities)
 
-    def check(self, connection: ssl.SSLObject) -> None:
+    async def check(self, connection: ssl.SSLObject) -> None:
         """Raise `FailedPrecondition` (`endpoint_untrusted`) unless `endpoint_id` is at the other end of this."""
+        await asyncio.to_thread(self._check, presented(connection))
+
+    def _check(self, chain: Sequence[bytes]) -> None:
         try:
-            svid = verify_x509_svid(
-                presented(connection), {self._bundle.trust_domain: self._bundle}, now=self._clock.now()
-            )
+            svid = verify_x509_svid(chain, {self._bundle.trust_domain: self._bundle}, now=self._clock.now())
         except CitadelError as error:
             raise untrusted(f"the endpoint shows no good X509-SVID: {error.message}") from error
         if svid.spiffe_id != self._endpoint_id:

@@ -14,6 +14,7 @@ import httpx
 from citadel.printable import printable
 
 _MOST_REDIRECTS: Final = 3
+_MOST_PIECES: Final = 10_000  # each costs as much as some hundred bytes
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # What TLS finds wrong once the handshake is done, httpcore raises as it came: as an `OSError`.
 _FAILURES: Final = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError)
@@ -86,11 +87,14 @@ async def _body(url: httpx.URL, response: httpcore.Response, headers: httpx.Head
         raise AskError(Fault.STATUS, f"{shown(url)} answered {response.status}")
     if headers.get("content-encoding", "identity") != "identity":
         raise AskError(Fault.BODY, f"{url.host} packed its answer, which it was asked not to")
-    body = bytearray()
+    body, pieces = bytearray(), 0
     async for piece in response.aiter_stream():
         body += piece
+        pieces += 1
         if len(body) > most_bytes:
             raise AskError(Fault.BODY, f"the answer of {url.host} is longer than {most_bytes} bytes")
+        if pieces > _MOST_PIECES:
+            raise AskError(Fault.BODY, f"the answer of {url.host} comes in more than {_MOST_PIECES} pieces")
     return bytes(body)
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpcore
 import httpx
 import pytest
 
 from citadel.web.asking import AskError, Fault, get
-from citadel.web.connections import Check, GuardedConnections
-from tests.issuer_server import IssuerServer, issuer_server, says
+from citadel.web.connections import GuardedConnections
+from tests.issuer_server import Answer, IssuerServer, issuer_server, says
 from tests.strangers import WebCa, put
 
 NAME: Final = "issuer.test"
@@ -45,11 +46,11 @@ async def server(tls: ssl.SSLContext) -> AsyncIterator[IssuerServer]:
 
 @pytest.fixture
 def guarded(ca: WebCa) -> Callable[..., GuardedConnections]:
-    def make(*addresses: str, check: Check | None = None) -> GuardedConnections:
+    def make(*addresses: str, **more: Any) -> GuardedConnections:
         async def resolve(_host: str, _port: int) -> Sequence[str]:
             return addresses or ["127.0.0.1"]
 
-        return GuardedConnections(resolve=resolve, tls=ca.trust(), allow_private=True, check=check)
+        return GuardedConnections(resolve=resolve, tls=ca.trust(), allow_private=True, **more)
 
     return make
 
@@ -60,7 +61,7 @@ def server_side(ca: WebCa, folder: Path, name: str) -> ssl.SSLContext:
     return context
 
 
-def refuse(connection: ssl.SSLObject) -> None:
+async def refuse(connection: ssl.SSLObject) -> None:
     raise WrongEndError(connection.version())
 
 
@@ -73,7 +74,7 @@ async def test_the_check_sees_the_other_end_before_it_is_asked(
 ) -> None:
     seen: list[tuple[int, object]] = []
 
-    def look(connection: ssl.SSLObject) -> None:
+    async def look(connection: ssl.SSLObject) -> None:
         seen.append((len(server.asked), connection.getpeercert()))
 
     assert await asked(guarded(check=look), f"https://{NAME}:{server.port}/") == b"{}"
@@ -88,9 +89,9 @@ async def test_whoever_the_check_refuses_is_not_asked_nor_anybody_after(
 ) -> None:
     refused: list[ssl.SSLObject] = []
 
-    def refuse_all(connection: ssl.SSLObject) -> None:
+    async def refuse_all(connection: ssl.SSLObject) -> None:
         refused.append(connection)
-        refuse(connection)
+        await refuse(connection)
 
     url = f"https://{NAME}:{server.port}/"
     with pytest.raises(WrongEndError, match="TLSv1"):
@@ -158,3 +159,52 @@ async def test_a_name_that_tls_cannot_ask_for(server: IssuerServer, guarded: Cal
     with pytest.raises(httpcore.ConnectError):
         async with guarded().open(httpx.URL(f"https://.{NAME}:{server.port}/")):
             pass
+
+
+async def test_a_silent_address_hides_no_other(
+    server: IssuerServer, guarded: Callable[..., GuardedConnections]
+) -> None:
+    async def stares(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    url = f"https://{NAME}:{server.port}/"
+    async with await asyncio.start_server(stares, "127.0.0.2", server.port):
+        ask = guarded("127.0.0.2", "127.0.0.1", connect_seconds=0.1)
+        assert await asyncio.wait_for(asked(ask, url), 20) == b"{}"
+        with pytest.raises(AskError, match="no answer in time"):
+            await asked(guarded("127.0.0.2", connect_seconds=0.1), url)
+
+
+async def _says_wait(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 10_000)
+        await writer.drain()
+
+
+async def _crumbles(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"1\r\nx\r\n" * 10_000)
+        await writer.drain()
+
+
+@pytest.mark.parametrize(("answer", "words"), [(_says_wait, "more than an answer has"), (_crumbles, "10000 pieces")])
+async def test_of_what_comes_without_end_little_is_read_and_others_have_their_turns(
+    server: IssuerServer, guarded: Callable[..., GuardedConnections], answer: Answer, words: str
+) -> None:
+    server.answers["/"] = answer
+    longest = 0.0
+
+    async def others() -> None:
+        nonlocal longest
+        while True:
+            before = time.process_time()  # how busy the machine is otherwise does not count
+            await asyncio.sleep(0)
+            longest = max(longest, time.process_time() - before)
+
+    url, running = f"https://{NAME}:{server.port}/", asyncio.create_task(others())
+    with pytest.raises(AskError, match=words):
+        await asyncio.wait_for(get(guarded().open, url, judge=lambda *_: None, most_bytes=1024 * 1024), 20)
+    running.cancel()
+    assert longest < 0.05
