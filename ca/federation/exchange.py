@@ -5,6 +5,7 @@ It is done on purpose alone, with a reason, since every cluster whose root is ta
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
@@ -21,6 +22,7 @@ from citadel.certification_path import extension_of
 from citadel.clock import Clock
 from citadel.errors import InvalidArgument, NotFound, Reason
 from citadel.spiffe import TrustDomain
+from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
 
@@ -38,36 +40,44 @@ class Authorities(Protocol):
 
 
 class Exchange:
-    """Takes the roots of other clusters, and gives them up."""
+    """Takes the roots of other clusters, and gives them up: one act at a time, which nobody cuts in half.
+
+    An act that is told as done and is not in force would have a cluster trusted on that was given up.
+    """
 
     def __init__(self, *, roots: ExchangedRoots, authorities: Authorities, clock: Clock) -> None:
         self._roots = roots
         self._authorities = authorities
         self._clock = clock
+        self._turn = asyncio.Lock()
 
     async def take(self, offered: TrustBundle, *, why: str, by: Actor) -> Sequence[x509.Certificate]:
         """Trust the X.509 authorities of this bundle from now on, and of those exchanged before no others.
 
         Our own among them are passed over: the other cluster may have them by an exchange. Raises `InvalidArgument`.
         """
-        why, own = reason_of(why), self._authorities.own_roots()
-        wanted = to_take(offered, own=own, retired=await self._roots.retired(), now=self._clock.now())
-        detail = f"of the own trust domain: {', '.join(map(fingerprint, wanted))}"
-        await self._put(
-            wanted, Act(actor=by, what="bundle.exchange", target=own.trust_domain.name, detail=detail, why=why)
-        )
-        _log.warning("roots of another cluster are trusted", roots=len(wanted), by=str(by))
-        return wanted
+        return await to_its_end(self._take(offered, why=reason_of(why), by=by))
 
     async def give_up(self, *, why: str, by: Actor) -> Sequence[x509.Certificate]:
         """Trust our own roots alone. Those that were exchanged. Raises `NotFound` (`bundle_not_found`)."""
-        why, had, domain = reason_of(why), self._roots.roots(), self._authorities.own_roots().trust_domain
-        if not had:
-            raise NotFound(Reason.BUNDLE_NOT_FOUND, "no roots of another cluster are trusted here")
-        detail = f"of the own trust domain: {', '.join(map(fingerprint, had))}"
-        await self._put((), Act(actor=by, what="bundle.give_up", target=domain.name, detail=detail, why=why))
-        _log.warning("roots of another cluster are trusted no longer", roots=len(had), by=str(by))
-        return had
+        return await to_its_end(self._give_up(why=reason_of(why), by=by))
+
+    async def _take(self, offered: TrustBundle, *, why: str, by: Actor) -> Sequence[x509.Certificate]:
+        async with self._turn:
+            own = self._authorities.own_roots()
+            wanted = to_take(offered, own=own, retired=await self._roots.retired(), now=self._clock.now())
+            await self._put(wanted, _act("bundle.exchange", wanted, own.trust_domain, why=why, by=by))
+            _log.warning("roots of another cluster are trusted", roots=len(wanted), by=str(by))
+            return wanted
+
+    async def _give_up(self, *, why: str, by: Actor) -> Sequence[x509.Certificate]:
+        async with self._turn:
+            had, domain = self._roots.roots(), self._authorities.own_roots().trust_domain
+            if not had:
+                raise NotFound(Reason.BUNDLE_NOT_FOUND, "no roots of another cluster are trusted here")
+            await self._put((), _act("bundle.give_up", had, domain, why=why, by=by))
+            _log.warning("roots of another cluster are trusted no longer", roots=len(had), by=str(by))
+            return had
 
     async def _put(self, roots: Sequence[x509.Certificate], act: Act) -> None:
         await self._roots.replace(roots, act)
@@ -97,6 +107,11 @@ def to_take(
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 in lowercase hex."""
     return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def _act(what: str, roots: Sequence[x509.Certificate], domain: TrustDomain, *, why: str, by: Actor) -> Act:
+    detail = f"of the own trust domain: {', '.join(map(fingerprint, roots))}"
+    return Act(actor=by, what=what, target=domain.name, detail=detail, why=why)
 
 
 def _check(root: x509.Certificate, own: TrustDomain, retired: Sequence[x509.Certificate], now: datetime) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from sqlalchemy import select
 
+from ca.audit.model import Act
 from ca.federation.exchange import Exchange, to_take
 from ca.federation.exchanged import ExchangedRoots
 from ca.store.database import Database
@@ -102,3 +105,39 @@ async def test_exchanged_roots_survive_a_restart_and_each_act_is_told_with_its_r
         ("bundle.give_up", A_TEST.name, "it ended"),
     ]
     assert THEIRS.certificate.fingerprint(hashes.SHA256()).hex() in told[0].detail
+
+
+class SlowStore:
+    """A real store whose answers come late: what was written is durable, and whoever asked does not know it yet."""
+
+    def __init__(self, store: SqlExchangedRoots) -> None:
+        self._store = store
+        self.has_written = asyncio.Event()
+        self.answers = asyncio.Event()
+
+    async def load(self) -> Sequence[x509.Certificate]:
+        return await self._store.load()
+
+    async def replace(self, roots: Sequence[x509.Certificate], act: Act) -> None:
+        await self._store.replace(roots, act)
+        self.has_written.set()
+        await self.answers.wait()
+
+    async def retired(self) -> Sequence[x509.Certificate]:
+        return await self._store.retired()
+
+
+async def test_an_act_whose_caller_goes_away_is_in_force_once_it_is_told_and_the_next_one_waits_for_it(
+    database: Database, clock: FakeClock
+) -> None:
+    store = SlowStore(SqlExchangedRoots(database=database, clock=clock))
+    authorities, roots = Authorities(), ExchangedRoots(store=store)
+    exchange = Exchange(roots=roots, authorities=authorities, clock=clock)
+    taking = asyncio.create_task(exchange.take(bundle(THEIRS), why="by phone", by=ADMINISTRATOR))
+    await store.has_written.wait()
+    taking.cancel()
+    await asyncio.wait([taking])
+    giving_up = asyncio.create_task(exchange.give_up(why="they were broken into", by=ADMINISTRATOR))
+    store.answers.set()
+    assert await giving_up == (THEIRS.certificate,), "it has seen what came before it"
+    assert (roots.roots(), await store.load(), authorities.settled) == ((), [], 2)
