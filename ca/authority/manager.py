@@ -212,9 +212,8 @@ class AuthorityManager:
         return replace(self.bundle(), x509_authorities=self._upstream.roots())
 
     def for_workloads_alone(self) -> list[bytes]:
-        """SHA-256 of the authorities of the bundle that are not in `joining_bundle`."""
-        ours = self._upstream.roots()
-        return [each.fingerprint(hashes.SHA256()) for each in self.bundle().x509_authorities if each not in ours]
+        """SHA-256 of the authorities of `bundle` that are no roots of our own, as its sequence stands for them."""
+        return [each.fingerprint(hashes.SHA256()) for each in self._own.for_workloads_alone()]
 
     def pending(self) -> Pending | None:
         """What the upstream has put up, and a rotation is to take; not what signs, or did a moment ago."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
 from ca.authority.jwt import JwtAuthorities
 from ca.authority.jwt_ports import JwtKeyManager
 from ca.authority.own_bundle import OwnBundle
-from ca.authority.ports import AuthorityStore
+from ca.authority.ports import AuthorityStore, Neighbours
 from ca.keys.kinds import KeyKind
 from ca.store.database import Database
 from ca.store.jwt_authorities import SqlJwtAuthorityStore
@@ -18,7 +19,14 @@ from tests.unit.ca.values import A_TEST
 LIFETIME: Final = timedelta(days=7)
 
 
-def own_bundle(store: AuthorityStore, *, database: Database, keys: JwtKeyManager, clock: Clock) -> OwnBundle:
+def own_bundle(
+    store: AuthorityStore,
+    *,
+    database: Database,
+    keys: JwtKeyManager,
+    clock: Clock,
+    neighbours: Sequence[Neighbours] = (),
+) -> OwnBundle:
     """The own bundle of `a.test`, with keys for tokens that live for 7 days."""
     jwt = JwtAuthorities(
         keys=keys,
@@ -27,4 +35,4 @@ def own_bundle(store: AuthorityStore, *, database: Database, keys: JwtKeyManager
         lifetime=LIFETIME,
         kind=KeyKind.EC_P256,
     )
-    return OwnBundle(trust_domain=A_TEST, store=store, jwt=jwt)
+    return OwnBundle(trust_domain=A_TEST, store=store, jwt=jwt, neighbours=neighbours)
