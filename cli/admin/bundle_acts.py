@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _EXCHANGED: Final = (
     "Workloads trust the roots of another cluster of this trust domain now: it can speak for every identity here.\n"
-    "While they do, no revocation lists are pushed to proxies, since those of that cluster are not known here.\n"
+    "While they do, no revocation lists are pushed to proxies, since those of that cluster are not known here:\n"
+    "what is revoked is taken until its certificate ends, unless a listener asks the agent. `status` says so.\n"
     "Agents, administrators and this server's own listeners trust the own roots alone, as before.\n"
     "For the other cluster: `citadel-cli bundle show --own --format spiffe`"
 )
@@ -111,7 +112,8 @@ def delete(invocation: Invocation, name: TrustDomain | None, mode: str, reason: 
     elif own_domain:
         echo(
             f"given up: {gone.x509_authorities} X.509 authorities of another cluster\n"
-            "Workloads here refuse those of the other cluster from now on. Revocation lists are pushed again."
+            "Workloads here refuse those of the other cluster from now on. Revocation lists are pushed again,\n"
+            "unless `citadel-cli status` has another reason why not."
         )
     else:
         dissociated = f"; {gone.entries} entries federate with it no longer" if gone.entries else ""

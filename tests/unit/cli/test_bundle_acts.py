@@ -66,7 +66,12 @@ async def test_roots_of_another_cluster_are_exchanged_on_purpose_and_what_that_m
     file = written(tmp_path, certificates.bundle(other).to_json())
     done = await program("bundle", "set", "--own-domain", file, "--reason", "a merger")
     assert done.exit_code == 0
-    for words in ("it can speak for every identity here", "no revocation lists are pushed", "the own roots alone"):
+    for words in (
+        "it can speak for every identity here",
+        "no revocation lists are pushed",
+        "what is revoked is taken until its certificate ends",
+        "the own roots alone",
+    ):
         assert words in done.stdout
     assert [(each.own_domain, each.bundle.trust_domain) for each in admin.bundles.asked] == [(True, "a.test")]
     admin.exchanged = [other]
@@ -76,6 +81,7 @@ async def test_roots_of_another_cluster_are_exchanged_on_purpose_and_what_that_m
     assert len(whole.x509_authorities) == 2
     gone = await program("bundle", "delete", "--own-domain", "--reason", "split up")
     assert "given up" in gone.stdout
+    assert "unless `citadel-cli status` has another reason" in gone.stdout
 
 
 async def test_deleting_passes_the_mode_and_the_refusal_on(admin: FakeAdmin, program: Program, tmp_path: Path) -> None:
