@@ -30,6 +30,8 @@ _MIN_RSA_BITS: Final = 2048
 _MIN_EC_BITS: Final = 224
 _WEAK_HASHES: Final = (hashes.MD5, hashes.SHA1)
 
+_UNREADABLE_PATH: Final = "OpenSSL cannot read the chain or its authorities"
+
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
@@ -42,29 +44,49 @@ class NoPathError(Exception):
         self.why = why
 
 
+class Anchors:
+    """Authorities at which a path may end, read by OpenSSL once for many paths."""
+
+    def __init__(self, authorities: Iterable[x509.Certificate]) -> None:
+        """Raises `NoPathError`."""
+        try:
+            self._authorities = [crypto.X509.from_cryptography(each) for each in authorities]
+        except crypto.Error as error:
+            raise NoPathError(None, _UNREADABLE_PATH) from error
+
+    def store(self, now: datetime) -> crypto.X509Store:
+        """For one path: of a store that has a moment, OpenSSL never changes it."""
+        flags, store = crypto.X509StoreFlags, crypto.X509Store()
+        for each in self._authorities:
+            store.add_cert(each)
+        # PARTIAL_CHAIN: an authority is an anchor even when not self-signed (RFC 5280 section 6.1.1 (d)). POLICY_CHECK:
+        # section 6.1.3 (d).
+        store.set_flags(flags.PARTIAL_CHAIN | flags.POLICY_CHECK)
+        store.set_time(now.astimezone(UTC))  # pyOpenSSL reads the fields of a datetime as UTC, whatever its zone
+        return store
+
+
 def find_path(
-    leaf: x509.Certificate, others: Iterable[x509.Certificate], anchors: Iterable[x509.Certificate], *, now: datetime
+    leaf: x509.Certificate,
+    others: Iterable[x509.Certificate],
+    anchors: Anchors | Iterable[x509.Certificate],
+    *,
+    now: datetime,
 ) -> list[x509.Certificate]:
     """The path from `leaf` through some of `others` to one of `anchors`, both ends included.
 
     An anchor need not be self-signed. Raises `NoPathError`.
     """
-    flags = crypto.X509StoreFlags
+    ready = anchors if isinstance(anchors, Anchors) else Anchors(anchors)
     try:
-        store = crypto.X509Store()
-        for anchor in anchors:
-            store.add_cert(crypto.X509.from_cryptography(anchor))
-        # PARTIAL_CHAIN: an authority is an anchor even when not self-signed (RFC 5280 section 6.1.1 (d)). POLICY_CHECK:
-        # section 6.1.3 (d).
-        store.set_flags(flags.PARTIAL_CHAIN | flags.POLICY_CHECK)
-        store.set_time(now.astimezone(UTC))  # pyOpenSSL reads the fields of a datetime as UTC, whatever its zone
         untrusted = [crypto.X509.from_cryptography(other) for other in others]
-        found = crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), untrusted).get_verified_chain()
+        context = crypto.X509StoreContext(ready.store(now), crypto.X509.from_cryptography(leaf), untrusted)
+        found = context.get_verified_chain()
     except crypto.X509StoreContextError as error:
         _, depth, why = error.errors
         raise NoPathError(depth, why) from error
     except crypto.Error as error:
-        raise NoPathError(None, "OpenSSL cannot read the chain or its authorities") from error
+        raise NoPathError(None, _UNREADABLE_PATH) from error
     return [certificate.to_cryptography() for certificate in found]
 
 

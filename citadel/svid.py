@@ -15,13 +15,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from citadel.bundle import TrustBundle
-from citadel.certification_path import UNREADABLE, NoPathError, extension_of, find_path, weakness_of
+from citadel.certification_path import UNREADABLE, Anchors, NoPathError, extension_of, find_path, weakness_of
 from citadel.errors import InvalidArgument, Reason, Unauthenticated
 from citadel.jwt_svid import JwtSvid, verify_jwt_svid
 from citadel.serial import serial_hex
 from citadel.spiffe import SpiffeId, TrustDomain
 
-__all__ = ["MAX_CHAIN_LENGTH", "JwtSvid", "X509Svid", "verify_jwt_svid", "verify_x509_svid"]
+__all__ = ["MAX_CHAIN_LENGTH", "JwtSvid", "SvidVerifier", "X509Svid", "verify_jwt_svid", "verify_x509_svid"]
 
 MAX_CHAIN_LENGTH: Final = 16  # bounds the work that a stranger's chain can cause
 
@@ -117,13 +117,37 @@ def verify_x509_svid(chain_der: Sequence[bytes], bundles: Mapping[TrustDomain, T
         InvalidArgument: `svid_malformed`: it is no X.509-SVID, whoever signed it. `request_malformed`: `now` is naive.
         Unauthenticated: `svid_untrusted`: its path breaks a rule of RFC 5280 section 6, or is too weak.
     """
-    if now.utcoffset() is None:
-        raise InvalidArgument(Reason.REQUEST_MALFORMED, f"the moment {now} has no time zone")
-    svid = X509Svid.from_der(chain_der)
+    svid = _parsed(chain_der, now)
     bundle = bundles.get(svid.spiffe_id.trust_domain)
     if bundle is None or bundle.trust_domain != svid.spiffe_id.trust_domain:
-        raise _untrusted(svid, f"there is no bundle for trust domain {svid.spiffe_id.trust_domain}")
-    path = _validated_path(svid, bundle, now)
+        raise _without_bundle(svid)
+    return _believed(svid, bundle.x509_authorities, now)
+
+
+class SvidVerifier:
+    """Believes X.509-SVIDs as `verify_x509_svid` does, by one bundle whose authorities are made ready once."""
+
+    def __init__(self, bundle: TrustBundle) -> None:
+        """Raises `citadel.certification_path.NoPathError` for authorities that OpenSSL cannot read."""
+        self._trust_domain = bundle.trust_domain
+        self._anchors = Anchors(bundle.x509_authorities)
+
+    def verify(self, chain_der: Sequence[bytes], now: datetime) -> X509Svid:
+        """Raises as `verify_x509_svid` does."""
+        svid = _parsed(chain_der, now)
+        if svid.spiffe_id.trust_domain != self._trust_domain:
+            raise _without_bundle(svid)
+        return _believed(svid, self._anchors, now)
+
+
+def _parsed(chain_der: Sequence[bytes], now: datetime) -> X509Svid:
+    if now.utcoffset() is None:
+        raise InvalidArgument(Reason.REQUEST_MALFORMED, f"the moment {now} has no time zone")
+    return X509Svid.from_der(chain_der)
+
+
+def _believed(svid: X509Svid, anchors: Anchors | Sequence[x509.Certificate], now: datetime) -> X509Svid:
+    path = _validated_path(svid, anchors, now)
     for depth, certificate in enumerate(path):
         weakness = weakness_of(certificate, is_anchor=depth == len(path) - 1)
         if weakness:
@@ -131,14 +155,16 @@ def verify_x509_svid(chain_der: Sequence[bytes], bundles: Mapping[TrustDomain, T
     return svid
 
 
-def _validated_path(svid: X509Svid, bundle: TrustBundle, now: datetime) -> list[x509.Certificate]:
+def _validated_path(
+    svid: X509Svid, anchors: Anchors | Sequence[x509.Certificate], now: datetime
+) -> list[x509.Certificate]:
     """The path from the leaf to a trust anchor, both included.
 
     The leaf is never an anchor, because a bundle holds only CA certificates and a leaf is none.
     """
     leaf, *intermediates = svid.chain
     try:
-        return find_path(leaf, intermediates, bundle.x509_authorities, now=now)
+        return find_path(leaf, intermediates, anchors, now=now)
     except NoPathError as error:
         where = "" if error.depth is None else f"{_place(error.depth)}: "
         raise _untrusted(svid, where + error.why) from error
@@ -175,6 +201,10 @@ def _place(depth: int) -> str:
 
 def _malformed(message: str) -> InvalidArgument:
     return InvalidArgument(Reason.SVID_MALFORMED, message)
+
+
+def _without_bundle(svid: X509Svid) -> Unauthenticated:
+    return _untrusted(svid, f"there is no bundle for trust domain {svid.spiffe_id.trust_domain}")
 
 
 def _untrusted(svid: X509Svid, why: str) -> Unauthenticated:

@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from ca.federation.faults import untrusted
 from citadel.bundle import TrustBundle
+from citadel.certification_path import NoPathError
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.spiffe import SpiffeId, TrustDomain
-from citadel.svid import verify_x509_svid
+from citadel.svid import SvidVerifier
 
 _MOST_PROOFS: Final = 1000
 _KEPT_SECONDS: Final = 600.0  # the system's authorities are some hundred, and change every few months
@@ -71,7 +72,8 @@ class SpiffeTrust:
             raise untrusted(f"the bundle of {bundle.trust_domain} has no authority by which {endpoint_id} is believed")
         try:
             self.context.load_verify_locations(cadata=bundle.to_pem().decode("ascii"))
-        except ssl.SSLError as error:  # TLS may know better than those who let the bundle in
+            self._verifier = SvidVerifier(bundle)
+        except (ssl.SSLError, NoPathError) as error:  # TLS may know better than those who let the bundle in
             raise untrusted(f"the bundle of {bundle.trust_domain} cannot be used: {error}") from error
 
     def proves(self, endpoint_id: SpiffeId, bundle: TrustBundle) -> bool:
@@ -85,7 +87,7 @@ class SpiffeTrust:
 
     def _check(self, chain: Sequence[bytes]) -> None:
         try:
-            svid = verify_x509_svid(chain, {self._bundle.trust_domain: self._bundle}, now=self._clock.now())
+            svid = self._verifier.verify(chain, self._clock.now())
         except CitadelError as error:
             raise untrusted(f"the endpoint shows no good X509-SVID: {error.message}") from error
         if svid.spiffe_id != self._endpoint_id:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.spiffe import SpiffeId
-from citadel.svid import MAX_CHAIN_LENGTH, X509Svid, verify_x509_svid
-from tests.certificates import A_TEST, NOW, WORKLOAD, bundle, intermediate, leaf, root
+from citadel.svid import MAX_CHAIN_LENGTH, SvidVerifier, X509Svid, verify_x509_svid
+from tests.certificates import A_TEST, NOW, WORKLOAD, bundle, intermediate, leaf, root, san
 
 TOP = root()
 MID = intermediate(TOP)
@@ -92,6 +92,22 @@ def test_a_moment_is_the_same_in_every_time_zone(hours: int) -> None:
     verify_x509_svid([LEAF.der, MID.der], BUNDLES, NOW.astimezone(zone))
     with pytest.raises(CitadelError, match="expired"):
         verify_x509_svid([LEAF.der, MID.der], BUNDLES, (NOW + timedelta(hours=2)).astimezone(zone))
+
+
+def test_what_was_made_ready_once_judges_each_chain_and_each_moment_anew() -> None:
+    verifier, other = SvidVerifier(bundle(TOP)), root()
+    for _ in range(2):
+        assert verifier.verify([LEAF.der, MID.der], NOW).leaf == LEAF.certificate
+        with pytest.raises(CitadelError, match="expired"):
+            verifier.verify([LEAF.der, MID.der], NOW + timedelta(hours=2))
+        with pytest.raises(CitadelError, match="not yet valid"):
+            verifier.verify([LEAF.der, MID.der], NOW - timedelta(minutes=2))
+        with pytest.raises(CitadelError, match="local issuer"):
+            verifier.verify([LEAF.der], NOW)  # who was seen before helps nobody
+        with pytest.raises(CitadelError, match="is not trusted"):
+            verifier.verify([leaf(other).der], NOW)
+        with pytest.raises(CitadelError, match="no bundle"):
+            verifier.verify([leaf(TOP, names=san("spiffe://b.test/w")).der], NOW)
 
 
 def test_a_refusal_says_who_and_which_certificate_and_why() -> None:
