@@ -9,6 +9,7 @@ from typing import Any
 from cryptography import x509
 
 from ca.api.federation_answers import bundle_in_short, known_bundle_message
+from ca.api.given_bundles import given_bundle
 from ca.api.listeners import ActorOf
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
@@ -57,7 +58,7 @@ class BundleService(federation_pb2_grpc.BundlesServicer):
     async def SetBundle(self, request: pb.SetBundleRequest, context: Any) -> pb.KnownBundle:
         by, own = self._actor_of(context), self._authorities.bundle().trust_domain
         domain = own if request.own_domain else TrustDomain.parse(request.bundle.trust_domain)
-        bundle = TrustBundle.from_json(domain, request.bundle.json)
+        bundle = await given_bundle(request.bundle, domain)
         if request.own_domain:
             return self._exchanged(await self._exchange.take(bundle, why=request.why, by=by))
         return self._known(await self._by_hand.set(bundle, why=request.why, by=by))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ca.api.federation_answers import federation_message
+from ca.api.given_bundles import given_bundle
 from ca.api.listeners import ActorOf
 from ca.entries.directory import EntryDirectory
 from ca.federation.federations import Federations
@@ -49,7 +50,7 @@ class FederationService(federation_pb2_grpc.FederationsServicer):
             endpoint_id=SpiffeId.parse(request.endpoint_spiffe_id) if request.endpoint_spiffe_id else None,
             created_at=self._clock.now(),
         )
-        bootstrap = _bootstrap(request, trust_domain)
+        bootstrap = await _bootstrap(request, trust_domain)
         made = await self._federations.create(wanted, bootstrap, why=_why(request.why), by=self._actor_of(context))
         return self._message(made)
 
@@ -86,14 +87,14 @@ def _profile(name: str) -> Profile:
         ) from error
 
 
-def _bootstrap(request: pb.CreateFederationRequest, trust_domain: TrustDomain) -> TrustBundle | None:
+async def _bootstrap(request: pb.CreateFederationRequest, trust_domain: TrustDomain) -> TrustBundle | None:
     if not request.HasField("bootstrap"):
         return None
     if TrustDomain.parse(request.bootstrap.trust_domain) != trust_domain:
         raise InvalidArgument(
             Reason.FEDERATION_MALFORMED, f"the bundle is of {request.bootstrap.trust_domain!r:.300}, not {trust_domain}"
         )
-    return TrustBundle.from_json(trust_domain, request.bootstrap.json)
+    return await given_bundle(request.bootstrap, trust_domain)
 
 
 def _why(text: str) -> str:

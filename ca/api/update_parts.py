@@ -40,20 +40,20 @@ def in_parts(first: pb.Update, rest: Rest, *, revision: int, is_snapshot: bool) 
         part, size = pb.Update(revoked_identities=identities), identities.ByteSize()
     for bundle in rest.bundles:
         more = bundle.ByteSize()
-        if part.bundles and size + more > _BYTES_PER_PART:
+        if size and size + more > _BYTES_PER_PART:
             yield unfinished()
             part, size = pb.Update(), 0
         part.bundles.append(bundle)
         size += more
     for start in range(0, len(rest.removed), _IDS_PER_PART):
-        if part.removed_entry_ids:
+        if part.removed_entry_ids or size > _BYTES_PER_PART:
             yield unfinished()
-            part = pb.Update()
+            part, size = pb.Update(), 0
         part.removed_entry_ids.extend(rest.removed[start : start + _IDS_PER_PART])
     size = part.ByteSize()
     for message in map(entry_to_wire, rest.entries):
         more = message.ByteSize()
-        if part.entries and (len(part.entries) >= _ENTRIES_PER_PART or size + more > _BYTES_PER_PART):
+        if size and (len(part.entries) >= _ENTRIES_PER_PART or size + more > _BYTES_PER_PART):
             yield unfinished()
             part, size = pb.Update(), 0
         part.entries.append(message)

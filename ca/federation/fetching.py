@@ -13,7 +13,7 @@ import httpx
 from ca.federation.faults import bad_answer, unreachable, untrusted
 from ca.federation.model import Federation
 from ca.federation.proving import SpiffeProofs, WebTrust
-from ca.federation.rules import url_problem
+from ca.federation.rules import MAX_DOCUMENT_BYTES, url_problem
 from ca.federation.settings import Profile
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
@@ -21,7 +21,6 @@ from citadel.web.asking import AskError, Fault, get, shown
 from citadel.web.connections import GuardedConnections
 from citadel.web.lookups import LookUp, Lookups, look_up_by_system
 
-MAX_ANSWER_BYTES: Final = 1024 * 1024
 _PATIENCE: Final = 10.0  # seconds for all of it, redirects included
 
 
@@ -41,7 +40,7 @@ class BundleFetcher:
         try:
             async with asyncio.timeout(self._patience):
                 ask = await self._connections(federation, trust)
-                return (await get(ask.open, url, judge=_judge, most_bytes=MAX_ANSWER_BYTES)).body
+                return (await get(ask.open, url, judge=_judge, most_bytes=MAX_DOCUMENT_BYTES)).body
         except TimeoutError as error:
             raise unreachable(f"{shown(url)}: no whole answer within {self._patience:g} s") from error
         except httpx.InvalidURL as error:

@@ -23,6 +23,7 @@ from citadel.spiffe import TrustDomain
 # Servers of SPIRE have three X.509 authorities each where they share no root; each cluster has some JWT authorities.
 MOST_X509_AUTHORITIES: Final = 200
 MOST_JWT_AUTHORITIES: Final = 1000
+MAX_DOCUMENT_BYTES: Final = 1024 * 1024  # as fetched, and as given by hand
 _MOST_URL: Final = 2048  # characters
 _LONGEST: Final = timedelta(days=1)
 _LONGEST_AFTER_FAILURE: Final = timedelta(minutes=5)
@@ -46,6 +47,14 @@ def check_size(offered: TrustBundle) -> None:
     Every proxy that federates has them, makes them ready again at each change, and tries them at each handshake.
     """
     _check_counts(offered.trust_domain, len(offered.x509_authorities), len(offered.jwt_authorities))
+
+
+def check_bytes(document: bytes) -> None:
+    """Raise `InvalidArgument` (`bundle_malformed`) for a document that would not be fetched either."""
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise InvalidArgument(
+            Reason.BUNDLE_MALFORMED, f"the bundle has {len(document)} bytes, and {MAX_DOCUMENT_BYTES} are the most"
+        )
 
 
 def check_document(trust_domain: TrustDomain, document: Mapping[str, object]) -> None:

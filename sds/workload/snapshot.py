@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import accumulate
 from typing import Final
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -24,6 +26,8 @@ from sds.serve.placeholder import discarded_root
 from sds.serve.revocations import for_chains
 from sds.workload.answer import Answer
 from sds.workload.jwt_bundles import jwk_set, jwt_bundles
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ class Snapshot:
 NOTHING: Final = Snapshot(is_entitled=False)
 # Many clients take messages of at most 4 MiB, and one that is refused leaves its reader without a certificate.
 _MOST_LISTED: Final = 1024 * 1024
+_MOST_FOREIGN: Final = 2 * 1024 * 1024  # of foreign bundles, beside those lists and what is the caller's own
 _MOST_KEPT: Final = 1024  # kinds of callers; a node has a few dozen, and who likes makes more
 
 
@@ -77,6 +82,7 @@ class SnapshotShelf:
         self._index = EntryIndex(())
         self._by_selectors: dict[frozenset[Selector], Snapshot] = {}
         self._encoded: dict[TrustDomain, _Encoded] = {}
+        self._told: frozenset[TrustDomain] = frozenset()  # whose bundles are left out of some message
         self._lists: RevocationSet | None = None  # those that are sent, once it is known
 
     def wants_sha256(self, holdings: Holdings, selectors: frozenset[Selector]) -> bool:
@@ -105,6 +111,8 @@ class SnapshotShelf:
             self._index = EntryIndex(holdings.entries.values())
         self._holdings, self._lists = holdings, None
         self._by_selectors = {}
+        self._encoded = {domain: each for domain, each in self._encoded.items() if domain in holdings.bundles}
+        self._told = self._told.intersection(holdings.bundles)
 
     def _gather(self, entries: Sequence[Entry], now: datetime) -> Snapshot:
         identities, trusted = self._identities(entries, now), self._trusted(entries)
@@ -120,7 +128,8 @@ class SnapshotShelf:
             ),
             bundles=_bundles_answer(bundles, lists) if bundles else None,
             jwt_bundles=jwt_bundles(
-                {domain: (bundle, self._encode(bundle).jwk_set) for domain, bundle in trusted.items()}, own=self._own
+                self._that_fit({domain: (each, self._encode(each).jwk_set) for domain, each in trusted.items()}),
+                own=self._own,
             ),
             identities=_one_of_each(entries),
             trusted=trusted,
@@ -150,7 +159,19 @@ class SnapshotShelf:
         if self._own not in trusted:
             return {}
         found = {domain: (bundle, self._encode(bundle).der) for domain, bundle in trusted.items()}
-        return {domain: pair for domain, pair in found.items() if pair[1]}
+        return self._that_fit({domain: pair for domain, pair in found.items() if pair[1]})
+
+    def _that_fit(
+        self, found: Mapping[TrustDomain, tuple[TrustBundle, bytes]]
+    ) -> Mapping[TrustDomain, tuple[TrustBundle, bytes]]:
+        """Without the largest foreign bundles where all of them would be too much: no other domain pays for one."""
+        foreign = sorted((len(content), domain) for domain, (_, content) in found.items() if domain != self._own)
+        sums = accumulate(size for size, _ in foreign)
+        left_out = {domain for (_, domain), total in zip(foreign, sums, strict=True) if total > _MOST_FOREIGN}
+        for domain in left_out - self._told:
+            _log.warning("foreign bundle left out of the Workload API", trust_domain=domain.name, why="it is too large")
+        self._told |= left_out
+        return {domain: pair for domain, pair in found.items() if domain not in left_out}
 
     def _encode(self, bundle: TrustBundle) -> _Encoded:
         """The authorities as messages have them. Of our own domain never empty, which would be no bundle (WAPI-17)."""

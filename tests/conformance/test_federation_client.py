@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from ca.federation.fetching import MAX_ANSWER_BYTES, BundleFetcher
+from ca.federation.fetching import BundleFetcher
 from ca.federation.model import Federation
 from ca.federation.proving import SpiffeProofs, WebTrust
+from ca.federation.rules import MAX_DOCUMENT_BYTES
 from ca.federation.settings import Profile
 from citadel.bundle import TrustBundle
 from citadel.clock import SystemClock
@@ -374,7 +375,7 @@ async def test_of_a_flood_little_is_read(fetcher: BundleFetcher, either: Federat
 
     endpoint.server.answers["/"] = floods
     assert (await refused(fetcher, either)).reason is Reason.ENDPOINT_BAD_ANSWER
-    assert sent < MAX_ANSWER_BYTES + (20 << 20)  # what lies in buffers on the way was sent, the rest never
+    assert sent < MAX_DOCUMENT_BYTES + (20 << 20)  # what lies in buffers on the way was sent, the rest never
 
 
 @pytest.mark.parametrize("answer", [keeps_silent, drips(0.01)])

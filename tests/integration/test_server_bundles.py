@@ -197,6 +197,23 @@ async def test_an_agent_keeps_of_its_own_bundle_only_what_its_servers_stand_unde
         assert frozenset(identity.bundle.x509_authorities) == exchange.own_roots
 
 
+async def test_what_would_not_be_fetched_is_not_given_either(server: Server) -> None:
+    large = types_pb2.Bundle(trust_domain="b.test", json=b'{"keys":[]}'.ljust((1 << 20) + 1))
+    by_hand = server.bundles().SetBundle(pb.SetBundleRequest(bundle=large, why="a test"))
+    assert await refusal(by_hand) == (Code.INVALID_ARGUMENT, "bundle_malformed")
+    federation = pb.CreateFederationRequest(
+        trust_domain="b.test",
+        endpoint_url="https://127.0.0.1:1/",
+        profile="https_spiffe",
+        endpoint_spiffe_id="spiffe://b.test/endpoint",
+        bootstrap=large,
+    )
+    assert await refusal(server.federations().CreateFederation(federation)) == (
+        Code.INVALID_ARGUMENT,
+        "bundle_malformed",
+    )
+
+
 async def test_an_exchanged_root_proves_no_bundle_endpoint_of_the_own_domain(exchange: _Exchange) -> None:
     server, theirs = exchange.server, ForeignDomain(A_TEST)
     await give(server, theirs.bundle(), own_domain=True)

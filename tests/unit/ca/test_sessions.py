@@ -287,7 +287,25 @@ def test_large_entries_come_in_parts_that_an_agent_can_take(session: AgentSessio
 def test_an_entry_larger_than_a_part_comes_alone(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(update_parts, "_BYTES_PER_PART", 1)
     entries = [entry(f"/w{number}") for number in range(3)]
-    assert [len(update.entries) for update in told(session, *entries)] == [1, 1, 1]
+    assert [len(update.entries) for update in told(session, *entries)] == [0, 1, 1, 1]
+
+
+def test_what_is_large_beside_the_entries_comes_in_parts_too() -> None:
+    """An agent takes 16 MiB in one message: lists, bundles and entries may be that together, and never come."""
+    large = bytes(6 << 20)
+    first = pb.Update(revocations=types_pb2.RevocationSet(lists=[types_pb2.RevocationList(crl=large)]))
+    rest = update_parts.Rest(
+        bundles=[types_pb2.Bundle(trust_domain=name, json=large) for name in ("a.test", "b.test")],
+        revoked=[],
+        removed=["gone"],
+        entries=[entry("/web")],
+    )
+    parts = list(update_parts.in_parts(first, rest, revision=3, is_snapshot=True))
+    assert max(part.ByteSize() for part in parts) < 7 << 20
+    assert [[bundle.trust_domain for bundle in part.bundles] for part in parts] == [[], ["a.test"], ["b.test"], []]
+    assert parts[0].HasField("revocations")
+    assert [len(part.entries) + len(part.removed_entry_ids) for part in parts] == [0, 0, 0, 2]
+    assert [part.more for part in parts] == [True, True, True, False]
 
 
 def test_reports_are_remembered_up_to_a_number_of_bytes(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:

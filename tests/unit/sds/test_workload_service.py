@@ -11,12 +11,16 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from structlog.testing import capture_logs
 
 from citadel._wire import types_pb2
 from citadel.errors import CitadelError
 from citadel.peer import Caller
 from citadel.selector import Selector
+from citadel.spiffe import TrustDomain
 from sds.authz.counts import Decisions
 from sds.holdings import HoldingsFeed
 from sds.serve.callers import LOOK_AGAIN, Attestation
@@ -36,6 +40,7 @@ from tests.workloads import Workload, workload_at
 
 REPORT = types_pb2.ResourceReport
 SECOND = timedelta(seconds=1)
+C_TEST = TrustDomain("c.test")
 NO_IDENTITY = (grpc.StatusCode.PERMISSION_DENIED, "no_identity")
 NOT_READY = (grpc.StatusCode.UNAVAILABLE, "not_ready")
 
@@ -258,6 +263,38 @@ def test_of_callers_that_look_ever_different_a_bounded_number_is_remembered() ->
         seen = frozenset((UID_1, Selector("unix", f"path:/tmp/{number}")))
         assert shelf.snapshot(there, seen, NOW).is_entitled
     assert len(shelf._by_selectors) <= 1024
+
+
+@pytest.mark.invariant(9)
+def test_a_foreign_bundle_that_is_too_large_costs_neither_the_own_certificate_nor_other_domains() -> None:
+    """Many clients take 4 MiB, and refuse the whole message for more."""
+    shelf, web = SnapshotShelf(trust_domain=A_TEST), entry("web", federates_with=frozenset({B_TEST, C_TEST}))
+    filler = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.2"), bytes(2 << 20))
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    large = certificates.root(uri="spiffe://b.test", extra=((filler, False),))
+    of_b = certificates.bundle(
+        large,
+        trust_domain=B_TEST,
+        jwt_authorities={"k" * (3 << 20): key},
+    )
+    of_c = certificates.bundle(
+        certificates.root(uri="spiffe://c.test"), trust_domain=C_TEST, jwt_authorities={"k": key}
+    )
+    there = holdings([web], [held(web)], own_bundle(), of_b, of_c)
+    with capture_logs() as logs:
+        for uid in (1, 2):  # two kinds of callers
+            seen = frozenset((UID_1, Selector("unix", f"gid:{uid}")))
+            told = shelf.snapshot(there, seen, NOW)
+            assert told.svids is not None
+            assert told.bundles is not None
+            assert told.jwt_bundles is not None
+            assert ids(told.svids.message) == ["web"]
+            assert told.svids.message.federated_bundles.keys() == {"spiffe://c.test"}
+            assert told.bundles.message.bundles.keys() == {"spiffe://a.test", "spiffe://c.test"}
+            assert told.jwt_bundles.message.bundles.keys() == {"spiffe://a.test", "spiffe://c.test"}
+    assert [each["trust_domain"] for each in logs] == ["b.test"], "told once"
+    shelf.snapshot(holdings([web], [held(web)], own_bundle()), frozenset((UID_1,)), NOW)
+    assert shelf._encoded.keys() == {A_TEST}, "what is gone takes no room"
 
 
 class TestWhenItIsSent:
