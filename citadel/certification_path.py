@@ -107,9 +107,11 @@ def weakness_of(certificate: x509.Certificate, *, is_anchor: bool) -> str:
     return ""
 
 
-def extension_of(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    """The certificate's extension of this kind, if it has one. Raises one of `UNREADABLE` where they are malformed."""
+def extension_of(
+    one: x509.Certificate | x509.CertificateRevocationList | x509.RevokedCertificate, kind: type[_Extension]
+) -> _Extension | None:
+    """Its extension of this kind, if it has one. Raises one of `UNREADABLE` where they are malformed."""
     try:
-        return certificate.extensions.get_extension_for_class(kind).value
+        return one.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None

@@ -1,7 +1,8 @@
 """What is believed of a child's report. Pure: a child must not be able to speak for others.
 
 Each authority that it names must be one that was signed for it here, and each list must be that authority's own and
-look as lists do here: what is pushed to Envoy was validated first (invariant 9).
+look as lists do here: what is pushed to Envoy was validated first (invariant 9). Envoy refuses more than what is wrong,
+and a list that it cannot take would withhold those of everybody.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.clusters.model import Said
+from ca.revocation.crl import is_as_built
 from citadel._wire import clusters_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
@@ -26,7 +28,6 @@ from citadel.spiffe import TrustDomain
 
 _MOST_ISSUERS: Final = 1000
 _MOST_KEYS: Final = 1000
-_OF_A_LIST: Final = (x509.AuthorityKeyIdentifier, x509.CRLNumber)
 
 
 @dataclass(slots=True)
@@ -93,22 +94,11 @@ def kept_report(said: Said, trust_domain: TrustDomain) -> pb.ClusterReport:
 def _list(reported: pb.IssuerReport) -> RevocationList:
     found = RevocationList.from_der(reported.certificate, reported.crl)
     try:
-        _check_form(found)
+        if not is_as_built(found.crl, found.issuer):
+            raise _malformed("a revocation list is not in the form in which they are signed here")
     except UNREADABLE as error:
         raise _malformed(f"a revocation list cannot be read: {error}") from error
     return found
-
-
-def _check_form(found: RevocationList) -> None:
-    """Envoy refuses more than what is wrong: a list that it cannot take would withhold those of everybody."""
-    issuer, crl = found.issuer, found.crl
-    if (crl.last_update_utc, crl.next_update_utc) != (issuer.not_valid_before_utc, issuer.not_valid_after_utc):
-        raise _malformed("a revocation list is not dated by the life of its issuer")
-    if any(each.critical or not isinstance(each.value, _OF_A_LIST) for each in crl.extensions):
-        raise _malformed("a revocation list has extensions that are not known here")
-    for entry in crl:
-        if any(each.critical or not isinstance(each.value, x509.CRLReason) for each in entry.extensions):
-            raise _malformed("a revocation list has an entry with extensions that are not known here")
 
 
 def _keys(

@@ -1,20 +1,28 @@
-"""What is left of a bundle with odd authorities is read by Envoy and OpenSSL, which refuse all of it otherwise."""
+"""What is left of odd authorities and lists is read by Envoy and OpenSSL, which refuse all of it otherwise."""
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca.clusters.reports import read_report
+from citadel._wire import clusters_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.bundle_keys import x509_entry
+from citadel.revocation import RevocationList
+from citadel.spiffe import TrustDomain
 from cli.demo import envoy
-from tests.certificates import A_TEST, B_TEST, bundle, root
+from tests.certificates import A_TEST, B_TEST, NOW, bundle, root
 from tests.odd_authorities import odd_authorities
+from tests.odd_lists import odd_lists, plain_list
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:Parsed a serial number")]
 
@@ -26,15 +34,41 @@ def test_a_proxy_keeps_its_trust_whatever_a_foreign_bundle_holds(tmp_path: Path)
     odd = list(odd_authorities())
     document = {"keys": [x509_entry(each.certificate) for each in (GOOD, *(signed for _, signed in odd))]}
     left = TrustBundle.from_json(B_TEST, json.dumps(document).encode()).to_pem()
-    assert _is_taken_by_envoy(left, tmp_path)
+    assert _is_taken_by_envoy({A_TEST: OWN.to_pem(), B_TEST: left}, tmp_path)
     assert _is_taken_by_openssl(left)
     broken = dict(odd)["UTF-8 that is none"].pem
-    assert not _is_taken_by_envoy(left + broken, tmp_path), "these tests show nothing any more"
+    both = {A_TEST: OWN.to_pem(), B_TEST: left + broken}
+    assert not _is_taken_by_envoy(both, tmp_path), "these tests show nothing any more"
     assert not _is_taken_by_openssl(left + broken)
 
 
-def _is_taken_by_envoy(foreign: bytes, folder: Path) -> bool:
-    trusted = {A_TEST: OWN.to_pem(), B_TEST: foreign}
+@pytest.mark.invariant(9)
+def test_a_proxy_keeps_its_trust_whatever_lists_a_child_cluster_brings(tmp_path: Path) -> None:
+    own = root()
+    reported = own.certificate.public_bytes(Encoding.DER)
+
+    def believed(crl: bytes) -> list[RevocationList]:
+        report = pb.ClusterReport(issuers=[pb.IssuerReport(certificate=reported, crl=crl)])
+        return [*read_report(report, trust_domain=A_TEST, signed=[own.certificate], taken=(), at=NOW).said.lists]
+
+    def is_taken(*lists: bytes) -> bool:
+        pem = OWN.to_pem() + b"".join(map(_crl_pem, lists))
+        return _is_taken_by_envoy({A_TEST: bundle(own).to_pem() + pem}, tmp_path)
+
+    odd = dict(odd_lists(own.certificate, own.key))
+    brought = [plain_list(own.certificate, own.key), *odd.values()]
+    left = [each.der for crl in brought for each in believed(crl)]
+    assert left == brought[:1]
+    assert is_taken(*left)
+    for problem in ("empty extensions", "a line with empty extensions"):
+        assert not is_taken(odd[problem]), "these tests show nothing any more"
+
+
+def _crl_pem(der: bytes) -> bytes:
+    return b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(der) + b"-----END X509 CRL-----\n"
+
+
+def _is_taken_by_envoy(trusted: Mapping[TrustDomain, bytes], folder: Path) -> bool:
     spiffe = {
         "@type": f"{_TLS}.SPIFFECertValidatorConfig",
         "trust_domains": [

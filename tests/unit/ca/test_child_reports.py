@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority.certificates import authority_key_identifier, build_issuer, build_root
 from ca.clusters.reports import Reading, kept_report, read_report
+from ca.revocation.crl import build_crl, is_as_built
+from ca.revocation.model import RevokedCertificate
 from citadel._wire import clusters_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
@@ -19,6 +23,7 @@ from citadel.errors import InvalidArgument, Reason
 from citadel.jwk import JwtKey
 from tests.children import A_TEST, ChildIssuer
 from tests.csrs import new_key
+from tests.odd_lists import odd_lists, plain_list
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
@@ -99,16 +104,16 @@ def test_its_own_authorities_lists_and_keys_are_believed_and_kept_as_they_are() 
         (_crl(signer=FOREIGN), "a revocation list was not signed by"),
         (pb.IssuerReport(certificate=OWN.reported().certificate, crl=FOREIGN.crl()), "was not signed by"),
         (pb.IssuerReport(certificate=OWN.reported().certificate, crl=b"none"), "cannot be read"),
-        (_crl(end=NOW + timedelta(hours=1)), "not dated by the life of its issuer"),
-        (_crl(begin=NOW - _DAY), "not dated by the life of its issuer"),
-        (_crl(lambda b: b.add_extension(x509.DeltaCRLIndicator(1), critical=True)), "extensions that are not known"),
+        (_crl(end=NOW + timedelta(hours=1)), "not in the form"),
+        (_crl(begin=NOW - _DAY), "not in the form"),
+        (_crl(lambda b: b.add_extension(x509.DeltaCRLIndicator(1), critical=True)), "not in the form"),
         (
             _crl(
                 lambda b: b.add_revoked_certificate(
                     _entry((x509.CertificateIssuer([x509.DNSName("somebody.else")]), True))
                 )
             ),
-            "an entry with extensions that are not known",
+            "not in the form",
         ),
     ],
     ids=range(10),
@@ -120,6 +125,39 @@ def test_what_is_not_its_own_or_could_break_a_proxy_is_ignored(reported: pb.Issu
     (told,) = reading.ignored
     assert why in told
     assert reading.said.without_list == reading.said.issuers  # as if there were none
+
+
+@pytest.mark.invariant(9)
+@pytest.mark.parametrize("crl", [pytest.param(crl, id=odd) for odd, crl in odd_lists(OWN.certificate, OWN.key)])
+def test_a_list_is_believed_only_in_the_form_that_every_verifier_takes(crl: bytes) -> None:
+    """One that the agents or Envoy refuse would withhold the lists, and then the roots, of everybody."""
+    reading = _read(pb.IssuerReport(certificate=OWN.certificate.public_bytes(Encoding.DER), crl=crl))
+    assert reading.said.lists == ()
+    assert reading.said.without_list == {OWN.certificate}
+
+
+def test_every_list_that_is_built_here_is_in_that_form() -> None:
+    plain = pb.IssuerReport(
+        certificate=OWN.certificate.public_bytes(Encoding.DER), crl=plain_list(OWN.certificate, OWN.key)
+    )
+    assert len(_read(plain).said.lists) == 1
+    moments = (NOW, NOW + timedelta(milliseconds=3), NOW + timedelta(milliseconds=1))
+    lines = [
+        RevokedCertificate(serial=f"{number:02x}", issuer_id="i", not_after=NOW + _DAY, revoked_at=moment, code=code)
+        for number, (moment, code) in enumerate(product(moments, x509.ReasonFlags), start=1)
+        if code is not x509.ReasonFlags.remove_from_crl
+    ]
+    for key in (ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)):
+        issuer = build_issuer(
+            trust_domain=A_TEST,
+            public_key=key.public_key(),
+            root=_ROOT,
+            root_key=_ROOT_KEY,
+            not_before=NOW,
+            not_after=NOW + _DAY,
+        )
+        crl = build_crl(issuer=issuer, key=key, number=1, revoked=lines)
+        assert is_as_built(crl, issuer)
 
 
 def test_an_authority_without_a_list_is_known_as_such() -> None:
