@@ -28,6 +28,11 @@ def permitted_hosts(certificate: x509.Certificate) -> list[str]:
     return list(_hosts(constraints.permitted_subtrees)) if constraints is not None else []
 
 
+def is_one_host(trust_domain: TrustDomain) -> bool:
+    """Whether a constraint to this name means itself alone: with a dot before it, it would mean all hosts below."""
+    return all(trust_domain.name.split("."))
+
+
 def is_refused_by_envoy(trust_domain: TrustDomain) -> bool:
     """Whether Envoy's TLS library refuses this name wherever URIs are constrained, though OpenSSL takes it.
 

@@ -17,7 +17,7 @@ from ca.authority.soundness import domain_fault, fits, root_faults, trust_domain
 from ca.keys.kinds import AuthorityKey, AuthorityPublicKey
 from citadel.certification_path import extension_of
 from citadel.errors import InvalidArgument, Reason
-from citadel.name_constraints import is_refused_by_envoy
+from citadel.name_constraints import is_one_host, is_refused_by_envoy
 from citadel.spiffe import TrustDomain
 
 _BACKDATE: Final = timedelta(hours=1)  # the machine that keeps a root is seldom on a network, and its clock drifts
@@ -121,6 +121,11 @@ class OfflineRoot:
                 fix=f"--lifetime of at most {left.days}d, or a new root with `citadel-cli root init`",
             )
         is_constrained = self.trust_domain is None
+        if is_constrained and not is_one_host(trust_domain):
+            _refuse(
+                f"a constraint to {trust_domain} would not be to this name alone",
+                fix="take a name without a dot at its beginning or end, or two in a row",
+            )
         if is_constrained and is_refused_by_envoy(trust_domain):
             _refuse(
                 f"Envoy refuses every certificate of {trust_domain} whose authority has a name constraint",

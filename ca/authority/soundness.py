@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from ca.keys.kinds import AuthorityKey
 from citadel.certification_path import UNREADABLE, extension_of, weakness_of
+from citadel.name_constraints import forbidding, permitted_hosts
 from citadel.possession import MOST_RSA_EXPONENT
 from citadel.spiffe import TrustDomain
 
@@ -95,15 +96,12 @@ def domain_fault(certificate: x509.Certificate, trust_domain: TrustDomain) -> st
     for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else ():
         if uri != str(trust_domain.id):
             return f"is for {uri}, not {trust_domain.id}"
-    constraints = extension_of(certificate, x509.NameConstraints)
-    permitted = [
-        each.value
-        for each in (constraints.permitted_subtrees or () if constraints is not None else ())
-        if isinstance(each, x509.UniformResourceIdentifier)
-    ]
-    if permitted and not any(_is_within(trust_domain.name, each.lower()) for each in permitted):
-        return f"may sign only within {', '.join(permitted)}, not for {trust_domain.name}"
-    return ""
+    if forbidding([certificate], trust_domain) is None:
+        return ""
+    permitted = permitted_hosts(certificate)
+    if not permitted:
+        return f"has a name constraint, and may not sign for {trust_domain.name}"
+    return f"may sign only within {', '.join(permitted)}, not for {trust_domain.name}"
 
 
 def trust_domain_of(certificate: x509.Certificate) -> str | None:
@@ -137,7 +135,3 @@ def _profile_faults(certificate: x509.Certificate) -> Iterator[str]:
         yield "may not sign certificates: its key usage lacks keyCertSign"
     if extension_of(certificate, x509.SubjectKeyIdentifier) is None:
         yield "has no subject key identifier"
-
-
-def _is_within(name: str, permitted: str) -> bool:
-    return name.endswith(permitted) if permitted.startswith(".") else name == permitted

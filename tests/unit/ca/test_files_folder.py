@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str, str]] = {
     "the trust domain excluded": (
         lambda: bad(extra=(certificates.excluded("a.test"),)),
         CERTIFICATE,
-        "signs nothing that peers would take",
+        "may not sign for a.test",
     ),
     "an extension that nobody knows": (
         lambda: bad(extra=(certificates.UNKNOWN_CRITICAL,)),

@@ -140,6 +140,15 @@ async def test_names_that_envoy_refuses_under_a_constraint_get_a_root_of_their_o
     assert (await offline.sign("w", domain, root=offline / "own"))["is_constrained"] is False
 
 
+@pytest.mark.parametrize("name", [".test", "test.", "a..test", ".."])
+async def test_names_that_a_constraint_would_not_mean_alone_are_refused(offline: Offline, name: str) -> None:
+    await offline.several()
+    error = await offline.refused(
+        "sign", "w", "--root", offline / "root", "--trust-domain", name, "--out", offline / "w"
+    )
+    assert (error["reason"], "this name alone" in error["message"]) == ("authority_refused", True)
+
+
 async def test_cryptographys_own_verifier_refuses_every_chain_with_such_a_constraint(offline: Offline) -> None:
     # Why OpenSSL walks paths here. Where this fails, it has learnt them.
     await offline.several()
