@@ -37,6 +37,7 @@ from ca.revocation.revoker import Revoker
 from ca.rotation.mesh import Mesh
 from ca.settings import ServerSettings
 from ca.store.agents import SqlAgentStore
+from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
@@ -319,6 +320,7 @@ def _authorities(
         keys=keys,
         store=store,
         lists=lists,
+        acts=SqlAuditLog(database=database),
         clock=clock,
         issuer_lifetime=settings.authorities.issuer_lifetime,
         backdate=settings.svids.backdate,

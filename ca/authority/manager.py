@@ -12,7 +12,9 @@ from uuid import uuid4
 import structlog
 from cryptography.hazmat.primitives import hashes
 
+from ca.audit.trail import Acts
 from ca.authority.fresh_key import forget_key
+from ca.authority.fresh_root import FreshRoot
 from ca.authority.jwt import JwtAuthorities
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.own_bundle import OwnBundle
@@ -51,7 +53,7 @@ class AuthorityManager:
     knows it. Each method, asked again after a crash, changes nothing more.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - where authorities are wired: each part is given, none is made in secret
         self,
         *,
         own: OwnBundle,
@@ -59,6 +61,7 @@ class AuthorityManager:
         keys: KeyManager,
         store: AuthorityStore,
         lists: Lists,
+        acts: Acts,
         clock: Clock,
         issuer_lifetime: timedelta,
         backdate: timedelta,
@@ -70,6 +73,7 @@ class AuthorityManager:
         self._store = store
         self._lists = lists
         self._clock = clock
+        self._fresh_root = FreshRoot(upstream=upstream, acts=acts, clock=clock)
         self._issuer_lifetime = issuer_lifetime
         self._backdate = backdate
         self._issuing: IssuingAuthority | None = None
@@ -87,7 +91,7 @@ class AuthorityManager:
         if active is not None and not self._has_ended(active) and self._is_vouched_for(active):
             await self._sign_with(active)
         else:
-            await self._activate(self._prepared_under_the_active_root() or await self._make_issuer())
+            await self._activate(await self._successor())
         await self.jwt.start()
         await self._settle()
 
@@ -257,6 +261,12 @@ class AuthorityManager:
     def root_key_ids(self) -> frozenset[bytes]:
         """What certificates call the roots by that are trusted now."""
         return frozenset(root.subject_key_id for root in self._upstream.authorities())
+
+    async def _successor(self) -> Authority:
+        """What is to sign where nothing that did can any more."""
+        if self._prepared_under_the_active_root() is None:
+            await self._fresh_root.take(self._issuers)
+        return self._prepared_under_the_active_root() or await self._make_issuer()
 
     def _prepared_under_the_active_root(self) -> Authority | None:
         active = {root.id for root in self._upstream.authorities() if root.state is AuthorityState.ACTIVE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -57,3 +58,8 @@ class Authority:
     def not_after(self) -> datetime:
         """End of validity: nothing that it signs may outlive this (invariant 6)."""
         return self.certificate.not_valid_after_utc
+
+
+def old_and_ended(authorities: Iterable[Authority], now: datetime) -> list[str]:
+    """The ids of those that signed once and have ended: nothing that they vouched for is valid any more."""
+    return [each.id for each in authorities if each.state is AuthorityState.OLD and each.not_after <= now]

@@ -154,6 +154,13 @@ class UpstreamAuthority(Protocol):
         """Whether it would bring an issuing authority now: where it knows that it would not, it is not asked."""
         ...
 
+    def cannot_sign(self) -> str:
+        """Why nothing comes from the active root ever again, where it would from another one; "" where that is not so.
+
+        What is said of it: what it signed last has ended.
+        """
+        ...
+
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         """Bring an issuing authority under the root of this id, or else under the active one.
 

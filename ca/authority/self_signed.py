@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import uuid4
 
 import structlog
@@ -12,7 +13,7 @@ from cryptography import x509
 
 from ca.authority.certificates import build_issuer, build_root
 from ca.authority.fresh_key import fresh_issuer_key
-from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.model import Authority, AuthorityKind, AuthorityState, old_and_ended
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.authority.vouching import Vouching
 from ca.issuance.csr import public_key_of
@@ -24,6 +25,8 @@ from citadel.spiffe import TrustDomain
 from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
+
+_NO_KEY: Final = "the key of the root is not here: it came from another upstream"
 
 
 class SelfSignedUpstream:
@@ -57,6 +60,7 @@ class SelfSignedUpstream:
                 _check_trust_domain(root.certificate, self._trust_domain)
         if not any(root.state is AuthorityState.ACTIVE for root in self._roots):
             self._roots = (*self._roots, await self._make_root(uuid4().hex, AuthorityState.ACTIVE))
+        await self.drop(old_and_ended(self._roots, self._clock.now()))
 
     @property
     def decides(self) -> frozenset[AuthorityKind]:
@@ -67,6 +71,13 @@ class SelfSignedUpstream:
 
     def can_mint(self) -> bool:
         return True
+
+    def cannot_sign(self) -> str:
+        now = self._clock.now()
+        for root in self._roots:
+            if root.state is AuthorityState.ACTIVE and (not root.key_id or root.not_after <= now):
+                return "the root has ended" if root.key_id else _NO_KEY
+        return ""
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         root = self._root_to_sign_with(root_id)
@@ -99,6 +110,8 @@ class SelfSignedUpstream:
 
     async def drop(self, authority_ids: Collection[str]) -> None:
         gone = [r for r in self._roots if r.id in authority_ids and r.state is not AuthorityState.ACTIVE]
+        if not gone:
+            return
         await self._leave_word(gone)
         await self._store.set_states({root.id: AuthorityState.REVOKED for root in gone})
         self._roots = tuple(root for root in self._roots if root not in gone)
@@ -143,7 +156,7 @@ class SelfSignedUpstream:
             if is_meant and not root.key_id:
                 raise Unavailable(
                     Reason.ISSUER_UNAVAILABLE,
-                    "the key of the root is not here: it came from another upstream",
+                    _NO_KEY,
                     fix="rotate the root, and this server has one of its own",
                 )
             if is_meant and root.not_after > now:

@@ -124,6 +124,10 @@ class ParentAuthority:
     def can_mint(self) -> bool:
         return self._asked().trouble() is None and self.requests.are_due
 
+    def cannot_sign(self) -> str:
+        """Never: the start waits until the parent has said which of its roots signs."""
+        return ""
+
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         """Always under the root by which the parent signs now; it begins when the parent lets it."""
         del not_before, root_id

@@ -17,7 +17,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.model import Authority, AuthorityKind, AuthorityState, old_and_ended
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.authority.vouching import Vouching
 from ca.keys.sealing import KeyPurpose
@@ -88,6 +88,7 @@ class FilesUpstream:
                 raise found.trouble or invalid(self.folder, "was not read")
             await self._record(found.offer.root, AuthorityState.ACTIVE)
         await self.take(found)
+        await self.drop(old_and_ended(self._roots, self._clock.now()))
 
     async def look(self) -> Look:
         """Read the folder. Changes nothing; `take` does. Raises `Unavailable` (`store_unavailable`)."""
@@ -136,6 +137,12 @@ class FilesUpstream:
         is_root = all(root.certificate != offer.root for root in self._of(AuthorityState.ACTIVE))
         why = f"{self.folder} holds another issuing authority{', under another root' if is_root else ''}"
         return Pending(is_root=is_root, why=why, certificate=offer.certificate)
+
+    def cannot_sign(self) -> str:
+        if self.found.offer is None:
+            return f"{self.folder} holds nothing that could sign"
+        pending = self.pending()
+        return pending.why if pending is not None and pending.is_root else ""
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:  # noqa: ARG002 - nobody can ask a folder for another lifetime
         offer = self._offered()

@@ -20,6 +20,7 @@ from ca.revocation.lists import RevocationLists
 from ca.revocation.meaning import Meanings, Wish
 from ca.revocation.model import Revocation, RevokedCertificate
 from ca.revocation.revoker import Outcome, Revoker
+from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.ledger import SqlLedger
@@ -134,6 +135,7 @@ class Office:
             keys=self.keys,
             store=authorities,
             lists=self.lists,
+            acts=SqlAuditLog(database=database),
             clock=clock,
             issuer_lifetime=timedelta(days=7),
             backdate=timedelta(seconds=10),

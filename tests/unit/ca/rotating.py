@@ -277,6 +277,7 @@ class Server:
             if self.above is not None
             else SelfSignedUpstream(trust_domain=A_TEST, vouching=vouching, root_lifetime=disk.root_lifetime, **common),
             lists=self.lists,
+            acts=Fated(SqlAuditLog(database=disk.database), calm),  # type: ignore[arg-type] # as above
             issuer_lifetime=disk.issuer_lifetime,
             **common,
         )
