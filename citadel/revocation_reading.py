@@ -26,11 +26,7 @@ def read_revocations(message: types_pb2.RevocationSet, *, bundle: TrustBundle | 
     """
     try:
         lists = tuple(RevocationList.from_der(each.issuer, each.crl) for each in message.lists)
-        for each in lists:
-            if fault := _fault_of(each, bundle.x509_authorities if bundle else (), now):
-                raise _malformed(f"the revocation list of {each.issuer.subject.rfc4514_string()} {fault}")
-        if len({each.issuer_key_id for each in lists}) < len(lists):
-            raise _malformed("two revocation lists are of one authority, and no verifier asks both")
+        check_lists(lists, roots=bundle.x509_authorities if bundle else (), now=now)
         for each in lists:
             _ = each.der, each.pem  # made here rather than where secrets are built, which must not block
         return RevocationSet(lists)
@@ -38,13 +34,27 @@ def read_revocations(message: types_pb2.RevocationSet, *, bundle: TrustBundle | 
         raise _malformed(f"a revocation list cannot be read: {error}") from error
 
 
+def check_lists(
+    lists: Collection[RevocationList], *, roots: Collection[x509.Certificate], now: datetime | None = None
+) -> None:
+    """Whether all of them together can be relied on where these roots are trusted. Raises as `read_revocations`.
+
+    Without `now`, which everybody judges by a clock of their own, whether they can ever be.
+    """
+    for each in lists:
+        if fault := _fault_of(each, roots) or (_fault_in_time(each, now) if now is not None else ""):
+            raise _malformed(f"the revocation list of {each.issuer.subject.rfc4514_string()} {fault}")
+    if len({each.issuer_key_id for each in lists}) < len(lists):
+        raise _malformed("two revocation lists are of one authority, and no verifier asks both")
+
+
 def is_vouched_for(authority: x509.Certificate, roots: Collection[x509.Certificate]) -> bool:
     """Whether it is one of these roots, or was signed by one."""
     return any(_is_under(root, authority) for root in roots)
 
 
-def _fault_of(each: RevocationList, roots: Collection[x509.Certificate], now: datetime) -> str:
-    """Why this list, which its issuer signed, cannot be relied on; empty if it can."""
+def _fault_of(each: RevocationList, roots: Collection[x509.Certificate]) -> str:
+    """Why this list, which its issuer signed, cannot be relied on, whenever that is; empty if it can."""
     constraints, usage = extension_of(each.issuer, x509.BasicConstraints), extension_of(each.issuer, x509.KeyUsage)
     if constraints is None or not constraints.ca or (usage is not None and not usage.crl_sign):
         return "is of a certificate that may not sign one"
@@ -56,7 +66,7 @@ def _fault_of(each: RevocationList, roots: Collection[x509.Certificate], now: da
         named = extension.value
         if isinstance(named, x509.AuthorityKeyIdentifier) and named.key_identifier != each.issuer_key_id:
             return "names another key than its issuer's"
-    return _fault_in_time(each, now)
+    return ""
 
 
 def _fault_in_time(each: RevocationList, now: datetime) -> str:

@@ -21,9 +21,10 @@ _MOST_SHOWN: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request that fits. Of the CSR only its public key is used."""
+    """A request that fits. Of the CSR only its public key is used; `key_id` is what certificates will call it by."""
 
     csr: bytes
+    key_id: bytes
     lifetime: timedelta
 
 
@@ -42,9 +43,10 @@ def check_request(request: pb.SignIssuerRequest, *, trust_domain: TrustDomain, l
             f"a life of {format_duration(lifetime)} is asked for, and authorities here live {format_duration(longest)}",
             fix=f"set authorities.issuer_lifetime of the child to {format_duration(longest)} or less",
         )
-    public_key_of(request.csr)
+    key = public_key_of(request.csr)
     _check_extensions(request.csr, trust_domain)
-    return Asked(csr=request.csr, lifetime=lifetime)
+    key_id = x509.SubjectKeyIdentifier.from_public_key(key).digest
+    return Asked(csr=request.csr, key_id=key_id, lifetime=lifetime)
 
 
 def _check_extensions(der: bytes, trust_domain: TrustDomain) -> None:

@@ -32,6 +32,11 @@ class ChildAuthority:
         return serial_hex(self.certificate.serial_number)
 
     @property
+    def key_id(self) -> bytes:
+        """What certificates and lists call its key by."""
+        return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+    @property
     def not_after(self) -> datetime:
         """Its end."""
         return self.certificate.not_valid_after_utc

@@ -83,6 +83,13 @@ class ChildRecords:
         """Whoever said anything that is kept."""
         return list(self._said)
 
+    def has_key(self, key_id: bytes) -> bool:
+        """Whether an authority of any child that has not ended has the key of this id."""
+        now = self._clock.now()
+        return any(
+            each.key_id == key_id and each.not_after > now for signed in self._signed.values() for each in signed
+        )
+
     async def record(self, authority: ChildAuthority, act: Act) -> None:
         """Have it on record, durably."""
         await self._store.record(authority, act)

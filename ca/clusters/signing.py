@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -12,14 +13,14 @@ from cryptography import x509
 from ca.audit.model import Act
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import SignedDownstream
-from ca.clusters.asking import check_request
+from ca.clusters.asking import Asked, check_request
 from ca.clusters.callers import Child
 from ca.clusters.model import ChildAuthority
 from ca.clusters.records import ChildRecords
 from citadel._wire import clusters_pb2 as pb
 from citadel.actor import Actor
 from citadel.clock import Clock
-from citadel.errors import Reason, Unavailable
+from citadel.errors import PermissionDenied, Reason, Unavailable
 from citadel.limiter import RateLimiter
 from citadel.spiffe import TrustDomain
 from citadel.tasks import to_its_end
@@ -68,6 +69,7 @@ class DownstreamSigner:
         self._limiter = limiter
         self._longest = longest
         self._clock = clock
+        self._keys_in_hand: set[bytes] = set()
 
     async def sign(self, child: Child, request: pb.SignIssuerRequest) -> SignedDownstream:
         """Raises as `check_request` and `UpstreamAuthority.sign_downstream`, and `Unavailable`."""
@@ -75,21 +77,39 @@ class DownstreamSigner:
         self._limiter.admit(child.spiffe_id)
         # 2. What it asks for must fit.
         asked = check_request(request, trust_domain=self._trust_domain, longest=self._longest)
-        # 3. The active root signs, or whoever is above it; the root's end bounds the authority's.
-        signed = await self._authorities.sign_downstream(asked.csr, lifetime=asked.lifetime)
-        # 4. It is on record before it leaves (invariant 2): a root does not go while it may be depended on.
-        authority = ChildAuthority(
-            child=child.spiffe_id,
-            certificate=signed.chain[0],
-            root_key_id=_key_id(signed.root),
-            signed_at=self._clock.now(),
-        )
-        await to_its_end(self._records.record(authority, _act(authority)))
-        # 5. A ban, or a rotation, may have come during the commit.
+        # 3. Its key must be new: a list is found by its key, and of two with one no verifier asks both.
+        with self._only_one_with(asked):
+            # 4. The active root signs, or whoever is above it; the root's end bounds the authority's.
+            signed = await self._authorities.sign_downstream(asked.csr, lifetime=asked.lifetime)
+            # 5. It is on record before it leaves (invariant 2): a root does not go while it may be depended on.
+            authority = ChildAuthority(
+                child=child.spiffe_id,
+                certificate=signed.chain[0],
+                root_key_id=_key_id(signed.root),
+                signed_at=self._clock.now(),
+            )
+            await to_its_end(self._records.record(authority, _act(authority)))
+        # 6. A ban, or a rotation, may have come during the commit.
         self._callers.check(child)
         self._check_root(signed.root)
         _log.info("authority of a child signed", child=str(child.spiffe_id), serial=authority.serial)
         return signed
+
+    @contextmanager
+    def _only_one_with(self, asked: Asked) -> Iterator[None]:
+        """Within this, what is asked for is not given to anybody else who asks with the same key."""
+        own = (each.subject_key_id for each in self._authorities.authorities())
+        if asked.key_id in self._keys_in_hand or asked.key_id in own or self._records.has_key(asked.key_id):
+            raise PermissionDenied(
+                Reason.DOWNSTREAM_REFUSED,
+                "another authority has the key that this certificate request is for",
+                fix="ask with a new key",
+            )
+        self._keys_in_hand.add(asked.key_id)
+        try:
+            yield
+        finally:
+            self._keys_in_hand.discard(asked.key_id)
 
     def _check_root(self, root: x509.Certificate) -> None:
         roots = (each for each in self._authorities.authorities() if each.kind is AuthorityKind.ROOT)

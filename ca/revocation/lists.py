@@ -18,8 +18,9 @@ from ca.revocation.crl import build_crl, number_of
 from ca.revocation.model import RevokedCertificate
 from ca.revocation.ports import ListStore
 from citadel._wire import types_pb2
-from citadel.errors import FailedPrecondition
+from citadel.errors import FailedPrecondition, InvalidArgument
 from citadel.revocation import RevocationList, RevocationSet
+from citadel.revocation_reading import check_lists
 
 _log = structlog.get_logger(__name__)
 
@@ -30,8 +31,9 @@ class RevocationLists:
     """Fulfils `ca.authority.ports.Lists`. `current` is what every proxy is to check against.
 
     A verifier that has lists refuses every issuer that it has none of, so the set is whole or empty: where the list of
-    one issuing authority cannot be signed, nothing is pushed, and `trouble` says why. A root without a list is left
-    out: whoever checks whole chains then does without lists, see `RevocationSet.covers_roots_of`.
+    one issuing authority cannot be signed, or agents would refuse the set, nothing is pushed, and `trouble` says why.
+    A root without a list is left out: whoever checks whole chains then does without lists, see
+    `RevocationSet.covers_roots_of`.
     """
 
     def __init__(self, *, keys: KeyManager, store: ListStore, why_none: str = "") -> None:
@@ -83,6 +85,30 @@ class RevocationLists:
 
     async def _sign(self) -> RevocationSet:
         kept = await self._load()
+        self.own, trouble = await self._sign_own(kept)
+        gone = [authority_id for authority_id in kept if all(each.id != authority_id for each in self._authorities)]
+        if gone:
+            await self._store.forget_lists(gone)
+            for authority_id in gone:
+                del kept[authority_id]
+        signed = RevocationSet()
+        if not trouble and self._others is None:
+            trouble = self._why_none
+        elif not trouble and self._others is not None:
+            # Of several lists of one authority the first is the one that comes from nearest to it.
+            by_issuer = {each.issuer: each for each in reversed((*self.own, *self._others))}
+            roots = [each.certificate for each in self._authorities if each.kind is AuthorityKind.ROOT]
+            try:
+                signed = await asyncio.to_thread(_whole, tuple(by_issuer.values()), roots)
+            except InvalidArgument as error:
+                trouble = f"agents would refuse all of them: {error.message}"
+        self._note(trouble)
+        return signed
+
+    async def _sign_own(
+        self, kept: dict[str, x509.CertificateRevocationList]
+    ) -> tuple[tuple[RevocationList, ...], str]:
+        """Those of this server's authorities, and why one of them that is needed is not there."""
         lists: list[RevocationList] = []
         trouble = ""
         for authority in self._authorities:
@@ -92,23 +118,13 @@ class RevocationLists:
                 # Its key is gone, as that of an authority which an older version has replaced.
                 if authority.kind is AuthorityKind.ISSUER:
                     trouble = f"the issuing authority {authority.id} cannot sign a list: {error}"
-        gone = [authority_id for authority_id in kept if all(each.id != authority_id for each in self._authorities)]
-        if gone:
-            await self._store.forget_lists(gone)
-            for authority_id in gone:
-                del kept[authority_id]
-        if self._others is None and not trouble:
-            trouble = self._why_none
+        return tuple(lists), trouble
+
+    def _note(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
             log = _log.info if trouble == self._why_none and self.is_meant_to_have_none else _log.error
             log("no revocation lists are pushed", why=trouble)
         self.trouble = trouble
-        self.own = tuple(lists)
-        if trouble or self._others is None:
-            return RevocationSet()
-        # Of several lists of one authority the first is the one that comes from nearest to it.
-        by_issuer = {each.issuer: each for each in reversed((*lists, *self._others))}
-        return await asyncio.to_thread(RevocationSet, tuple(by_issuer.values()))
 
     def _publish(self, signed: RevocationSet, *, has_news: bool = False) -> None:
         if signed.version != self.current.version:
@@ -141,6 +157,15 @@ class RevocationLists:
 def _says_all(crl: x509.CertificateRevocationList, wanted: Sequence[RevokedCertificate]) -> bool:
     said = {entry.serial_number for entry in crl} if wanted else set()
     return all(int(each.serial, 16) in said for each in wanted)
+
+
+def _whole(lists: tuple[RevocationList, ...], roots: Sequence[x509.Certificate]) -> RevocationSet:
+    """These as one set. Raises `InvalidArgument` (`revocations_malformed`) where no agent would take it.
+
+    It would keep what it had then, lists and roots, however much is changed here.
+    """
+    check_lists(lists, roots=roots)
+    return RevocationSet(lists)
 
 
 def _message(published: RevocationSet) -> types_pb2.RevocationSet:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.audit.model import Act, Actor
@@ -57,9 +58,9 @@ class Cluster:
         if not self.issuers:
             await self.sign(lifetime)
 
-    async def sign(self, lifetime: timedelta = DAY) -> ChildIssuer:
+    async def sign(self, lifetime: timedelta = DAY, *, key: ec.EllipticCurvePrivateKey | None = None) -> ChildIssuer:
         """A new authority under the root that signs now, which its next report names."""
-        server, key = self._parent, new_key()
+        server, key = self._parent, key or new_key()
         signed = await server.authorities.sign_downstream(child_csr(key), lifetime=lifetime)
         issuer = ChildIssuer(key, signed.chain, signed.root)
         authority = ChildAuthority(

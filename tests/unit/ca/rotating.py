@@ -61,6 +61,7 @@ from ca.store.schema import audit, ledger
 from ca.store.successions import SqlSuccessions
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
+from citadel.revocation_reading import read_revocations
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
 from citadel.tally import Tally
@@ -362,6 +363,7 @@ class Server:
         )
         self.nodes: list[Node] = []
         self.others: list[Other] = []
+        self.lists.watch(self._read_as_agents_do)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -402,6 +404,12 @@ class Server:
         for task in self._tasks:
             if task.done():
                 task.result()
+
+    def _read_as_agents_do(self) -> None:
+        """What is pushed, agents take: otherwise they would take nothing else either. Raises as they refuse it."""
+        begins = (each.crl.last_update_utc for each in self.lists.current.lists)  # a clock may have been set back
+        now = max((self.clock.now(), *begins))
+        read_revocations(self.lists.message, bundle=self.authorities.bundle(), now=now)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Until it is so."""

@@ -219,6 +219,19 @@ async def test_nobody_checks_lists_while_an_authority_may_sign_whose_list_nobody
         await server.until(lambda: len(server.lists.current.lists) == 4)
 
 
+@pytest.mark.invariant(9)
+async def test_nothing_is_pushed_that_every_agent_would_refuse(server: Server, east: Cluster, west: Cluster) -> None:
+    """They would keep what they have, whatever came after it. Whose fault it is, is said."""
+    east.stays = True
+    await east.sign(key=east.issuers[0].key)  # which no parent grants
+    await server.until(lambda: not west.trust.revocations_are_whole)
+    assert server.lists.trouble == (
+        "agents would refuse all of them: two revocation lists are of one authority, and no verifier asks both"
+    )
+    del east.issuers[1]
+    await server.until(lambda: len(west.trust.revocations.lists) == 4)
+
+
 async def _leaves_unsaid(server: Server, cluster: Cluster) -> None:
     """Before it said anything of the authority that it was given."""
     cluster.leave()

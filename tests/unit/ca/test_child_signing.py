@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -13,18 +14,20 @@ from ca.authority.model import Authority, AuthorityState
 from ca.authority.ports import SignedDownstream
 from ca.clusters.callers import Child
 from ca.clusters.signing import DownstreamSigner
+from ca.keys.kinds import AuthorityKey
 from citadel._wire import clusters_pb2 as pb
 from citadel.errors import CitadelError, FailedPrecondition, PermissionDenied, Reason
 from citadel.limiter import RateLimiter
 from citadel.svid import X509Svid
 from tests.children import child_csr
 from tests.csrs import new_key
-from tests.unit.ca.cluster import EAST
+from tests.unit.ca.cluster import EAST, WEST
 from tests.unit.ca.rotating import DAY, Disk, Server
 from tests.unit.ca.values import A_TEST
 
 CHILD = Child(svid=X509Svid(EAST, ()), issuer_id="")
 REQUEST = pb.SignIssuerRequest(trust_domain="a.test", csr=child_csr(new_key()))
+OTHER = replace(CHILD, svid=X509Svid(WEST, ()))
 
 
 @dataclass
@@ -62,6 +65,10 @@ def store_url(tmp_path: Path) -> str:
 async def server(disk: Disk) -> AsyncIterator[Server]:
     async with disk.server() as server:
         yield server
+
+
+def _request(key: AuthorityKey | None = None) -> pb.SignIssuerRequest:
+    return pb.SignIssuerRequest(trust_domain="a.test", csr=child_csr(key or new_key()))  # type: ignore[arg-type] # an EC key
 
 
 def _signer(server: Server, between: Between) -> DownstreamSigner:
@@ -106,9 +113,22 @@ async def test_nothing_is_answered_where_something_came_between(
 async def test_a_child_may_not_ask_all_the_time(server: Server) -> None:
     signer = _signer(server, Between(server))
     for _ in range(2):
-        await signer.sign(CHILD, REQUEST)
+        await signer.sign(CHILD, _request())
     with pytest.raises(CitadelError) as refused:
-        await signer.sign(CHILD, REQUEST)
+        await signer.sign(CHILD, _request())
     assert refused.value.reason is Reason.TOO_MANY_REQUESTS
     await server.clock.advance(1)
-    await signer.sign(CHILD, REQUEST)
+    await signer.sign(CHILD, _request())
+
+
+async def test_no_two_authorities_have_one_key(server: Server) -> None:
+    """Agents would refuse the lists of everybody from then on: no verifier asks two of one key."""
+    signer = _signer(server, Between(server))
+    issuing = server.authorities.issuing()
+    for child, request in ((CHILD, REQUEST), (CHILD, REQUEST), (OTHER, REQUEST), (OTHER, _request(issuing.key))):
+        answers = await asyncio.gather(*(signer.sign(child, request) for _ in range(2)), return_exceptions=True)
+        refused = [each for each in answers if isinstance(each, CitadelError)]
+        assert len(refused) >= 1
+        assert {(each.reason, each.fix) for each in refused} == {(Reason.DOWNSTREAM_REFUSED, "ask with a new key")}
+        await server.clock.advance(1)
+    assert (len(server.records.signed(EAST)), len(server.records.signed(WEST))) == (1, 0)
