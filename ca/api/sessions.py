@@ -137,12 +137,14 @@ class AgentSession:
         first = pb.Update(
             bundles=[bundle_message(each, for_workloads_alone=for_workloads_alone) for each in fresh],
             removed_bundles=(*dropped, *abroad.dropped),
-            revocations=fresh_lists,
+            revocations=types_pb2.RevocationSet() if fresh_lists is not None else None,
             revoked_identities=next(iter(fresh_revoked), None),
         )
         if changed or removed or abroad.fresh or first.ListFields() or is_first:
             self.told_revision = revision
-            rest = Rest(abroad.fresh, fresh_revoked[1:], removed, changed)
+            rest = Rest(
+                fresh_lists.lists if fresh_lists is not None else (), abroad.fresh, fresh_revoked[1:], removed, changed
+            )
             yield from in_parts(first, rest, revision=revision, is_snapshot=is_first)
         for order in orders:
             if order.id not in self._told_orders:

@@ -21,6 +21,7 @@ _BYTES_PER_PART: Final = 1024 * 1024
 class Rest:
     """What of one change can be too much for one message."""
 
+    lists: Sequence[types_pb2.RevocationList]
     bundles: Sequence[types_pb2.Bundle]
     revoked: Sequence[types_pb2.RevokedIdentities]
     removed: Sequence[str]
@@ -38,12 +39,13 @@ def in_parts(first: pb.Update, rest: Rest, *, revision: int, is_snapshot: bool) 
     for identities in rest.revoked:
         yield unfinished()
         part, size = pb.Update(revoked_identities=identities), identities.ByteSize()
-    for bundle in rest.bundles:
-        more = bundle.ByteSize()
+    large: Sequence[types_pb2.RevocationList | types_pb2.Bundle] = (*rest.lists, *rest.bundles)
+    for each in large:
+        more = each.ByteSize()
         if size and size + more > _BYTES_PER_PART:
             yield unfinished()
             part, size = pb.Update(), 0
-        part.bundles.append(bundle)
+        _put(each, part)
         size += more
     for start in range(0, len(rest.removed), _IDS_PER_PART):
         if part.removed_entry_ids or size > _BYTES_PER_PART:
@@ -60,3 +62,10 @@ def in_parts(first: pb.Update, rest: Rest, *, revision: int, is_snapshot: bool) 
         size += more
     part.revision, part.snapshot = revision, is_snapshot
     yield part
+
+
+def _put(each: types_pb2.RevocationList | types_pb2.Bundle, part: pb.Update) -> None:
+    if isinstance(each, types_pb2.Bundle):
+        part.bundles.append(each)
+    else:
+        part.revocations.lists.append(each)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 from cryptography import x509
 
@@ -19,6 +20,8 @@ from citadel.clock import Clock
 from citadel.jwk import JwtKey
 from citadel.revocation import RevocationList
 from citadel.spiffe import SpiffeId, TrustDomain
+
+_MOST_BYTES: Final = 32 * 1024 * 1024  # of lists of all children: they go to each child in one message
 
 
 class ChildRecords:
@@ -131,12 +134,7 @@ class ChildRecords:
         """The lists of what children sign with; None where one of them is not known."""
         if next(self.missing(), None) is not None:
             return None
-        return [
-            each
-            for child, said in self._said.items()
-            for each in said.lists
-            if any(each.issuer == signed.certificate for signed in self.signed(child))
-        ]
+        return self._lists()
 
     def missing(self) -> Iterator[str]:
         """Why not every list is known, in words."""
@@ -147,6 +145,17 @@ class ChildRecords:
                     yield f"{child} has sent no list of its issuing authority {authority.serial}"
                 elif (said is None or authority.certificate not in said.issuers) and not self._is_connected(child):
                     yield f"{child} is away and has not said what its issuing authority {authority.serial} revoked"
+        size = sum(len(each.der) for each in self._lists())
+        if size > _MOST_BYTES:
+            yield f"the lists of all child clusters have {size} bytes, more than the {_MOST_BYTES} that can be pushed"
+
+    def _lists(self) -> list[RevocationList]:
+        return [
+            each
+            for child, said in self._said.items()
+            for each in said.lists
+            if any(each.issuer == signed.certificate for signed in self.signed(child))
+        ]
 
     async def _reading(self, child: SpiffeId, report: pb.ClusterReport, at: datetime) -> Reading:
         before = self._said.get(child)

@@ -26,8 +26,9 @@ from citadel.jwk import JwtKey
 from citadel.revocation import RevocationList
 from citadel.spiffe import TrustDomain
 
-_MOST_ISSUERS: Final = 1000
 _MOST_KEYS: Final = 1000
+_MOST_BYTES: Final = 4 * 1024 * 1024  # of lists: about a hundred thousand certificates that are revoked
+_SAID_TWICE: Final = "an issuing authority twice"
 
 
 @dataclass(slots=True)
@@ -53,17 +54,21 @@ def read_report(
     that were verified before. Raises `InvalidArgument` (`bundle_malformed`) where its keys cannot be read at all.
     """
     ignored: list[str] = []
+    room = _MOST_BYTES
     own = {each.public_bytes(Encoding.DER): each for each in signed}
     verified = {(each.issuer, each.der): each for each in known}
     issuers: set[x509.Certificate] = set()
     lists: dict[x509.Certificate, RevocationList] = {}
-    for each in report.issuers[:_MOST_ISSUERS]:
+    for each in report.issuers:
         issuer = own.get(each.certificate)
-        if issuer is None:
-            ignored.append("an issuing authority that was not signed for it here")
+        if issuer is None or issuer in issuers:
+            ignored.append(_SAID_TWICE if issuer else "an issuing authority that was not signed for it here")
             continue
         issuers.add(issuer)
-        if each.crl:
+        room -= len(each.crl)
+        if room < 0:  # the whole must fit what its clusters and agents take; without this list, nobody checks any
+            ignored.append(f"revocation lists of more than {_MOST_BYTES} bytes together")
+        elif each.crl:
             try:
                 lists[issuer] = verified.get((issuer, each.crl)) or _list(each)
             except InvalidArgument as error:
@@ -110,7 +115,10 @@ def _keys(
         ignored.append("JWT keys of another trust domain")
         return {}
     keys: dict[str, JwtKey] = {}
-    for kid, key in list(TrustBundle.from_json(trust_domain, bundle.json).jwt_authorities.items())[:_MOST_KEYS]:
+    for kid, key in TrustBundle.from_json(trust_domain, bundle.json).jwt_authorities.items():
+        if len(keys) == _MOST_KEYS:
+            ignored.append(f"more than {_MOST_KEYS} JWT keys")
+            break
         if kid in taken:
             ignored.append(f"the JWT key {kid[:100]!r}: another one has this id")
         else:

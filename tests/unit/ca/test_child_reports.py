@@ -136,6 +136,24 @@ def test_a_list_is_believed_only_in_the_form_that_every_verifier_takes(crl: byte
     assert reading.said.without_list == {OWN.certificate}
 
 
+def test_what_does_not_fit_beside_the_rest_is_as_if_there_were_none_and_is_said() -> None:
+    """What all clusters and agents are told together has an end."""
+    report, room = OWN.reported(), 4 << 20
+    long = pb.IssuerReport(certificate=report.certificate, crl=bytes(room + 1))
+    assert _read(long).said.without_list == {OWN.certificate}
+    assert _read(long).ignored == [f"revocation lists of more than {room} bytes together"]
+    twice = _read(report, report)
+    assert (len(twice.said.lists), twice.ignored) == (1, ["an issuing authority twice"])
+
+
+def test_an_authority_is_known_however_many_are_named_before_it_and_of_too_many_keys_it_is_said() -> None:
+    foreign = [pb.IssuerReport(certificate=bytes([1, number // 256, number % 256])) for number in range(1001)]
+    assert _read(*foreign, OWN.reported()).said.issuers == {OWN.certificate}
+    key = new_key().public_key()
+    reading = _read(keys={f"east-{number}": key for number in range(1001)})
+    assert (len(reading.said.jwt_keys), reading.ignored) == (1000, ["more than 1000 JWT keys"])
+
+
 def test_every_list_that_is_built_here_is_in_that_form() -> None:
     plain = pb.IssuerReport(
         certificate=OWN.certificate.public_bytes(Encoding.DER), crl=plain_list(OWN.certificate, OWN.key)

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from ca.authority.model import AuthorityKind
+from ca.clusters import records
 from ca.clusters.condition import clusters_check
 from ca.clusters.metrics import ClusterCollector
 from ca.rotation.model import Phase, RotationKind
@@ -230,6 +231,20 @@ async def test_nothing_is_pushed_that_every_agent_would_refuse(server: Server, e
     )
     del east.issuers[1]
     await server.until(lambda: len(west.trust.revocations.lists) == 4)
+
+
+async def test_lists_that_do_not_fit_into_what_a_child_takes_are_not_pushed(
+    server: Server, east: Cluster, west: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(east.issuers[0].crl()) + len(west.issuers[0].crl())
+    monkeypatch.setattr(records, "_MOST_BYTES", size)
+    assert list(server.records.missing()) == []
+    monkeypatch.setattr(records, "_MOST_BYTES", size - 1)
+    words = f"the lists of all child clusters have {size} bytes, more than the {size - 1} that can be pushed"
+    assert list(server.records.missing()) == [words]
+    assert clusters_check(server.children, server.records).health is Health.DEGRADED
+    await east.sign()
+    await server.until(lambda: not server.lists.current.lists)
 
 
 async def _leaves_unsaid(server: Server, cluster: Cluster) -> None:

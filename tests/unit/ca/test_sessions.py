@@ -293,8 +293,9 @@ def test_an_entry_larger_than_a_part_comes_alone(session: AgentSession, monkeypa
 def test_what_is_large_beside_the_entries_comes_in_parts_too() -> None:
     """An agent takes 16 MiB in one message: lists, bundles and entries may be that together, and never come."""
     large = bytes(6 << 20)
-    first = pb.Update(revocations=types_pb2.RevocationSet(lists=[types_pb2.RevocationList(crl=large)]))
+    first = pb.Update(revocations=types_pb2.RevocationSet())
     rest = update_parts.Rest(
+        lists=[types_pb2.RevocationList(issuer=issuer, crl=large) for issuer in (b"east", b"west")],
         bundles=[types_pb2.Bundle(trust_domain=name, json=large) for name in ("a.test", "b.test")],
         revoked=[],
         removed=["gone"],
@@ -302,10 +303,23 @@ def test_what_is_large_beside_the_entries_comes_in_parts_too() -> None:
     )
     parts = list(update_parts.in_parts(first, rest, revision=3, is_snapshot=True))
     assert max(part.ByteSize() for part in parts) < 7 << 20
-    assert [[bundle.trust_domain for bundle in part.bundles] for part in parts] == [[], ["a.test"], ["b.test"], []]
-    assert parts[0].HasField("revocations")
-    assert [len(part.entries) + len(part.removed_entry_ids) for part in parts] == [0, 0, 0, 2]
-    assert [part.more for part in parts] == [True, True, True, False]
+    assert [[each.issuer for each in part.revocations.lists] for part in parts[1:3]] == [[b"east"], [b"west"]]
+    assert [[bundle.trust_domain for bundle in part.bundles] for part in parts[3:5]] == [["a.test"], ["b.test"]]
+    assert [len(part.entries) + len(part.removed_entry_ids) for part in parts] == [0, 0, 0, 0, 0, 2]
+    assert [part.more for part in parts] == [True, True, True, True, True, False]
+
+
+def test_lists_are_said_when_they_change_and_as_one_set(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_parts, "_BYTES_PER_PART", 1)
+    some = types_pb2.RevocationSet(lists=[types_pb2.RevocationList(crl=crl) for crl in (b"1", b"2", b"3")])
+    none = types_pb2.RevocationSet()
+    for lists in (some, none):
+        for is_new in (True, False):
+            news = EntryNews(is_everything=True, entries={})
+            parts = list(session.updates(news=news, bundles={}, revision=1, lists=lists))
+            said = [part.revocations for part in parts if part.HasField("revocations")]
+            assert bool(said) is is_new, "an empty set is one too"
+            assert [each for one in said for each in one.lists] == (list(lists.lists) if is_new else [])
 
 
 def test_reports_are_remembered_up_to_a_number_of_bytes(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
