@@ -35,7 +35,7 @@ def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerC
             lambda: core.upstream_condition().check(core.clock.now()),
             core.rotation.rotation_check,
             core.revocation.check,
-            lambda: clusters_check(core.clusters.children, core.clusters.records),
+            lambda: clusters_check(core.clusters.children, core.clusters.records, core.clusters.keeping.twins),
             *further,
         ),
     )

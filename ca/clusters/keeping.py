@@ -11,6 +11,7 @@ import structlog
 from ca.clusters.model import Said
 from ca.clusters.records import ChildRecords
 from ca.clusters.sessions import ChildBook, ChildSession
+from ca.clusters.twins import Twins, said_by_either
 from ca.entries.downstream import DownstreamEntries
 from citadel._wire import clusters_pb2 as pb
 from citadel.actor import Actor
@@ -48,6 +49,8 @@ class Keeping:
         self._settle = settle
         self._tally = tally
         self._clock = clock
+        self.twins = Twins(clock=clock)
+        self._of_either: set[SpiffeId] = set()  # of whom is kept what two of them said
         self._to_keep: dict[SpiffeId, Said] = {}
         self._settled: object = None  # what bundle and lists were settled with
         self._news = asyncio.Event()
@@ -66,11 +69,28 @@ class Keeping:
         for why in reading.ignored[:_MOST_TOLD]:
             refusal = PermissionDenied(Reason.DOWNSTREAM_REFUSED, f"{child} reported {why}: ignored")
             self._tally.count_refused("Follow", refusal, by=Actor.identity(child))
-        known = self._to_keep.get(child) or self._records.said(child)
-        if known is None or not known.says_the_same(reading.said) or self._was_given_more(child, known):
-            self._to_keep[child] = reading.said
-            self._news.set()
+        if before is None:
+            self.twins.look(session, report)
+        self._note(child, reading.said)
         session.report = report
+
+    def _note(self, child: SpiffeId, said: Said) -> None:
+        known = self._to_keep.get(child) or self._records.said(child)
+        if child in self.twins.possible():
+            said = said_by_either(known, said, [each.certificate for each in self._records.signed(child)])
+            self._of_either.add(child)
+        else:
+            self._of_either.discard(child)
+        if known is None or not known.says_the_same(said) or self._was_given_more(child, known):
+            self._to_keep[child] = said
+            self._news.set()
+
+    async def _forget_twins(self) -> None:
+        """Believe what the one says that is still there, once the other has been away for a while."""
+        for child in self._of_either - self.twins.possible():
+            session = self._book.connected().get(child)
+            if session is not None and session.report is not None:
+                self._note(child, (await self._records.read(child, session.report)).said)
 
     def _has_no_news(self, child: SpiffeId, before: pb.ClusterReport, report: pb.ClusterReport) -> bool:
         """Whether it tells of its mesh alone, which it does many times a second while a rotation waits for that."""
@@ -96,6 +116,7 @@ class Keeping:
             await self._rest()
 
     async def _keep_all(self) -> None:
+        await self._forget_twins()
         for child, said in list(self._to_keep.items()):
             await self._records.keep(child, said)
             if self._to_keep[child] is said:
@@ -120,7 +141,8 @@ class Keeping:
                 await self._records.forget(child)
 
     async def _rest(self) -> None:
-        waiting = (asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._clock.sleep(_TIDY_SECONDS)))
+        seconds = _RETRY_SECONDS if self._of_either else _TIDY_SECONDS
+        waiting = (asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._clock.sleep(seconds)))
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:

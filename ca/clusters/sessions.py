@@ -20,6 +20,7 @@ class ChildSession:
         self.wake = asyncio.Event()
         self.is_ending = False
         self.report: pb.ClusterReport | None = None
+        self.named_before = frozenset[bytes]()  # the authorities that were named on the stream that this one ends
         self._told_trust: pb.ClusterTrust | None = None
         self._told_everywhere: pb.KnownVersions | None = None
 
@@ -29,6 +30,12 @@ class ChildSession:
             return False
         acknowledged = self.report.acknowledged
         return (acknowledged.jwt if is_jwt else acknowledged.x509) == version
+
+    def named(self) -> frozenset[bytes]:
+        """The authorities that were named on this stream last, or else on the one before."""
+        if self.report is None:
+            return self.named_before
+        return frozenset(each.certificate for each in self.report.issuers)
 
     def end(self) -> None:
         """Let the stream end at its next turn."""
@@ -62,6 +69,7 @@ class ChildBook:
         before = self._sessions.get(session.child.spiffe_id)
         self._sessions[session.child.spiffe_id] = session
         if before is not None:
+            session.named_before = before.named()
             before.end()
         self._tell()
 

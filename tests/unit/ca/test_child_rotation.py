@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from ca.authority.model import AuthorityKind
@@ -242,9 +243,58 @@ async def test_lists_that_do_not_fit_into_what_a_child_takes_are_not_pushed(
     monkeypatch.setattr(records, "_MOST_BYTES", size - 1)
     words = f"the lists of all child clusters have {size} bytes, more than the {size - 1} that can be pushed"
     assert list(server.records.missing()) == [words]
-    assert clusters_check(server.children, server.records).health is Health.DEGRADED
+    assert _check(server).health is Health.DEGRADED
     await east.sign()
     await server.until(lambda: not server.lists.current.lists)
+
+
+async def test_of_two_servers_with_one_identity_neither_loses_its_certificates_and_it_is_said(server: Server) -> None:
+    def pushed() -> set[x509.Certificate]:
+        return {each.issuer for each in server.lists.current.lists if not each.is_of_root}
+
+    first, second = Cluster(EAST), Cluster(EAST)
+    first.keys, second.keys = ({name: new_key().public_key()} for name in ("first", "second"))
+    await first.join(server)
+    one = first.issuers[0].certificate
+    await server.until(lambda: one in pushed())
+    await second.join(server)
+    two = second.issuers[0].certificate
+    for number, other in enumerate((first, second, first)):  # each opens its stream anew once it was ended
+        await server.until(lambda: {one, two} <= pushed())
+        assert {"first", "second"} <= server.authorities.bundle().jwt_authorities.keys()
+        assert {each.certificate for each in server.records.in_use(EAST)} == {one, two}
+        assert _check(server).text.endswith(f"two servers come as {EAST}") is (number > 0)
+        for each in (first, second):
+            each.session = None
+        other.connect()
+        for _ in range(5):
+            await server.turn()
+    server.clock.leap(300)
+    await server.until(lambda: two not in pushed())  # it is gone, and the one that is left says what there is
+    assert one in pushed()
+    assert "second" not in server.authorities.bundle().jwt_authorities
+    assert _check(server).health is Health.GOOD
+
+
+async def test_a_child_that_opens_another_stream_is_one_also_with_another_authority(
+    server: Server, east: Cluster
+) -> None:
+    for _ in range(2):
+        east.connect()
+        await server.turn()
+    left = east.issuers[0].certificate
+    await east.sign()
+    east.issuers = east.issuers[1:]
+    east.connect()
+    await server.turn()
+    assert left in {each.certificate for each in server.records.in_use(EAST)}
+    server.clock.leap(5)
+    await server.until(lambda: left not in {each.certificate for each in server.records.in_use(EAST)})
+    assert _check(server).health is Health.GOOD
+
+
+def _check(server: Server) -> Check:
+    return clusters_check(server.children, server.records, server.keeping.twins)
 
 
 async def _leaves_unsaid(server: Server, cluster: Cluster) -> None:
@@ -295,9 +345,9 @@ async def test_clusters_are_shown_with_those_below_them_and_measured(server: Ser
         ("citadel_child_clusters_behind", "x509"): 1,
         ("citadel_child_clusters_behind", "jwt"): 0,
     }
-    assert clusters_check(server.children, server.records) == Check("child clusters", Health.GOOD, "1 of 1 connected")
+    assert _check(server) == Check("child clusters", Health.GOOD, "1 of 1 connected")
     east.leave()
-    assert clusters_check(server.children, server.records).health is Health.DEGRADED
+    assert _check(server).health is Health.DEGRADED
 
 
 async def test_in_the_middle_the_root_above_signs_and_only_what_is_known_there_too_is_known_everywhere(
