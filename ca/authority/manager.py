@@ -31,7 +31,7 @@ from ca.keys.kinds import AuthorityKey
 from ca.keys.sealing import KeyPurpose
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
-from citadel.errors import Reason, Unavailable
+from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
@@ -161,7 +161,7 @@ class AuthorityManager:
         Its list is published before it signs, and it is the same one where that failed a moment ago.
         """
         async with self._turn:
-            fresh = self._fresh_issuer() or await self._make_issuer()
+            fresh = self._fresh_issuer() or await self._made_or_at_hand()
             await self._settle()
             await self._activate(fresh)
 
@@ -229,8 +229,12 @@ class AuthorityManager:
             return None
         return pending
 
-    def can_mint(self) -> bool:
+    def can_replace(self) -> bool:
         """Whether there would be an issuing authority now, if one were to take the place of the one that signs."""
+        return self._longer_at_hand() is not None or self.can_mint()
+
+    def can_mint(self) -> bool:
+        """Whether a rotation that begins now would have an issuing authority to prepare."""
         if AuthorityKind.ISSUER not in self.upstream_decides:
             return self._upstream.can_mint()
         pending = self.pending()
@@ -283,6 +287,24 @@ class AuthorityManager:
         if found is None or AuthorityKind.ISSUER in self.upstream_decides:  # there is none that lives longer
             return found
         return found if found.not_after - self._clock.now() > self._issuer_lifetime / 2 else None
+
+    def _longer_at_hand(self) -> Authority | None:
+        """One that was prepared under the active root, if it lives longer than what signs."""
+        found, issuing = self._prepared_under_the_active_root(), self._issuing
+        is_longer = found is not None and (issuing is None or found.not_after > issuing.authority.not_after)
+        return found if is_longer else None
+
+    async def _made_or_at_hand(self) -> Authority:
+        """A new one; where none can be had, one that was prepared long ago is better than none."""
+        at_hand = self._longer_at_hand()
+        if at_hand is not None and not self._upstream.can_mint():
+            return at_hand
+        try:
+            return await self._make_issuer()
+        except CitadelError:
+            if at_hand is None:
+                raise
+            return at_hand
 
     def _newest_issuer(self, root_id: str) -> Authority | None:
         under = [each for each in self._issuers if each.parent_id == root_id and not self._has_ended(each)]

@@ -89,20 +89,28 @@ class Upkeep:
         if self._is_root_due(now):
             await self._start(RotationKind.ROOT)  # it brings a new issuing authority along
         # Not before it: under a root that has ended no issuing authority can be made.
-        if not self._authorities.can_mint() or await self._has_left_a_bad_root() or await self._has_rescued(now):
+        if await self._leaves_a_bad_root() or await self._has_rescued(now):
             return
-        if self._is_issuer_due(now):
+        if self._authorities.can_mint() and self._is_issuer_due(now):
             await self._start(RotationKind.ISSUER)
 
-    async def _has_left_a_bad_root(self) -> bool:
-        """Whether what signs was to be replaced at once, whoever has not heard of what comes."""
+    async def _leaves_a_bad_root(self) -> bool:
+        """Whether what signs is being replaced at once, whoever has not heard of what comes.
+
+        Not once that should be over: what hangs must not keep anything else from being done about it.
+        """
         pending, running = self._authorities.pending(), self._rotator.running
         if pending is None or not pending.is_urgent:
             return False
-        if running is None or running.kind is not RotationKind.ISSUER or not running.is_emergency:
-            wish = Wish(kind=RotationKind.ISSUER, deadline=_URGENT, why=pending.why)
-            await self._steering.start(wish, by=Actor(ActorKind.SERVER))
-            _log.error("issuing authority is replaced at once", why=pending.why)
+        if running is not None and running.kind is RotationKind.ISSUER and running.deadline is not None:
+            if running.paused:
+                await self._resume(running, pending.why)
+            return self._rotator.time.unmoved() < running.deadline
+        if not self._authorities.can_mint():
+            return False
+        wish = Wish(kind=RotationKind.ISSUER, deadline=_URGENT, why=pending.why)
+        await self._steering.start(wish, by=Actor(ActorKind.SERVER))
+        _log.error("issuing authority is replaced at once", why=pending.why)
         return True
 
     async def _look_at_tokens(self) -> None:
@@ -153,15 +161,14 @@ class Upkeep:
         running, decides = self._rotator.running, self._authorities.upstream_decides
         if running is None:
             return
-        if AuthorityKind.ISSUER in decides:
+        if decides:
             await self._make_way_for_what_is_up(running, now)
         if AuthorityKind.ROOT in decides:
             return
         root = self._active(AuthorityKind.ROOT)
         is_about_it, left, reserve = running.kind is RotationKind.ROOT, root.not_after - now, self._reserve(root)
         if running.paused and left <= (reserve if is_about_it else 2 * reserve):
-            await self._steering.resume(why=_ROOT_ENDS, by=Actor(ActorKind.SERVER))
-            _log.error("paused rotation goes on, since the root nears its end", rotation=running.id)
+            await self._resume(running, _ROOT_ENDS)
         elif not is_about_it and left <= reserve * 1.5 and self._is_rested(RotationKind.ROOT):
             await self._end(running)
 
@@ -173,11 +180,14 @@ class Upkeep:
         issuer, pending = self._active(AuthorityKind.ISSUER), self._authorities.pending()
         left, reserve = issuer.not_after - now, self._reserve(issuer)
         if running.paused and left <= reserve:
-            await self._steering.resume(why=_ISSUER_ENDS, by=Actor(ActorKind.SERVER))
-            _log.error("paused rotation goes on, since the issuing authority nears its end", rotation=running.id)
+            await self._resume(running, _ISSUER_ENDS)
         is_in_the_way = running.kind in (RotationKind.SVID, RotationKind.JWT) and left <= reserve * 1.5
         if is_in_the_way and pending is not None and pending.is_root and self._is_rested(RotationKind.ROOT):
             await self._end(running, _ISSUER_ENDS)
+
+    async def _resume(self, running: Rotation, why: str) -> None:
+        await self._steering.resume(why=why, by=Actor(ActorKind.SERVER))
+        _log.error("paused rotation goes on", rotation=running.id, why=why)
 
     async def _end(self, running: Rotation, why: str = _ROOT_ENDS) -> None:
         """End it where it stands, and rotate the root."""
@@ -203,7 +213,7 @@ class Upkeep:
         issuer = self._active(AuthorityKind.ISSUER)
         if issuer.not_after - now > self._reserve(issuer) / 2:
             return False
-        if self._clock.monotonic() < self._replaces_again_at:
+        if self._clock.monotonic() < self._replaces_again_at or not self._authorities.can_replace():
             return False
         if self._replacing != issuer.id:  # noted before it is done, and once, however often that fails
             why = "its end was near, and not everybody had acknowledged a successor"

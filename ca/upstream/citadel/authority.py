@@ -216,13 +216,15 @@ class ParentAuthority:
         return [each.certificate for each in self._roots if each.state in _MAY_SIGN]
 
     def _can_go_on(self, rows: Sequence[Authority]) -> bool:
-        """Whether what is recorded can sign: an issuing authority that has not ended, whose root is still trusted."""
+        """Whether what is recorded can sign: an issuing authority that has not ended, whose root is still trusted.
+
+        Or one that was prepared under the root that signs: few miss it, and without one everybody would.
+        """
         known, now = {root.id for root in self._roots}, self._clock.now()
+        signs = {root.id for root in self._roots if root.state is AuthorityState.ACTIVE}
+        under = {AuthorityState.ACTIVE: known, AuthorityState.PREPARED: signs}
         return self.trust is not None and any(
-            each.kind is AuthorityKind.ISSUER
-            and each.state is AuthorityState.ACTIVE
-            and each.parent_id in known
-            and each.not_after > now
+            each.kind is AuthorityKind.ISSUER and each.parent_id in under.get(each.state, ()) and each.not_after > now
             for each in rows
         )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
-from ca.authority.model import AuthorityKind
+from ca.authority.model import Authority, AuthorityKind
 from ca.issuance.issuer import IssuedSvid, SvidRequest
 from ca.rotation.model import Phase, RotationKind
 from ca.store.parent_trust import SqlParentTrust
@@ -23,7 +24,7 @@ from tests.clock import FakeClock
 from tests.csrs import csr, new_key
 from tests.unit.ca.parent import FakeParent, Root
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Server, nodes
-from tests.unit.ca.values import A_TEST, NODE_1, agent
+from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, agent
 
 
 @pytest.fixture
@@ -166,6 +167,72 @@ async def test_the_parent_away_past_half_of_a_life_and_past_its_end(
         await server.until(lambda: server.active(AuthorityKind.ISSUER).not_after > end)
         issued = await issue(server)
         assert issued.not_after > end
+
+
+async def prepared(server: Server, parent: FakeParent) -> Authority:
+    """The successor that a rotation of this child waits for the other clusters with."""
+    for node in nodes():
+        await server.join(node)
+    await parent.hear(server)
+    server.clock.leap(3600)
+    parent.everybody_knows = False
+    await server.begin(RotationKind.ISSUER)
+    await server.phase(Phase.OBSERVE)
+    await parent.hear(server)
+    return server.authorities.issuers()[-1]
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_what_is_prepared_signs_when_the_parent_stays_away(
+    disk: Disk, parent: FakeParent, clock: FakeClock, *, is_paused: bool
+) -> None:
+    disk.issuer_lifetime, disk.issuer_at = DAY, 0.99
+    async with child(disk, parent) as server:
+        old = server.authorities.issuing().authority
+        successor = await prepared(server, parent)
+        if is_paused:
+            await server.steering.pause(why="wait", by=ADMINISTRATOR)
+        parent.is_away = True
+        clock.leap((old.not_after - clock.now() - timedelta(minutes=1)).total_seconds())
+        await server.until(lambda: server.authorities.issuing().authority == replace(successor, state="active"))
+        await issue(server)
+        assert not is_paused or "rotation.resume" in await disk.acts()
+
+
+async def test_what_is_prepared_signs_from_a_start_while_the_parent_is_away(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    disk.issuer_lifetime, disk.issuer_at = DAY, 0.99
+    async with child(disk, parent) as server:
+        old = server.authorities.issuing().authority
+        successor = await prepared(server, parent)
+    parent.is_away = True
+    clock.leap((old.not_after - clock.now() + timedelta(minutes=1)).total_seconds())
+    async with child(disk, parent) as server:
+        assert server.authorities.issuing().authority.id == successor.id
+        await issue(server)
+
+
+async def test_an_emergency_that_is_paused_goes_on_and_one_that_hangs_keeps_no_rescue_away(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    disk.issuer_lifetime = DAY
+    async with child(disk, parent) as server:
+        old = server.authorities.issuing().authority
+        parent.refusal = PermissionDenied(Reason.DOWNSTREAM_REFUSED, "not now")
+        parent.set_state(0, "tainted")
+        parent.roots.append(Root.made(clock, "active"))
+        await parent.say()
+        await server.until(lambda: server.rotator.running is not None)
+        await server.steering.pause(why="wait", by=ADMINISTRATOR)
+        await server.until(lambda: server.rotator.running is not None and not server.rotator.running.paused)
+        clock.leap((old.not_after - clock.now() - timedelta(minutes=1)).total_seconds())
+        for _ in range(5):
+            await server.turn(1)
+        assert "issuer.replace" in await disk.acts()
+        parent.refusal = None
+        clock.leap(60)
+        await server.until(lambda: can_issue(server))
 
 
 async def test_a_start_after_its_authority_has_ended_waits_for_the_parent(
