@@ -46,7 +46,7 @@ def child_keeping(
     records = ChildRecords(
         trust_domain=settings.trust_domain,
         store=SqlChildren(database=database),
-        own_keys=lambda: tuple(authorities().jwt.published()),
+        own_keys=lambda: (*authorities().jwt.published(), *authorities().jwt.withdrawn()),
         roots=lambda: authorities().root_key_ids(),
         is_connected=lambda child: child in book.connected(),
         clock=clock,

@@ -121,7 +121,14 @@ async def server_core(
         revocation = revocation_affairs(settings, database=database, keys=keys)
         exchanged = await exchanged_roots(database=database, clock=clock)
         children = child_keeping(settings, database=database, authorities=lambda: authorities, clock=clock)
-        upstream = upstream_affairs(settings, database=database, keys=keys, on_wait=start.waits_for, clock=clock)
+        upstream = upstream_affairs(
+            settings,
+            database=database,
+            keys=keys,
+            withdrawn=lambda: authorities.jwt.withdrawn() | children.records.withdrawn_jwt_keys(),
+            on_wait=start.waits_for,
+            clock=clock,
+        )
         authorities = _authorities(
             settings,
             upstream.authority,

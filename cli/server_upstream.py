@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -146,12 +146,21 @@ class UpstreamAffairs:
 
 
 def upstream_affairs(
-    settings: ServerSettings, *, database: Database, keys: KeyManager, on_wait: Callable[[str], None], clock: Clock
+    settings: ServerSettings,
+    *,
+    database: Database,
+    keys: KeyManager,
+    withdrawn: Callable[[], Collection[str]],
+    on_wait: Callable[[str], None],
+    clock: Clock,
 ) -> UpstreamAffairs:
-    """The one that the settings name, not yet started. `on_wait` is told why its start waits."""
+    """The one that the settings name, not yet started. `on_wait` is told why its start waits.
+
+    `withdrawn` are the ids of keys for tokens that no parent may bring back.
+    """
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     if settings.upstream.citadel is not None:
-        return _from_parent(settings, settings.upstream.citadel, store, database, keys, on_wait, clock)
+        return _from_parent(settings, settings.upstream.citadel, store, database, keys, withdrawn, on_wait, clock)
     vouching, files = _vouching(settings, database, keys, clock), settings.upstream.files
     if files is not None:
         folder = FolderAffairs(
@@ -184,6 +193,7 @@ def _from_parent(
     store: SqlAuthorityStore,
     database: Database,
     keys: KeyManager,
+    withdrawn: Callable[[], Collection[str]],
     on_wait: Callable[[str], None],
     clock: Clock,
 ) -> UpstreamAffairs:
@@ -206,9 +216,8 @@ def _from_parent(
     )
     authority.ask(parent)
     affairs = ParentAffairs(authority=authority, parent=parent, reports=LateReporting())
-    return UpstreamAffairs(
-        authority=authority, neighbours=(ParentNeighbour(authority),), parent=affairs, work=(affairs.run,)
-    )
+    neighbour = ParentNeighbour(authority, withdrawn=withdrawn)
+    return UpstreamAffairs(authority=authority, neighbours=(neighbour,), parent=affairs, work=(affairs.run,))
 
 
 def _vouching(settings: ServerSettings, database: Database, keys: KeyManager, clock: Clock) -> Vouching:

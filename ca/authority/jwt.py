@@ -42,6 +42,7 @@ class JwtAuthorities:
         self._lifetime = lifetime
         self._kind = kind
         self._all: tuple[JwtAuthority, ...] = ()
+        self._withdrawn = frozenset[str]()
         self._signer: JwtSigner | None = None
         self._waiting: dict[object, tuple[str, datetime]] = {}  # authority and exp of those who wait for a commit
         self._one_commit = asyncio.Lock()
@@ -49,6 +50,7 @@ class JwtAuthorities:
     async def start(self) -> None:
         """Take up the recorded authority where it still serves, or else one that was prepared, or make one."""
         self._all = tuple(await self._store.load())
+        self._withdrawn = frozenset(await self._store.withdrawn())
         active = next((each for each in reversed(self._all) if each.state is AuthorityState.ACTIVE), None)
         if active is not None and active.not_after > self._clock.now():
             self._signer = await self._opened(active)
@@ -62,6 +64,10 @@ class JwtAuthorities:
     def published(self) -> Mapping[str, JwtKey]:
         """The public keys of the trust bundle, by key id."""
         return {each.kid: each.public_key for each in self._all}
+
+    def withdrawn(self) -> frozenset[str]:
+        """The ids of keys that were published once: whoever brings one back must not have it believed again."""
+        return self._withdrawn
 
     def signing(self) -> JwtSigner:
         """The authority to sign with. Raises `Unavailable` (`issuer_unavailable`) when it has ended."""
@@ -196,6 +202,7 @@ class JwtAuthorities:
             return
         await self._store.set_states({each.id: AuthorityState.REVOKED for each in gone})
         self._all = tuple(each for each in self._all if each not in gone)
+        self._withdrawn |= {each.kid for each in gone}
         for each in gone:
             try:
                 await self._keys.delete(each.key_id)

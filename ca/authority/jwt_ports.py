@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -32,6 +32,10 @@ class JwtAuthorityStore(Protocol):
 
     async def load(self) -> Sequence[JwtAuthority]:
         """Every authority that was not revoked, oldest first."""
+        ...
+
+    async def withdrawn(self) -> Collection[str]:
+        """The key ids of those that were revoked."""
         ...
 
     async def record(self, authority: JwtAuthority) -> None:

@@ -46,7 +46,8 @@ class ChildAuthority:
 class Said:
     """What is believed of a child's report: what it says of its own authorities and keys, and of those below it.
 
-    `issuers` are on record there, and of these `without_list` have no list that can be used.
+    `issuers` are on record there, and of these `without_list` have no list that can be used. `withdrawn` are the ids of
+    keys for tokens that it named before, the newest last; it does not say so itself.
     """
 
     at: datetime
@@ -54,6 +55,7 @@ class Said:
     lists: tuple[RevocationList, ...] = ()
     without_list: frozenset[x509.Certificate] = frozenset()
     jwt_keys: Mapping[str, JwtKey] = field(default_factory=dict)
+    withdrawn: tuple[str, ...] = ()
 
     def says_the_same(self, other: Said) -> bool:
         """Whether both say the same, whenever it was said."""

@@ -23,6 +23,8 @@ from citadel.spiffe import SpiffeId, TrustDomain
 
 _MOST_BYTES: Final = 32 * 1024 * 1024  # of lists of all children: they go to each child in one message
 
+_MOST_WITHDRAWN: Final = 1000
+
 
 class ChildRecords:
     """Fulfils `ca.authority.ports.Neighbours` for children. `start` before use.
@@ -41,7 +43,7 @@ class ChildRecords:
         is_connected: Callable[[SpiffeId], bool],
         clock: Clock,
     ) -> None:
-        """`own_keys` are the ids of the JWT keys that no child may have, `roots` the key ids of what is trusted."""
+        """`own_keys` are the ids of JWT keys that no child may bring, `roots` the key ids of what is trusted."""
         self._trust_domain = trust_domain
         self._store = store
         self._own_keys = own_keys
@@ -58,7 +60,8 @@ class ChildRecords:
         for authority in await self._store.authorities(now):
             self._add(authority)
         for kept in await self._store.reports():
-            self._said[kept.child] = (await self._reading(kept.child, kept.report, kept.at)).said
+            said = (await self._reading(kept.child, kept.report, kept.at)).said
+            self._said[kept.child] = replace(said, withdrawn=tuple(kept.report.withdrawn_jwt_keys))
 
     def signed(self, child: SpiffeId) -> Sequence[ChildAuthority]:
         """What was signed for this child and is believed still: it has not ended, nor is its root gone."""
@@ -106,6 +109,7 @@ class ChildRecords:
         """Believe it from now on, durably."""
         taken = self._taken_from(child)  # another one may have been faster
         said = replace(said, jwt_keys={kid: key for kid, key in said.jwt_keys.items() if kid not in taken})
+        said = replace(said, withdrawn=self._withdrawn_by(child, said))
         report = kept_report(said, self._trust_domain)
         await self._store.keep(KeptReport(child=child, report=report, at=said.at))
         self._said[child] = said
@@ -129,6 +133,10 @@ class ChildRecords:
         """The keys for tokens of all children."""
         own = self._own_keys()
         return {kid: key for said in self._said.values() for kid, key in said.jwt_keys.items() if kid not in own}
+
+    def withdrawn_jwt_keys(self) -> frozenset[str]:
+        """The ids of keys that children had and have no more: whoever brings one back heard of it too long ago."""
+        return frozenset(kid for said in self._said.values() for kid in said.withdrawn) - self.jwt_keys().keys()
 
     def lists(self) -> Sequence[RevocationList] | None:
         """The lists of what children sign with; None where one of them is not known."""
@@ -169,6 +177,11 @@ class ChildRecords:
             at=at,
         )
         return await asyncio.to_thread(read)  # signatures of long lists
+
+    def _withdrawn_by(self, child: SpiffeId, said: Said) -> tuple[str, ...]:
+        before = self._said.get(child, Said(at=said.at))
+        kids = dict.fromkeys((*before.withdrawn, *(kid for kid in before.jwt_keys if kid not in said.jwt_keys)))
+        return tuple(kid for kid in kids if kid not in said.jwt_keys)[-_MOST_WITHDRAWN:]
 
     def _taken_from(self, child: SpiffeId) -> frozenset[str]:
         others = (said.jwt_keys for other, said in self._said.items() if other != child)

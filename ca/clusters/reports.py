@@ -93,6 +93,7 @@ def kept_report(said: Said, trust_domain: TrustDomain) -> pb.ClusterReport:
             for each in sorted(said.issuers, key=lambda each: each.serial_number)
         ],
         jwt_keys=types_pb2.Bundle(trust_domain=trust_domain.name, json=keys.to_json()),
+        withdrawn_jwt_keys=said.withdrawn,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +32,11 @@ class SqlJwtAuthorityStore:
         )
         async with self._database.transaction() as connection:
             return [_from_row(row) for row in await connection.execute(query)]
+
+    async def withdrawn(self) -> Collection[str]:
+        query = select(jwt_authorities.c.key_id).where(jwt_authorities.c.state == AuthorityState.REVOKED.value)
+        async with self._database.transaction() as connection:
+            return list((await connection.execute(query)).scalars())
 
     async def record(self, authority: JwtAuthority) -> None:
         values = {

@@ -208,6 +208,7 @@ class ClusterReport(_message.Message):
     LISTS_ARE_WHOLE_FIELD_NUMBER: _builtins.int
     OWN_FIELD_NUMBER: _builtins.int
     BELOW_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_JWT_KEYS_FIELD_NUMBER: _builtins.int
     lists_are_whole: _builtins.bool
     """every one of `issuers` has its list"""
     @_builtins.property
@@ -230,6 +231,10 @@ class ClusterReport(_message.Message):
     def below(self) -> _containers.RepeatedCompositeFieldContainer[_rotation_pb2.ClusterView]:
         """of the clusters below"""
 
+    @_builtins.property
+    def withdrawn_jwt_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only in what a parent keeps: ids of keys that this cluster, or one below it, named before and names no more."""
+
     def __init__(
         self,
         *,
@@ -239,10 +244,11 @@ class ClusterReport(_message.Message):
         lists_are_whole: _builtins.bool = ...,
         own: _rotation_pb2.ClusterView | None = ...,
         below: _abc.Iterable[_rotation_pb2.ClusterView] | None = ...,
+        withdrawn_jwt_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "jwt_keys", b"jwt_keys", "own", b"own"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "below", b"below", "issuers", b"issuers", "jwt_keys", b"jwt_keys", "lists_are_whole", b"lists_are_whole", "own", b"own"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "below", b"below", "issuers", b"issuers", "jwt_keys", b"jwt_keys", "lists_are_whole", b"lists_are_whole", "own", b"own", "withdrawn_jwt_keys", b"withdrawn_jwt_keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,10 +19,15 @@ PARENT: Final = "parent"  # what `rotate skip` takes
 
 
 class ParentNeighbour:
-    """Fulfils `ca.authority.ports.Neighbours` with what the parent said last."""
+    """Fulfils `ca.authority.ports.Neighbours` with what the parent said last.
 
-    def __init__(self, authority: ParentAuthority) -> None:
+    It says again what it heard from here. While it is away it has not heard what was `withdrawn` since: the ids of keys
+    for tokens that this cluster, or one below it, had and has no more.
+    """
+
+    def __init__(self, authority: ParentAuthority, *, withdrawn: Callable[[], Collection[str]]) -> None:
         self._authority = authority
+        self._withdrawn = withdrawn
 
     def roots(self) -> Sequence[x509.Certificate]:
         trust = self._authority.trust
@@ -30,7 +35,9 @@ class ParentNeighbour:
 
     def jwt_keys(self) -> Mapping[str, JwtKey]:
         trust = self._authority.trust
-        return trust.bundle.jwt_authorities if trust is not None else {}
+        withdrawn = self._withdrawn()
+        keys = trust.bundle.jwt_authorities if trust is not None else {}
+        return {kid: key for kid, key in keys.items() if kid not in withdrawn}
 
     def lists(self) -> Sequence[RevocationList] | None:
         trust = self._authority.trust

@@ -169,7 +169,7 @@ class Child:
     def __init__(self, authority: ParentAuthority, parent: FakeParent) -> None:
         self.authority = authority
         self.parent = parent
-        self.neighbour = ParentNeighbour(authority)
+        self.neighbour = ParentNeighbour(authority, withdrawn=self._withdrawn)
         self.is_heard = False
         self.manager: AuthorityManager | None = None
         self.server: Server | None = None
@@ -179,6 +179,10 @@ class Child:
             own_lists=lambda: _lists_from(self.server) if self.server is not None else (),
             own_keys=lambda: self.server.authorities.jwt.published() if self.server is not None else {},
         )
+
+    def _withdrawn(self) -> frozenset[str]:
+        server = self.server
+        return server.tokens.withdrawn() | server.records.withdrawn_jwt_keys() if server is not None else frozenset()
 
     async def started(self, server: Server) -> None:
         self.server = server

@@ -106,6 +106,7 @@ class Fated:
     _READS: Final = frozenset(
         {
             "load",
+            "withdrawn",
             "unfinished",
             "newest",
             "signer",
@@ -261,7 +262,7 @@ class Server:
         self.records = ChildRecords(
             trust_domain=A_TEST,
             store=Fated(SqlChildren(database=disk.database), calm),  # type: ignore[arg-type] # as above
-            own_keys=lambda: tuple(self.tokens.published()),
+            own_keys=lambda: (*self.tokens.published(), *self.tokens.withdrawn()),
             roots=lambda: tuple(self.authorities.root_key_ids()),
             is_connected=lambda child: child in self.book.connected(),
             clock=disk.clock,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -70,6 +70,9 @@ class WatchedStore:
 
     async def load(self) -> Sequence[JwtAuthority]:
         return await self._store.load()
+
+    async def withdrawn(self) -> Collection[str]:
+        return await self._store.withdrawn()
 
     async def record(self, authority: JwtAuthority) -> None:
         await self._store.record(authority)

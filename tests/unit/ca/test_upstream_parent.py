@@ -22,6 +22,7 @@ from citadel.errors import FailedPrecondition, PermissionDenied, Reason, Unavail
 from citadel.svid import verify_x509_svid
 from tests.clock import FakeClock
 from tests.csrs import csr, new_key
+from tests.unit.ca.cluster import Cluster
 from tests.unit.ca.parent import FakeParent, Root
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Server, nodes
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, agent
@@ -283,6 +284,41 @@ async def test_a_key_for_tokens_waits_for_the_other_clusters_too(disk: Disk, par
         await server.phase(Phase.ACTIVATE)
         await server.turn()
         assert server.authorities.jwt.signing().authority.kid != before
+
+
+async def test_a_leaked_key_for_tokens_does_not_come_back_with_what_the_parent_said_before_it_went_away(
+    disk: Disk, parent: FakeParent
+) -> None:
+    async with child(disk, parent) as server:
+        for node in nodes():
+            await server.join(node)
+        (leaked,) = server.authorities.jwt.published()
+        parent.is_away = True
+        await server.begin(RotationKind.JWT, deadline=timedelta(seconds=1))
+        await server.over()
+        assert leaked not in server.authorities.jwt.published()
+        assert leaked not in server.authorities.bundle().jwt_authorities
+    async with child(disk, parent) as server:
+        assert leaked not in server.authorities.bundle().jwt_authorities
+
+
+async def test_nor_does_one_that_a_cluster_below_has_withdrawn(disk: Disk, parent: FakeParent) -> None:
+    disk.is_parent, east = True, Cluster()
+    east.keys = {"leaked": new_key().public_key(), "kept": new_key().public_key()}
+    async with child(disk, parent) as server:
+        await east.join(server)
+        await server.until(lambda: "leaked" in server.records.jwt_keys())
+        await parent.hear(server)
+        parent.is_away = True
+        del east.keys["leaked"]
+        await server.until(lambda: "leaked" not in server.records.jwt_keys())
+        await server.until(lambda: "leaked" not in server.authorities.bundle().jwt_authorities)
+        assert "kept" in server.authorities.bundle().jwt_authorities
+    async with child(disk, parent) as server:
+        assert "leaked" not in server.authorities.bundle().jwt_authorities
+        east.keys["leaked"] = new_key().public_key()
+        await east.join(server)
+        await server.until(lambda: "leaked" in server.authorities.bundle().jwt_authorities)
 
 
 async def test_a_rotation_of_the_parents_root_is_followed_by_one_of_the_issuing_authority(
