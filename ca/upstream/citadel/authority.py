@@ -86,14 +86,16 @@ class ParentAuthority:
     async def start(self) -> None:
         """Take up what the parent said last; wait for it where that is nothing, or where nothing here can sign."""
         rows = await self._store.load()
-        own = [each for each in rows if each.kind is AuthorityKind.ROOT and each.key_id]
-        if own:
-            raise FailedPrecondition(
-                Reason.DATA_DIR_FOREIGN,
-                f"the store holds a root of this server's own, {own[0].id}, which the parent does not know",
-                fix="begin with an empty data_dir and store, or take upstream.citadel out of the settings",
-            )
         self._roots = tuple(each for each in rows if each.kind is AuthorityKind.ROOT)
+        for root in self._roots:
+            # What the parent does not name goes at once, and with it whatever this server has signed so far.
+            if root.id != root_id_of(root.certificate):
+                whose = "this server's own" if root.key_id else "another upstream"
+                raise FailedPrecondition(
+                    Reason.DATA_DIR_FOREIGN,
+                    f"the store holds a root of {whose}, {root.id}, which the parent does not know",
+                    fix="begin with an empty data_dir and store, or take upstream.citadel out of the settings",
+                )
         if (kept := await self._kept.load()) is not None:
             self.trust = await self._read(kept)
         if self.trust is not None:

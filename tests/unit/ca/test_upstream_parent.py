@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -20,9 +21,12 @@ from ca.upstream.citadel.trust import root_id_of
 from citadel._wire import clusters_pb2 as pb
 from citadel.errors import FailedPrecondition, PermissionDenied, Reason, Unavailable
 from citadel.svid import verify_x509_svid
+from tests.certificates import Signed
 from tests.clock import FakeClock
 from tests.csrs import csr, new_key
+from tests.folders import a_root, an_issuer, contents, put
 from tests.unit.ca.cluster import Cluster
+from tests.unit.ca.following import FromFolder
 from tests.unit.ca.parent import FakeParent, Root
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Server, nodes
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, agent
@@ -133,6 +137,33 @@ async def test_a_store_with_a_root_of_its_own_is_refused(disk: Disk, clock: Fake
         async with child(disk, parent):
             pass
     assert refused.value.reason is Reason.DATA_DIR_FOREIGN
+
+
+async def test_a_store_with_the_root_of_a_folder_is_refused(disk: Disk, tmp_path: Path) -> None:
+    """Every proxy would lose that root at once, and with it everybody whom this server has served so far."""
+    root = a_root("folder")
+    disk.parent = FromFolder(put(tmp_path / "cacerts", contents(an_issuer(root, "issuer"), root)))
+    async with disk.server():
+        pass
+    disk.parent = parent = FakeParent(disk.clock)
+    with pytest.raises(FailedPrecondition) as refused:
+        async with child(disk, parent):
+            pass
+    assert refused.value.reason is Reason.DATA_DIR_FOREIGN
+
+
+async def test_a_child_that_was_moved_to_a_folder_of_the_same_root_and_back_goes_on(
+    disk: Disk, parent: FakeParent, tmp_path: Path
+) -> None:
+    async with child(disk, parent):
+        pass
+    above = Signed(parent.active.certificate, parent.active.key)
+    disk.parent = FromFolder(put(tmp_path / "cacerts", contents(an_issuer(above, "issuer"), above)))
+    async with disk.server():
+        pass
+    disk.parent = parent
+    async with child(disk, parent) as server:
+        assert server.authorities.bundle().x509_authorities == (above.certificate,)
 
 
 async def test_a_root_is_not_rotated_here(disk: Disk, parent: FakeParent) -> None:
