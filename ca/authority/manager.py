@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import uuid4
 
 import structlog
@@ -35,6 +36,8 @@ from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
+
+_CLOCKS_DIFFER: Final = timedelta(minutes=5)  # between clusters: what has not begun yet at a child is of no use to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +251,8 @@ class AuthorityManager:
     async def sign_downstream(self, csr: bytes, *, lifetime: timedelta) -> SignedDownstream:
         """Sign an issuing authority of a child, as `UpstreamAuthority.sign_downstream` does."""
         now = self._clock.now()
-        return await self._upstream.sign_downstream(csr, not_before=now - self._backdate, not_after=now + lifetime)
+        begin = now - max(self._backdate, _CLOCKS_DIFFER)
+        return await self._upstream.sign_downstream(csr, not_before=begin, not_after=now + lifetime)
 
     def sequences(self) -> BundleSequences:
         """The sequence of that bundle, and of each half of it."""

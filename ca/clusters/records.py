@@ -158,12 +158,8 @@ class ChildRecords:
             yield f"the lists of all child clusters have {size} bytes, more than the {_MOST_BYTES} that can be pushed"
 
     def _lists(self) -> list[RevocationList]:
-        return [
-            each
-            for child, said in self._said.items()
-            for each in said.lists
-            if any(each.issuer == signed.certificate for signed in self.signed(child))
-        ]
+        believed = {each.certificate for child in self._said for each in self.signed(child)}
+        return [each for said in self._said.values() for each in said.lists if each.issuer in believed]
 
     async def _reading(self, child: SpiffeId, report: pb.ClusterReport, at: datetime) -> Reading:
         before = self._said.get(child)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from cryptography import x509
@@ -22,10 +22,12 @@ from citadel.actor import Actor
 from citadel.clock import Clock
 from citadel.errors import PermissionDenied, Reason, Unavailable
 from citadel.limiter import RateLimiter
-from citadel.spiffe import TrustDomain
+from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.tasks import to_its_end
 
 _log = structlog.get_logger(__name__)
+
+_MOST_LIVING: Final = 500  # of a child and those below it
 
 
 class Roots(Protocol):
@@ -77,6 +79,7 @@ class DownstreamSigner:
         self._limiter.admit(child.spiffe_id)
         # 2. What it asks for must fit.
         asked = check_request(request, trust_domain=self._trust_domain, longest=self._longest)
+        self._check_number(child.spiffe_id)
         # 3. Its key must be new: a list is found by its key, and of two with one no verifier asks both.
         with self._only_one_with(asked):
             # 4. The active root signs, or whoever is above it; the root's end bounds the authority's.
@@ -94,6 +97,18 @@ class DownstreamSigner:
         self._check_root(signed.root)
         _log.info("authority of a child signed", child=str(child.spiffe_id), serial=authority.serial)
         return signed
+
+    def _check_number(self, child: SpiffeId) -> None:
+        """One that asks again and again cannot use what it gets. Each is on record until it ends."""
+        living = self._records.signed(child)
+        if len(living) >= _MOST_LIVING:
+            ends = f"{min(each.not_after for each in living):%Y-%m-%dT%H:%M:%SZ}"
+            raise PermissionDenied(
+                Reason.DOWNSTREAM_REFUSED,
+                f"{child} has been given {len(living)} issuing authorities that have not ended",
+                fix="see in the log of the child why it asks for so many, and give it an entry with another SPIFFE ID,"
+                f" or wait until the first one ends at {ends}",
+            )
 
     @contextmanager
     def _only_one_with(self, asked: Asked) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pytest
 
 from ca.authority.model import Authority, AuthorityState
 from ca.authority.ports import SignedDownstream
+from ca.clusters import signing
 from ca.clusters.callers import Child
 from ca.clusters.signing import DownstreamSigner
 from ca.keys.kinds import AuthorityKey
@@ -118,6 +119,31 @@ async def test_a_child_may_not_ask_all_the_time(server: Server) -> None:
         await signer.sign(CHILD, _request())
     assert refused.value.reason is Reason.TOO_MANY_REQUESTS
     await server.clock.advance(1)
+    await signer.sign(CHILD, _request())
+
+
+async def test_what_is_signed_has_begun_also_where_the_clock_of_the_child_is_minutes_behind(server: Server) -> None:
+    server.clock.leap(3600)
+    signed = await _signer(server, Between(server)).sign(CHILD, REQUEST)
+    assert server.clock.now() - signed.chain[0].not_valid_before_utc >= timedelta(minutes=5)
+    assert signed.chain[0].not_valid_after_utc - server.clock.now() <= DAY
+
+
+async def test_a_child_that_cannot_use_what_it_gets_is_not_given_ever_more(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "_MOST_LIVING", 2)
+    signer, first = _signer(server, Between(server)), server.clock.now() + DAY
+    for _ in range(2):
+        await signer.sign(CHILD, _request())
+        await server.clock.advance(1)
+    with pytest.raises(PermissionDenied) as refused:
+        await signer.sign(CHILD, _request())
+    assert refused.value.reason is Reason.DOWNSTREAM_REFUSED
+    assert refused.value.message == f"{EAST} has been given 2 issuing authorities that have not ended"
+    assert f"wait until the first one ends at {first:%Y-%m-%dT%H:%M:%SZ}" in refused.value.fix
+    await signer.sign(OTHER, _request())
+    server.clock.leap((first - server.clock.now()).total_seconds())
     await signer.sign(CHILD, _request())
 
 
