@@ -61,7 +61,7 @@ class Child:
 
     svid: X509Svid
     issuer_id: str
-    issued: IssuedCertificate | None = None
+    issued: IssuedCertificate | None = None  # before the ledger was asked
 
     @property
     def spiffe_id(self) -> SpiffeId:
@@ -107,6 +107,12 @@ class ChildCallers:
         known = self._parsed(leaf_pem)
         self.check(known)
         issued = await self._ledger.by_serial(known.svid.serial)
+        if issued is None:  # as after a restore; through whom it came is not known then, nor whether that one is banned
+            raise PermissionDenied(
+                Reason.DOWNSTREAM_REFUSED,
+                f"the certificate {known.svid.serial} of {known.spiffe_id} is not on record here",
+                fix="wait until the agent of the child renews it, or restart that agent",
+            )
         child = Child(svid=known.svid, issuer_id=known.issuer_id, issued=issued)
         self.check(child)
         return child

@@ -114,6 +114,19 @@ async def test_only_a_downstream_entry_of_this_very_server_is_a_child(
         assert follow.ended.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+async def test_a_child_whose_certificate_is_not_on_record_waits_for_the_next_one(
+    server: Server, agent: Member, child: FakeChild
+) -> None:
+    """As after a restore: nobody knows through whom it came, so no ban and no revocation would be seen."""
+    serial = serial_hex(x509.load_der_x509_certificate(child.member.chain[0]).serial_number)
+    with closing(sqlite3.connect(server.settings.data_dir / "citadel.db")) as database, database:
+        assert database.execute("DELETE FROM ledger WHERE serial = ?", (serial,)).rowcount == 1
+    request = pb.SignIssuerRequest(trust_domain="a.test", csr=child_csr(new_key()))
+    assert await refusal(child.stub().SignIssuer(request)) == DENIED
+    child.member = await svid_of(server, agent, child.entry)
+    assert await child.sign()
+
+
 async def test_a_child_is_told_what_is_to_be_trusted(server: Server, child: FakeChild) -> None:
     async with child.following() as follow:
         trust = await follow.trusted()
