@@ -69,6 +69,14 @@ class TrustBundle:
         """Whether each X.509 authority says that it is of this trust domain; one that does not may be over others."""
         return all(_names(authority) == [str(self.trust_domain.id)] for authority in self.x509_authorities)
 
+    def named_otherwise(self) -> set[str]:
+        """The trust domains that X.509 authorities say they are of, where they do not say this one.
+
+        An authority must be of the trust domain of what it signs (X509-SVID, section 2), if it says of which it is.
+        """
+        named = ({_domain_in(uri) for uri in _names(each)} - {""} for each in self.x509_authorities)
+        return set().union(*(names for names in named if self.trust_domain.name not in names))
+
     @classmethod
     def from_json(cls, trust_domain: TrustDomain, data: bytes, *, tell: Tell = tell_in_log) -> Self:
         """Parse a SPIFFE bundle document of `trust_domain`, UTF-8 JSON of at most `MAX_BUNDLE_BYTES`.
@@ -199,6 +207,11 @@ def _names(authority: x509.Certificate) -> list[str]:
     except UNREADABLE:
         return []
     return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
+
+
+def _domain_in(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    return rest.partition("/")[0].lower() if scheme.lower() == "spiffe" else ""
 
 
 def _load(data: bytes) -> dict[str, object]:

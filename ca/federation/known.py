@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ca.audit.model import Act
 from ca.federation.model import Federation
-from ca.federation.rules import check_foreign, check_order, check_size
+from ca.federation.rules import check_foreign, check_order, check_owner, check_size
 from citadel.bundle import TrustBundle
 from citadel.spiffe import TrustDomain
 from citadel.tasks import to_its_end
@@ -106,12 +106,13 @@ class ForeignBundles:
         One that is in force already changes nothing, and is written only where there is an act to note.
 
         Raises:
-            InvalidArgument: `federation_own_domain`, or `bundle_malformed` for too many authorities.
+            InvalidArgument: `federation_own_domain`, or `bundle_malformed` for too many authorities, or another's.
             FailedPrecondition: `bundle_older`.
             Unavailable: `store_unavailable`, `lease_lost`; then nothing has changed.
         """
         check_foreign(self._own, bundle.trust_domain)
         check_size(bundle)
+        check_owner(self._own, bundle)
         wanted = KnownBundle(bundle=bundle, source=source, updated_at=at)
         return await to_its_end(self._put(wanted, act, force=force, federation=federation))
 

@@ -14,7 +14,7 @@ from ca.audit.model import Act
 from ca.federation.faults import bad_answer
 from ca.federation.known import ForeignBundles, Source
 from ca.federation.model import Federation
-from ca.federation.rules import check_document, only_takes_away
+from ca.federation.rules import check_document, check_owner, only_takes_away
 from ca.federation.standing import Following
 from citadel.bundle import MAX_BUNDLE_BYTES, TrustBundle
 from citadel.bundle_keys import Skipped, tell_in_log
@@ -102,10 +102,11 @@ class Refreshing:
         if act is None and known.taken == (digest, self._bundles.get(trust_domain)):
             known.is_hasty = False
             return
+        own = self._own_bundle().trust_domain
         if len(document) <= _SHORT_BYTES:
-            bundle, skipped = _parsed(trust_domain, document)
+            bundle, skipped = _parsed(own, trust_domain, document)
         else:
-            bundle, skipped = await asyncio.to_thread(_parsed, trust_domain, document)
+            bundle, skipped = await asyncio.to_thread(_parsed, own, trust_domain, document)
         if skipped is not None and skipped != known.skipped:  # or an endpoint could fill the log
             tell_in_log(trust_domain, skipped)
         known.skipped = skipped
@@ -163,12 +164,13 @@ class Refreshing:
             _log.warning("foreign bundle not fetched", trust_domain=name, reason=error.reason, error=error.message)
 
 
-def _parsed(trust_domain: TrustDomain, document: bytes) -> tuple[TrustBundle, Skipped | None]:
+def _parsed(own: TrustDomain, trust_domain: TrustDomain, document: bytes) -> tuple[TrustBundle, Skipped | None]:
     skipped: list[Skipped] = []
     try:
         content = load_object(document, max_bytes=MAX_BUNDLE_BYTES, reason=Reason.BUNDLE_MALFORMED)
         check_document(trust_domain, content)
         bundle = TrustBundle.from_document(trust_domain, content, tell=lambda _, each: skipped.append(each))
+        check_owner(own, bundle)
     except CitadelError as error:
-        raise bad_answer(f"the endpoint of {trust_domain} answers no bundle: {error.message}") from error
+        raise bad_answer(f"the endpoint of {trust_domain} answers no bundle of it: {error.message}") from error
     return bundle, next(iter(skipped), None)

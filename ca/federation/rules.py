@@ -41,6 +41,28 @@ def check_foreign(own: TrustDomain, offered: TrustDomain) -> None:
         )
 
 
+def check_owner(own: TrustDomain, offered: TrustBundle) -> None:
+    """Raise `InvalidArgument` where `offered` holds a root that says of itself that it is another trust domain's.
+
+    It is `federation_own_domain` for the own one, else `bundle_malformed`. A root that says nothing may be over several
+    trust domains, the own one among them, on purpose.
+    """
+    names = offered.named_otherwise()
+    if own.name in names:
+        raise InvalidArgument(
+            Reason.FEDERATION_OWN_DOMAIN,
+            f"this is the bundle of {own}, your own, not that of {offered.trust_domain}",
+            fix=f"take what `citadel-cli bundle show --own --format spiffe` prints at {offered.trust_domain}",
+        )
+    if names:
+        others = printable(", ".join(sorted(names)), 300)
+        raise InvalidArgument(
+            Reason.BUNDLE_MALFORMED,
+            f"this is a bundle of {others}, not of {offered.trust_domain}: a root in it says so",
+            fix=f"take what `citadel-cli bundle show --own --format spiffe` prints at {offered.trust_domain}",
+        )
+
+
 def check_size(offered: TrustBundle) -> None:
     """Raise `InvalidArgument` (`bundle_malformed`) for more authorities than a foreign bundle may have.
 

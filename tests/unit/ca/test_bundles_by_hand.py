@@ -35,6 +35,7 @@ from tests.unit.ca.values import ADMINISTRATOR, entry
 ONE, TWO = root("one", "spiffe://b.test"), root("two", "spiffe://b.test")
 OF_B = bundle(ONE, trust_domain=B_TEST, sequence=5)
 C_TEST = TrustDomain("c.test")
+OF_C = root("root c.test", "spiffe://c.test")
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ async def test_a_bundle_that_is_set_is_in_force_and_in_the_audit_log(hand: Hand,
     [
         (bundle(ONE), "by phone", Reason.FEDERATION_OWN_DOMAIN),
         (bundle(ONE, trust_domain=B_TEST, sequence=4), "by phone", Reason.BUNDLE_OLDER),
-        (bundle(ONE, trust_domain=C_TEST), "by phone", Reason.BUNDLE_IN_USE),
+        (bundle(OF_C, trust_domain=C_TEST), "by phone", Reason.BUNDLE_IN_USE),
+        (bundle(root(), trust_domain=B_TEST), "by phone", Reason.FEDERATION_OWN_DOMAIN),
+        (bundle(OF_C, trust_domain=B_TEST), "by phone", Reason.BUNDLE_MALFORMED),
         (OF_B, "  ", Reason.REQUEST_MALFORMED),
         (OF_B, "x" * 501, Reason.REQUEST_MALFORMED),
         (OF_B, "a\nline", Reason.REQUEST_MALFORMED),

@@ -36,6 +36,7 @@ C_TEST = TrustDomain("c.test")
 OWN = bundle(root())
 ONE, TWO = root("one", "spiffe://b.test"), root("two", "spiffe://b.test")
 MINUTE = timedelta(minutes=1)
+OF_C = root("root c.test", "spiffe://c.test")
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 
 
@@ -244,7 +245,7 @@ async def test_the_newest_bundle_is_what_the_endpoint_is_believed_by(server: Ser
 
 @pytest.mark.spec("FED-28")
 async def test_another_domains_endpoint_is_believed_by_that_domains_bundle(server: Server, world: World) -> None:
-    of_c = bundle(ONE, trust_domain=C_TEST)
+    of_c = bundle(OF_C, trust_domain=C_TEST)
     await server.bundles.put(of_c, Source.SET, NOW)
     await server.create(endpoint_id=SpiffeId(C_TEST, "/server"))
     assert world.asked == [(B_TEST, of_c)]
@@ -363,6 +364,24 @@ async def test_unknown_kinds_of_keys_are_passed_over(server: Server, world: Worl
     world.answer = of_b(2, TWO).to_json().replace(b'{"keys":[', b'{"keys":[{"kty":"XYZ","use":"x509-svid"},')
     await server.until_asked(2)
     assert (server.in_force, server.error) == (of_b(2, TWO), None)
+
+
+@pytest.mark.parametrize("owner", ["a.test", "c.test"])
+async def test_the_bundle_of_another_trust_domain_is_taken_from_nobody(
+    server: Server, world: World, owner: str
+) -> None:
+    theirs = of_b(2, ONE, root("another", f"spiffe://{owner}"))
+    with pytest.raises(CitadelError) as refused:
+        await server.create(theirs)
+    expected = Reason.FEDERATION_OWN_DOMAIN if owner == "a.test" else Reason.BUNDLE_MALFORMED
+    assert (refused.value.reason, world.asked, world.federations) == (expected, [], {})
+    await server.create(of_b(1))
+    world.answer = theirs
+    await server.until_asked(2)
+    assert (server.in_force, server.error) == (of_b(1), Reason.ENDPOINT_BAD_ANSWER)
+    error = server.federations.get(B_TEST).error
+    assert error is not None
+    assert f"of {owner}" in error.message
 
 
 @pytest.mark.parametrize("document", [b"<html>", b"{}", b'{"keys":null}', b'{"keys":[],"keys":[]}', b"\xff", b""])
@@ -489,7 +508,7 @@ async def test_an_endpoint_that_hangs_holds_up_nobody_else(server: Server, world
 
     world.answer = hangs
     await server.until_asked(2)
-    of_c = bundle(ONE, trust_domain=C_TEST, sequence=1, refresh_hint=MINUTE)
+    of_c = bundle(OF_C, trust_domain=C_TEST, sequence=1, refresh_hint=MINUTE)
     world.answer = of_c
     await server.create(of_c, trust_domain=C_TEST, endpoint_id=SpiffeId(C_TEST, "/server"))
     await server.until_asked(6)
@@ -607,7 +626,7 @@ async def test_ready_stays_good_and_says_what_is_wrong(server: Server, world: Wo
 
 async def test_what_is_measured(server: Server, world: World) -> None:
     await server.create(of_b(1))
-    await server.bundles.put(bundle(ONE, trust_domain=C_TEST), Source.SET, NOW)
+    await server.bundles.put(bundle(OF_C, trust_domain=C_TEST), Source.SET, NOW)
     world.answer = unreachable("nobody there")
     await server.clock.advance(90)
     collector = FederationCollector(

@@ -12,7 +12,7 @@ import pytest
 from ca.audit.model import Act
 from ca.federation.known import ForeignBundles, KnownBundle, Source
 from ca.federation.model import Federation
-from ca.federation.rules import check_federation, check_order
+from ca.federation.rules import check_federation, check_order, check_owner
 from ca.federation.settings import Profile
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.spiffe import SpiffeId, TrustDomain
@@ -95,6 +95,33 @@ def test_an_older_sequence_takes_no_place(known: int | None, offered: int | None
 
 def test_the_first_bundle_is_older_than_none() -> None:
     check_order(None, sequence(0))
+
+
+@pytest.mark.invariant(7)
+@pytest.mark.parametrize(
+    ("names", "refused_for", "words"),
+    [
+        (("spiffe://b.test",), None, ""),
+        ((None,), None, ""),  # over several trust domains, on purpose
+        (("SPIFFE://B.test",), None, ""),
+        (("spiffe://a.test",), Reason.FEDERATION_OWN_DOMAIN, "the bundle of a.test, your own, not that of b.test"),
+        (("spiffe://b.test", "spiffe://a.test"), Reason.FEDERATION_OWN_DOMAIN, "of a.test, your own"),
+        (("spiffe://c.test",), Reason.BUNDLE_MALFORMED, "a bundle of c.test, not of b.test"),
+        (("spiffe://c.test/b.test",), Reason.BUNDLE_MALFORMED, "a bundle of c.test"),
+        (("https://c.test",), None, ""),  # says nothing of a trust domain
+    ],
+)
+def test_a_root_that_says_it_is_anothers_is_not_taken(
+    names: tuple[str | None, ...], refused_for: Reason | None, words: str
+) -> None:
+    roots = (root(f"root {number}", uri) for number, uri in enumerate(names))
+    offered = bundle(*roots, trust_domain=B_TEST)
+    if refused_for is None:
+        check_owner(A_TEST, offered)
+        return
+    with pytest.raises(CitadelError, match=words) as refused:
+        check_owner(A_TEST, offered)
+    assert refused.value.reason is refused_for
 
 
 @pytest.mark.spec("FED-05", "FED-07", "FED-08", "FED-09", "FED-24")
