@@ -15,6 +15,7 @@ from ca.clusters.in_force import InForce
 from ca.clusters.keeping import Keeping
 from ca.clusters.knowing import Knowing
 from ca.clusters.records import ChildRecords
+from ca.clusters.recovering import Recovering
 from ca.clusters.sessions import ChildBook
 from ca.clusters.signing import DownstreamSigner
 from ca.entries.directory import EntryDirectory
@@ -49,6 +50,7 @@ def child_keeping(
         own_keys=lambda: (*authorities().jwt.published(), *authorities().jwt.withdrawn()),
         roots=lambda: authorities().root_key_ids(),
         is_connected=lambda child: child in book.connected(),
+        longest=settings.authorities.issuer_lifetime,
         clock=clock,
     )
     return ChildKeeping(book=book, records=records)
@@ -107,6 +109,12 @@ def cluster_affairs(kept: ChildKeeping, around: Surroundings) -> ClusterAffairs:
             records=kept.records,
             book=kept.book,
             entries=entries,
+            recovering=Recovering(
+                trust_domain=authorities.bundle().trust_domain,
+                records=kept.records,
+                roots=lambda: authorities.own_roots().x509_authorities,
+                clock=clock,
+            ),
             settle=authorities.settle_anew,
             tally=around.tally,
             clock=clock,

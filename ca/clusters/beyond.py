@@ -9,7 +9,7 @@ from typing import Final
 from ca.authority.model import Authority
 from ca.clusters.in_force import InForce
 from ca.clusters.model import ChildAuthority
-from ca.clusters.records import ChildRecords
+from ca.clusters.records import UNHEARD, ChildRecords
 from ca.clusters.sessions import ChildBook, ChildSession
 from ca.rotation.model import Holder
 from citadel._wire import rotation_pb2
@@ -53,7 +53,7 @@ class Children:
                 holders.append(_away(child, self._records.signed(child)))
             elif not session.acknowledges(version, is_jwt=is_jwt):
                 holders.append(Holder(name=str(child), words=_behind(session)))
-        return holders
+        return [*holders, *self._unheard(holders)]
 
     def depending(self, old_ids: Collection[str], now: datetime) -> Sequence[Holder]:
         old = {each.subject_key_id for each in self._authorities() if each.id in old_ids}
@@ -67,7 +67,7 @@ class Children:
                 holders.append(_away(child, left))
             else:
                 holders.append(Holder(name=str(child), words=_changing(session, left), until=_last_end(left)))
-        return holders
+        return [*holders, *self._unheard(holders)]
 
     def clusters(self) -> Sequence[ClusterView]:
         return [view for child in self._all() for view in self._views(child)]
@@ -76,6 +76,14 @@ class Children:
         """How many are connected, and away."""
         connected = len(self._book.connected())
         return connected, len(self._all()) - connected
+
+    def _unheard(self, holders: Sequence[Holder]) -> list[Holder]:
+        named = {each.name for each in holders}
+        return [
+            Holder(name=str(child), words=UNHEARD, until=until)
+            for child, until in self._records.unheard().items()
+            if str(child) not in named
+        ]
 
     def _all(self) -> list[SpiffeId]:
         """Whoever is connected, or away with authorities that have not ended."""

@@ -10,6 +10,7 @@ import structlog
 
 from ca.clusters.model import Said
 from ca.clusters.records import ChildRecords
+from ca.clusters.recovering import Recovering
 from ca.clusters.sessions import ChildBook, ChildSession
 from ca.clusters.twins import Twins, said_by_either
 from ca.entries.downstream import DownstreamEntries
@@ -38,6 +39,7 @@ class Keeping:
         records: ChildRecords,
         book: ChildBook,
         entries: DownstreamEntries,
+        recovering: Recovering,
         settle: Callable[[], Awaitable[None]],
         tally: Tally,
         clock: Clock,
@@ -46,6 +48,7 @@ class Keeping:
         self._records = records
         self._book = book
         self._entries = entries
+        self._recovering = recovering
         self._settle = settle
         self._tally = tally
         self._clock = clock
@@ -63,6 +66,7 @@ class Keeping:
         if before is not None and self._has_no_news(child, before, report):
             session.report = report
             return
+        await self._recovering.take_up(child, report)
         reading = await self._records.read(child, report)
         if self._book.connected().get(child) is not session:
             return
@@ -99,8 +103,9 @@ class Keeping:
         return known is not None and is_same and not self._was_given_more(child, known)
 
     def _was_given_more(self, child: SpiffeId, said: Said) -> bool:
-        """Whether an authority was signed for it since: what it names now says whether it has that on record."""
-        return any(each.signed_at > said.at for each in self._records.signed(child))
+        """Whether an authority was, or may have been, signed for it since: its next report says what it has."""
+        is_news = self._records.gaps.is_news(said.at)
+        return not is_news or any(each.signed_at > said.at for each in self._records.signed(child))
 
     async def run(self) -> None:
         """Keep what was said and forget what has ended, for ever. The authorities are started before."""
@@ -134,6 +139,7 @@ class Keeping:
         children = {*self._records.who_said(), *self._records.children()}
         gone = frozenset(child for child in children if self._entries.of(child, now) is None)
         self._records.disowned = gone
+        self._records.entitled = self._entries.identities(now)
         for child in self._records.who_said():
             if child in gone:
                 await self._records.drop_keys(child)

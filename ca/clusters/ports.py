@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from ca.audit.model import Act
+from ca.clusters.gaps import Gap
 from ca.clusters.model import ChildAuthority
 from citadel._wire import clusters_pb2 as pb
 from citadel.spiffe import SpiffeId
@@ -31,6 +32,10 @@ class ChildStore(Protocol):
 
     async def record(self, authority: ChildAuthority, act: Act) -> None:
         """Insert it, forget those that had ended when it was signed, and note the act with it."""
+        ...
+
+    async def gaps(self) -> Sequence[Gap]:
+        """The times of which it knows nothing, since it was restored."""
         ...
 
     async def reports(self) -> Sequence[KeptReport]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 from cryptography import x509
 
 from ca.audit.model import Act
+from ca.clusters.gaps import Gaps
 from ca.clusters.model import ChildAuthority, Said
 from ca.clusters.ports import ChildStore, KeptReport
 from ca.clusters.reports import Reading, kept_report, read_report
@@ -22,8 +23,8 @@ from citadel.revocation import RevocationList
 from citadel.spiffe import SpiffeId, TrustDomain
 
 _MOST_BYTES: Final = 32 * 1024 * 1024  # of lists of all children: they go to each child in one message
-
 _MOST_WITHDRAWN: Final = 1000
+UNHEARD: Final = "has not said what it signs with since this server was restored, which may not know of it"
 
 
 class ChildRecords:
@@ -41,22 +42,30 @@ class ChildRecords:
         own_keys: Callable[[], Collection[str]],
         roots: Callable[[], Collection[bytes]],
         is_connected: Callable[[SpiffeId], bool],
+        longest: timedelta,
         clock: Clock,
     ) -> None:
-        """`own_keys` are the ids of JWT keys that no child may bring, `roots` the key ids of what is trusted."""
+        """`own_keys` are the ids of JWT keys that no child may bring, `roots` the key ids of what is trusted.
+
+        No authority of a child lives longer than `longest`.
+        """
         self._trust_domain = trust_domain
         self._store = store
         self._own_keys = own_keys
         self._roots = roots
         self._is_connected = is_connected
+        self._longest = longest
         self._clock = clock
         self._signed: dict[SpiffeId, tuple[ChildAuthority, ...]] = {}
         self._said: dict[SpiffeId, Said] = {}
         self.disowned = frozenset[SpiffeId]()  # whose entries are gone: nobody waits for their lists
+        self.entitled: frozenset[SpiffeId] | None = None  # who has an entry; None before anybody looked
+        self.gaps = Gaps(longest=longest)
 
     async def start(self) -> None:
         """Take up what is kept."""
         now = self._clock.now()
+        self.gaps = Gaps(await self._store.gaps(), longest=self._longest)
         for authority in await self._store.authorities(now):
             self._add(authority)
         for kept in await self._store.reports():
@@ -80,6 +89,14 @@ class ChildRecords:
             for each in self.signed(child)
             if said is None or each.certificate in said.issuers or each.signed_at > said.at
         ]
+
+    def unheard(self) -> Mapping[SpiffeId, datetime]:
+        """Who may have authorities that a restore made this server forget, and until when: it has not spoken since."""
+        until = self.gaps.until(self._clock.now())
+        if until is None:
+            return {}
+        news = {child for child, said in self._said.items() if self.gaps.is_news(said.at)}
+        return dict.fromkeys(sorted((self.entitled or frozenset()) - news), until)
 
     def said(self, child: SpiffeId) -> Said | None:
         """What is believed of what it said."""
@@ -146,6 +163,10 @@ class ChildRecords:
 
     def missing(self) -> Iterator[str]:
         """Why not every list is known, in words."""
+        if self.entitled is None and self.gaps.until(self._clock.now()) is not None:
+            yield "this server was restored, and has not looked yet which child clusters there are"
+        for child in self.unheard():
+            yield f"{child} {UNHEARD}"
         for child in set(self.children()) - self.disowned:
             said = self._said.get(child)
             for authority in self.in_use(child):

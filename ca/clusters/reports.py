@@ -70,7 +70,7 @@ def read_report(
             ignored.append(f"revocation lists of more than {_MOST_BYTES} bytes together")
         elif each.crl:
             try:
-                lists[issuer] = verified.get((issuer, each.crl)) or _list(each)
+                lists[issuer] = verified.get((issuer, each.crl)) or read_list(each)
             except InvalidArgument as error:
                 ignored.append(error.message)
     said = Said(
@@ -97,7 +97,8 @@ def kept_report(said: Said, trust_domain: TrustDomain) -> pb.ClusterReport:
     )
 
 
-def _list(reported: pb.IssuerReport) -> RevocationList:
+def read_list(reported: pb.IssuerReport) -> RevocationList:
+    """The list of an authority, which signed it. Raises `InvalidArgument` (`revocations_malformed`)."""
     found = RevocationList.from_der(reported.certificate, reported.crl)
     try:
         if not is_as_built(found.crl, found.issuer):

@@ -29,6 +29,10 @@ class DownstreamEntries:
         living = [each for each in self._by_identity.get(spiffe_id, {}).values() if not each.has_expired(now)]
         return max(living, key=lambda each: each.expires_at or _NEVER, default=None)
 
+    def identities(self, now: datetime) -> frozenset[SpiffeId]:
+        """All that have one."""
+        return frozenset(each for each in self._by_identity if self.of(each, now) is not None)
+
     def insert(self, entry: Entry) -> None:
         """Take an entry, also in the place of one with its id."""
         if entry.downstream:

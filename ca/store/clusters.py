@@ -10,10 +10,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import delete, insert, select
 
 from ca.audit.model import Act
+from ca.clusters.gaps import Gap
 from ca.clusters.model import ChildAuthority
 from ca.clusters.ports import KeptReport
 from ca.store.audit import record_act
 from ca.store.database import Database
+from ca.store.restores import ledger_gaps
 from ca.store.schema import downstream_authorities, downstream_reports
 from citadel._wire import clusters_pb2 as pb
 from citadel.spiffe import SpiffeId
@@ -53,6 +55,9 @@ class SqlChildren:
             await connection.execute(delete(table).where(table.c.not_after <= authority.signed_at))
             await connection.execute(insert(table).values(values))
             await record_act(connection, act, at=authority.signed_at)
+
+    async def gaps(self) -> Sequence[Gap]:
+        return [Gap(begin=each.begin, end=each.end) for each in await ledger_gaps(self._database)]
 
     async def reports(self) -> Sequence[KeptReport]:
         query = select(downstream_reports).order_by(downstream_reports.c.said_at, downstream_reports.c.child)

@@ -30,6 +30,7 @@ from ca.clusters.in_force import InForce
 from ca.clusters.keeping import Keeping
 from ca.clusters.knowing import Everywhere, Knowing
 from ca.clusters.records import ChildRecords
+from ca.clusters.recovering import Recovering
 from ca.clusters.sessions import ChildBook
 from ca.entries.directory import EntryDirectory
 from ca.entries.watch import EntryNews
@@ -265,6 +266,7 @@ class Server:
             own_keys=lambda: (*self.tokens.published(), *self.tokens.withdrawn()),
             roots=lambda: tuple(self.authorities.root_key_ids()),
             is_connected=lambda child: child in self.book.connected(),
+            longest=disk.issuer_lifetime,
             clock=disk.clock,
         )
         self.above = disk.parent.above(disk, fate, keys=keys, store=store) if disk.parent is not None else None
@@ -358,6 +360,12 @@ class Server:
             records=self.records,
             book=self.book,
             entries=directory.downstream,
+            recovering=Recovering(
+                trust_domain=A_TEST,
+                records=self.records,
+                roots=lambda: self.authorities.own_roots().x509_authorities,
+                clock=disk.clock,
+            ),
             settle=self.authorities.settle_anew,
             tally=self.tally,
             clock=disk.clock,
