@@ -111,7 +111,7 @@ class ChildCallers:
             raise PermissionDenied(
                 Reason.DOWNSTREAM_REFUSED,
                 f"the certificate {known.svid.serial} of {known.spiffe_id} is not on record here",
-                fix="wait until the agent of the child renews it, or restart that agent",
+                fix="wait until the agent of the child renews it",
             )
         child = Child(svid=known.svid, issuer_id=known.issuer_id, issued=issued)
         self.check(child)

@@ -17,8 +17,9 @@ from ca.entries.downstream import DownstreamEntries
 from citadel._wire import clusters_pb2 as pb
 from citadel.actor import Actor
 from citadel.clock import Clock
-from citadel.errors import CitadelError, PermissionDenied, Reason
+from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted
 from citadel.jwk import JwtKey
+from citadel.limiter import RateLimiter
 from citadel.revocation import RevocationList
 from citadel.spiffe import SpiffeId
 from citadel.tally import Tally
@@ -28,6 +29,9 @@ _log = structlog.get_logger(__name__)
 _RETRY_SECONDS: Final = 1.0
 _TIDY_SECONDS: Final = 10.0
 _MOST_TOLD: Final = 5
+# Each change is a new version, which everybody must acknowledge before a rotation goes on.
+_CHANGES_PER_SECOND: Final = 0.1
+_CHANGES_AT_ONCE: Final = 20
 
 
 class Keeping:
@@ -54,6 +58,8 @@ class Keeping:
         self._clock = clock
         self.twins = Twins(clock=clock)
         self._of_either: set[SpiffeId] = set()  # of whom is kept what two of them said
+        self._limiter = RateLimiter(clock=clock, per_second=_CHANGES_PER_SECOND, burst=_CHANGES_AT_ONCE)
+        self._held: set[SpiffeId] = set()  # whoever changes what it says all the time
         self._to_keep: dict[SpiffeId, Said] = {}
         self._settled: object = None  # what bundle and lists were settled with
         self._news = asyncio.Event()
@@ -123,6 +129,8 @@ class Keeping:
     async def _keep_all(self) -> None:
         await self._forget_twins()
         for child, said in list(self._to_keep.items()):
+            if self._must_wait(child, said):
+                continue
             await self._records.keep(child, said)
             if self._to_keep[child] is said:
                 del self._to_keep[child]
@@ -130,6 +138,22 @@ class Keeping:
         if (brought := self._brought()) != self._settled:
             await self._settle()
             self._settled = brought
+
+    def _must_wait(self, child: SpiffeId, said: Said) -> bool:
+        """Whether this is one change too many just now. What is said meanwhile is one change with it."""
+        known = self._records.said(child)
+        if known is not None and known.says_the_same(said):
+            return False
+        try:
+            self._limiter.admit(child)
+        except ResourceExhausted as error:
+            if child not in self._held:
+                self._held.add(child)
+                self._tally.count_refused("Follow", error, by=Actor.identity(child))
+                _log.warning("a child changes its lists or keys all the time: it is taken later", child=str(child))
+            return True
+        self._held.discard(child)
+        return False
 
     def _brought(self) -> tuple[Mapping[str, JwtKey], Sequence[RevocationList] | None]:
         return self._records.jwt_keys(), self._records.lists()
@@ -147,7 +171,7 @@ class Keeping:
                 await self._records.forget(child)
 
     async def _rest(self) -> None:
-        seconds = _RETRY_SECONDS if self._of_either else _TIDY_SECONDS
+        seconds = _RETRY_SECONDS if self._of_either or self._to_keep else _TIDY_SECONDS
         waiting = (asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._clock.sleep(seconds)))
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -276,6 +276,23 @@ async def test_of_two_servers_with_one_identity_neither_loses_its_certificates_a
     assert _check(server).health is Health.GOOD
 
 
+async def test_a_child_that_changes_all_the_time_does_not_keep_the_others_from_knowing_what_is_in_force(
+    server: Server, east: Cluster, west: Cluster
+) -> None:
+    before, key = server.authorities.sequences().jwt, new_key().public_key()
+    for number in range(40):
+        east.keys = {f"east-{number}": key}
+        await server.turn()
+    settled = server.authorities.sequences().jwt
+    assert 10 < settled - before <= 20
+    assert server.tally.refused == {Reason.TOO_MANY_REQUESTS: 1}
+    await server.until(lambda: west.everywhere == west.trust.versions)
+    west.keys = {"west-1": key}  # it is not held up
+    await server.until(lambda: "west-1" in server.authorities.bundle().jwt_authorities)
+    server.clock.leap(10)
+    await server.until(lambda: "east-39" in server.authorities.bundle().jwt_authorities)
+
+
 async def test_a_child_that_opens_another_stream_is_one_also_with_another_authority(
     server: Server, east: Cluster
 ) -> None:
