@@ -14,10 +14,11 @@ from citadel.errors import FailedPrecondition, Reason
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.tables import print_fields, print_heading, print_table
 from cli.output import Form, echo, print_json
-from cli.trust.check import Check, Grade, Way, works
+from cli.trust.check import Check, Grade, Side, Verdict, Way, verdict
 from cli.trust.facts import ClusterFacts
 from cli.trust.gather import gather, to_file
 from cli.trust.rules import compare
+from cli.trust.shared import counted
 
 _CLUSTER = click.Path(path_type=Path)
 
@@ -50,7 +51,7 @@ def verify(invocation: Invocation, a: Path, b: Path) -> None:
     """Tell why the clusters A and B do or do not trust each other, and what to do.
 
     Each is a server's admin socket, a file of `trust export`, or a folder with ca-cert.pem and root-cert.pem. Ends with
-    code 8 where mutual TLS fails in either direction.
+    code 8 where mutual TLS fails in either direction, or where that cannot be told.
     """
 
     def ask(socket: Path) -> pb.ClusterFacts:
@@ -62,13 +63,7 @@ def verify(invocation: Invocation, a: Path, b: Path) -> None:
         print_json(_plain(facts, checks))
     else:
         _print((a, b), facts, checks)
-    if not works(checks):
-        failing = sorted({check.way.value or "neither believes the other" for check in _bad(checks)})
-        raise FailedPrecondition(
-            Reason.SVID_UNTRUSTED,
-            f"mutual TLS between these clusters fails: {len(_bad(checks))} findings ({', '.join(failing)})",
-            fix=_bad(checks)[0].fix,
-        )
+    _conclude(facts, checks)
 
 
 def _ask(invocation: Invocation) -> pb.ClusterFacts:
@@ -77,8 +72,35 @@ def _ask(invocation: Invocation) -> pb.ClusterFacts:
     )
 
 
-def _bad(checks: Sequence[Check]) -> list[Check]:
-    return [check for check in checks if check.grade is Grade.BAD]
+def _conclude(facts: Sequence[ClusterFacts], checks: Sequence[Check]) -> None:
+    """End with an error unless mutual TLS works."""
+    if verdict(checks) is Verdict.FAILS:
+        bad = [check for check in checks if check.grade is Grade.BAD]
+        failing = sorted(
+            {check.way.value.replace("believes", "does not believe") or "no root in common" for check in bad}
+        )
+        raise FailedPrecondition(
+            Reason.SVID_UNTRUSTED,
+            f"mutual TLS between these clusters fails: {counted(len(bad), 'finding', 'findings')}"
+            f" ({', '.join(failing)})",
+            fix=_fix(bad[0], facts) if len(bad) == 1 else "do what is said above for each finding that is bad",
+        )
+    if verdict(checks) is Verdict.UNTOLD:
+        raise FailedPrecondition(
+            Reason.BUNDLE_NOT_FOUND,
+            "whether mutual TLS works cannot be told: a folder does not say whose bundles its cluster has",
+            fix="name the admin sockets of the servers, or files of `citadel-cli trust export`",
+        )
+
+
+def _fix(check: Check, facts: Sequence[ClusterFacts]) -> str:
+    """What to do, and on which server."""
+    if not check.fix:
+        return ""
+    if check.at is Side.BOTH:
+        return f"on both: {check.fix}"
+    domain = facts[0 if check.at is Side.A else 1].trust_domain
+    return f"on {check.at}: {check.fix}" if domain is None else f"on {domain} ({check.at}): {check.fix}"
 
 
 def _print(paths: Sequence[Path], facts: Sequence[ClusterFacts], checks: Sequence[Check]) -> None:
@@ -91,9 +113,11 @@ def _print(paths: Sequence[Path], facts: Sequence[ClusterFacts], checks: Sequenc
         print_heading(way.value or "both")
         print_table(
             ("", "WHAT", "FOUND", "WHAT TO DO"),
-            ((check.grade.value, check.subject.value, check.finding, check.fix) for check in rows),
+            ((check.grade.value, check.subject.value, check.finding, _fix(check, facts)) for check in rows),
             none="nothing was looked at",
         )
+    if verdict(checks) is Verdict.WORKS:
+        print_heading("mutual TLS works in both directions")
 
 
 def _domain(facts: ClusterFacts) -> str:
@@ -110,7 +134,8 @@ def _plain(facts: Sequence[ClusterFacts], checks: Sequence[Check]) -> dict[str, 
             {"source": each.source.value, "trust_domain": each.trust_domain.name if each.trust_domain else None}
             for each in facts
         ],
-        "works": works(list(checks)),
+        "works": verdict(checks) is Verdict.WORKS,
+        "verdict": verdict(checks).value,
         "checks": [
             {
                 "way": check.way.name.lower(),
@@ -118,6 +143,7 @@ def _plain(facts: Sequence[ClusterFacts], checks: Sequence[Check]) -> dict[str, 
                 "grade": check.grade.value,
                 "finding": check.finding,
                 "fix": check.fix,
+                "at": check.at.value if check.fix else "",
             }
             for check in checks
         ],

@@ -9,6 +9,7 @@ from citadel.bundle import TrustBundle
 from citadel.errors import Reason
 from cli.trust.check import Check, Grade, Subject, Way
 from cli.trust.facts import ClusterFacts, ForeignFacts, Source
+from cli.trust.shared import counted
 
 _ENDPOINT_FIXES: Final = {
     Reason.ENDPOINT_UNREACHABLE: "see that the address can be reached from the server, and that the other serves it",
@@ -26,21 +27,22 @@ def federation_checks(believer: ClusterFacts, peer: ClusterFacts, way: Way) -> I
     known = believer.foreign.get(domain, ForeignFacts(bundle=None))
 
     def check(subject: Subject, grade: Grade, finding: str, fix: str = "") -> Check:
-        return Check(subject=subject, way=way, grade=grade, finding=finding, fix=fix)
+        return Check(subject=subject, way=way, grade=grade, finding=finding, fix=fix, at=way.believer)
 
     if known.bundle is None:
         told = f"that of {domain} was never fetched" if known.endpoint_url else f"there is none of {domain}"
-        fix = (
-            "mend what the endpoint's finding says"
-            if known.endpoint_url
-            else (f"`citadel-cli federation create {domain}` with its endpoint, or `citadel-cli bundle set`")
-        )
+        fix = "mend what the endpoint's finding says"
+        if not known.endpoint_url:
+            fix = (
+                f"`citadel-cli federation create {domain} --url ... --bundle FILE`, or `citadel-cli bundle set "
+                f"{domain} FILE --reason TEXT`: FILE of `citadel-cli bundle show --format spiffe` on {way.peer}"
+            )
         yield check(Subject.BUNDLE, Grade.BAD, told, fix)
     else:
         yield check(Subject.BUNDLE, Grade.GOOD, f"that of {domain} is there")
         yield check(Subject.FRESHNESS, *_freshness(known.bundle, peer))
     if known.entries:
-        yield check(Subject.ENTRIES, Grade.GOOD, f"{known.entries} federate with {domain}")
+        yield check(Subject.ENTRIES, Grade.GOOD, f"{counted(known.entries, 'federates', 'federate')} with {domain}")
     else:
         told = f"none federates with {domain}: no workload is given its bundle"
         yield check(Subject.ENTRIES, Grade.BAD, told, f"`citadel-cli entry update ID --federates-with {domain}`")
@@ -71,7 +73,8 @@ def _endpoint(known: ForeignFacts, peer: ClusterFacts) -> Iterator[tuple[Grade, 
         return
     if known.failures:
         fix = next((fix for reason, fix in _ENDPOINT_FIXES.items() if reason.value == known.last_reason), "see its log")
-        told = f"{known.endpoint_url} failed {known.failures} times: {known.last_error} ({known.last_reason})"
+        times = counted(known.failures, "time", "times")
+        told = f"{known.endpoint_url} failed {times}: {known.last_error} ({known.last_reason})"
         yield Grade.WARNING, told, fix
     elif peer.source is not Source.FOLDER and peer.endpoint_profile not in ("", known.endpoint_profile):
         told = f"it is asked as {known.endpoint_profile}, and served as {peer.endpoint_profile}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,7 +34,7 @@ def gather(path: Path, *, ask: Callable[[Path], pb.ClusterFacts], now: Callable[
     Raises `NotFound` (`config_invalid`) where there is nothing, `InvalidArgument` for what cannot be read, and what
     `ask` raises.
     """
-    if path.is_socket():
+    if path.is_socket() or (path.suffix == ".sock" and not path.exists()):  # it says that no server runs
         return facts_of(ask(path), source=Source.SERVER, now=now())
     if path.is_dir():
         return _of_folder(path)
@@ -50,12 +51,23 @@ def gather(path: Path, *, ask: Callable[[Path], pb.ClusterFacts], now: Callable[
 
 
 def _of_file(path: Path) -> pb.ClusterFacts:
+    data = _read(path)
     try:
-        return json_format.Parse(_read(path), pb.ClusterFacts())
+        if _is_bundle(data):
+            raise InvalidArgument(
+                Reason.CONFIG_INVALID,
+                "it is a trust bundle; `citadel-cli trust export --write FILE` makes what is wanted",
+            )
+        return json_format.Parse(data, pb.ClusterFacts())
     except (json_format.ParseError, ValueError) as error:
         raise InvalidArgument(
             Reason.CONFIG_INVALID, f"it is no export of `citadel-cli trust export`: {error}"
         ) from error
+
+
+def _is_bundle(data: bytes) -> bool:
+    document = json.loads(data)
+    return isinstance(document, dict) and "keys" in document
 
 
 def _of_folder(folder: Path) -> ClusterFacts:

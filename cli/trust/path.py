@@ -14,23 +14,23 @@ from citadel.certification_path import NoPathError, extension_of, find_path, wea
 from citadel.name_constraints import constrains_uris, forbidding, is_refused_by_envoy
 from citadel.serial import serial_hex
 from citadel.spiffe import TrustDomain
-from cli.trust.check import Check, Grade, Subject, Way
+from cli.trust.check import Check, Grade, Side, Subject, Way
 from cli.trust.facts import ClusterFacts, Source
-from cli.trust.shared import are_of_one_domain, domain_of, trusted_of
+from cli.trust.shared import EXCHANGE, are_of_one_domain, counted, domain_of, trusted_of
 
 _LITTLE: Final = 10  # an authority with less than this part of its life left should have been replaced
-_NEW_INTERMEDIATE: Final = "make a new intermediate with `citadel-cli root sign`"
+_NEW_AUTHORITY: Final = "make a new issuing authority with `citadel-cli root sign`"
 
 
 def path_checks(believer: ClusterFacts, peer: ClusterFacts, way: Way, now: datetime) -> Iterator[Check]:
     """Everything about the certificates on the way; `now` is the believer's clock."""
 
-    def check(subject: Subject, grade: Grade, finding: str, fix: str = "") -> Check:
-        return Check(subject=subject, way=way, grade=grade, finding=finding, fix=fix)
+    def check(subject: Subject, grade: Grade, finding: str, fix: str = "", at: Side = way.peer) -> Check:
+        return Check(subject=subject, way=way, grade=grade, finding=finding, fix=fix, at=at)
 
     if not peer.issuing:
         yield check(
-            Subject.AUTHORITY, Grade.BAD, "there is none that signs", "see `citadel-cli status` there, and its upstream"
+            Subject.AUTHORITY, Grade.BAD, "there is none that signs", "see `citadel-cli status`, and its upstream"
         )
         return
     yield (
@@ -44,14 +44,16 @@ def path_checks(believer: ClusterFacts, peer: ClusterFacts, way: Way, now: datet
     if trusted is None:
         trusted = peer.roots
         told = "a folder does not say whom its cluster trusts of other domains; what follows is by the other's roots"
-        yield check(Subject.ROOT, Grade.UNKNOWN, told)
+        fix = "name the admin socket of the server in place of the folder, or a file of `citadel-cli trust export`"
+        yield check(Subject.ROOT, Grade.UNKNOWN, told, fix, way.believer)
     anchor = _anchor(peer.issuing, trusted)
     if anchor is None:
         yield check(
             Subject.ROOT,
             Grade.BAD,
-            f"{_named(peer.issuing[-1])} leads to none of the {len(trusted)} that are trusted",
+            f"{_named(peer.issuing[-1])} leads to no root that is trusted (of {len(trusted)})",
             _root_fix(believer, peer),
+            Side.BOTH if are_of_one_domain(believer, peer) else way.believer,
         )
         return
     yield check(Subject.ROOT, Grade.GOOD, _named(anchor))
@@ -84,14 +86,14 @@ def _constraints(path: Sequence[x509.Certificate], domain: TrustDomain | None) -
             Subject.CONSTRAINTS,
             Grade.BAD,
             f"{_named(forbids)} may not speak for {domain}",
-            f"{_NEW_INTERMEDIATE} for {domain}, or run the cluster in the domain that it was signed for",
+            f"{_NEW_AUTHORITY} for {domain}, or run the cluster in the domain that it was signed for",
         )
     if is_refused_by_envoy(domain):
         return (
             Subject.CONSTRAINTS,
             Grade.BAD,
             f"Envoy cannot compare {domain} with name constraints, and refuses it",
-            "take a name without an underscore that is no IP address, or an intermediate without constraints",
+            "take a name without an underscore that is no IP address, or an issuing authority without constraints",
         )
     return Subject.CONSTRAINTS, Grade.GOOD, f"they permit {domain}", ""
 
@@ -100,13 +102,13 @@ def _path_length(path: Sequence[x509.Certificate]) -> _Found:
     for below, authority in enumerate(path):
         constraints = extension_of(authority, x509.BasicConstraints)
         if constraints is None or not constraints.ca:
-            return Subject.PATH_LENGTH, Grade.BAD, f"{_named(authority)} is no authority (CA:TRUE)", _NEW_INTERMEDIATE
+            return Subject.PATH_LENGTH, Grade.BAD, f"{_named(authority)} is no authority (CA:TRUE)", _NEW_AUTHORITY
         if constraints.path_length is not None and constraints.path_length < below:
             return (
                 Subject.PATH_LENGTH,
                 Grade.BAD,
-                f"{_named(authority)} allows {constraints.path_length} authorities below it, and there are {below}",
-                f"{_NEW_INTERMEDIATE} by a root that allows as many",
+                f"{_named(authority)} allows {constraints.path_length} below it, and there are {below}",
+                f"{_NEW_AUTHORITY} by a root that allows as many",
             )
     return Subject.PATH_LENGTH, Grade.GOOD, "it suffices", ""
 
@@ -141,7 +143,7 @@ def _walk(path: Sequence[x509.Certificate], trusted: Sequence[x509.Certificate],
     for authority in walked:
         if weakness := weakness_of(authority, is_anchor=authority == walked[-1]):
             return Subject.PATH, Grade.BAD, f"{_named(authority)} {weakness}", "replace it"
-    return Subject.PATH, Grade.GOOD, f"{len(walked)} authorities, all signatures good", ""
+    return Subject.PATH, Grade.GOOD, f"{counted(len(walked), 'authority', 'authorities')}, all signatures good", ""
 
 
 def _forgery(believer: ClusterFacts, peer: ClusterFacts) -> _Found | None:
@@ -155,9 +157,7 @@ def _forgery(believer: ClusterFacts, peer: ClusterFacts) -> _Found | None:
     told = f"the signer can make every identity of {believer.trust_domain}, by the root that both have"
     if are_of_one_domain(believer, peer):
         return Subject.FORGERY, Grade.GOOD, f"{told}: clusters of one trust domain and one root are one trust", ""
-    fix = (
-        "sign its intermediate anew with name constraints (`citadel-cli root sign` does), or give it a root of its own"
-    )
+    fix = "sign its authority anew with name constraints (`citadel-cli root sign` does), or give it a root of its own"
     return Subject.FORGERY, Grade.WARNING, told, fix
 
 
@@ -177,8 +177,12 @@ def _has_signed(root: x509.Certificate, authority: x509.Certificate) -> bool:
 
 def _root_fix(believer: ClusterFacts, peer: ClusterFacts) -> str:
     if are_of_one_domain(believer, peer):
-        return "sign both intermediates by one root, or exchange the roots with `citadel-cli bundle set --own-domain`"
-    return f"`citadel-cli federation refresh {peer.trust_domain}`, or `citadel-cli bundle set` with its bundle of now"
+        return f"sign both issuing authorities by one root; or {EXCHANGE}"
+    domain = peer.trust_domain
+    return (
+        f"`citadel-cli federation refresh {domain}`, or `citadel-cli bundle set {domain} FILE --reason TEXT` with its "
+        "bundle of now"
+    )
 
 
 def _named(certificate: x509.Certificate) -> str:

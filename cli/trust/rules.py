@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from cli.trust.check import Check, Grade, Subject, Way
+from cli.trust.check import Check, Grade, Side, Subject, Way
 from cli.trust.facts import ClusterFacts
 from cli.trust.federation import federation_checks
 from cli.trust.path import path_checks
-from cli.trust.shared import are_of_one_domain, domain_of
+from cli.trust.shared import EXCHANGE, are_of_one_domain, counted, domain_of
 
 _OLD: Final = timedelta(days=1)
 
@@ -43,8 +43,8 @@ def _domains_and_roots(a: ClusterFacts, b: ClusterFacts) -> Iterator[Check]:
                 way=Way.BOTH,
                 grade=Grade.BAD,
                 finding="none: one trust domain with two roots",
-                fix="give both an intermediate of one root (`citadel-cli root sign`, or a parent server); or exchange "
-                "the roots on purpose with `citadel-cli bundle set --own-domain`",
+                fix="give both an issuing authority of one root (`citadel-cli root sign`, or a parent server); or "
+                + EXCHANGE,
             )
         return
     told = f"{a.trust_domain} and {b.trust_domain}: each must have the bundle of the other"
@@ -54,14 +54,15 @@ def _domains_and_roots(a: ClusterFacts, b: ClusterFacts) -> Iterator[Check]:
 
 
 def _ages(a: ClusterFacts, b: ClusterFacts) -> Iterator[Check]:
-    for name, facts in (("A", a), ("B", b)):
+    for side, facts in ((Side.A, a), (Side.B, b)):
         if facts.age > _OLD:
             yield Check(
                 subject=Subject.AGE,
                 way=Way.BOTH,
                 grade=Grade.WARNING,
-                finding=f"those of {name} were exported {facts.age.days} days ago",
+                finding=f"those of {side} were exported {counted(facts.age.days, 'day', 'days')} ago",
                 fix="export them anew with `citadel-cli trust export`",
+                at=side,
             )
 
 

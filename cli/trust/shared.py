@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from cryptography import x509
 
 from citadel.spiffe import TrustDomain
 from cli.trust.facts import ClusterFacts
 
+EXCHANGE: Final = (
+    "exchange the roots on purpose: `citadel-cli bundle show --own --format spiffe > FILE` on each, "
+    "`citadel-cli bundle set --own-domain FILE --reason TEXT` with it on the other"
+)
+
 
 def are_of_one_domain(a: ClusterFacts, b: ClusterFacts) -> bool:
     """Whether both are of one trust domain, or may be: a folder that names none runs in any."""
     return a.trust_domain is None or b.trust_domain is None or a.trust_domain == b.trust_domain
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{number} {one if number == 1 else many}"
 
 
 def domain_of(facts: ClusterFacts, other: ClusterFacts) -> TrustDomain | None:

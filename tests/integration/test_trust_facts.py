@@ -78,7 +78,7 @@ async def test_an_export_from_before_a_rotation_no_longer_fits(server: Server, t
     await until("the old root is gone", is_over, seconds=20)
     result = await run("trust", "verify", socket, file)
     assert result.exit_code == 8
-    assert "leads to none of the 1 that are trusted" in result.stdout
+    assert "leads to no root that is trusted (of 1)" in result.stdout
 
 
 async def test_what_is_known_of_a_foreign_domain_is_told_with_how_its_endpoint_is(server: Server) -> None:

@@ -13,7 +13,7 @@ from citadel._wire import trust_pb2, types_pb2
 from citadel.spiffe import TrustDomain
 from citadel.wire import to_duration, to_timestamp
 from cli.trust.gather import to_file
-from tests.certificates import A_TEST, NOW, Signed, bundle, intermediate, permitted, root
+from tests.certificates import A_TEST, B_TEST, NOW, Signed, bundle, intermediate, permitted, root
 from tests.unit.cli.fake_admin import Program
 
 
@@ -54,6 +54,7 @@ async def test_what_holds_is_a_table_and_ends_well(program: Program, tmp_path: P
         "B believes A",
         "name constraints",
         "signatures good",
+        "mutual TLS works",
     ):
         assert words in result.stdout
 
@@ -64,12 +65,39 @@ async def test_what_fails_is_told_to_people_and_to_programs(program: Program, tm
     assert told.exit_code == 8
     assert "one trust domain with two roots" in told.stdout
     assert "svid_untrusted" in told.stderr
-    assert "root sign" in told.stderr
+    assert "root sign" in told.stdout
+    assert "3 findings" in told.stderr
+    assert "each finding" in told.stderr
     for_programs = await program("trust", "verify", str(a), str(b), "-o", "json")
     document = json.loads(for_programs.stdout)
     assert for_programs.exit_code == 8
     assert not document["works"]
     assert {check["subject"] for check in document["checks"] if check["grade"] == "bad"} == {"roots", "root"}
+
+
+async def test_what_is_to_be_done_is_said_with_its_server(program: Program, tmp_path: Path) -> None:
+    a, other = exported(tmp_path / "a.json", root()), root("other", uri="spiffe://b.test")
+    told = await program("trust", "verify", str(a), str(exported(tmp_path / "b.json", other, domain=B_TEST)))
+    assert told.exit_code == 8
+    assert "on a.test (A): `citadel-cli federation create b.test" in told.stdout
+    assert "on b.test (B): `citadel-cli federation create a.test" in told.stdout
+
+
+async def test_what_cannot_be_told_is_no_success(program: Program, tmp_path: Path) -> None:
+    top = root("shared", uri=None)
+    a = folder(tmp_path / "a", top, intermediate(top, uri=None, extra=[permitted("a.test")]))
+    b = folder(tmp_path / "b", top, intermediate(top, uri=None, extra=[permitted("b.test")]))
+    told = await program("trust", "verify", str(a), str(b))
+    assert told.exit_code == 8
+    assert "cannot be told" in told.stderr
+    assert "on a.test (A): name the admin socket" in told.stdout
+
+
+async def test_a_server_that_does_not_run_is_told_as_by_every_command(program: Program, tmp_path: Path) -> None:
+    good, socket = exported(tmp_path / "a.json", root()), tmp_path / "b.sock"
+    told = await program("trust", "verify", str(good), str(socket))
+    assert told.exit_code == 7
+    assert f"the server is not running, or its admin socket is not at {socket}" in told.stderr
 
 
 @pytest.mark.parametrize("names", [None, ("tls.crt", "", "ca.crt")], ids=["Istio", "cert-manager"])
@@ -106,6 +134,7 @@ async def test_a_clock_that_is_ahead_shows_in_a_file_from_the_future(program: Pr
     [
         (None, "there is nothing at"),
         ("{", "no export"),
+        ('{"keys": [], "spiffe_sequence": 1}', "it is a trust bundle; `citadel-cli trust export --write FILE` makes"),
         ("[]", "trust domain"),
         ('{"trust_domain": "a.test", "no_such_field": 1}', "no export"),
         ('{"trust_domain": "a.test"}', "JSON"),

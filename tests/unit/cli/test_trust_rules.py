@@ -16,7 +16,7 @@ from citadel.errors import Unauthenticated
 from citadel.name_constraints import is_refused_by_envoy
 from citadel.spiffe import TrustDomain
 from citadel.svid import verify_x509_svid
-from cli.trust.check import Check, Grade, Subject, Way, works
+from cli.trust.check import Check, Grade, Side, Subject, Verdict, Way, verdict
 from cli.trust.facts import ClusterFacts, ForeignFacts, Source
 from cli.trust.rules import compare
 from tests.certificates import (
@@ -303,14 +303,40 @@ def test_what_is_not_good_is_found_and_nothing_else(row: Row) -> None:
     assert {(check.way, check.subject): check.grade for check in found if check.grade is not Grade.GOOD} == row.expected
     assert [check for check in found if check.grade in (Grade.BAD, Grade.WARNING) and not check.fix] == []
     assert any(row.fix in check.fix for check in found)
-    assert works(found) == (Grade.BAD not in row.expected.values())
+    assert [
+        check for check in found if check.grade is Grade.UNKNOWN and not (check.fix or check.subject is Subject.CLOCK)
+    ] == []
+    untold = (B, Subject.ROOT) in row.expected and row.expected[B, Subject.ROOT] is Grade.UNKNOWN
+    good = Verdict.UNTOLD if untold else Verdict.WORKS
+    assert verdict(found) is (Verdict.FAILS if Grade.BAD in row.expected.values() else good)
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.is_of_certificates], ids=lambda row: row.name)
 def test_the_verdict_is_that_of_a_real_verification(row: Row) -> None:
     found = compare(row.a.facts, row.b.facts, now=NOW)
-    assert row.a.believes(row.b) == works([check for check in found if check.way is A])
-    assert row.b.believes(row.a) == works([check for check in found if check.way is B])
+    assert row.a.believes(row.b) == (verdict([check for check in found if check.way is A]) is Verdict.WORKS)
+    assert row.b.believes(row.a) == (verdict([check for check in found if check.way is B]) is Verdict.WORKS)
+
+
+@pytest.mark.parametrize(
+    ("row", "subject", "at"),
+    [
+        ("federated one way", Subject.BUNDLE, Side.B),
+        ("a stale bundle without the root", Subject.ROOT, Side.A),
+        ("an endpoint that is down", Subject.ENDPOINT, Side.A),
+        ("an issuing authority that has ended", Subject.LIFETIMES, Side.B),
+        ("one root, two domains, unconstrained", Subject.FORGERY, Side.B),
+        ("a tainted one", Subject.AUTHORITY, Side.B),
+        ("one domain, two roots, exchanged one way", Subject.ROOT, Side.BOTH),
+        ("a clock ahead by more than the backdate", Subject.CLOCK, Side.BOTH),
+        ("an old file", Subject.AGE, Side.B),
+        ("a folder of another domain", Subject.ROOT, Side.B),
+    ],
+)
+def test_what_is_to_be_done_has_its_place(row: str, subject: Subject, at: Side) -> None:
+    (a, b) = next((each.a, each.b) for each in TABLE if each.name == row)
+    found = compare(a.facts, b.facts, now=NOW)
+    assert {check.at for check in found if check.subject is subject and check.grade is not Grade.GOOD} == {at}
 
 
 @pytest.mark.parametrize("name", ["b_c.test", "10.1.2.3"])
