@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -17,7 +17,8 @@ from citadel.errors import FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
 from citadel.svid import MAX_CHAIN_LENGTH
 
-_CLOCKS_DIFFER: Final = timedelta(minutes=1)  # the parent counts the lifetime from its own now
+CLOCKS_DIFFER: Final = timedelta(minutes=5)  # at the most: the parent counts from its own now
+_SET_THE_CLOCKS: Final = "set the clocks of the parent and of this server"
 
 
 def issuer_request(key: AuthorityKey, trust_domain: TrustDomain) -> bytes:
@@ -42,6 +43,8 @@ def checked_answer(
 ) -> SignedDownstream:
     """What the parent signed, if it is what was asked for: for this key, until `not_after` at most, under a root of it.
 
+    It may begin a little later than `now`, where clocks differ: see `begin_of`.
+
     Raises `FailedPrecondition` (`upstream_invalid`), or `Unavailable` (`upstream_unavailable`) for a root that is not
     known yet: it is on its way.
     """
@@ -51,7 +54,10 @@ def checked_answer(
         issuer, *between = map(x509.load_der_x509_certificate, answer.chain)
         root = x509.load_der_x509_certificate(answer.root)
         _check_issuer(issuer, public_key, trust_domain)
-        if issuer.not_valid_after_utc > not_after + _CLOCKS_DIFFER:
+        begins = begin_of((issuer, *between, root))
+        if begins > now + CLOCKS_DIFFER:
+            raise _invalid(f"an authority that begins at {begins.isoformat()}: the clocks differ", fix=_SET_THE_CLOCKS)
+        if issuer.not_valid_after_utc > not_after + CLOCKS_DIFFER:
             raise _invalid(f"an authority until {issuer.not_valid_after_utc.isoformat()}, later than it was asked for")
     except UNREADABLE as error:
         raise _invalid(f"a certificate that cannot be read: {error}") from error
@@ -59,8 +65,13 @@ def checked_answer(
         raise Unavailable(
             Reason.UPSTREAM_UNAVAILABLE, "the parent signed by a root that it has not made known here, or takes back"
         )
-    _check_path(issuer, between, root, now)
+    _check_path(issuer, between, root, max(now, begins))
     return SignedDownstream(chain=(issuer, *between), root=root)
+
+
+def begin_of(path: Iterable[x509.Certificate]) -> datetime:
+    """When all of them have begun."""
+    return max(each.not_valid_before_utc for each in path)
 
 
 def _check_issuer(issuer: x509.Certificate, public_key: AuthorityPublicKey, trust_domain: TrustDomain) -> None:
@@ -93,5 +104,5 @@ def _check_path(
             raise _invalid(f"a certificate that {weakness}")
 
 
-def _invalid(what: str) -> FailedPrecondition:
-    return FailedPrecondition(Reason.UPSTREAM_INVALID, f"the parent answered with {what}", fix="look at the parent")
+def _invalid(what: str, *, fix: str = "look at the parent") -> FailedPrecondition:
+    return FailedPrecondition(Reason.UPSTREAM_INVALID, f"the parent answered with {what}", fix=fix)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Final
 
+import structlog
 from cryptography import x509
 
 from ca.authority.fresh_key import fresh_issuer_key
 from ca.authority.ports import KeyManager, MintedIssuer, SignedDownstream
 from ca.keys.kinds import AuthorityPublicKey
-from ca.upstream.citadel.asking import checked_answer, issuer_request
+from ca.upstream.citadel.asking import CLOCKS_DIFFER, begin_of, checked_answer, issuer_request
 from ca.upstream.citadel.ports import Asked
 from ca.upstream.citadel.trust import root_id_of
 from citadel._wire import clusters_pb2 as pb
@@ -21,7 +22,10 @@ from citadel.errors import CitadelError, Unavailable
 from citadel.spiffe import TrustDomain
 from citadel.wire import to_duration
 
+_log = structlog.get_logger(__name__)
+
 _ASK_AGAIN: Final = 60.0  # seconds after a refusal
+_ASK_SOON: Final = 5.0  # seconds after an answer that is of no use yet: the parent has one more on record for each
 
 Roots = Callable[[], Collection[x509.Certificate]]
 
@@ -34,28 +38,31 @@ class IssuerRequests:
         self._keys = keys
         self._clock = clock
         self._ask_again_at = 0.0  # by the clock that never jumps
+        self._failure: CitadelError | None = None  # of what was answered last
         self.refusal: CitadelError | None = None
 
     @property
     def are_due(self) -> bool:
         """Whether the parent would be asked now."""
-        return self.refusal is None or self._clock.monotonic() >= self._ask_again_at
+        return self._failure is None or self._clock.monotonic() >= self._ask_again_at
 
     async def mint(self, parent: Asked, roots: Roots, *, not_after: datetime) -> MintedIssuer:
         """An issuing authority of this server, under one of these roots. Raises as `UpstreamAuthority.mint`."""
         if (trouble := parent.trouble()) is not None:
             raise trouble  # before a key is made: this may be tried again and again
-        if self.refusal is not None and not self.are_due:
-            raise self.refusal
+        if self._failure is not None and not self.are_due:
+            raise self._failure
         try:
             async with fresh_issuer_key(self._keys) as (key_id, key):
                 csr = await asyncio.to_thread(issuer_request, key, self._trust_domain)
                 signed = await self.signed(parent, roots, csr, key.public_key(), not_after=not_after)
+                await self._until_begun(signed)
         except CitadelError as error:
             if not isinstance(error, Unavailable):  # a person must do something, and the parent audits each refusal
-                self.refusal, self._ask_again_at = error, self._clock.monotonic() + _ASK_AGAIN
+                self.refusal = self._failure = error
+                self._ask_again_at = self._clock.monotonic() + _ASK_AGAIN
             raise
-        self.refusal = None
+        self.refusal = self._failure = None
         return MintedIssuer(
             certificate=signed.chain[0], root_id=root_id_of(signed.root), key_id=key_id, chain=signed.chain[1:]
         )
@@ -75,12 +82,24 @@ class IssuerRequests:
             trust_domain=self._trust_domain.name, csr=csr, lifetime=to_duration(max(lifetime, timedelta(0)))
         )
         answer = await parent.sign_issuer(request)
-        return await asyncio.to_thread(
-            checked_answer,
-            answer,
-            public_key=key,
-            trust_domain=self._trust_domain,
-            roots=roots(),  # as they are now: they may have changed meanwhile
-            not_after=not_after,
-            now=self._clock.now(),
-        )
+        try:
+            return await asyncio.to_thread(
+                checked_answer,
+                answer,
+                public_key=key,
+                trust_domain=self._trust_domain,
+                roots=roots(),  # as they are now: they may have changed meanwhile
+                not_after=not_after,
+                now=self._clock.now(),
+            )
+        except Unavailable as error:
+            self._failure, self._ask_again_at = error, self._clock.monotonic() + _ASK_SOON
+            raise
+
+    async def _until_begun(self, signed: SignedDownstream) -> None:
+        """Whatever it signed before would be refused here by everybody, and so would its revocation list."""
+        left = begin_of((*signed.chain, signed.root)) - self._clock.now()
+        if left > timedelta(0):
+            seconds = left.total_seconds()
+            _log.warning("the clocks differ: the authority from the parent begins later", seconds=round(seconds, 1))
+            await self._clock.sleep(min(seconds, CLOCKS_DIFFER.total_seconds()))

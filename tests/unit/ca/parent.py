@@ -53,14 +53,16 @@ class Root:
     def der(self) -> bytes:
         return self.certificate.public_bytes(Encoding.DER)
 
-    def issuer(self, public_key: Any, clock: FakeClock, lifetime: timedelta) -> x509.Certificate:
+    def issuer(
+        self, public_key: Any, clock: FakeClock, lifetime: timedelta, ahead: timedelta = timedelta(0)
+    ) -> x509.Certificate:
         return build_issuer(
             trust_domain=A_TEST,
             public_key=public_key,
             root=self.certificate,
             root_key=self.key,
-            not_before=clock.now() - BACKDATE,
-            not_after=clock.now() + lifetime,
+            not_before=clock.now() + ahead - BACKDATE,
+            not_after=clock.now() + ahead + lifetime,
         )
 
     def revocation_list(self) -> types_pb2.RevocationList:
@@ -73,6 +75,7 @@ class FakeParent:
     """Outlives the processes of its child. It knows what the child reported when `hear` was called last."""
 
     clock: FakeClock
+    ahead: timedelta = timedelta(0)  # of the child's clock
     roots: list[Root] = field(default_factory=list)
     is_away: bool = False
     refusal: CitadelError | None = None
@@ -108,7 +111,8 @@ class FakeParent:
         self.asked += 1
         if (refusal := self.trouble() or self.refusal) is not None:
             raise refusal
-        issuer = self.active.issuer(public_key_of(request.csr), self.clock, from_duration(request.lifetime))
+        lifetime = from_duration(request.lifetime)
+        issuer = self.active.issuer(public_key_of(request.csr), self.clock, lifetime, self.ahead)
         answer = pb.SignIssuerResponse(chain=[issuer.public_bytes(Encoding.DER)], root=self.active.der)
         return self.answers(request, answer)
 

@@ -138,6 +138,18 @@ def test_anything_else_is_refused(said: pb.SignIssuerResponse, words: str) -> No
     assert words in refused.value.message
 
 
+@pytest.mark.parametrize(("ahead", "is_taken"), [(200, True), (299, True), (320, False)])
+def test_an_authority_may_begin_a_little_later_where_clocks_differ(ahead: int, *, is_taken: bool) -> None:
+    issuer = ROOT.issuer(KEY.public_key(), CLOCK, DAY - timedelta(seconds=ahead), timedelta(seconds=ahead))
+    if is_taken:
+        assert check(answer(issuer)) == issuer
+        return
+    with pytest.raises(CitadelError) as refused:
+        check(answer(issuer))
+    assert refused.value.reason is Reason.UPSTREAM_INVALID
+    assert "the clocks differ" in refused.value.message
+
+
 def test_a_root_that_is_not_known_here_is_waited_for() -> None:
     with pytest.raises(CitadelError) as refused:
         check(answer(signed(OTHER), OTHER))

@@ -558,6 +558,57 @@ async def test_a_parent_that_refuses_is_asked_once_a_minute(disk: Disk, parent: 
         assert parent.current.authority.requests.refusal is None
 
 
+async def test_a_first_start_with_a_clock_that_is_behind_waits_until_what_it_was_given_has_begun(
+    disk: Disk, parent: FakeParent, clock: FakeClock
+) -> None:
+    parent.ahead = timedelta(seconds=100)
+    server = Server(disk, Fate())
+    with capture_logs() as logs:
+        starting = asyncio.create_task(server.start())
+        for _ in range(1000):
+            await parent.say()
+            await clock.advance(1)
+            await asyncio.sleep(0.005)
+            if starting.done():
+                break
+        await starting
+    issuer = server.authorities.issuing().authority
+    assert issuer.not_before <= clock.now()
+    assert any("clocks differ" in each["event"] for each in logs)
+    assert parent.asked == 1
+    await server.stop()
+
+
+async def test_a_parent_whose_clock_differs_too_much_is_not_asked_again_and_again(
+    disk: Disk, parent: FakeParent
+) -> None:
+    async with child(disk, parent) as server:
+        parent.ahead, parent.asked = timedelta(minutes=1), 0
+        disk.issuer_lifetime = DAY
+        await server.begin(RotationKind.ISSUER)
+        await server.phase(Phase.OBSERVE)
+        assert parent.asked == 1
+        await server.steering.abort(why="", by=ADMINISTRATOR)
+        await server.over()
+        parent.ahead, parent.asked = timedelta(minutes=6), 0
+        await server.begin(RotationKind.ISSUER)
+        for _ in range(30):
+            await server.turn(1)
+        assert parent.asked == 1
+        assert parent.current is not None
+        assert "the clocks differ" in str(parent.current.authority.requests.refusal)
+
+
+async def test_a_root_that_is_not_known_here_has_no_authority_made_every_second(disk: Disk, parent: FakeParent) -> None:
+    async with child(disk, parent) as server:
+        parent.roots[:] = [Root.made(disk.clock)]  # of which it does not say a word
+        parent.asked = 0
+        await server.begin(RotationKind.ISSUER)
+        for _ in range(30):
+            await server.turn(1)
+        assert 2 <= parent.asked <= 7
+
+
 async def test_kept_trust_that_cannot_be_read_is_waited_for_anew(disk: Disk, parent: FakeParent) -> None:
     async with child(disk, parent):
         pass
