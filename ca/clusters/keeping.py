@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
+from cryptography import x509
 
 from ca.clusters.model import Said
 from ca.clusters.records import ChildRecords
 from ca.clusters.recovering import Recovering
 from ca.clusters.sessions import ChildBook, ChildSession
-from ca.clusters.twins import Twins, said_by_either
+from ca.clusters.twins import Twins
 from ca.entries.downstream import DownstreamEntries
 from citadel._wire import clusters_pb2 as pb
 from citadel.actor import Actor
@@ -79,28 +80,31 @@ class Keeping:
         for why in reading.ignored[:_MOST_TOLD]:
             refusal = PermissionDenied(Reason.DOWNSTREAM_REFUSED, f"{child} reported {why}: ignored")
             self._tally.count_refused("Follow", refusal, by=Actor.identity(child))
-        if before is None:
-            self.twins.look(session, report)
+        if session.said is None:
+            self.twins.look(session, reading.said, self._signed(child))
         self._note(child, reading.said)
-        session.report = report
+        session.report, session.said = report, reading.said
 
     def _note(self, child: SpiffeId, said: Said) -> None:
         known = self._to_keep.get(child) or self._records.said(child)
-        if child in self.twins.possible():
-            said = said_by_either(known, said, [each.certificate for each in self._records.signed(child)])
-            self._of_either.add(child)
-        else:
+        either = self.twins.said_by_either(child, said, self._signed(child))
+        if either is said:
             self._of_either.discard(child)
-        if known is None or not known.says_the_same(said) or self._was_given_more(child, known):
-            self._to_keep[child] = said
+        else:
+            self._of_either.add(child)
+        if known is None or not known.says_the_same(either) or self._was_given_more(child, known):
+            self._to_keep[child] = either
             self._news.set()
 
-    async def _forget_twins(self) -> None:
+    def _forget_twins(self) -> None:
         """Believe what the one says that is still there, once the other has been away for a while."""
         for child in self._of_either - self.twins.possible():
             session = self._book.connected().get(child)
-            if session is not None and session.report is not None:
-                self._note(child, (await self._records.read(child, session.report)).said)
+            if session is not None and session.said is not None:
+                self._note(child, session.said)
+
+    def _signed(self, child: SpiffeId) -> list[x509.Certificate]:
+        return [each.certificate for each in self._records.signed(child)]
 
     def _has_no_news(self, child: SpiffeId, before: pb.ClusterReport, report: pb.ClusterReport) -> bool:
         """Whether it tells of its mesh alone, which it does many times a second while a rotation waits for that."""
@@ -127,7 +131,7 @@ class Keeping:
             await self._rest()
 
     async def _keep_all(self) -> None:
-        await self._forget_twins()
+        self._forget_twins()
         for child, said in list(self._to_keep.items()):
             if self._must_wait(child, said):
                 continue

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from ca.clusters.callers import Child
+from ca.clusters.model import Said
 from citadel._wire import clusters_pb2 as pb
 from citadel.spiffe import SpiffeId
 
@@ -20,7 +21,8 @@ class ChildSession:
         self.wake = asyncio.Event()
         self.is_ending = False
         self.report: pb.ClusterReport | None = None
-        self.named_before = frozenset[bytes]()  # the authorities that were named on the stream that this one ends
+        self.said: Said | None = None  # what is believed of that
+        self.said_before: Said | None = None  # and of the last report on the stream that this one ends
         self._told_trust: pb.ClusterTrust | None = None
         self._told_everywhere: pb.KnownVersions | None = None
 
@@ -30,12 +32,6 @@ class ChildSession:
             return False
         acknowledged = self.report.acknowledged
         return (acknowledged.jwt if is_jwt else acknowledged.x509) == version
-
-    def named(self) -> frozenset[bytes]:
-        """The authorities that were named on this stream last, or else on the one before."""
-        if self.report is None:
-            return self.named_before
-        return frozenset(each.certificate for each in self.report.issuers)
 
     def end(self) -> None:
         """Let the stream end at its next turn."""
@@ -69,7 +65,7 @@ class ChildBook:
         before = self._sessions.get(session.child.spiffe_id)
         self._sessions[session.child.spiffe_id] = session
         if before is not None:
-            session.named_before = before.named()
+            session.said_before = before.said or before.said_before
             before.end()
         self._tell()
 

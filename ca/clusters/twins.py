@@ -11,7 +11,6 @@ from cryptography import x509
 
 from ca.clusters.model import Said
 from ca.clusters.sessions import ChildSession
-from citadel._wire import clusters_pb2 as pb
 from citadel.clock import Clock
 from citadel.spiffe import SpiffeId
 
@@ -23,6 +22,7 @@ _REMEMBERED_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
+    other: Said
     at: float
     is_certain: bool
 
@@ -42,14 +42,16 @@ class Twins:
         self._clock = clock
         self._seen: dict[SpiffeId, _Seen] = {}
 
-    def look(self, session: ChildSession, report: pb.ClusterReport) -> None:
-        """Look at the first report of a stream, which may have ended one that had gone on until then."""
-        if session.named_before <= {each.certificate for each in report.issuers}:
+    def look(self, session: ChildSession, said: Said, signed: Collection[x509.Certificate]) -> None:
+        """Look at what is said first on a stream, which may have ended one. `signed` is what the child was given."""
+        other = session.said_before
+        if other is None or other.issuers.intersection(signed) <= said.issuers:
             return
         child, now = session.child.spiffe_id, self._clock.monotonic()
         before = self._seen.get(child)
-        self._seen[child] = seen = _Seen(now, is_certain=before is not None and now < before.at + _REMEMBERED_SECONDS)
-        if seen.is_certain:
+        is_certain = before is not None and now < before.at + _REMEMBERED_SECONDS
+        self._seen[child] = _Seen(other, now, is_certain)
+        if is_certain:
             _log.error("two servers come as one child: each needs an entry of its own", child=str(child))
 
     def possible(self) -> frozenset[SpiffeId]:
@@ -61,18 +63,17 @@ class Twins:
         """Those of whom that is certain."""
         return [child for child in self.possible() if self._seen[child].is_certain]
 
-
-def said_by_either(before: Said | None, said: Said, signed: Collection[x509.Certificate]) -> Said:
-    """What both say, of which the one said last is taken where they differ; of `signed` alone."""
-    if before is None:
-        return said
-    lists = {each.issuer: each for each in before.lists if each.issuer in signed and each.issuer not in said.issuers}
-    lists.update({each.issuer: each for each in said.lists})
-    issuers = said.issuers | (before.issuers & frozenset(signed))
-    return replace(
-        said,
-        issuers=issuers,
-        lists=tuple(sorted(lists.values(), key=lambda each: each.issuer_key_id)),
-        without_list=issuers - lists.keys(),
-        jwt_keys={**before.jwt_keys, **said.jwt_keys},
-    )
+    def said_by_either(self, child: SpiffeId, said: Said, signed: Collection[x509.Certificate]) -> Said:
+        """What this one says, and what the other said last of what is `signed`."""
+        if child not in self.possible():
+            return said
+        other = self._seen[child].other
+        theirs = other.issuers.intersection(signed) - said.issuers
+        lists = (*said.lists, *(each for each in other.lists if each.issuer in theirs))
+        return replace(
+            said,
+            issuers=said.issuers | theirs,
+            lists=tuple(sorted(lists, key=lambda each: each.issuer_key_id)),
+            without_list=said.without_list | (other.without_list & theirs),
+            jwt_keys={**other.jwt_keys, **said.jwt_keys},
+        )
