@@ -161,6 +161,8 @@ async def test_a_first_start_waits_for_the_agent_and_for_the_parent_and_says_so(
         assert process.exception() is None
     waits = [each for each in logs if "waiting for the parent" in each["event"]]
     assert 1 <= len(waits) <= 3
+    assert "agent of the parent" in waits[0]["why"]
+    assert not [each for each in waits if "has ended" in each["why"]], "of an SVID that it never had"
 
 
 async def test_a_start_that_waits_ends_when_it_is_told_to(tmp_path: Path) -> None:

@@ -76,7 +76,11 @@ class Parent:
         if self.is_up:
             return None
         now, own = self._clock.now(), self.identities
-        if own.current is None or own.current.svid.not_after <= now:
+        if own.current is None:
+            return own.trouble or Unavailable(
+                Reason.UPSTREAM_UNAVAILABLE, "the agent of the parent has given this server no SVID yet"
+            )
+        if own.current.svid.not_after <= now:
             return own.trouble or Unavailable(
                 Reason.UPSTREAM_UNAVAILABLE, "the SVID by which the parent knows this server has ended"
             )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from ca.upstream.citadel.identity import ParentIdentity
+from ca.upstream.citadel.identity import ParentIdentities, ParentIdentity
+from ca.upstream.citadel.parent import Parent, ParentPace
 from citadel.bundle import TrustBundle
+from citadel.config.types import HostPort
 from citadel.svid import X509Svid
 from tests import certificates
+from tests.clock import FakeClock
 from tests.unit.ca.values import A_TEST
 
 OLD, NEW, EXCHANGED = (certificates.root(name) for name in ("old", "new", "exchanged"))
@@ -29,3 +34,23 @@ def test_a_root_that_it_has_told_of_and_that_its_agent_does_not_trust_counts_for
     told = frozenset({OLD.certificate, NEW.certificate})
     alone = replace(IDENTITY, bundle=replace(BUNDLE, x509_authorities=(OLD.certificate,)))
     assert alone.believed(told) == (OLD.certificate,)
+
+
+async def _take(_: Any) -> None:
+    """No parent says anything here."""
+
+
+def test_before_the_first_svid_it_is_not_said_that_one_has_ended(clock: FakeClock, tmp_path: Path) -> None:
+    pace = ParentPace()
+    identities = ParentIdentities(trust_domain=A_TEST, workload_api=tmp_path / "agent.sock", pace=pace, clock=clock)
+    parent = Parent(
+        address=HostPort.parse("127.0.0.1:1"),
+        identities=identities,
+        take=_take,
+        known_roots=frozenset,
+        pace=pace,
+        clock=clock,
+    )
+    trouble = parent.trouble()
+    assert trouble is not None
+    assert trouble.message == "the agent of the parent has given this server no SVID yet"
