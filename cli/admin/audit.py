@@ -27,7 +27,7 @@ from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.parameters import DurationType, MomentType, TextType
 from cli.admin.plain import to_plain
 from cli.admin.pruning import prune_records
-from cli.admin.tables import moment, moment_cell, print_fields, print_heading, print_table
+from cli.admin.tables import counted, moment, moment_cell, print_fields, print_heading, print_table
 from cli.output import Form, echo, print_json
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def verify_records(invocation: Invocation, checkpoints: Any, pinned: tuple[str, 
     if broken:
         raise FailedPrecondition(
             Reason.CHAIN_BROKEN,
-            f"the records are not what was written: {broken} findings",
+            f"the records are not what was written: {counted(broken, 'finding')}",
             fix="keep a copy of the store as it is, and compare it with a backup; where a key is not trusted that the "
             "server got since the last export, find out why it did, and trust it with --key",
         )

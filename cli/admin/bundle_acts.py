@@ -19,7 +19,7 @@ from cli.admin.bundle_file import read_bundle
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.parameters import TextType, TrustDomainType
 from cli.admin.plain import to_plain
-from cli.admin.tables import moment_cell, print_table
+from cli.admin.tables import counted, moment_cell, print_table
 from cli.output import Form, echo, print_json
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def list_(invocation: Invocation) -> None:
     request = pb.ListBundlesRequest()
     found = invocation.ask_service(lambda channel: BundlesStub(channel).ListBundles(request, timeout=CALL_SECONDS))
     if invocation.form is Form.JSON:
-        print_json([_plain(each) for each in found.bundles])
+        print_json({"bundles": [_plain(each) for each in found.bundles]})
         return
     now = invocation.clock.now()
     print_table(
@@ -116,7 +116,7 @@ def delete(invocation: Invocation, name: TrustDomain | None, mode: str, reason: 
             "unless `citadel-cli status` has another reason why not."
         )
     else:
-        dissociated = f"; {gone.entries} entries federate with it no longer" if gone.entries else ""
+        dissociated = f"; {_federating(gone.entries)} with it no longer" if gone.entries else ""
         echo(f"deleted: {gone.bundle.trust_domain} is trusted no longer{dissociated}")
 
 
@@ -147,11 +147,15 @@ def _said_of(known: pb.KnownBundle) -> str:
     if not known.x509_authorities:
         return f"set: the bundle of {name} has no X.509 authority, so nobody of {name} is trusted"
     trusting = (
-        f"{known.entries} entries federate with it"
+        f"{_federating(known.entries)} with it"
         if known.entries
         else f"no entry federates with it yet: `citadel-cli entry update ID --federates-with {name}`"
     )
     return f"set: {known.x509_authorities} X.509 and {known.jwt_authorities} JWT authorities of {name}; {trusting}"
+
+
+def _federating(entries: int) -> str:
+    return f"{counted(entries, 'entry', 'entries')} {'federates' if entries == 1 else 'federate'}"
 
 
 def _source(known: pb.KnownBundle) -> str:

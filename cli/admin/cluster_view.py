@@ -8,7 +8,7 @@ from typing import Final
 
 from citadel._wire import rotation_pb2 as pb
 from citadel.wire import from_timestamp
-from cli.admin.tables import about, moment_cell, print_heading, print_table, printable
+from cli.admin.tables import about, counted, moment_cell, print_heading, print_table, printable
 
 _MOST_HOLDERS: Final = 3  # of each
 
@@ -63,7 +63,7 @@ def _facts(view: pb.ClusterView, now: datetime) -> Iterator[str]:
         return
     yield f"{view.proxies_acknowledged} of {view.proxies} proxies have acknowledged"
     if view.svids:
-        yield f"{view.svids_renewed} of {view.svids} SVIDs renewed"
+        yield f"{view.svids_renewed} of {counted(view.svids, 'SVID')} renewed"
     if view.agents_away:
         yield f"agents away: {view.agents_away}"
     if view.phase:

@@ -56,6 +56,11 @@ def print_heading(text: str) -> None:
     echo(f"\n{text}")
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and what there are so many of; `many` where that is more than an added s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def moment(value: datetime | None) -> str:
     """A moment in UTC, RFC 3339 to the second."""
     return value.strftime("%Y-%m-%dT%H:%M:%SZ") if value is not None else "-"

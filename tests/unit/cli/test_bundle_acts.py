@@ -46,8 +46,11 @@ async def test_a_bundle_is_set_in_either_form_with_the_reason(
         "by phone",
         False,
     )
-    listed = json.loads((await program("bundle", "list", "-o", "json")).stdout)
-    assert [(each["trust_domain"], each["source"]) for each in listed] == [("a.test", "own"), ("b.test", "set")]
+    listed = json.loads((await program("bundle", "list", "-o", "json")).stdout)["bundles"]
+    assert [(each["trust_domain"], each["source"]) for each in listed] == [
+        ("a.test", "own"),
+        ("b.test", "set"),
+    ]
     shown = await program("bundle", "show", "b.test", "--format", "pem")
     assert shown.stdout_bytes == OF_B.to_pem()
 
