@@ -48,6 +48,7 @@ def federation_message(standing: Standing, known: KnownBundle | None, *, entries
         failures=standing.failures,
         last_error=error.message if error is not None else "",
         last_reason=error.reason.value if error is not None else "",
+        last_fix=error.fix if error is not None else "",
         bundle=known_bundle_message(known, entries=entries, with_json=False) if known is not None else None,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,9 +17,10 @@ import httpx
 from ca.federation.model import Federation
 from ca.federation.settings import Profile
 from citadel.bundle import DEFAULT_REFRESH_INTERVAL, TrustBundle
-from citadel.errors import FailedPrecondition, InvalidArgument, Reason
+from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason
 from citadel.printable import printable
 from citadel.spiffe import TrustDomain
+from citadel.web.addresses import check_address
 
 # Servers of SPIRE have three X.509 authorities each where they share no root; each cluster has some JWT authorities.
 MOST_X509_AUTHORITIES: Final = 200
@@ -115,21 +117,30 @@ def check_order(known: TrustBundle | None, offered: TrustBundle) -> None:
             Reason.BUNDLE_OLDER,
             f"the bundle of {offered.trust_domain} has the sequence {offered.sequence}, and the one in force "
             f"{known.sequence}",
-            fix="ask its owner; if the older one is right, take it by force",
+            fix=f"ask its owner; if the older one is right: `citadel-cli federation refresh {offered.trust_domain} "
+            f"--force --reason TEXT`, or for a bundle that was set by hand `citadel-cli bundle delete "
+            f"{offered.trust_domain} --reason TEXT` before it is set",
         )
 
 
 def check_federation(own: TrustDomain, wanted: Federation) -> None:
-    """Raise `InvalidArgument` (`federation_own_domain`, `federation_malformed`) for what cannot be fetched."""
+    """Raise `InvalidArgument` for what cannot be fetched.
+
+    It is `federation_own_domain`, `federation_malformed` or `address_refused`.
+    """
     check_foreign(own, wanted.trust_domain)
     if problem := url_problem(wanted.endpoint_url):
         raise _malformed(f"the endpoint's URL {problem}")
     if wanted.profile is Profile.HTTPS_SPIFFE and wanted.endpoint_id is None:
-        raise _malformed("https_spiffe needs the SPIFFE ID of the endpoint")  # FED-24
+        raise _malformed(  # FED-24
+            "https_spiffe needs the SPIFFE ID of the endpoint",
+            fix=f"add `--endpoint-id spiffe://{wanted.trust_domain}/citadel/server`, which is that of a Citadel",
+        )
     if wanted.endpoint_id is not None and not wanted.endpoint_id.path:
         raise _malformed(f"{wanted.endpoint_id} names a trust domain and nobody in it")
     if wanted.profile is Profile.HTTPS_WEB and wanted.endpoint_id is not None:
         raise _malformed("https_web takes no SPIFFE ID of the endpoint: its certificate is of the web's")  # FED-09
+    _check_place(wanted)
 
 
 def check_trust(wanted: Federation, known: TrustBundle | None) -> None:
@@ -140,7 +151,8 @@ def check_trust(wanted: Federation, known: TrustBundle | None) -> None:
     endpoint = wanted.endpoint_id
     if endpoint is not None and endpoint.trust_domain == wanted.trust_domain and known is None:
         raise _malformed(
-            f"{endpoint} is of {wanted.trust_domain} itself, whose bundle is not known: its first contact needs one"
+            f"{endpoint} is of {wanted.trust_domain} itself, whose bundle is not known: its first contact needs one",
+            fix="add `--bundle FILE`, with the bundle as its owner gave it to you",
         )
 
 
@@ -179,5 +191,20 @@ def _problem(parts: SplitResult, port: int | None, shown: str) -> str:
     return ""
 
 
-def _malformed(problem: str) -> InvalidArgument:
-    return InvalidArgument(Reason.FEDERATION_MALFORMED, problem)
+def _check_place(wanted: Federation) -> None:
+    """An address that is never asked is refused at once; what a name leads to is seen at each fetch."""
+    host = urlsplit(wanted.endpoint_url).hostname or ""
+    try:
+        ip_address(host)
+    except ValueError:
+        return
+    try:
+        check_address(host, host, allow_private=True)
+    except CitadelError as error:
+        raise InvalidArgument(
+            error.reason, error.message, fix="name an address at which a bundle endpoint can be"
+        ) from error
+
+
+def _malformed(problem: str, *, fix: str = "") -> InvalidArgument:
+    return InvalidArgument(Reason.FEDERATION_MALFORMED, problem, fix=fix)

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63itadel/_wire/federation.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe0\x02\n\nFederation\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x14\n\x0c\x65ndpoint_url\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x1a\n\x12\x65ndpoint_spiffe_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefreshed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fnext_refresh_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x61ilures\x18\x08 \x01(\r\x12\x12\n\nlast_error\x18\t \x01(\t\x12\x13\n\x0blast_reason\x18\n \x01(\t\x12\'\n\x06\x62undle\x18\x0b \x01(\x0b\x32\x17.citadel.v1.KnownBundle\"\x97\x02\n\x0bKnownBundle\x12\"\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12.\n\nupdated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x18\n\x10x509_authorities\x18\x05 \x01(\r\x12\x17\n\x0fjwt_authorities\x18\x06 \x01(\r\x12/\n\x0crefresh_hint\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x65ntries\x18\x08 \x01(\r\x12\x1d\n\x15\x65xchanged_authorities\x18\t \x01(\r\"\xa6\x01\n\x17\x43reateFederationRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x14\n\x0c\x65ndpoint_url\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x1a\n\x12\x65ndpoint_spiffe_id\x18\x04 \x01(\t\x12%\n\tbootstrap\x18\x05 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12\x0b\n\x03why\x18\x06 \x01(\t\"\x18\n\x16ListFederationsRequest\"F\n\x17ListFederationsResponse\x12+\n\x0b\x66\x65\x64\x65rations\x18\x01 \x03(\x0b\x32\x16.citadel.v1.Federation\",\n\x14GetFederationRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\"L\n\x18RefreshFederationRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0b\n\x03why\x18\x03 \x01(\t\"<\n\x17\x44\x65leteFederationRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x14\n\x12ListBundlesRequest\"?\n\x13ListBundlesResponse\x12(\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x17.citadel.v1.KnownBundle\"/\n\x17GetForeignBundleRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\"W\n\x10SetBundleRequest\x12\"\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x12\n\nown_domain\x18\x03 \x01(\x08\"Z\n\x13\x44\x65leteBundleRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x12\n\nown_domain\x18\x04 \x01(\x08\x32\xa9\x03\n\x0b\x46\x65\x64\x65rations\x12O\n\x10\x43reateFederation\x12#.citadel.v1.CreateFederationRequest\x1a\x16.citadel.v1.Federation\x12Z\n\x0fListFederations\x12\".citadel.v1.ListFederationsRequest\x1a#.citadel.v1.ListFederationsResponse\x12I\n\rGetFederation\x12 .citadel.v1.GetFederationRequest\x1a\x16.citadel.v1.Federation\x12Q\n\x11RefreshFederation\x12$.citadel.v1.RefreshFederationRequest\x1a\x16.citadel.v1.Federation\x12O\n\x10\x44\x65leteFederation\x12#.citadel.v1.DeleteFederationRequest\x1a\x16.citadel.v1.Federation2\xb2\x02\n\x07\x42undles\x12N\n\x0bListBundles\x12\x1e.citadel.v1.ListBundlesRequest\x1a\x1f.citadel.v1.ListBundlesResponse\x12I\n\tGetBundle\x12#.citadel.v1.GetForeignBundleRequest\x1a\x17.citadel.v1.KnownBundle\x12\x42\n\tSetBundle\x12\x1c.citadel.v1.SetBundleRequest\x1a\x17.citadel.v1.KnownBundle\x12H\n\x0c\x44\x65leteBundle\x12\x1f.citadel.v1.DeleteBundleRequest\x1a\x17.citadel.v1.KnownBundleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63itadel/_wire/federation.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf2\x02\n\nFederation\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x14\n\x0c\x65ndpoint_url\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x1a\n\x12\x65ndpoint_spiffe_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crefreshed_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fnext_refresh_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x61ilures\x18\x08 \x01(\r\x12\x12\n\nlast_error\x18\t \x01(\t\x12\x13\n\x0blast_reason\x18\n \x01(\t\x12\'\n\x06\x62undle\x18\x0b \x01(\x0b\x32\x17.citadel.v1.KnownBundle\x12\x10\n\x08last_fix\x18\x0c \x01(\t\"\x97\x02\n\x0bKnownBundle\x12\"\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12.\n\nupdated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x18\n\x10x509_authorities\x18\x05 \x01(\r\x12\x17\n\x0fjwt_authorities\x18\x06 \x01(\r\x12/\n\x0crefresh_hint\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07\x65ntries\x18\x08 \x01(\r\x12\x1d\n\x15\x65xchanged_authorities\x18\t \x01(\r\"\xa6\x01\n\x17\x43reateFederationRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x14\n\x0c\x65ndpoint_url\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x1a\n\x12\x65ndpoint_spiffe_id\x18\x04 \x01(\t\x12%\n\tbootstrap\x18\x05 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12\x0b\n\x03why\x18\x06 \x01(\t\"\x18\n\x16ListFederationsRequest\"F\n\x17ListFederationsResponse\x12+\n\x0b\x66\x65\x64\x65rations\x18\x01 \x03(\x0b\x32\x16.citadel.v1.Federation\",\n\x14GetFederationRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\"L\n\x18RefreshFederationRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0b\n\x03why\x18\x03 \x01(\t\"<\n\x17\x44\x65leteFederationRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x14\n\x12ListBundlesRequest\"?\n\x13ListBundlesResponse\x12(\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x17.citadel.v1.KnownBundle\"/\n\x17GetForeignBundleRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\"W\n\x10SetBundleRequest\x12\"\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x12\n\nown_domain\x18\x03 \x01(\x08\"Z\n\x13\x44\x65leteBundleRequest\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x12\n\nown_domain\x18\x04 \x01(\x08\x32\xa9\x03\n\x0b\x46\x65\x64\x65rations\x12O\n\x10\x43reateFederation\x12#.citadel.v1.CreateFederationRequest\x1a\x16.citadel.v1.Federation\x12Z\n\x0fListFederations\x12\".citadel.v1.ListFederationsRequest\x1a#.citadel.v1.ListFederationsResponse\x12I\n\rGetFederation\x12 .citadel.v1.GetFederationRequest\x1a\x16.citadel.v1.Federation\x12Q\n\x11RefreshFederation\x12$.citadel.v1.RefreshFederationRequest\x1a\x16.citadel.v1.Federation\x12O\n\x10\x44\x65leteFederation\x12#.citadel.v1.DeleteFederationRequest\x1a\x16.citadel.v1.Federation2\xb2\x02\n\x07\x42undles\x12N\n\x0bListBundles\x12\x1e.citadel.v1.ListBundlesRequest\x1a\x1f.citadel.v1.ListBundlesResponse\x12I\n\tGetBundle\x12#.citadel.v1.GetForeignBundleRequest\x1a\x17.citadel.v1.KnownBundle\x12\x42\n\tSetBundle\x12\x1c.citadel.v1.SetBundleRequest\x1a\x17.citadel.v1.KnownBundle\x12H\n\x0c\x44\x65leteBundle\x12\x1f.citadel.v1.DeleteBundleRequest\x1a\x17.citadel.v1.KnownBundleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,33 +35,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'citadel._wire.federation_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FEDERATION']._serialized_start=139
-  _globals['_FEDERATION']._serialized_end=491
-  _globals['_KNOWNBUNDLE']._serialized_start=494
-  _globals['_KNOWNBUNDLE']._serialized_end=773
-  _globals['_CREATEFEDERATIONREQUEST']._serialized_start=776
-  _globals['_CREATEFEDERATIONREQUEST']._serialized_end=942
-  _globals['_LISTFEDERATIONSREQUEST']._serialized_start=944
-  _globals['_LISTFEDERATIONSREQUEST']._serialized_end=968
-  _globals['_LISTFEDERATIONSRESPONSE']._serialized_start=970
-  _globals['_LISTFEDERATIONSRESPONSE']._serialized_end=1040
-  _globals['_GETFEDERATIONREQUEST']._serialized_start=1042
-  _globals['_GETFEDERATIONREQUEST']._serialized_end=1086
-  _globals['_REFRESHFEDERATIONREQUEST']._serialized_start=1088
-  _globals['_REFRESHFEDERATIONREQUEST']._serialized_end=1164
-  _globals['_DELETEFEDERATIONREQUEST']._serialized_start=1166
-  _globals['_DELETEFEDERATIONREQUEST']._serialized_end=1226
-  _globals['_LISTBUNDLESREQUEST']._serialized_start=1228
-  _globals['_LISTBUNDLESREQUEST']._serialized_end=1248
-  _globals['_LISTBUNDLESRESPONSE']._serialized_start=1250
-  _globals['_LISTBUNDLESRESPONSE']._serialized_end=1313
-  _globals['_GETFOREIGNBUNDLEREQUEST']._serialized_start=1315
-  _globals['_GETFOREIGNBUNDLEREQUEST']._serialized_end=1362
-  _globals['_SETBUNDLEREQUEST']._serialized_start=1364
-  _globals['_SETBUNDLEREQUEST']._serialized_end=1451
-  _globals['_DELETEBUNDLEREQUEST']._serialized_start=1453
-  _globals['_DELETEBUNDLEREQUEST']._serialized_end=1543
-  _globals['_FEDERATIONS']._serialized_start=1546
-  _globals['_FEDERATIONS']._serialized_end=1971
-  _globals['_BUNDLES']._serialized_start=1974
-  _globals['_BUNDLES']._serialized_end=2280
+  _globals['_FEDERATION']._serialized_end=509
+  _globals['_KNOWNBUNDLE']._serialized_start=512
+  _globals['_KNOWNBUNDLE']._serialized_end=791
+  _globals['_CREATEFEDERATIONREQUEST']._serialized_start=794
+  _globals['_CREATEFEDERATIONREQUEST']._serialized_end=960
+  _globals['_LISTFEDERATIONSREQUEST']._serialized_start=962
+  _globals['_LISTFEDERATIONSREQUEST']._serialized_end=986
+  _globals['_LISTFEDERATIONSRESPONSE']._serialized_start=988
+  _globals['_LISTFEDERATIONSRESPONSE']._serialized_end=1058
+  _globals['_GETFEDERATIONREQUEST']._serialized_start=1060
+  _globals['_GETFEDERATIONREQUEST']._serialized_end=1104
+  _globals['_REFRESHFEDERATIONREQUEST']._serialized_start=1106
+  _globals['_REFRESHFEDERATIONREQUEST']._serialized_end=1182
+  _globals['_DELETEFEDERATIONREQUEST']._serialized_start=1184
+  _globals['_DELETEFEDERATIONREQUEST']._serialized_end=1244
+  _globals['_LISTBUNDLESREQUEST']._serialized_start=1246
+  _globals['_LISTBUNDLESREQUEST']._serialized_end=1266
+  _globals['_LISTBUNDLESRESPONSE']._serialized_start=1268
+  _globals['_LISTBUNDLESRESPONSE']._serialized_end=1331
+  _globals['_GETFOREIGNBUNDLEREQUEST']._serialized_start=1333
+  _globals['_GETFOREIGNBUNDLEREQUEST']._serialized_end=1380
+  _globals['_SETBUNDLEREQUEST']._serialized_start=1382
+  _globals['_SETBUNDLEREQUEST']._serialized_end=1469
+  _globals['_DELETEBUNDLEREQUEST']._serialized_start=1471
+  _globals['_DELETEBUNDLEREQUEST']._serialized_end=1561
+  _globals['_FEDERATIONS']._serialized_start=1564
+  _globals['_FEDERATIONS']._serialized_end=1989
+  _globals['_BUNDLES']._serialized_start=1992
+  _globals['_BUNDLES']._serialized_end=2298
 # @@protoc_insertion_point(module_scope)

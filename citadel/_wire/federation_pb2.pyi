@@ -36,6 +36,7 @@ class Federation(_message.Message):
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     LAST_REASON_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
+    LAST_FIX_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
     endpoint_url: _builtins.str
     profile: _builtins.str
@@ -46,6 +47,8 @@ class Federation(_message.Message):
     """fetches since then"""
     last_error: _builtins.str
     last_reason: _builtins.str
+    last_fix: _builtins.str
+    """what to do about last_error"""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -72,10 +75,11 @@ class Federation(_message.Message):
         last_error: _builtins.str = ...,
         last_reason: _builtins.str = ...,
         bundle: Global___KnownBundle | None = ...,
+        last_fix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "created_at", b"created_at", "next_refresh_at", b"next_refresh_at", "refreshed_at", b"refreshed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "created_at", b"created_at", "endpoint_spiffe_id", b"endpoint_spiffe_id", "endpoint_url", b"endpoint_url", "failures", b"failures", "last_error", b"last_error", "last_reason", b"last_reason", "next_refresh_at", b"next_refresh_at", "profile", b"profile", "refreshed_at", b"refreshed_at", "trust_domain", b"trust_domain"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "created_at", b"created_at", "endpoint_spiffe_id", b"endpoint_spiffe_id", "endpoint_url", b"endpoint_url", "failures", b"failures", "last_error", b"last_error", "last_fix", b"last_fix", "last_reason", b"last_reason", "next_refresh_at", b"next_refresh_at", "profile", b"profile", "refreshed_at", b"refreshed_at", "trust_domain", b"trust_domain"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

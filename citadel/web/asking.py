@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from citadel.printable import printable
 _MOST_REDIRECTS: Final = 3
 _MOST_PIECES: Final = 10_000  # each costs as much as some hundred bytes
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_PLACE_IN_C: Final = re.compile(r" \(_ssl\.c:\d+\)")
 # What TLS finds wrong once the handshake is done, httpcore raises as it came: as an `OSError`.
 _FAILURES: Final = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError)
 
@@ -108,4 +110,7 @@ def _plainly(error: Exception) -> str:
             what = "does not answer in good HTTP"
         case _:
             what = "the connection broke"
-    return f"{what}: {error}" if str(error) else what
+    text = _PLACE_IN_C.sub("", str(error))
+    if "ConnectionClosed" in text:  # h11 tells of its own states
+        text = "it ended the connection before its answer was whole"
+    return f"{what}: {text}" if text else what

@@ -64,8 +64,9 @@ def create(
 ) -> None:
     """Fetch the bundle of a foreign trust domain, now and again and again.
 
-    Where the endpoint is away now, the federation is kept, and fetched later. Trust has one direction: the other side
-    sets up its own.
+    Where the endpoint is away or is not believed now, the federation is kept, and fetched later: the exit code 0 says
+    that it was set up, and a warning that nothing was fetched yet. Trust has one direction: the other side sets up its
+    own.
     """
     bootstrap = None
     if file is not None:
@@ -158,6 +159,8 @@ def _print(invocation: Invocation, federation: pb.Federation) -> None:
     if federation.last_reason:
         text = f"warning: not fetched: {printable(federation.last_error)} ({federation.last_reason})"
         click.echo(text, err=True)
+        if federation.last_fix:
+            click.echo(f"  try: {printable(federation.last_fix)}", err=True)
 
 
 def _fields(federation: pb.Federation, now: datetime) -> list[tuple[str, object]]:
@@ -173,7 +176,7 @@ def _fields(federation: pb.Federation, now: datetime) -> list[tuple[str, object]
             ("changed", moment_and_distance(from_timestamp(bundle.updated_at), now)),
             ("entries that federate", bundle.entries),
         )
-    failure = (("failed since", f"{federation.failures} times"),) if federation.failures else ()
+    failure = (("failed fetches since", federation.failures),) if federation.failures else ()
     return [
         ("trust domain", federation.trust_domain),
         ("URL", printable(federation.endpoint_url)),

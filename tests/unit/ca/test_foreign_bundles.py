@@ -140,6 +140,8 @@ def test_a_root_that_says_it_is_anothers_is_not_taken(
         ({"endpoint_url": ""}, Reason.FEDERATION_MALFORMED, "is not https"),
         ({"endpoint_url": "https://b.test/\n"}, Reason.FEDERATION_MALFORMED, "no plain URL"),
         ({"endpoint_url": "https://b.test/" + "x" * 2048}, Reason.FEDERATION_MALFORMED, "no plain URL"),
+        ({"endpoint_url": "https://169.254.169.254/"}, Reason.ADDRESS_REFUSED, "never asked"),
+        ({"endpoint_url": "https://[::ffff:169.254.169.254]/"}, Reason.ADDRESS_REFUSED, "never asked"),
         ({"endpoint_id": None}, Reason.FEDERATION_MALFORMED, "needs the SPIFFE ID"),
         ({"profile": Profile.HTTPS_WEB}, Reason.FEDERATION_MALFORMED, "takes no SPIFFE ID"),
     ],
