@@ -28,7 +28,7 @@ def trust_group() -> None:
     """Trust between clusters."""
 
 
-@admin_command("export", group=trust_group, example="citadel-cli trust export --write east.json")
+@admin_command("export", group=trust_group, example="citadel-cli trust export --write east-facts.json")
 @click.option(
     "--write",
     "file",
@@ -44,7 +44,7 @@ def export(invocation: Invocation, file: Path | None) -> None:
         file.write_text(text)
 
 
-@admin_command("verify", group=trust_group, example="citadel-cli trust verify /run/citadel/admin.sock west.json")
+@admin_command("verify", group=trust_group, example="citadel-cli trust verify /run/citadel/admin.sock west-facts.json")
 @click.argument("a", type=_CLUSTER)
 @click.argument("b", type=_CLUSTER)
 def verify(invocation: Invocation, a: Path, b: Path) -> None:

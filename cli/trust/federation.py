@@ -15,7 +15,8 @@ _ENDPOINT_FIXES: Final = {
     Reason.ENDPOINT_UNREACHABLE: "see that the address can be reached from the server, and that the other serves it",
     Reason.ENDPOINT_UNTRUSTED: "compare profile and endpoint SPIFFE ID with what the other serves; https_web needs an "
     "authority that is believed (federation.ca_file)",
-    Reason.BUNDLE_OLDER: "ask its owner whether its store was restored; if so, refresh with --force",
+    Reason.BUNDLE_OLDER: "ask its owner whether its server runs on an old copy of its data; if so, refresh with "
+    "--force",
 }
 
 
@@ -56,7 +57,7 @@ def _freshness(known: TrustBundle, peer: ClusterFacts) -> tuple[Grade, str, str]
     if known.sequence is None or peer.sequence is None:
         return Grade.WARNING, "it has other roots than the other has now", refresh
     if known.sequence > peer.sequence:
-        told = f"its sequence is {known.sequence}, and the other went back to {peer.sequence}: was its store restored?"
+        told = f"its sequence is {known.sequence}, and the other went back to {peer.sequence}: is its data an old copy?"
         return Grade.WARNING, told, f"{refresh} with --force, once its owner says that this is right"
     if known.sequence == peer.sequence:
         told = f"both are of sequence {known.sequence}, with other roots: is this the cluster that is meant?"
