@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NEVER: Final = "never"  # a bundle that is known nevertheless was handed over with the federation
 _PROFILES: Final = ("https_web", "https_spiffe")
 _domain = click.argument("trust_domain", metavar="TRUST-DOMAIN", type=TrustDomainType())
 
@@ -40,7 +41,7 @@ def federation_group() -> None:
     "create",
     group=federation_group,
     example="citadel-cli federation create west.test --url https://citadel.west.test:8446 --profile https_spiffe"
-    " --endpoint-id spiffe://west.test/citadel/server --bundle west.json",
+    " --endpoint-id spiffe://west.test/citadel/server --bundle west-bundle.json",
 )
 @_domain
 @click.option("--url", type=TextType(), required=True, help="The address of its bundle endpoint, https.")
@@ -96,7 +97,7 @@ def list_command(invocation: Invocation) -> None:
             (
                 each.trust_domain,
                 each.last_reason or "good",
-                moment_cell(_moment(each.refreshed_at), now),
+                moment_cell(_moment(each.refreshed_at), now) if each.HasField("refreshed_at") else _NEVER,
                 moment_cell(_moment(each.next_refresh_at), now),
                 each.bundle.x509_authorities,
                 each.bundle.jwt_authorities,
@@ -137,7 +138,9 @@ def refresh(invocation: Invocation, trust_domain: TrustDomain, reason: str | Non
 def delete(invocation: Invocation, trust_domain: TrustDomain, reason: str | None, *, yes: bool) -> None:
     """End a federation, and take its bundle from every workload at once."""
     if not yes:
-        question = f"End the federation with {trust_domain}? Its workloads and those of here can no longer connect."
+        question = (
+            f"End the federation with {trust_domain}? New connections between its workloads and yours are refused."
+        )
         click.confirm(question, abort=True, err=True)
     request = pb.DeleteFederationRequest(trust_domain=trust_domain.name, why=reason or "")
     deleted = _ask(invocation, lambda server: server.DeleteFederation(request, timeout=CALL_SECONDS))
@@ -176,13 +179,14 @@ def _fields(federation: pb.Federation, now: datetime) -> list[tuple[str, object]
             ("changed", moment_and_distance(from_timestamp(bundle.updated_at), now)),
             ("entries that federate", bundle.entries),
         )
+    fetched = _moment(federation.refreshed_at)
     failure = (("failed fetches since", federation.failures),) if federation.failures else ()
     return [
         ("trust domain", federation.trust_domain),
         ("URL", printable(federation.endpoint_url)),
         ("profile", federation.profile),
         *((("endpoint", federation.endpoint_spiffe_id),) if federation.endpoint_spiffe_id else ()),
-        ("fetched", moment_and_distance(_moment(federation.refreshed_at), now)),
+        ("fetched", moment_and_distance(fetched, now) if fetched is not None else _NEVER),
         ("next", moment_and_distance(_moment(federation.next_refresh_at), now)),
         *failure,
         *known,
