@@ -244,6 +244,11 @@ class AuthorityManager:
         return self._prepared_under_the_active_root() is not None or (pending is not None and not pending.is_root)
 
     @property
+    def root_cannot_sign(self) -> bool:
+        """Whether no issuing authority comes from the active root ever again: its key is elsewhere, or it has ended."""
+        return bool(self._upstream.cannot_sign())
+
+    @property
     def upstream_decides(self) -> frozenset[AuthorityKind]:
         """What is rotated when the upstream has put something up, and only then."""
         return self._upstream.decides

@@ -134,15 +134,21 @@ class Upkeep:
             return pending is not None and pending.is_root and self._may_take_what_is_up()
         root = self._active(AuthorityKind.ROOT)
         is_old = self._root_at is not None and _is_older(root, self._root_at, now)
-        is_due = is_old or root.not_after - now <= 2 * self._reserve(root)
+        is_due = is_old or root.not_after - now <= 2 * self._reserve(root) or self._is_stuck(now)
         return is_due and self._can_start(RotationKind.ROOT)
 
     def _is_issuer_due(self, now: datetime) -> bool:
         pending, issuer = self._authorities.pending(), self._active(AuthorityKind.ISSUER)
         if pending is not None and not pending.is_root:
             return self._may_take_what_is_up()
-        is_by_time = AuthorityKind.ISSUER not in self._authorities.upstream_decides
+        is_by_time = AuthorityKind.ISSUER not in self._authorities.upstream_decides and not self._is_stuck(now)
         return is_by_time and _is_older(issuer, self._issuer_at, now) and self._can_start(RotationKind.ISSUER)
+
+    def _is_stuck(self, now: datetime) -> bool:
+        """Whether the issuing authority is due, and only another root can bring one: this one came from elsewhere."""
+        return self._authorities.root_cannot_sign and _is_older(
+            self._active(AuthorityKind.ISSUER), self._issuer_at, now
+        )
 
     def _can_start(self, kind: RotationKind) -> bool:
         return self._rotator.running is None and self._is_rested(kind)

@@ -122,6 +122,29 @@ async def test_a_child_whose_parent_is_lost_for_good_is_moved(disk: Disk, tmp_pa
         assert parent.active.certificate in server.authorities.bundle().x509_authorities, "until a rotation ends it"
 
 
+async def test_one_that_has_no_parent_any_more_rotates_to_a_root_of_its_own_when_its_authority_is_due(
+    disk: Disk,
+) -> None:
+    disk.issuer_at, disk.parent = 0.5, (parent := FakeParent(disk.clock))
+    server = Server(disk, Fate())
+    await parent.say()
+    await server.start()
+    await server.stop()
+    disk.parent = None
+    async with disk.server() as server:
+        for node in nodes():
+            await server.join(node)
+        await server.turn(5)
+        assert server.active(AuthorityKind.ROOT).certificate == parent.active.certificate
+        disk.clock.leap((4 * DAY).total_seconds())
+        for node in server.nodes:
+            await node.join(server)
+        await server.until(lambda: bool(server.active(AuthorityKind.ROOT).key_id))
+        done = await server.over()
+        assert (done.kind, done.phase) == (ROOT, Phase.DONE)
+        assert server.authorities.issuing().authority.parent_id == done.new_id
+
+
 async def test_what_can_sign_still_stays(disk: Disk, tmp_path: Path) -> None:
     disk.parent = parent = FakeParent(disk.clock)
     server = Server(disk, Fate())
