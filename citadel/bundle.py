@@ -67,14 +67,14 @@ class TrustBundle:
 
     def names_its_domain(self) -> bool:
         """Whether each X.509 authority says that it is of this trust domain; one that does not may be over others."""
-        return all(_names(authority) == [str(self.trust_domain.id)] for authority in self.x509_authorities)
+        return all(names_of(authority) == [str(self.trust_domain.id)] for authority in self.x509_authorities)
 
     def named_otherwise(self) -> set[str]:
         """The trust domains that X.509 authorities say they are of, where they do not say this one.
 
         An authority must be of the trust domain of what it signs (X509-SVID, section 2), if it says of which it is.
         """
-        named = ({_domain_in(uri) for uri in _names(each)} - {""} for each in self.x509_authorities)
+        named = ({_domain_in(uri) for uri in names_of(each)} - {""} for each in self.x509_authorities)
         return set().union(*(names for names in named if self.trust_domain.name not in names))
 
     @classmethod
@@ -148,6 +148,15 @@ class TrustBundle:
         return self.refresh_hint or DEFAULT_REFRESH_INTERVAL
 
 
+def names_of(authority: x509.Certificate) -> list[str]:
+    """The URIs by which it names its trust domain; none where it may be over several, or cannot be read."""
+    try:
+        names = extension_of(authority, x509.SubjectAlternativeName)
+    except UNREADABLE:
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
+
+
 def bundle_map_from_json(data: bytes) -> Mapping[TrustDomain, TrustBundle]:
     """Parse a SPIFFE bundle map, whole or not at all (BUNDLE-26).
 
@@ -199,14 +208,6 @@ def _seconds(document: Mapping[str, object], name: str) -> timedelta | None:
 
 def _dump(document: Mapping[str, object]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")
-
-
-def _names(authority: x509.Certificate) -> list[str]:
-    try:
-        names = extension_of(authority, x509.SubjectAlternativeName)
-    except UNREADABLE:
-        return []
-    return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
 
 
 def _domain_in(uri: str) -> str:

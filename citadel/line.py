@@ -176,6 +176,7 @@ class MovingLine(Generic[_Api]):
         self._new_line = new_line
         self._current = new_line()
         self._move = asyncio.Event()
+        self.is_moving = False  # a new line is not up yet
 
     @property
     def current(self) -> Line[_Api]:
@@ -193,10 +194,11 @@ class MovingLine(Generic[_Api]):
             while True:
                 await self._move.wait()
                 self._move.clear()
-                fresh, self._current.is_left = self._new_line(), True
+                fresh, self._current.is_left, self.is_moving = self._new_line(), True, True
                 starting = tasks.create_task(fresh.run())
                 await first_of(fresh.synced.wait(), self._move.wait())
                 if fresh.synced.is_set():
                     self._current, running, starting = fresh, starting, running
+                    self.is_moving = False
                 self._current.is_left = False
                 starting.cancel()  # the old line, or the new one where another move overtakes it

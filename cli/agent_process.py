@@ -39,6 +39,7 @@ from sds.link.identity import IdentityFile, OwnIdentity
 from sds.link.link import Heeding, Link, Telling
 from sds.link.memory import RevocationFile, RevocationMemory
 from sds.link.renewal import OwnRenewal
+from sds.link.servers import Servers
 from sds.link.signing import RemoteSigner, RemoteTokenSigner
 from sds.serve.lingering import MOST_LINGERING
 from sds.serve.registry import StreamRegistry
@@ -179,9 +180,10 @@ async def _serve(
         renewal.obey(order)
         keeper.obey(order)
 
+    back = returning(settings, clock)
     link = Link(
         identity=identity,
-        servers=settings.servers,
+        servers=Servers(settings.servers, identity=identity, show=back.issuers, clock=clock, random=random),
         hello=hello,
         feed=feed,
         telling=Telling(reports=registry, progress=keeper.progress()),
@@ -197,7 +199,7 @@ async def _serve(
     renewal = OwnRenewal(
         identity=identity,
         link=link,
-        returning=returning(settings, clock),
+        returning=back,
         reconnect=settings.reconnect,
         clock=clock,
         random=random,

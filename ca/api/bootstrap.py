@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from ca.agents.joining import Joining
 from ca.agents.proving import Claim
 from ca.agents.rejoining import Rejoining
@@ -57,6 +59,11 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         return pb.GetBundleResponse(
             bundle=bundle_message(self._authorities.joining_bundle()),
             successions=map(succession_to_wire, self._authorities.successions()),
+            issuers=[
+                certificate.public_bytes(Encoding.DER)
+                for issuer in reversed(self._authorities.issuers())  # the newest first: who reads them ends somewhere
+                for certificate in (issuer.certificate, *issuer.chain)
+            ],
         )
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:

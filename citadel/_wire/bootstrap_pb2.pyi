@@ -41,19 +41,27 @@ class GetBundleResponse(_message.Message):
 
     BUNDLE_FIELD_NUMBER: _builtins.int
     SUCCESSIONS_FIELD_NUMBER: _builtins.int
+    ISSUERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bundle(self) -> _types_pb2.Bundle: ...
     @_builtins.property
     def successions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Succession]: ...
+    @_builtins.property
+    def issuers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """DER: the server's issuing authorities, also one that is to sign next, and what stands between them and their roots. By
+        them, and not by its root, a server is known whose root is over several trust domains: see citadel/server_anchors.py.
+        """
+
     def __init__(
         self,
         *,
         bundle: _types_pb2.Bundle | None = ...,
         successions: _abc.Iterable[Global___Succession] | None = ...,
+        issuers: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "successions", b"successions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "issuers", b"issuers", "successions", b"successions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from itertools import islice
+from typing import Final, Self
 
 import structlog
 from cryptography import x509
@@ -20,11 +21,13 @@ from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc, types_pb2
 from citadel.bundle import TrustBundle
 from citadel.call import answer_of
+from citadel.certification_path import UNREADABLE
 from citadel.clock import Clock
 from citadel.config.types import HostPort
-from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unauthenticated, Unavailable
+from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, Unauthenticated, Unavailable
 from citadel.join_string import JoinString
 from citadel.reserved import is_agent_id
+from citadel.server_anchors import server_anchors, to_pem
 from citadel.server_channel import anonymous_channel
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.succession import Succession, heirs_of
@@ -35,6 +38,8 @@ from sds.link.credentials import TIMEOUT, Credential, Token
 from sds.link.identity import AgentIdentity
 from sds.settings import ReconnectSettings
 
+_MOST_SHOWN: Final = 64  # certificates of a stranger that are looked at
+
 _log = structlog.get_logger(__name__)
 
 
@@ -44,7 +49,8 @@ class Invitation:
 
     `servers` are bootstrap listeners, of which one is enough; the first is tried first. With `known_bundle` the server
     must prove itself by that bundle, otherwise by one with the digest `bundle_sha256` (hex). `insecure` believes
-    whatever bundle the first answer shows. One of the three must be set.
+    whatever bundle the first answer shows. One of the three must be set. `own_chain` is that of the SVID in hand, where
+    there is one: who signed it is known for an authority of the trust domain.
     """
 
     trust_domain: TrustDomain
@@ -53,6 +59,7 @@ class Invitation:
     known_bundle: TrustBundle | None = None
     bundle_sha256: str = ""
     insecure: bool = False
+    own_chain: tuple[x509.Certificate, ...] = ()
 
     @classmethod
     def of(
@@ -114,10 +121,21 @@ class Bootstrap:
                 continue
         return (await self._fetch_bundle(servers[-1])).bundle
 
+    async def issuers_shown_by(self, servers: Sequence[HostPort]) -> list[x509.Certificate]:
+        """The issuing authorities that any of `servers` shows. Nothing is proven by it; those away show none."""
+        found = await asyncio.gather(*map(self._issuers_at, servers))
+        return [issuer for each in found for issuer in each]
+
+    async def _issuers_at(self, server: HostPort) -> tuple[x509.Certificate, ...]:
+        try:
+            return (await self._fetch_bundle(server)).issuers
+        except CitadelError:
+            return ()
+
     async def _join_at(self, server: HostPort, invitation: Invitation, key: PrivateKey) -> AgentIdentity:
         fetched = await self._fetch_bundle(server)
-        trusted = await asyncio.to_thread(self._expected, fetched, invitation, server)
-        answer = await self._present(invitation.credential, server, trusted, request_for(key))
+        roots_pem = await asyncio.to_thread(self._anchors, fetched, invitation, server)
+        answer = await self._present(invitation.credential, server, roots_pem, request_for(key))
         bundle = self._own_bundle(answer.bundle)
         spiffe_id = SpiffeId.parse(answer.spiffe_id)
         if not spiffe_id.is_member_of(self.trust_domain) or not is_agent_id(spiffe_id):
@@ -147,16 +165,24 @@ class Bootstrap:
             stub: bootstrap_pb2_grpc.BootstrapAsyncStub = bootstrap_pb2_grpc.BootstrapStub(channel)
             answer = await answer_of(stub.GetBundle(pb.GetBundleRequest(), timeout=TIMEOUT))
         successions = successions_from_wire(self.trust_domain, answer.successions)
-        return _Fetched(self._own_bundle(answer.bundle), tuple(successions))
+        issuers = await asyncio.to_thread(lambda: tuple(_readable(answer.issuers)))
+        return _Fetched(self._own_bundle(answer.bundle), tuple(successions), issuers)
 
-    async def _present(
-        self, credential: Credential, server: HostPort, trusted: TrustBundle, csr: bytes
-    ) -> pb.JoinResponse:
-        """Show the credential, on a channel where the server had to prove itself by `trusted` in the handshake."""
-        roots = trusted.to_pem()
-        async with anonymous_channel(server, roots_pem=roots, reconnect=self.reconnect) as channel:
+    async def _present(self, credential: Credential, server: HostPort, roots_pem: bytes, csr: bytes) -> pb.JoinResponse:
+        """Show the credential, on a channel where the server had to prove itself by these in the handshake."""
+        async with anonymous_channel(server, roots_pem=roots_pem, reconnect=self.reconnect) as channel:
             stub: bootstrap_pb2_grpc.BootstrapAsyncStub = bootstrap_pb2_grpc.BootstrapStub(channel)
             return await credential.present(stub, csr, trust_domain=self.trust_domain)
+
+    def _anchors(self, answer: _Fetched, invitation: Invitation, server: HostPort) -> bytes:
+        """What the server must prove itself by, in PEM. Blocks: verifies."""
+        trusted = self._expected(answer, invitation, server)
+        anchors = server_anchors(trusted, answer.issuers, now=self.clock.now(), own_chain=invitation.own_chain)
+        if trusted.x509_authorities and not anchors:
+            raise _mismatch(
+                f"is under a root over several trust domains, and it shows no issuing authority of {self.trust_domain}"
+            )
+        return to_pem(anchors)
 
     def _expected(self, answer: _Fetched, invitation: Invitation, server: HostPort) -> TrustBundle:
         """The bundle to believe the server by, once the fetched one is what was promised. Blocks: verifies."""
@@ -205,6 +231,7 @@ class _Fetched:
 
     bundle: TrustBundle
     successions: tuple[Succession, ...]
+    issuers: tuple[x509.Certificate, ...]
 
 
 def parse_bundle_file(trust_domain: TrustDomain, data: bytes) -> TrustBundle:
@@ -215,6 +242,14 @@ def parse_bundle_file(trust_domain: TrustDomain, data: bytes) -> TrustBundle:
         return TrustBundle(trust_domain=trust_domain, x509_authorities=tuple(x509.load_pem_x509_certificates(data)))
     except ValueError as error:
         raise InvalidArgument(Reason.BUNDLE_MALFORMED, f"neither SPIFFE JSON nor PEM certificates: {error}") from error
+
+
+def _readable(ders: Iterable[bytes]) -> Iterator[x509.Certificate]:
+    for der in islice(ders, _MOST_SHOWN):
+        try:
+            yield x509.load_der_x509_certificate(der)
+        except UNREADABLE:
+            continue
 
 
 def _address(text: str) -> HostPort:

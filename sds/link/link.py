@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -12,15 +12,14 @@ from grpc import aio
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.clock import Clock
-from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument
 from citadel.line import Line, MovingLine
 from citadel.revocation import RevocationSet
 from citadel.revocation_reading import read_revocations
 from sds.holdings import Holdings, HoldingsFeed
 from sds.keep.orders import RenewOrder
-from sds.link.channel import agent_channel
 from sds.link.identity import OwnIdentity
+from sds.link.servers import Servers
 from sds.link.sync import InForce, RenewProgress, StreamReports, SyncStream
 from sds.link.updates import Change, after
 from sds.settings import ReconnectSettings
@@ -47,16 +46,13 @@ class Heeding:
 
 
 class Link:
-    """Fills `feed` with what the server tells, for as long as `run` runs.
-
-    `servers` are where to find it, the first choice first; none of them means the one that was told when joining.
-    """
+    """Fills `feed` with what the server tells, for as long as `run` runs."""
 
     def __init__(
         self,
         *,
         identity: OwnIdentity,
-        servers: Sequence[HostPort],
+        servers: Servers,
         hello: Callable[[], pb.Hello],
         feed: HoldingsFeed,
         telling: Telling,
@@ -92,15 +88,16 @@ class Link:
 
     async def run(self) -> None:
         """Keep going until cancelled."""
-        await self._lines.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._lines.run())
+            tasks.create_task(self._servers.run(is_found=self._is_settled, on_news=self.move))
+
+    def _is_settled(self) -> bool:
+        return self.is_up and not self._lines.is_moving
 
     def _new_line(self) -> Line[agent_api_pb2_grpc.AgentApiAsyncStub]:
-        identity = self._identity.current
         return Line(
-            channels={
-                server: agent_channel(server, identity=identity, reconnect=self._reconnect)
-                for server in self._servers or (identity.agent_api,)
-            },
+            channels=self._servers.channels(self._reconnect),
             api=_api,
             new_stream=self._new_stream,
             reconnect=self._reconnect,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
+from cryptography import x509
 
 from citadel.config.types import HostPort
 from citadel.errors import Reason, Unauthenticated
@@ -45,6 +46,10 @@ class Returning:
         shown = await self._bootstrap.shown_by(self._servers or (current.bootstrap,))
         return not await asyncio.to_thread(current.is_believed_by, shown, self._bootstrap.clock.now())
 
+    async def issuers(self, current: AgentIdentity) -> Sequence[x509.Certificate]:
+        """The issuing authorities that servers show, to everybody and without proof."""
+        return await self._bootstrap.issuers_shown_by(self._servers or (current.bootstrap,))
+
     async def identity(self, current: AgentIdentity, *, key: PrivateKey) -> AgentIdentity:
         """The identity with `key`, which is on disk already, in the place of `current`, whose SVID has expired.
 
@@ -56,6 +61,7 @@ class Returning:
             servers=self._servers or (current.bootstrap,),
             credential=RecordedKey(spiffe_id=current.svid.spiffe_id, key=current.key),
             known_bundle=current.bundle,
+            own_chain=current.svid.chain,
         )
         try:
             return await self._bootstrap.join(invitation, key=key)

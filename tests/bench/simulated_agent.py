@@ -240,7 +240,8 @@ class SimulatedAgent:
 
 def agent_channel_of(identity: AgentIdentity) -> aio.Channel:
     """A channel as the agent that `identity` is."""
-    return agent_channel(identity.agent_api, identity=identity, reconnect=ReconnectSettings())
+    anchors = identity.bundle.x509_authorities
+    return agent_channel(identity.agent_api, identity=identity, anchors=anchors, reconnect=ReconnectSettings())
 
 
 # What the server tells all agents alike is read once.

@@ -31,6 +31,7 @@ from citadel.errors import CitadelError, InvalidArgument
 from citadel.name_constraints import is_refused_by_envoy
 from citadel.reserved import server_id
 from citadel.serial import new_serial
+from citadel.server_anchors import server_anchors
 from citadel.spiffe import TrustDomain
 from citadel.svid import verify_x509_svid
 
@@ -67,6 +68,7 @@ def offer_of(
     chain, root = _path(content, certificate, others, roots, now=now, trusted=trusted)
     offer = Offer(certificate=certificate, chain=chain, root=root, roots=roots, key=key)
     _check_by_trial(content, offer, trust_domain, now)
+    _check_it_is_known(content, offer, trust_domain, now)
     return offer
 
 
@@ -195,3 +197,14 @@ def _check_by_trial(content: Content, offer: Offer, trust_domain: TrustDomain, n
         problem = error.message if isinstance(error, CitadelError) else str(error)
         path = content.path(content.names.certificate)
         raise invalid(path, f"signs nothing that peers would take: {problem}") from error
+
+
+def _check_it_is_known(content: Content, offer: Offer, trust_domain: TrustDomain, now: datetime) -> None:
+    """Agents know their server by this authority where the root names no trust domain."""
+    bundle = TrustBundle(trust_domain=trust_domain, x509_authorities=(offer.root,))
+    if not server_anchors(bundle, (offer.certificate, *offer.chain), now=now):
+        raise invalid(
+            content.path(content.names.certificate),
+            f"does not say that it is of {trust_domain}, nor does its root: agents could not know their server",
+            fix=f"sign one with the URI {trust_domain.id} as `citadel-cli root sign` does, or with path length 0",
+        )

@@ -12,7 +12,7 @@ from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import CitadelError, Reason, ResourceExhausted, Unavailable
-from citadel.reserved import SERVER_DNS_NAME
+from citadel.reserved import SERVER_DNS_NAME, server_id
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 from sds.keep.keys import PrivateKey, new_key, to_pem
@@ -25,9 +25,21 @@ A_TEST = TrustDomain("a.test")
 class FakeAuthority:
     """A root and an intermediate of `a.test`, or of another domain, valid around `now`."""
 
-    def __init__(self, now: datetime, name: str = "one", sequence: int = 1, trust_domain: TrustDomain = A_TEST) -> None:
-        dates = {"not_before": now - timedelta(hours=1), "not_after": now + timedelta(days=30)}
-        self.root = certificates.root(f"root {name}", str(trust_domain.id), **dates)
+    def __init__(
+        self,
+        now: datetime,
+        name: str = "one",
+        sequence: int = 1,
+        trust_domain: TrustDomain = A_TEST,
+        *,
+        shared_root: certificates.Signed | None = None,
+    ) -> None:
+        """Under `shared_root`, which names no trust domain, the intermediate is confined to its own."""
+        dates: dict[str, object] = {"not_before": now - timedelta(hours=1), "not_after": now + timedelta(days=30)}
+        self.trust_domain = trust_domain
+        self.root = shared_root or certificates.root(f"root {name}", str(trust_domain.id), **dates)
+        if shared_root is not None:
+            dates["extra"] = (certificates.permitted(trust_domain.name),)
         self.issuer = certificates.intermediate(self.root, f"issuer {name}", str(trust_domain.id), **dates)
         self.bundle = TrustBundle(
             trust_domain=trust_domain, x509_authorities=(self.root.certificate,), sequence=sequence
@@ -50,7 +62,7 @@ class FakeAuthority:
     def server_pem(self, now: datetime) -> tuple[bytes, bytes]:
         """Key and chain, in PEM, of a server."""
         key = new_key("ec-p256")
-        chain = self.issue("spiffe://a.test/citadel/server", key, now, timedelta(hours=1), dns=[SERVER_DNS_NAME])
+        chain = self.issue(server_id(self.trust_domain), key, now, timedelta(hours=1), dns=[SERVER_DNS_NAME])
         return to_pem(key), to_pem_chain(chain)
 
 

@@ -26,6 +26,7 @@ from citadel.succession import Succession
 from citadel.succession_wire import succession_to_wire
 from citadel.svid import X509Svid
 from sds.keep.keys import PrivateKey, new_key
+from sds.link.channel import agent_channel
 from sds.link.identity import AgentIdentity, IdentityFile, OwnIdentity
 from sds.settings import ReconnectSettings
 from tests.unit.sds.fake_authority import A_TEST, FakeAuthority
@@ -50,6 +51,7 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
         self.authority = authority
         self.bundle = authority.bundle
         self.successions: list[Succession] = []
+        self.issuers = [authority.issuer.der]
         self.answered_id: SpiffeId = AGENT
         self.answered_key: PrivateKey | None = None
         self.refusal: CitadelError | None = None
@@ -61,7 +63,9 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
 
     async def GetBundle(self, request: Any, context: Any) -> bootstrap_pb2.GetBundleResponse:
         return bootstrap_pb2.GetBundleResponse(
-            bundle=bundle_message(self.bundle), successions=map(succession_to_wire, self.successions)
+            bundle=bundle_message(self.bundle),
+            successions=map(succession_to_wire, self.successions),
+            issuers=self.issuers,
         )
 
     async def Join(self, request: bootstrap_pb2.JoinRequest, context: Any) -> bootstrap_pb2.JoinResponse:
@@ -206,6 +210,12 @@ def make_identity(authority: FakeAuthority, agent_api: HostPort, lifetime: timed
         agent_api=agent_api,
         bootstrap=HostPort("127.0.0.1", 1),
     )
+
+
+def channel_to(address: HostPort, authority: FakeAuthority) -> aio.Channel:
+    """As an agent of `authority`, which knows its server by the root of it."""
+    identity = make_identity(authority, address)
+    return agent_channel(address, identity=identity, anchors=identity.bundle.x509_authorities, reconnect=QUICK)
 
 
 def own_identity(folder: Path, identity: AgentIdentity) -> OwnIdentity:

@@ -25,7 +25,6 @@ from cli.agent_joining import JOIN_STRING_VARIABLE
 from cli.agent_process import run_agent, validate_agent
 from sds.keep.keys import PrivateKey, load_pem, new_key, request_for
 from sds.keep.signer import Signed, SigningRequest
-from sds.link.channel import agent_channel
 from sds.link.identity import IdentityFile
 from sds.link.signing import RemoteSigner, RemoteTokenSigner
 from sds.settings import AgentSettings, JoinSettings
@@ -36,7 +35,7 @@ from tests.unit.sds.fake_server import (
     QUICK,
     FakeAgentApi,
     FakeBootstrap,
-    make_identity,
+    channel_to,
     now,
     serve_agents,
     serve_bootstrap,
@@ -279,7 +278,7 @@ async def test_without_identity_and_join_string_the_agent_says_how_to_get_one(
 async def test_the_remote_signer_gives_svids_and_refusals_in_order(bench: Bench) -> None:
     bench.api.entries = {"web": entry("web")}
     address = HostPort.parse(bench.bootstrap.agent_api)
-    channel = agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK)
+    channel = channel_to(address, bench.authority)
     signer = RemoteSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
     csr = request_for(new_key("ec-p256"))
     requests = [SigningRequest(entry_id=name, csr=csr) for name in ("gone", "web")]
@@ -296,7 +295,7 @@ async def test_tokens_are_asked_for_with_their_audiences_and_refused_one_by_one(
     address = HostPort.parse(bench.bootstrap.agent_api)
     bench.api.entries, bench.api.barred = {"web": entry("web")}, {"bad"}
     requests = [TokenRequest(entry_id=each, audience=("one", "two")) for each in ("web", "bad")]
-    async with agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK) as channel:
+    async with channel_to(address, bench.authority) as channel:
         signer = RemoteTokenSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
         token, refusal = await signer.sign(requests, within=timedelta(seconds=5))
         assert token == "web for one"
@@ -313,7 +312,7 @@ async def test_tokens_are_asked_for_with_their_audiences_and_refused_one_by_one(
 async def test_a_signing_server_that_hangs_is_given_up_when_the_time_is_over(bench: Bench) -> None:
     address = HostPort.parse(bench.bootstrap.agent_api)
     bench.api.hang_signing = True
-    async with agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK) as channel:
+    async with channel_to(address, bench.authority) as channel:
         signer = RemoteSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
         async with asyncio.timeout(5):
             with pytest.raises(Unavailable):
@@ -324,7 +323,7 @@ async def test_a_call_whose_channel_is_closed_under_it_is_worth_another_try(benc
     address = HostPort.parse(bench.bootstrap.agent_api)
     await bench.agents_server.stop(None)
     silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", address.port)  # accepts, and says nothing
-    channel = agent_channel(address, identity=make_identity(bench.authority, address), reconnect=QUICK)
+    channel = channel_to(address, bench.authority)
     signer = RemoteSigner(api=lambda: agent_api_pb2_grpc.AgentApiStub(channel))
     asking = asyncio.create_task(signer.sign([], within=timedelta(seconds=10)))
     await asyncio.sleep(0.1)

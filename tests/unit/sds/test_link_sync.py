@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from grpc import aio
 
@@ -27,11 +28,12 @@ from sds.keep.keeper import RenewalProgress
 from sds.keep.keys import new_key
 from sds.keep.orders import OrderBook, RenewOrder
 from sds.link.bootstrap import Bootstrap
-from sds.link.identity import IdentityFile
+from sds.link.identity import AgentIdentity, IdentityFile
 from sds.link.link import Heeding, Link, Telling
 from sds.link.memory import FILE_NAME, RevocationFile, RevocationMemory, Told
 from sds.link.renewal import OwnRenewal
 from sds.link.returning import Returning
+from sds.link.servers import Servers
 from sds.link.updates import Assembly
 from tests import certificates
 from tests.clock import FakeClock
@@ -76,7 +78,7 @@ class Bench:
         self.memory = RevocationMemory(file=RevocationFile(self.folder, A_TEST), feed=self.feed)
         self.link = Link(
             identity=self.own,
-            servers=(),
+            servers=Servers(identity=self.own, show=self._shown, clock=SystemClock(), random=SystemRandom()),
             hello=lambda: pb.Hello(agent_version="1.2.3", host="n1"),
             feed=self.feed,
             telling=Telling(reports=self.reports, progress=RenewalProgress(self.orders, self.feed)),
@@ -89,6 +91,9 @@ class Bench:
             reconnect=QUICK,
             clock=SystemClock(),
         )
+
+    async def _shown(self, _identity: AgentIdentity) -> list[x509.Certificate]:
+        return []
 
     def _up(self) -> None:
         self.ups += 1
