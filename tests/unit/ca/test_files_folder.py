@@ -50,6 +50,13 @@ def test_a_folder_is_taken_under_either_names(tmp_path: Path, names: Names) -> N
     assert "key" not in repr(offer).replace("key=", "")  # no secret where it may be logged
 
 
+def test_an_authority_that_names_no_trust_domain_is_taken_where_agents_can_tell_what_it_is(tmp_path: Path) -> None:
+    read(put(tmp_path / "istio", contents(an_issuer(ROOT, uri=None), ROOT)))
+    root = a_root("of the trust domain", uri="spiffe://a.test")
+    nameless = certificates.intermediate(root, uri=None, path_length=None, lifetime=100 * DAY)
+    read(put(tmp_path / "cert-manager", contents(nameless, root)))
+
+
 @pytest.mark.parametrize("names", [ISTIO, SECRET], ids=["istio", "secret"])
 def test_an_authority_may_stand_further_below_its_root(tmp_path: Path, names: Names) -> None:
     upper = certificates.intermediate(ROOT, "upper", path_length=2, lifetime=300 * DAY)
@@ -179,6 +186,11 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str, str]] = {
         lambda: bad(extra=(certificates.UNKNOWN_CRITICAL,)),
         CERTIFICATE,
         "leads to no root",
+    ),
+    "of no trust domain, as one between": (
+        lambda: contents(certificates.intermediate(ROOT, uri=None, path_length=None, lifetime=100 * DAY), ROOT),
+        CERTIFICATE,
+        "agents could not know their server",
     ),
     "RSA-1024": (lambda: bad(key=certificates.rsa_key(1024)), CERTIFICATE, "RSA key of 1024 bits"),
     "P-521": (lambda: bad(key=new_key(ec.SECP521R1())), CERTIFICATE, "curve secp521r1"),
