@@ -24,7 +24,8 @@ demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running.
 
 test: $(READY) ## Run every test, real Envoys included.
 	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile
-	$(BIN)/pytest --ignore=tests/unit --ignore=tests/conformance
+	$(BIN)/pytest tests/integration -m 'not soak and not alone' --numprocesses=2 --dist=loadfile
+	$(BIN)/pytest tests/integration -m 'alone and not soak'
 
 soak: $(READY) ## Rotate for minutes under load, and say the figures (about 8 minutes).
 	$(BIN)/pytest -m soak -s

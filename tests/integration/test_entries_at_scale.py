@@ -26,7 +26,7 @@ from citadel.reserved import agent_id
 from citadel.spiffe import SpiffeId
 from tests.unit.ca.values import A_TEST, NOW, SERVER, agent, entry
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 AGENTS, ENTRIES, RACKS, AT_ONCE = 1000, 10_000, 20, 32
 MOST_SECONDS = 60.0

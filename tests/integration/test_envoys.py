@@ -15,7 +15,7 @@ from cli.demo.bookinfo import Productpage
 from cli.demo.intruder import attempt
 from tests.integration.meshes import LiveMesh, live_mesh, until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 LEAF_SECONDS = 8
 AS_ROOT = os.geteuid() == 0

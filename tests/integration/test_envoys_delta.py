@@ -14,7 +14,7 @@ from cli.demo.bookinfo import Productpage
 from cli.demo.plan import Sidecar
 from tests.integration.meshes import LiveMesh, live_mesh, until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 LEAF_SECONDS = 8
 REPORT = types_pb2.ResourceReport

@@ -24,7 +24,7 @@ from tests.clusters.recipes import start_recipes
 from tests.clusters.running import Wanted, clusters
 from tests.integration.meshes import until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 EAST, WEST = TrustDomain("east.example"), TrustDomain("west.example")
 HINT: Final = timedelta(seconds=3)

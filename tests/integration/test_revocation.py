@@ -31,7 +31,7 @@ from tests.integration.meshes import LiveMesh, live_mesh, until
 from tests.servers import refusal
 from tests.workloads import workload_at
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 LEAF_SECONDS = 12
 AS_ROOT = os.geteuid() == 0

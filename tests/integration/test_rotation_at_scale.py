@@ -11,7 +11,7 @@ from tests.bench.mesh_load import simulated_mesh
 from tests.bench.processes import server_process
 from tests.bench.rotation import rotated
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 AGENTS, ENTRIES, WINDOW = 20, 20, 0.5
 

@@ -15,7 +15,7 @@ import pytest
 from citadel._wire import rotation_pb2
 from tests.integration.meshes import LiveMesh, live_mesh, until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 LEAF_SECONDS: Final = 8
 PACE: Final = 100.0  # requests a second of each of the two loads
