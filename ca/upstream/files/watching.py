@@ -17,13 +17,14 @@ _log = structlog.get_logger(__name__)
 
 _QUIET_MS: Final = 100  # whoever writes several files is mostly done after this
 _LONGEST_MS: Final = 1000  # and not waited for longer
+_LOOK_MS: Final = 1000  # whether it is the same folder still: what happens while a watch is begun is not told
 
 
 class FolderChanges:
     """Fulfils `ca.upstream.files.keeper.Changes` for as long as `run` runs.
 
-    The folder above is watched too: the folder itself may be moved away and another one put in its place, which is
-    noticed here at the next event or after `again`.
+    The folder above is watched too: the folder itself may be moved away or deleted, and another one put in its place,
+    which is noticed here at the next event or within seconds.
     """
 
     def __init__(self, folder: Path, *, again: timedelta, clock: Clock) -> None:
@@ -49,15 +50,15 @@ class FolderChanges:
                 await self._clock.sleep(self._again.total_seconds())
 
     async def _watch(self) -> None:
-        """Until there is another folder of this name."""
+        """Until there is another folder of this name, or none, or one again."""
         watched = _identity(self._folder)
         seen = awatch(
-            self._folder,
+            *(() if watched is None else (self._folder,)),
             self._folder.parent,
             watch_filter=self._is_ours,
             step=_QUIET_MS,
             debounce=_LONGEST_MS,
-            rust_timeout=self._again // timedelta(milliseconds=1),
+            rust_timeout=min(self._again // timedelta(milliseconds=1), _LOOK_MS),
             yield_on_timeout=True,
             recursive=False,
         )
@@ -65,13 +66,19 @@ class FolderChanges:
             self._is_troubled = False
             if changes:
                 self._changed.set()
-            if _identity(self._folder) != watched:
+            # A new folder may have the number that the deleted one had.
+            is_another = any(what is not Change.modified and path == str(self._folder) for what, path in changes)
+            if is_another or _identity(self._folder) != watched:
+                self._changed.set()
                 return
 
     def _is_ours(self, _: Change, path: str) -> bool:
         return path == str(self._folder) or path.startswith(f"{self._folder}{os.sep}")
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        return None
     return status.st_dev, status.st_ino

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -102,13 +103,42 @@ async def test_what_changes_beside_the_folder_is_nobodys_business(folder: Path) 
             await asyncio.wait_for(changes.wait(), 0.5)
 
 
+async def test_what_is_made_in_its_place_after_it_was_deleted_is_watched(folder: Path) -> None:
+    async with watched(folder) as changes:
+        shutil.rmtree(folder)
+        await asyncio.wait_for(changes.wait(), SOON)
+        await _quiet(changes)
+        folder.mkdir()
+        await asyncio.wait_for(changes.wait(), SOON)
+        await _begun(changes, folder)
+
+
+async def test_what_is_made_in_its_place_at_once_is_watched(folder: Path) -> None:
+    """It has the number of the deleted one then, where the file system gives numbers again."""
+    async with watched(folder) as changes:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        await asyncio.wait_for(changes.wait(), SOON)
+        await _begun(changes, folder)
+
+
 async def test_a_folder_that_is_not_there_yet_is_watched_once_it_is(tmp_path: Path) -> None:
-    changes = FolderChanges(tmp_path / "ca", again=timedelta(milliseconds=50), clock=SystemClock())
+    changes = FolderChanges(tmp_path / "ca", again=timedelta(hours=1), clock=SystemClock())
+    watching = asyncio.create_task(changes.run())
+    await asyncio.sleep(0)
+    (tmp_path / "ca").mkdir()
+    await _begun(changes, tmp_path / "ca")
+    watching.cancel()
+    await asyncio.wait({watching})
+
+
+async def test_where_the_folder_above_is_missing_too_it_is_tried_again(tmp_path: Path) -> None:
+    changes = FolderChanges(tmp_path / "above" / "ca", again=timedelta(milliseconds=50), clock=SystemClock())
     watching = asyncio.create_task(changes.run())
     async with asyncio.timeout(SOON):
         while not changes._is_troubled:
             await asyncio.sleep(0.01)
-    (tmp_path / "ca").mkdir()
-    await _begun(changes, tmp_path / "ca")
+    (tmp_path / "above" / "ca").mkdir(parents=True)
+    await _begun(changes, tmp_path / "above" / "ca")
     watching.cancel()
     await asyncio.wait({watching})
