@@ -100,7 +100,7 @@ def _invitation(settings: AgentSettings) -> Invitation:
             known_bundle=known_bundle,
             insecure=insecure,
         )
-    invitation = Invitation.of(JoinString.parse(_join_text(settings)), known_bundle=known_bundle, insecure=insecure)
+    invitation = Invitation.of(_join_string(settings), known_bundle=known_bundle, insecure=insecure)
     return replace(invitation, servers=settings.join.servers or invitation.servers)
 
 
@@ -143,14 +143,23 @@ def _read(path: Path, setting: str) -> bytes:
         raise InvalidArgument(Reason.CONFIG_INVALID, f"{setting} {path} cannot be read: {error.strerror}") from error
 
 
-def _join_text(settings: AgentSettings) -> str:
-    if settings.join.string_file is not None:
+def _join_string(settings: AgentSettings) -> JoinString:
+    if (file := settings.join.string_file) is not None:
         # A byte that is not ASCII is in no join string, and refused as such.
-        return read_secret_file(settings.join.string_file).decode("ascii", errors="replace")
+        return _parsed(read_secret_file(file).decode("ascii", errors="replace"), f"join.string_file {file}")
     if text := os.environ.get(JOIN_STRING_VARIABLE):
-        return text
+        return _parsed(text, JOIN_STRING_VARIABLE)
     raise FailedPrecondition(
         Reason.CONFIG_INVALID,
         f"this agent has no identity in {settings.data_dir} and no join string to get one",
         fix=f"set join.string_file or {JOIN_STRING_VARIABLE} to what `citadel-cli token create` prints",
     )
+
+
+def _parsed(text: str, place: str) -> JoinString:
+    """The text may hold a token, and is never repeated."""
+    try:
+        return JoinString.parse(text)
+    except InvalidArgument as error:
+        problem = error.message if text.strip() else "it is empty"
+        raise InvalidArgument(error.reason, f"{place}: {problem}", fix=error.fix) from error

@@ -69,3 +69,18 @@ def test_what_cannot_be_used_is_named_and_no_key_is_shown(
     assert refused.value.reason is reason
     assert str(tmp_path) in str(refused.value) or reason is Reason.BUNDLE_MALFORMED
     assert "PRIVATE" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("", "it is empty"), (" \n", "it is empty"), ("secret", "is not citadel:")]
+)
+def test_a_join_string_that_is_none_is_named_by_its_place_and_not_shown(
+    tmp_path: Path, settings: AgentSettings, content: str, words: str
+) -> None:
+    (file := tmp_path / "join").touch(mode=0o600)
+    file.write_text(content)
+    join = settings.join.model_copy(update={"string_file": file, "x509pop": type(settings.join.x509pop)()})
+    with pytest.raises(CitadelError, match=words) as refused:
+        check_can_join(settings.model_copy(update={"join": join}))
+    assert (refused.value.reason, str(file) in str(refused.value)) == (Reason.JOIN_STRING_MALFORMED, True)
+    assert "secret" not in str(refused.value)
