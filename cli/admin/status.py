@@ -168,7 +168,8 @@ def _jump(status: admin_pb2.Status) -> str:
 
 
 def _without_lists(status: admin_pb2.Status) -> str:
-    return f"no lists are pushed, so what is revoked is not refused: {printable(status.revocation_trouble)}"
+    why = status.revocation_trouble.partition(". ")[0]  # the rest is in JSON, and said by `revoke`
+    return f"no lists are pushed, so what is revoked is not refused: {printable(why)}"
 
 
 def _state(agent: admin_pb2.AgentStatus) -> str:

@@ -11,10 +11,10 @@ from citadel.jwk import JwtKey
 from citadel.revocation import RevocationList
 
 WHY_NO_LISTS: Final = (
-    "other clusters under the same root have authorities whose lists are not known here, and a proxy that has lists "
-    "refuses every authority that it has none of. For what is revoked nothing new is issued, and listeners that ask "
-    "the agent refuse revoked identities; others take a certificate until it ends. Where no other cluster has an "
-    "authority under this root, set upstream.files.alone"
+    "other clusters under the same root may have authorities whose lists are not known here: where none has, set "
+    "upstream.files.alone. A proxy that has lists refuses every authority that it has none of. For what is revoked "
+    "nothing new is issued, and listeners that ask the agent refuse revoked identities; others take a certificate "
+    "until it ends"
 )
 
 
