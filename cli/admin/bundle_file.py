@@ -8,17 +8,22 @@ from typing import Final
 from cryptography import x509
 
 from citadel.bundle import MAX_BUNDLE_BYTES, TrustBundle
-from citadel.errors import InvalidArgument, Reason
+from citadel.errors import InvalidArgument, NotFound, Reason
 from citadel.spiffe import TrustDomain
 
 _PEM: Final = b"-----BEGIN CERTIFICATE-----"
 
 
 def read_bundle(file: Path, trust_domain: TrustDomain) -> TrustBundle:
-    """The bundle of `trust_domain` in this file (FED-26). Raises `InvalidArgument` (`bundle_malformed`)."""
+    """The bundle of `trust_domain` in this file (FED-26).
+
+    Raises `InvalidArgument` (`bundle_malformed`), or `NotFound` where there is no such file.
+    """
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_BUNDLE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise NotFound(Reason.FILE_UNSAFE, f"there is no file {file}") from error
     except OSError as error:
         raise _malformed(f"{file} cannot be read: {error.strerror or error}") from error
     if _PEM not in data:

@@ -35,7 +35,10 @@ _KEY: Final = click.option(
     help="What its key is.",
 )
 _PASSPHRASE_FILE: Final = click.option(
-    "--passphrase-file", type=_FILE, help="File with the passphrase of the root's key, mode 0600."
+    "--passphrase-file",
+    type=_FILE,
+    help="File with the passphrase of the root's key, mode 0600; "
+    f"that of a new one has at least {root_files.SHORTEST_PASSPHRASE} bytes.",
 )
 _ANY_IDENTITY: Final = (
     "every cluster under this root can mint every identity of {}: the clusters must trust each other fully"
@@ -56,7 +59,12 @@ def root_group() -> None:
 @click.option("--out", "folder", type=_FOLDER, required=True, help="The folder to make; it must not exist.")
 @click.option("--lifetime", type=DurationType(), default="3650d", show_default=True, help="How long it is valid.")
 @_KEY
-@click.option("--ask-passphrase", is_flag=True, help="Encrypt the key with a passphrase that is asked for.")
+@click.option(
+    "--ask-passphrase",
+    is_flag=True,
+    help="Encrypt the key with a passphrase that is asked for at the terminal, of at least "
+    f"{root_files.SHORTEST_PASSPHRASE} bytes.",
+)
 @_PASSPHRASE_FILE
 def init_command(
     invocation: Invocation,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +37,7 @@ ROOT_CERTIFICATE: Final = "root-cert.pem"  # these names are Istio's
 ROOT_KEY: Final = "root-key.pem"
 SIGNED: Final = "signed.jsonl"
 _ENCRYPTED: Final = b"ENCRYPTED"
-_SHORTEST_PASSPHRASE: Final = 12  # a file of PEM can be tried offline, many thousand times a second
+SHORTEST_PASSPHRASE: Final = 12  # a file of PEM can be tried offline, many thousand times a second
 
 
 def check_free(folder: Path) -> None:
@@ -110,10 +112,10 @@ def new_passphrase(file: Path | None, *, is_asked: bool) -> bytes | None:
     if file is None and not is_asked:
         return None
     passphrase = _read_passphrase(file) if file is not None else _asked("Passphrase for the new root", is_new=True)
-    if len(passphrase) < _SHORTEST_PASSPHRASE:
+    if len(passphrase) < SHORTEST_PASSPHRASE:
         raise InvalidArgument(
             Reason.AUTHORITY_REFUSED,
-            f"the passphrase has fewer than {_SHORTEST_PASSPHRASE} bytes",
+            f"the passphrase has fewer than {SHORTEST_PASSPHRASE} bytes",
             fix="take a longer one, such as that of `openssl rand -base64 24`",
         )
     return passphrase
@@ -148,7 +150,16 @@ def _passphrase_for(key: Path, file: Path | None) -> bytes:
 
 
 def _asked(what: str, *, is_new: bool) -> bytes:
-    return str(click.prompt(what, hide_input=True, confirmation_prompt=is_new, err=True)).encode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)  # it would be shown as it is typed
+        try:
+            return str(click.prompt(what, hide_input=True, confirmation_prompt=is_new, err=True)).encode()
+        except getpass.GetPassWarning as error:
+            raise InvalidArgument(
+                Reason.AUTHORITY_REFUSED,
+                "there is no terminal to ask for a passphrase at",
+                fix="name a file with it: --passphrase-file",
+            ) from error
 
 
 def _read_passphrase(file: Path) -> bytes:

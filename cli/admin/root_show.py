@@ -28,6 +28,8 @@ _NAMES: Final = ("*.pem", "*.crt")
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE|DIR")
 def show_command(invocation: Invocation, path: Path) -> None:
     """Show the certificates in a file or a folder, and what a root there has signed."""
+    if not path.exists():
+        raise NotFound(Reason.FILE_UNSAFE, f"there is no file or folder {path}")
     certificates = [(file.name, each) for file in _files(path) for each in _certificates(file)]
     if not certificates:
         raise NotFound(Reason.FILE_UNSAFE, f"there is no certificate in {path}")

@@ -197,7 +197,11 @@ def abort(invocation: Invocation, reason: str | None) -> None:
 @_NAME
 @_WHY
 def skip(invocation: Invocation, name: str, reason: str | None) -> None:
-    """Go on without a node or a stream: its workloads may lose their connections."""
+    """Go on without whom the rotation waits for: the workloads there may lose their connections.
+
+    It is a node, a stream, a child cluster by the SPIFFE ID of its server, `parent` for the clusters above, or
+    `federation` for those who fetch the bundle: each as `rotate status` names it.
+    """
     view = _call(invocation, lambda server: server.GetRotation(pb.GetRotationRequest(), timeout=CALL_SECONDS))
     request = pb.SkipHolderRequest(name=name, why=reason or "")
     _steer(invocation, f"goes on without {name} in", lambda server: server.SkipHolder(request, timeout=CALL_SECONDS))

@@ -104,7 +104,7 @@ async def test_deleting_passes_the_mode_and_the_refusal_on(admin: FakeAdmin, pro
         (("set", "FILE", "--reason", "x"), 2, "say NAME and FILE"),
         (("set", "b.test", "FILE", "--own-domain", "--reason", "x"), 2, "say NAME and FILE"),
         (("set", "b.test", "FILE"), 2, "--reason"),
-        (("set", "b.test", "/no/such/file", "--reason", "x"), 3, "cannot be read"),
+        (("set", "b.test", "/no/such/file", "--reason", "x"), 4, "there is no file"),
         (("set", "b.test", "GARBAGE", "--reason", "x"), 3, "bundle_malformed"),
         (("set", "B!", "FILE", "--reason", "x"), 3, "trust_domain_malformed"),
         (("delete", "--reason", "x"), 2, "say either NAME or --own-domain"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -397,6 +399,27 @@ async def test_a_key_is_encrypted_with_a_passphrase_that_no_argument_holds(offli
     assert PASSPHRASE not in asked.output
     key = load_pem_private_key((offline.folder / "asked" / "root-key.pem").read_bytes(), PASSPHRASE.encode())
     assert isinstance(key, ec.EllipticCurvePrivateKey)
+
+
+def test_without_a_terminal_no_passphrase_is_asked_for(tmp_path: Path) -> None:
+    program = "from cli.citadel_cli import main; main()"
+    words = ("root", "init", "--out", str(tmp_path / "root"), "--ask-passphrase")
+    done = subprocess.run(
+        (sys.executable, "-c", program, *words),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # without the terminal that tests may have
+    )
+    assert done.returncode == 3
+    assert "try: name a file with it: --passphrase-file" in done.stderr
+    assert "Warning" not in done.stderr
+    assert not (tmp_path / "root").exists()
+
+
+async def test_what_is_not_there_is_not_shown(offline: Offline, program: Program) -> None:
+    assert (await program("root", "show", str(offline.folder / "nowhere"))).exit_code == 4
 
 
 async def test_a_short_passphrase_is_refused(offline: Offline) -> None:
