@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -14,18 +14,36 @@ from ca.agents.rejoining import Rejoining
 from ca.agents.x509pop import X509PopJoining
 from ca.api.answers import bundle_message
 from ca.api.gates import address
-from ca.authority.manager import AuthorityManager
+from ca.authority.model import Authority
 from ca.issuance.issuer import IssuedSvid
 from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
+from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
 from citadel.errors import InvalidArgument, Reason
 from citadel.limiter import RateLimiter
+from citadel.succession import Succession
 from citadel.succession_wire import succession_to_wire
 from citadel.tally import Tally
 
 _BUNDLES_PER_SECOND: Final = 50.0
 _PATIENCE: Final = 10.0  # seconds for each message of somebody who proves a key
+
+
+class Authorities(Protocol):
+    """What is to be believed; `ca.authority.manager` is the one there is."""
+
+    def joining_bundle(self) -> TrustBundle:
+        """By which an agent knows this server."""
+        ...
+
+    def successions(self) -> Sequence[Succession]:
+        """What roots that are gone said of those after them."""
+        ...
+
+    def issuers(self) -> Sequence[Authority]:
+        """The issuing authorities on record, the oldest first."""
+        ...
 
 
 class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
@@ -37,7 +55,7 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
     def __init__(
         self,
         *,
-        authorities: AuthorityManager,
+        authorities: Authorities,
         joining: Joining,
         x509pop: X509PopJoining,
         rejoining: Rejoining,

@@ -12,7 +12,6 @@ from ca.agents.rejoining import Rejoining
 from ca.agents.x509pop import X509PopJoining
 from ca.api.bootstrap import BootstrapService
 from ca.api.gates import address
-from ca.authority.manager import AuthorityManager
 from citadel._wire import bootstrap_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
@@ -28,10 +27,22 @@ class KnowsNoToken:
         raise Unauthenticated(Reason.TOKEN_UNKNOWN, "there is no such join token")
 
 
+class NoAuthorities:
+    """A server of which nothing is known yet."""
+
+    def joining_bundle(self) -> TrustBundle:
+        return TrustBundle(trust_domain=A_TEST)
+
+    def successions(self) -> tuple[()]:
+        return ()
+
+    def issuers(self) -> tuple[()]:
+        return ()
+
+
 def service(clock: FakeClock, *, joins_per_second: float) -> BootstrapService:
-    bundle = TrustBundle(trust_domain=A_TEST)
     return BootstrapService(
-        authorities=cast("AuthorityManager", SimpleNamespace(joining_bundle=lambda: bundle, successions=tuple)),
+        authorities=NoAuthorities(),
         joining=cast("Joining", KnowsNoToken()),
         x509pop=cast("X509PopJoining", KnowsNoToken()),
         rejoining=cast("Rejoining", KnowsNoToken()),
