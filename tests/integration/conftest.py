@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from tests.postgres import Postgres
+from tests.program_logs import logging_as_before
 from tests.servers import Member, Server, running_server, server_settings
 
 # These tell what the store does behind each API, so they run on both stores. The other modules are about sockets,
@@ -19,6 +20,13 @@ _ON_BOTH_STORES: Final = {"test_server_api", "test_server_admin", "test_server_s
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in _ON_BOTH_STORES:
         metafunc.parametrize("store_settings", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Some run the command line in this process, which sets up logging of all of it."""
+    with logging_as_before():
+        yield
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import io
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -47,25 +47,10 @@ from citadel.config.types import LogSettings
 from cli.citadel_cli import citadel_cli
 from cli.server_doors import _ADMIN_SERVICES as ADMIN_SERVICES
 from tests.csrs import csr, new_key
-from tests.ports import free_port
-from tests.program_logs import logging_as_before
+from tests.foreign import ForeignDomain, endpoint_of
 from tests.servers import Server, refusal, running_server, server_settings, sign
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """The command line sets up logging of its whole process."""
-    with logging_as_before():
-        yield
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    federation = {"listen": f"127.0.0.1:{free_port()}"}
-    async with running_server(server_settings(tmp_path, federation=federation)) as running:
-        yield running
 
 
 def records(server: Server) -> records_pb2_grpc.RecordsAsyncStub:
@@ -427,28 +412,37 @@ def _federations(server: Server) -> federation_pb2_grpc.FederationsAsyncStub:
     return federation_pb2_grpc.FederationsStub(server._open(aio.insecure_channel(_target(server))))
 
 
+@asynccontextmanager
+async def _federated(server: Server) -> AsyncIterator[federation_pb2_grpc.FederationsAsyncStub]:
+    domain, federations = ForeignDomain(), _federations(server)
+    async with endpoint_of(domain) as endpoint:
+        request = federation_pb2.CreateFederationRequest(
+            trust_domain="b.test",
+            endpoint_url=endpoint.url,
+            profile="https_spiffe",
+            endpoint_spiffe_id="spiffe://b.test/endpoint",
+            bootstrap=types_pb2.Bundle(trust_domain="b.test", json=domain.bundle().to_json()),
+            why="a test",
+        )
+        assert not (await federations.CreateFederation(request)).last_error
+        yield federations
+
+
 async def _create_federation(server: Server) -> None:
-    # The endpoint of the server itself, which another trust domain may serve its bundle by.
-    request = federation_pb2.CreateFederationRequest(
-        trust_domain="b.test",
-        endpoint_url=f"https://{server.settings.federation.listen}/",
-        profile="https_spiffe",
-        endpoint_spiffe_id="spiffe://a.test/citadel/server",
-        why="a test",
-    )
-    assert not (await _federations(server).CreateFederation(request)).last_error
+    async with _federated(server):
+        pass
 
 
 async def _refresh_federation(server: Server) -> None:
-    await _create_federation(server)
-    request = federation_pb2.RefreshFederationRequest(trust_domain="b.test", why="a test")
-    await _federations(server).RefreshFederation(request)
+    async with _federated(server) as federations:
+        await federations.RefreshFederation(
+            federation_pb2.RefreshFederationRequest(trust_domain="b.test", why="a test")
+        )
 
 
 async def _delete_federation(server: Server) -> None:
-    await _create_federation(server)
-    request = federation_pb2.DeleteFederationRequest(trust_domain="b.test", why="a test")
-    await _federations(server).DeleteFederation(request)
+    async with _federated(server) as federations:
+        await federations.DeleteFederation(federation_pb2.DeleteFederationRequest(trust_domain="b.test", why="a test"))
 
 
 async def _prune(server: Server) -> None:
