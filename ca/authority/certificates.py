@@ -89,6 +89,11 @@ def build_issuer(
     return builder.sign(root_key, hash_for(root_key))
 
 
+def subject_key_id(certificate: x509.Certificate) -> bytes:
+    """What certificates under this authority call it by. Raises `x509.ExtensionNotFound`."""
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """The identifier that certificates under `issuer` carry."""
     ski = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

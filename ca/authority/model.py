@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from cryptography import x509
 
+from ca.authority.certificates import subject_key_id
+
 
 class AuthorityKind(StrEnum):
     """Roots are what the bundle lists; issuers are intermediates under one, which sign leaves."""
@@ -47,7 +49,7 @@ class Authority:
     @property
     def subject_key_id(self) -> bytes:
         """What certificates under this one call it by."""
-        return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        return subject_key_id(self.certificate)
 
     @property
     def not_before(self) -> datetime:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from cryptography import x509
 
+from ca.authority.certificates import subject_key_id
 from citadel.jwk import JwtKey
 from citadel.revocation import RevocationList
 from citadel.serial import serial_hex
@@ -34,7 +35,7 @@ class ChildAuthority:
     @property
     def key_id(self) -> bytes:
         """What certificates and lists call its key by."""
-        return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        return subject_key_id(self.certificate)
 
     @property
     def not_after(self) -> datetime:

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.audit.model import Act
+from ca.authority.certificates import subject_key_id
 from ca.clusters.gaps import proven
 from ca.clusters.model import ChildAuthority
 from ca.clusters.records import ChildRecords
@@ -57,7 +58,7 @@ class Recovering:
         authority = ChildAuthority(
             child=child,
             certificate=certificate,
-            root_key_id=root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest,
+            root_key_id=subject_key_id(root),
             signed_at=self._clock.now(),
         )
         if authority.not_after <= authority.signed_at or self._records.has_key(authority.key_id):

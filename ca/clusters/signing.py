@@ -11,6 +11,7 @@ import structlog
 from cryptography import x509
 
 from ca.audit.model import Act
+from ca.authority.certificates import subject_key_id
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import SignedDownstream
 from ca.clusters.asking import Asked, check_request
@@ -88,7 +89,7 @@ class DownstreamSigner:
             authority = ChildAuthority(
                 child=child.spiffe_id,
                 certificate=signed.chain[0],
-                root_key_id=_key_id(signed.root),
+                root_key_id=subject_key_id(signed.root),
                 signed_at=self._clock.now(),
             )
             await to_its_end(self._records.record(authority, _act(authority)))
@@ -139,7 +140,3 @@ def _act(authority: ChildAuthority) -> Act:
         target=str(authority.child),
         detail=f"{authority.serial} until {authority.not_after.isoformat(timespec='seconds')}",
     )
-
-
-def _key_id(root: x509.Certificate) -> bytes:
-    return root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest

@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import grpc
-
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc, types_pb2
+from citadel.call import errors_of_call
 from citadel.clock import Clock
 from citadel.errors import Reason, Unavailable
-from citadel.rpc import from_rpc_error
 from sds.link.updates import Assembly, Change
 
 _COALESCE: Final = 0.05  # seconds; a push to a thousand streams becomes a few messages
@@ -102,17 +100,10 @@ class SyncStream:
         call = api.Sync(self._outgoing())
         assembly = Assembly()
         try:
-            async for part in call:
-                if (change := assembly.add(part)) is not None:
-                    await self._on_change(change)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        except asyncio.CancelledError:
-            # grpc.aio raises this also where it gave up the call because `_outgoing` failed, which it has logged.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise Unavailable(Reason.SERVER_UNREACHABLE, "the stream was given up on this side") from None
+            with errors_of_call("the stream was given up on this side"):
+                async for part in call:
+                    if (change := assembly.add(part)) is not None:
+                        await self._on_change(change)
         finally:
             self._reports.unwatch(self._wake)
             self._progress.unwatch(self._wake)

@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
-import grpc
-
 from citadel._wire import clusters_pb2 as pb
 from citadel._wire import clusters_pb2_grpc
+from citadel.call import errors_of_call
 from citadel.clock import Clock
 from citadel.errors import Reason, Unavailable
-from citadel.rpc import from_rpc_error
 from citadel.waiting import news_or_time
 
 _COALESCE: Final = 0.05  # seconds; a rotation in full flight changes a report with every acknowledgement
@@ -68,16 +66,9 @@ class FollowStream:
         self._reports.watch(self._wake)
         call = api.Follow(self._outgoing())
         try:
-            async for update in call:
-                await self._on_update(update)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        except asyncio.CancelledError:
-            # grpc.aio raises this also where it gave up the call because `_outgoing` failed, which it has logged.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise Unavailable(Reason.SERVER_UNREACHABLE, "the stream was given up on this side") from None
+            with errors_of_call("the stream was given up on this side"):
+                async for update in call:
+                    await self._on_update(update)
         finally:
             self._reports.unwatch(self._wake)
             call.cancel()

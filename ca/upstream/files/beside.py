@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryptography import x509
-
+from ca.authority.certificates import subject_key_id
 from ca.authority.model import Authority
 from ca.upstream.files.folder import invalid
 from ca.upstream.files.offer import Offer, named, namesakes, public_key_of
@@ -25,7 +24,7 @@ def check_beside(
             f"lists {named(twins[0])}, and a root of this name with another key is in force",
             fix="Envoy looks authorities up by name: make the new root with a name of its own",
         )
-    key, key_id = public_key_of(offer.certificate), _key_identifier(offer.certificate)
+    key, key_id = public_key_of(offer.certificate), subject_key_id(offer.certificate)
     root_by_id = {root.id: root.certificate for root in roots}
     for issuer in issuers:
         has_its_key = public_key_of(issuer.certificate) == key
@@ -40,7 +39,3 @@ def check_beside(
             raise invalid(
                 folder, f"holds an authority{where} with the key of one that is in force", fix="make a new key for it"
             )
-
-
-def _key_identifier(certificate: x509.Certificate) -> bytes:
-    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
