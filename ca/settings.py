@@ -15,6 +15,7 @@ from ca.keys.kinds import KeyKind
 from ca.oidc.settings import OidcSettings
 from ca.rotation.polled import HINTS
 from ca.upstream.settings import UpstreamSettings
+from ca.vault.settings import VaultMount, VaultName, VaultSettings
 from citadel.config.types import (
     Address,
     DataDir,
@@ -52,14 +53,32 @@ class AdvertiseSettings(Settings):
     agents: Address | None = None
 
 
-class KeySettings(Settings):
-    """Where the key-encryption key (32 bytes, base64) comes from: a file of mode 0600, or an environment variable.
+class VaultSealSettings(Settings):
+    """The key `key` (aes256-gcm96) of the Transit secrets engine at `mount`."""
 
-    `store` says where the keys that it seals lie.
+    mount: VaultMount = "transit"
+    key: VaultName = "citadel-seal"
+
+
+class VaultTransitSettings(Settings):
+    """The Transit secrets engine at `mount`; the names of all keys there that are this server's begin with `prefix`."""
+
+    mount: VaultMount = "transit"
+    prefix: VaultName = "citadel"
+
+
+class KeySettings(Settings):
+    """What seals private keys, or where they are kept instead; `store` says where the sealed ones lie.
+
+    The key-encryption key (32 bytes, base64) comes from a file of mode 0600 or an environment variable. With
+    `vault_seal` new keys are sealed with a key in Vault, with `vault_transit` they are made there and never leave it;
+    beside these, a key-encryption key opens what it has sealed before.
     """
 
     kek_file: Path | None = None
     kek_env: str | None = Field(default=None, repr=False)  # somebody may put the key itself here
+    vault_seal: VaultSealSettings | None = None
+    vault_transit: VaultTransitSettings | None = None
     store: Literal["disk", "database"] | None = None
 
     @field_validator("kek_env")
@@ -70,10 +89,20 @@ class KeySettings(Settings):
         return name
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if (self.kek_file is None) == (self.kek_env is None):
-            raise ValueError("set exactly one of kek_file and kek_env (make a key with `openssl rand -base64 32`)")
+    def _fit_together(self) -> Self:
+        if self.kek_file is not None and self.kek_env is not None:
+            raise ValueError("set at most one of kek_file and kek_env")
+        if not self.has_kek and self.vault_seal is None and self.vault_transit is None:
+            raise ValueError(
+                "set one of kek_file, kek_env, vault_seal and vault_transit"
+                " (make a key-encryption key with `openssl rand -base64 32`)"
+            )
         return self
+
+    @property
+    def has_kek(self) -> bool:
+        """Whether there is a key-encryption key of this server's own."""
+        return self.kek_file is not None or self.kek_env is not None
 
 
 class LeaseSettings(Settings):
@@ -83,11 +112,15 @@ class LeaseSettings(Settings):
 
 
 class AuthoritySettings(Settings):
-    """Lifetimes of the self-signed root, of the issuing authorities under it, and of the keys that sign JWT-SVIDs."""
+    """Lifetimes of the self-signed root, of the issuing authorities under it, and of the keys that sign JWT-SVIDs.
+
+    `key` is what the keys of roots and issuing authorities are that are made from now on, `jwt_key` those for tokens.
+    """
 
     root_lifetime: Duration = Field(default=timedelta(days=365), ge=_LEAST_LIFETIME)
     issuer_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
     jwt_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
+    key: KeyKind = KeyKind.EC_P256
     jwt_key: KeyKind = KeyKind.EC_P256
 
     @model_validator(mode="after")
@@ -195,6 +228,7 @@ class ServerSettings(Settings):
     listen: ListenSettings = ListenSettings()
     advertise: AdvertiseSettings = AdvertiseSettings()
     keys: KeySettings
+    vault: VaultSettings | None = None
     upstream: UpstreamSettings = UpstreamSettings()
     authorities: AuthoritySettings = AuthoritySettings()
     rotation: RotationSettings = RotationSettings()
@@ -224,6 +258,20 @@ class ServerSettings(Settings):
         if self.keys.store is None:
             return self.database_url.startswith("postgresql")
         return self.keys.store == "database"
+
+    @model_validator(mode="after")
+    def _vault_is_named_and_used(self) -> Self:
+        uses = {
+            "upstream.vault": self.upstream.vault,
+            "keys.vault_seal": self.keys.vault_seal,
+            "keys.vault_transit": self.keys.vault_transit,
+        }
+        used = [name for name, section in uses.items() if section is not None]
+        if used and self.vault is None:
+            raise ValueError(f"{used[0]} needs the section vault, which says where Vault is and how to log in there")
+        if self.vault is not None and not used:
+            raise ValueError(f"vault is set, and nothing uses it: set one of {', '.join(uses)}")
+        return self
 
     @field_validator("oidc")
     @classmethod

@@ -88,6 +88,14 @@ class Reason(StrEnum):
     UPSTREAM_DECIDES = "upstream_decides"
     AUTHORITY_REFUSED = "authority_refused"
     DOWNSTREAM_REFUSED = "downstream_refused"
+    # Vault
+    VAULT_UNAVAILABLE = "vault_unavailable"
+    VAULT_UNTRUSTED = "vault_untrusted"
+    VAULT_LOGIN_REFUSED = "vault_login_refused"
+    VAULT_DENIED = "vault_denied"
+    VAULT_NOT_FOUND = "vault_not_found"
+    VAULT_REFUSED = "vault_refused"
+    VAULT_KEY_LOST = "vault_key_lost"
     # rotation
     ROTATION_RUNNING = "rotation_running"
     ROTATION_NOT_RUNNING = "rotation_not_running"

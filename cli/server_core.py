@@ -300,6 +300,7 @@ def _keys(settings: ServerSettings, database: Database) -> SealedKeyManager:
         keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
         trust_domain=settings.trust_domain,
         sealer=Sealer(read_kek(settings.keys, os.environ)),
+        kind=settings.authorities.key,
     )
 
 

@@ -18,10 +18,12 @@ _STRONGER_FROM: Final = 256  # bits of a curve
 
 
 class KeyKind(StrEnum):
-    """Kinds of keys for tokens; those of authorities are EC P-256 where they are made here."""
+    """Kinds of keys that are made for authorities and for tokens."""
 
     EC_P256 = "ec-p256"
-    RSA_2048 = "rsa-2048"  # some validators know RS256 and nothing else
+    EC_P384 = "ec-p384"
+    RSA_2048 = "rsa-2048"  # some validators of tokens know RS256 and nothing else
+    RSA_4096 = "rsa-4096"
 
 
 def hash_for(key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:

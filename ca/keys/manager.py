@@ -22,7 +22,9 @@ from citadel.spiffe import TrustDomain
 
 _MAKERS: Final[Mapping[KeyKind, Callable[[], JwtPrivateKey]]] = {
     KeyKind.EC_P256: lambda: ec.generate_private_key(ec.SECP256R1()),
+    KeyKind.EC_P384: lambda: ec.generate_private_key(ec.SECP384R1()),
     KeyKind.RSA_2048: lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    KeyKind.RSA_4096: lambda: rsa.generate_private_key(public_exponent=65537, key_size=4096),
 }
 
 
@@ -45,13 +47,18 @@ class SealedKeys(Protocol):
 class SealedKeyManager:
     """Fulfils `KeyManager` and `JwtKeyManager` of `ca.authority` with keys that lie, sealed, where `keys` puts them."""
 
-    def __init__(self, *, keys: SealedKeys, trust_domain: TrustDomain, sealer: Sealer) -> None:
+    def __init__(
+        self, *, keys: SealedKeys, trust_domain: TrustDomain, sealer: Sealer, kind: KeyKind = KeyKind.EC_P256
+    ) -> None:
+        """`kind` is what the keys of authorities are that are made."""
+        self._kind = kind
         self._keys = keys
         self._trust_domain = trust_domain
         self._sealer = sealer
 
     async def create(self, purpose: KeyPurpose) -> str:
-        return await self._create(purpose, KeyKind.EC_P256)
+        is_authority = purpose in (KeyPurpose.ROOT, KeyPurpose.ISSUER)
+        return await self._create(purpose, self._kind if is_authority else KeyKind.EC_P256)
 
     async def create_jwt(self, kind: KeyKind) -> str:
         return await self._create(KeyPurpose.JWT, kind)

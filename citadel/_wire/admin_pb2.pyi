@@ -429,6 +429,7 @@ class Status(_message.Message):
     FEDERATIONS_FIELD_NUMBER: _builtins.int
     REVOCATION_TROUBLE_FIELD_NUMBER: _builtins.int
     CLUSTERS_FIELD_NUMBER: _builtins.int
+    VAULT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     trust_domain: _builtins.str
     revision: _builtins.int
@@ -468,6 +469,10 @@ class Status(_message.Message):
     def clusters(self) -> _containers.RepeatedCompositeFieldContainer[_rotation_pb2.ClusterView]:
         """below this server"""
 
+    @_builtins.property
+    def vault(self) -> Global___VaultStatus:
+        """where the settings name one"""
+
     def __init__(
         self,
         *,
@@ -489,10 +494,11 @@ class Status(_message.Message):
         federations: _abc.Iterable[Global___FederationStatus] | None = ...,
         revocation_trouble: _builtins.str = ...,
         clusters: _abc.Iterable[_rotation_pb2.ClusterView] | None = ...,
+        vault: Global___VaultStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at", "upstream", b"upstream"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at", "upstream", b"upstream", "vault", b"vault"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "clusters", b"clusters", "entries", b"entries", "federations", b"federations", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "revocation_trouble", b"revocation_trouble", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "clusters", b"clusters", "entries", b"entries", "federations", b"federations", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "revocation_trouble", b"revocation_trouble", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "vault", b"vault", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -511,8 +517,9 @@ class UpstreamStatus(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     LASTS_UNTIL_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"self", "files" or "citadel" """
+    """"self", "files", "citadel" or "vault" """
     source: _builtins.str
     """the folder or the address; empty for "self" """
     good: _builtins.bool
@@ -527,6 +534,10 @@ class UpstreamStatus(_message.Message):
     def lasts_until(self) -> _timestamp_pb2.Timestamp:
         """nothing is issued from then on, where it does not become good"""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what it gave otherwise than asked for, as a shorter lifetime, and what it warned of"""
+
     def __init__(
         self,
         *,
@@ -537,14 +548,66 @@ class UpstreamStatus(_message.Message):
         message: _builtins.str = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
         lasts_until: _timestamp_pb2.Timestamp | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lasts_until", b"lasts_until", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["good", b"good", "kind", b"kind", "lasts_until", b"lasts_until", "message", b"message", "reason", b"reason", "since", b"since", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["good", b"good", "kind", b"kind", "lasts_until", b"lasts_until", "message", b"message", "notes", b"notes", "reason", b"reason", "since", b"since", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpstreamStatus: _TypeAlias = UpstreamStatus  # noqa: Y015
+
+@_typing.final
+class VaultStatus(_message.Message):
+    """The connection to Vault, and what is kept there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    LOGIN_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    TOKEN_UNTIL_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    login: _builtins.str
+    """"token", "approle", "kubernetes" or "certificate" """
+    good: _builtins.bool
+    reason: _builtins.str
+    """a reason code, where it is not good"""
+    message: _builtins.str
+    keys: _builtins.str
+    """"sealed" with a key there, "made" there, or empty where keys have nothing to do with it"""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """not good since"""
+
+    @_builtins.property
+    def token_until(self) -> _timestamp_pb2.Timestamp:
+        """the end of the token's lease; absent where it has none"""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        login: _builtins.str = ...,
+        good: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        token_until: _timestamp_pb2.Timestamp | None = ...,
+        keys: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "token_until", b"token_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "good", b"good", "keys", b"keys", "login", b"login", "message", b"message", "reason", b"reason", "since", b"since", "token_until", b"token_until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VaultStatus: _TypeAlias = VaultStatus  # noqa: Y015
 
 @_typing.final
 class FederationStatus(_message.Message):

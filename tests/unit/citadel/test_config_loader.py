@@ -101,8 +101,8 @@ def test_booleans(tmp_path: Path, written: str, meant: bool) -> None:
             (
                 "server.yaml:5: unknown key 'zzz'; known here: trust_domain, data_dir, store_url, lease, "
                 "listen, advertise, "
-                "keys, upstream, authorities, rotation, svids, oidc, federation, limits, joining, connections, ledger, "
-                "audit, log"
+                "keys, vault, upstream, authorities, rotation, svids, oidc, federation, limits, joining, connections, "
+                "ledger, audit, log"
             ),
         ),
         (
@@ -177,7 +177,7 @@ def test_all_mistakes_at_once_in_the_order_of_their_lines(tmp_path: Path) -> Non
 def test_a_rule_of_a_whole_section_has_the_line_of_the_section(tmp_path: Path) -> None:
     text = "trust_domain: a.test\ndata_dir: d\nkeys:\n  kek_file: a\n  kek_env: B\n"
     (problem,) = problems(tmp_path, text)
-    assert problem.startswith("server.yaml:4: 'keys' is wrong: set exactly one of kek_file and kek_env")
+    assert problem.startswith("server.yaml:4: 'keys' is wrong: set at most one of kek_file and kek_env")
 
 
 JOIN_STRING = "citadel://h:1/a.test?bundle-sha256=00&token=s3cret"

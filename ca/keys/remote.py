@@ -1,0 +1,28 @@
+"""Keys that are elsewhere, as in Vault: they are asked for signatures, and never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from ca.keys.kinds import AuthorityKey, AuthorityPublicKey
+
+
+@runtime_checkable
+class RemoteKey(Protocol):
+    """A private key of an authority that signs elsewhere, many messages in one call."""
+
+    def public_key(self) -> AuthorityPublicKey:
+        """Its public half, known without asking."""
+        ...
+
+    async def sign(self, messages: Sequence[bytes]) -> Sequence[bytes]:
+        """Signatures of `messages`, in their order, each one verified: ECDSA in DER, or RSA with PKCS #1 v1.5.
+
+        What is signed is hashed as `kinds.hash_for` says. All or nothing: raises `Unavailable` with the reasons of
+        `ca.vault.ports.Vault`, and `vault_key_lost` where the key is no longer there.
+        """
+        ...
+
+
+SigningKey: TypeAlias = AuthorityKey | RemoteKey
