@@ -26,10 +26,10 @@ class KeyKind(StrEnum):
     RSA_4096 = "rsa-4096"
 
 
-def hash_for(key: AuthorityKey) -> hashes.SHA256 | hashes.SHA384:
-    """What this key signs is hashed with: as strong as the key (RFC 5480 section 4)."""
-    is_strong = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size > _STRONGER_FROM
-    return hashes.SHA384() if is_strong else hashes.SHA256()
+def hash_for(key: AuthorityKey | AuthorityPublicKey) -> hashes.SHA256 | hashes.SHA384:
+    """What this key, or the private half of it, signs is hashed with: as strong as the key (RFC 5480 section 4)."""
+    is_elliptic = isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey)
+    return hashes.SHA384() if is_elliptic and key.key_size > _STRONGER_FROM else hashes.SHA256()
 
 
 def elliptic(key: AuthorityKey, key_id: str) -> ec.EllipticCurvePrivateKey:

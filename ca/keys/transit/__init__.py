@@ -1,0 +1,1 @@
+"""Keys in Vault's Transit secrets engine: made there, signing there, and never seen here."""

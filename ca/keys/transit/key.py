@@ -1,0 +1,154 @@
+"""A private key in Transit, as those use it who sign."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from ca.keys.kinds import AuthorityPublicKey, KeyKind, hash_for
+from ca.keys.transit.facts import VERSION, KeyFacts, kind_of, same_key
+from ca.keys.transit.gathering import Gathering, Outcome
+from ca.vault.ports import Vault
+from citadel.errors import CitadelError, Reason, Unavailable
+
+_log = structlog.get_logger(__name__)
+
+_MOST_AT_ONCE: Final = 500
+# What one signature takes there, measured. A call is kept to a quarter of the time that it may take.
+_SECONDS_EACH: Final[Mapping[KeyKind, float]] = {
+    KeyKind.EC_P256: 0.00005,
+    KeyKind.EC_P384: 0.00025,
+    KeyKind.RSA_2048: 0.0012,
+    KeyKind.RSA_4096: 0.006,
+}
+_PREFIX: Final = f"vault:v{VERSION}:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransitPaths:
+    """Where in Vault a key is described, and where it signs."""
+
+    key: str
+    sign: str
+
+
+class TransitKey:
+    """Fulfils `ca.keys.remote.RemoteKey`.
+
+    What comes back is verified before it is handed out: whoever answers for Vault brings no wrong certificate about.
+    """
+
+    def __init__(
+        self, paths: TransitPaths, public_key: AuthorityPublicKey, *, vault: Vault, timeout: timedelta
+    ) -> None:
+        """`timeout` is how long Vault may take to answer one call."""
+        self._paths = paths
+        self._public_key = public_key
+        self._vault = vault
+        fit = int(timeout.total_seconds() / 4 / _SECONDS_EACH[kind_of(public_key)])
+        self._gathering = Gathering(self._signed, limit=min(max(fit, 1), _MOST_AT_ONCE))
+        self.lost: CitadelError | None = None  # why it does not sign any more, until it does again
+
+    def __repr__(self) -> str:
+        return f"TransitKey({self._paths.key})"
+
+    def public_key(self) -> AuthorityPublicKey:
+        return self._public_key
+
+    async def sign(self, messages: Sequence[bytes]) -> Sequence[bytes]:
+        return await self._gathering.sign(messages)
+
+    async def _signed(self, messages: Sequence[bytes]) -> Sequence[Outcome]:
+        try:
+            answer = await self._vault.write(self._paths.sign, self._request(messages))
+            outcomes = await asyncio.to_thread(self._verified, messages, answer.data)
+        except Unavailable as error:
+            raise await self._cause(error) from error
+        wrong = next((each for each in outcomes if isinstance(each, CitadelError)), None)
+        if wrong is None:
+            self.lost = None
+            return outcomes
+        cause = await self._cause(wrong)
+        return [cause if isinstance(each, CitadelError) else each for each in outcomes]
+
+    def _request(self, messages: Sequence[bytes]) -> Mapping[str, Any]:
+        used = hash_for(self._public_key)
+        request: dict[str, Any] = {
+            "batch_input": [
+                {"input": base64.b64encode(hashlib.new(used.name, message).digest()).decode()} for message in messages
+            ],
+            "prehashed": True,
+            "hash_algorithm": f"sha2-{used.digest_size * 8}",
+            "key_version": VERSION,
+        }
+        if isinstance(self._public_key, rsa.RSAPublicKey):
+            return request | {"signature_algorithm": "pkcs1v15"}
+        return request | {"marshaling_algorithm": "asn1"}
+
+    def _verified(self, messages: Sequence[bytes], data: Mapping[str, Any]) -> Sequence[Outcome]:
+        """Blocks for as long as it takes to verify them."""
+        results = data.get("batch_results")
+        if not isinstance(results, list) or len(results) != len(messages):
+            raise Unavailable(Reason.VAULT_REFUSED, "Vault did not answer for each of the signatures")
+        return [self._outcome(message, result) for message, result in zip(messages, results, strict=True)]
+
+    def _outcome(self, message: bytes, result: Any) -> Outcome:
+        error = result.get("error") if isinstance(result, dict) else "no result"
+        if error:
+            return Unavailable(Reason.VAULT_REFUSED, f"Vault refuses to sign: {str(error)[:200]}")
+        try:
+            text = str(result["signature"])
+            signature = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
+            _verify(self._public_key, signature, message)
+        except (KeyError, binascii.Error, InvalidSignature):
+            return Unavailable(Reason.VAULT_REFUSED, f"what Vault answered is no signature by {self._paths.key}")
+        return signature
+
+    async def _cause(self, error: CitadelError) -> CitadelError:
+        """What is really wrong, where Vault says no: it says as much when a key is gone as when it dislikes a call."""
+        if error.reason not in (Reason.VAULT_REFUSED, Reason.VAULT_NOT_FOUND):
+            return error
+        try:
+            facts = KeyFacts.parse((await self._vault.read(self._paths.key)).data)
+        except CitadelError as unread:
+            if unread.reason is not Reason.VAULT_NOT_FOUND or error.reason is Reason.VAULT_NOT_FOUND:
+                return error  # Vault went away meanwhile, or there is no such mount
+            return self._is_lost("is no longer in Vault")
+        if facts.public_key is None:
+            return self._is_lost(f"may no longer be used in its version {VERSION}")
+        if not same_key(facts.public_key, self._public_key):
+            return self._is_lost("is another one in Vault now")
+        return error
+
+    def _is_lost(self, how: str) -> CitadelError:
+        error = key_lost(self._paths.key, how)
+        if self.lost is None:
+            _log.error("a key in Vault is lost: nothing is signed by it", key=self._paths.key, why=how)
+        self.lost = error
+        return error
+
+
+def key_lost(path: str, how: str) -> Unavailable:
+    """The error of a key that is not in Vault as it must be."""
+    return Unavailable(
+        Reason.VAULT_KEY_LOST,
+        f"the key {path} {how}",
+        fix="restore it from a backup of Vault, or undo what keeps its first version from being used",
+    )
+
+
+def _verify(key: AuthorityPublicKey, signature: bytes, message: bytes) -> None:
+    if isinstance(key, rsa.RSAPublicKey):
+        key.verify(signature, message, padding.PKCS1v15(), hash_for(key))
+    else:
+        key.verify(signature, message, ec.ECDSA(hash_for(key)))
