@@ -16,7 +16,7 @@ from ca.backup.making import BackupMaker
 from ca.backup.reading import Summary, inspect
 from ca.backup.restoring import Restored, Restorer
 from ca.keys.kek import read_kek
-from ca.keys.sealing import Sealer
+from ca.keys.sealing import KekSealer
 from ca.lease.identity import holder_of
 from ca.settings import ServerSettings
 from ca.store.database import Database
@@ -42,9 +42,9 @@ async def backup_offline(settings: ServerSettings, file: BinaryIO, *, clock: Clo
         return await _maker(settings, database, clock).make(file)
 
 
-def inspect_backup(settings: ServerSettings, path: Path) -> Summary:
+async def inspect_backup(settings: ServerSettings, path: Path) -> Summary:
     """What a backup says of itself, checked against this server's key-encryption key. Raises as `inspect`."""
-    return inspect(path, sealer=_sealer(settings), trust_domain=settings.trust_domain)
+    return await inspect(path, sealer=_sealer(settings), trust_domain=settings.trust_domain)
 
 
 async def restore_backup(
@@ -88,5 +88,5 @@ def _shelf(settings: ServerSettings) -> KeyShelf:
     return TableShelf() if settings.keys_in_database else FolderShelf(settings.data_dir / "keys")
 
 
-def _sealer(settings: ServerSettings) -> Sealer:
-    return Sealer(read_kek(settings.keys, os.environ))
+def _sealer(settings: ServerSettings) -> KekSealer:
+    return KekSealer(read_kek(settings.keys, os.environ))

@@ -30,7 +30,7 @@ from ca.issuance.quota import Quota
 from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import Sealer
+from ca.keys.sealing import KekSealer
 from ca.metrics import MeteredLedger
 from ca.revocation.lists import RevocationLists
 from ca.revocation.revoker import Revoker
@@ -299,7 +299,7 @@ def _keys(settings: ServerSettings, database: Database) -> SealedKeyManager:
     return SealedKeyManager(
         keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
         trust_domain=settings.trust_domain,
-        sealer=Sealer(read_kek(settings.keys, os.environ)),
+        sealer=KekSealer(read_kek(settings.keys, os.environ)),
         kind=settings.authorities.key,
     )
 

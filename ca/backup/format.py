@@ -15,7 +15,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import BinaryIO, Final
@@ -90,10 +90,14 @@ class BackupWriter:
             self._line([base64.b64encode(value).decode() if isinstance(value, bytes) else value for value in row])
         self.rows += len(rows)
 
-    def end(self, seal: Callable[[bytes], bytes]) -> None:
-        """The last line."""
-        digest = self._digest.digest()
-        self._file.write(_end_line(End(rows=self.rows, digest=digest, seal=seal(digest))))
+    @property
+    def digest(self) -> bytes:
+        """That of everything so far."""
+        return self._digest.digest()
+
+    def end(self, seal: bytes) -> None:
+        """The last line; `seal` is the digest, sealed."""
+        self._file.write(_end_line(End(rows=self.rows, digest=self.digest, seal=seal)))
 
     def _line(self, value: object) -> None:
         line = _line_of(value)

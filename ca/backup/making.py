@@ -16,7 +16,8 @@ from ca.backup.format import BackupWriter, Header
 from ca.backup.keys import KEYS, KeyShelf
 from ca.backup.tables import counters, heads, rows_of
 from ca.backup.versions import newest_schema
-from ca.keys.sealing import KeyLabel, KeyPurpose, Sealer
+from ca.keys.manager import Sealer
+from ca.keys.sealing import KeyLabel, KeyPurpose
 from ca.store.database import Database
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition, Reason, Unavailable
@@ -66,7 +67,7 @@ class BackupMaker:
             keys |= await self._keys.read(connection)
         writer.table(KEYS)
         writer.extend(list(keys.items()))
-        writer.end(lambda digest: self._sealer.seal(digest, label))
+        writer.end(await self._sealer.seal(writer.digest, label))
         return writer.rows
 
 

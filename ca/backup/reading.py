@@ -15,7 +15,7 @@ from ca.backup.keys import KEYS
 from ca.backup.making import backup_label
 from ca.backup.tables import insert_rows
 from ca.backup.versions import is_known
-from ca.keys.sealing import Sealer
+from ca.keys.manager import Sealer
 from ca.store.database import Database
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
 from citadel.spiffe import TrustDomain
@@ -38,12 +38,21 @@ class _Portion:
     rows: list[Row]
 
 
-def inspect(path: Path, *, sealer: Sealer, trust_domain: TrustDomain) -> Summary:
+async def inspect(path: Path, *, sealer: Sealer, trust_domain: TrustDomain) -> Summary:
     """Read all of a backup and check that it is whole, of this trust domain, and sealed by this key.
 
     Raises `InvalidArgument` (`backup_malformed`), or `FailedPrecondition`: `restore_refused` for a backup of another
-    domain or a later version, `key_unsealable` for one under another key-encryption key. Blocks on the disk.
+    domain or a later version, `key_unsealable` for one under another key-encryption key; and whatever else `Sealer`
+    raises.
     """
+    summary, seal = await asyncio.to_thread(_read_through, path, trust_domain)
+    if await sealer.open(seal, backup_label(trust_domain)) != summary.digest:
+        raise InvalidArgument(Reason.BACKUP_MALFORMED, "the seal is of another backup", fix="use another backup")
+    return summary
+
+
+def _read_through(path: Path, trust_domain: TrustDomain) -> tuple[Summary, bytes]:
+    """What it says of itself, and the seal of that."""
     header, end, rows, name = None, None, dict[str, int](), ""
     for item in _items(path):
         match item:
@@ -59,9 +68,7 @@ def inspect(path: Path, *, sealer: Sealer, trust_domain: TrustDomain) -> Summary
                 rows[name] += 1
     assert header is not None  # noqa: S101 - `read_backup` gives both, or raises
     assert end is not None  # noqa: S101 - as above
-    if sealer.open(end.seal, backup_label(trust_domain)) != end.digest:
-        raise InvalidArgument(Reason.BACKUP_MALFORMED, "the seal is of another backup", fix="use another backup")
-    return Summary(header=header, rows=rows, digest=end.digest)
+    return Summary(header=header, rows=rows, digest=end.digest), end.seal
 
 
 async def load(path: Path, summary: Summary, database: Database) -> Mapping[str, bytes]:

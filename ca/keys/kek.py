@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ca.keys.sealing import Sealer, decode_kek
+from ca.keys.sealing import KekSealer, decode_kek
 from ca.settings import KeySettings
 from citadel.config.files import read_secret_file
 from citadel.errors import InvalidArgument, Reason
@@ -18,7 +18,7 @@ def read_kek(settings: KeySettings, environment: Mapping[str, str]) -> bytes:
     setting = "keys.kek_env" if settings.kek_file is None else "keys.kek_file"
     try:
         kek = decode_kek(_text(settings, environment))
-        Sealer(kek)  # refuses a key of another length
+        KekSealer(kek)  # refuses a key of another length
     except InvalidArgument as error:
         raise InvalidArgument(error.reason, f"{setting}: {error.message}", fix=error.fix) from error
     return kek

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ca.keys.kinds import AuthorityKey, JwtPrivateKey, KeyKind
-from ca.keys.sealing import KeyLabel, KeyPurpose, Sealer
+from ca.keys.sealing import KeyLabel, KeyPurpose
 from citadel.errors import FailedPrecondition, Reason
 from citadel.spiffe import TrustDomain
 
@@ -44,6 +44,22 @@ class SealedKeys(Protocol):
         ...
 
 
+class Sealer(Protocol):
+    """Seals keys, so that they can lie anywhere, and opens them again."""
+
+    async def seal(self, plaintext: bytes, label: KeyLabel) -> bytes:
+        """What nobody can read, or pass off under another label."""
+        ...
+
+    async def open(self, sealed: bytes, label: KeyLabel) -> bytes:
+        """The plaintext of what was sealed under `label`.
+
+        Raises `FailedPrecondition`: `key_unsealable` where key, label or content do not fit, `vault_key_lost` where the
+        key that sealed it is gone from Vault; and `Unavailable` with the reasons of `ca.vault.ports.Vault`.
+        """
+        ...
+
+
 class SealedKeyManager:
     """Fulfils `KeyManager` and `JwtKeyManager` of `ca.authority` with keys that lie, sealed, where `keys` puts them."""
 
@@ -65,7 +81,7 @@ class SealedKeyManager:
 
     async def adopt(self, key: AuthorityKey, purpose: KeyPurpose) -> str:
         key_id = uuid4().hex
-        await self._keys.put(key_id, await asyncio.to_thread(self._seal, key, self._label(key_id, purpose)))
+        await self._keys.put(key_id, await self._sealer.seal(_encoded(key), self._label(key_id, purpose)))
         return key_id
 
     async def signer(self, key_id: str, purpose: KeyPurpose) -> AuthorityKey:
@@ -81,22 +97,15 @@ class SealedKeyManager:
         await self._keys.delete(key_id)
 
     async def _create(self, purpose: KeyPurpose, kind: KeyKind) -> str:
-        key_id = uuid4().hex
-        await self._keys.put(key_id, await asyncio.to_thread(self._make, self._label(key_id, purpose), kind))
-        return key_id
+        return await self.adopt(await asyncio.to_thread(_MAKERS[kind]), purpose)
 
     async def _opened(self, key_id: str, purpose: KeyPurpose) -> object:
-        sealed = await self._keys.get(key_id)
-        return await asyncio.to_thread(self._open, sealed, self._label(key_id, purpose))
-
-    def _make(self, label: KeyLabel, kind: KeyKind) -> bytes:
-        return self._seal(_MAKERS[kind](), label)
-
-    def _seal(self, key: AuthorityKey, label: KeyLabel) -> bytes:
-        return self._sealer.seal(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()), label)
-
-    def _open(self, sealed: bytes, label: KeyLabel) -> object:
-        return load_der_private_key(self._sealer.open(sealed, label), password=None)
+        plain = await self._sealer.open(await self._keys.get(key_id), self._label(key_id, purpose))
+        return await asyncio.to_thread(load_der_private_key, plain, password=None)
 
     def _label(self, key_id: str, purpose: KeyPurpose) -> KeyLabel:
         return KeyLabel(key_id=key_id, purpose=purpose, trust_domain=self._trust_domain)
+
+
+def _encoded(key: AuthorityKey) -> bytes:
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

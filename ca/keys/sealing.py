@@ -1,7 +1,8 @@
 """Sealing: what makes a private key safe to lie on a disk.
 
-AES-256-GCM under a key-encryption key that the operator supplies. Key id, purpose and trust domain are authenticated
-with it, so a sealed key cannot be passed off as another one by renaming its file.
+AES-256-GCM under a key-encryption key that the operator supplies, or under a key for one content that Vault wraps. Key
+id, purpose and trust domain are authenticated with it, so a sealed key cannot be passed off as another one by renaming
+its file.
 """
 
 from __future__ import annotations
@@ -48,8 +49,30 @@ class KeyLabel:
         return json.dumps([_FORMAT, self.key_id, self.purpose.value, self.trust_domain.name]).encode()
 
 
-class Sealer:
-    """Seals and opens keys under one key-encryption key."""
+class Box:
+    """Seals and opens with one key that is at hand."""
+
+    def __init__(self, key: bytes) -> None:
+        self._aead = AESGCM(key)
+
+    def __repr__(self) -> str:
+        return "Box()"
+
+    def seal(self, plaintext: bytes, bound: bytes) -> bytes:
+        """Nonce and ciphertext, authenticated together with `bound`."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._aead.encrypt(nonce, plaintext, bound)
+
+    def open(self, sealed: bytes, bound: bytes) -> bytes:
+        """The plaintext. Raises `ValueError` where key, content or what it is bound to do not fit."""
+        try:
+            return self._aead.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
+        except InvalidTag as error:
+            raise ValueError("not sealed by this key, or changed since") from error
+
+
+class KekSealer:
+    """Fulfils `ca.keys.manager.Sealer` with one key-encryption key."""
 
     def __init__(self, kek: bytes) -> None:
         if len(kek) != KEK_BYTES:
@@ -58,21 +81,18 @@ class Sealer:
                 f"the key-encryption key has {len(kek)} bytes instead of {KEK_BYTES}",
                 fix="make one with `openssl rand -base64 32`",
             )
-        self._aead = AESGCM(kek)
+        self._box = Box(kek)
 
     def __repr__(self) -> str:
-        return "Sealer()"
+        return "KekSealer()"
 
-    def seal(self, plaintext: bytes, label: KeyLabel) -> bytes:
-        """Nonce and ciphertext, bound to `label`."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, plaintext, label.to_bytes())
+    async def seal(self, plaintext: bytes, label: KeyLabel) -> bytes:
+        return self._box.seal(plaintext, label.to_bytes())
 
-    def open(self, sealed: bytes, label: KeyLabel) -> bytes:
-        """The plaintext. Raises `FailedPrecondition` (`key_unsealable`) where key, label or content do not fit."""
+    async def open(self, sealed: bytes, label: KeyLabel) -> bytes:
         try:
-            return self._aead.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], label.to_bytes())
-        except (InvalidTag, ValueError) as error:
+            return self._box.open(sealed, label.to_bytes())
+        except ValueError as error:
             raise FailedPrecondition(
                 Reason.KEY_UNSEALABLE,
                 f"key {label.key_id} ({label.purpose}) cannot be opened: wrong key-encryption key, or a changed file",

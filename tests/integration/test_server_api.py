@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import KeyPurpose, Sealer
+from ca.keys.sealing import KekSealer, KeyPurpose
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.sealed_keys import SqlKeys
@@ -126,7 +126,7 @@ async def signing_key(server: Server) -> certificates.Signed:
     keys = SealedKeyManager(
         keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
         trust_domain=settings.trust_domain,
-        sealer=Sealer(read_kek(settings.keys, {})),
+        sealer=KekSealer(read_kek(settings.keys, {})),
     )
     key = await keys.signer(issuer.key_id, KeyPurpose.ISSUER)
     await database.close()

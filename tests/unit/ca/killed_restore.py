@@ -15,7 +15,7 @@ from ca.audit.model import Actor
 from ca.backup.keys import FolderShelf
 from ca.backup.reading import inspect
 from ca.backup.restoring import Restorer
-from ca.keys.sealing import Sealer
+from ca.keys.sealing import KekSealer
 from ca.lease.model import Holder
 from ca.store.database import Database
 from citadel.clock import SystemClock
@@ -51,7 +51,7 @@ async def main(backup: Path, store_url: str, keys: Path, where: str) -> None:
         holder=Holder(id="here", name="here"),
         clock=SystemClock(),
     )
-    summary = inspect(backup, sealer=Sealer(b"k" * 32), trust_domain=A_TEST)
+    summary = await inspect(backup, sealer=KekSealer(b"k" * 32), trust_domain=A_TEST)
     await restorer.restore(backup, summary, by=Actor.local(0), replace=True)
 
 

@@ -14,7 +14,7 @@ from ca.authority.vouching import Vouching
 from ca.issuance.ledger import LedgerRow
 from ca.keys.disk import DiskKeys
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import Sealer
+from ca.keys.sealing import KekSealer
 from ca.revocation.bars import Bars
 from ca.revocation.lists import RevocationLists
 from ca.revocation.meaning import Meanings, Wish
@@ -106,7 +106,7 @@ class Office:
         self.clock = clock
         self.agents = Agents(NODE_1)
         self.bars = Bars()
-        self.keys = SealedKeyManager(keys=DiskKeys(folder), trust_domain=A_TEST, sealer=Sealer(bytes(32)))
+        self.keys = SealedKeyManager(keys=DiskKeys(folder), trust_domain=A_TEST, sealer=KekSealer(bytes(32)))
         self.store = (
             CrashingRevocations(database=database, crash_after=crash_after)
             if crash_after

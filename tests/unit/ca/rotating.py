@@ -41,7 +41,7 @@ from ca.issuance.quota import Quota
 from ca.keys.disk import DiskKeys
 from ca.keys.kinds import KeyKind
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import Sealer
+from ca.keys.sealing import KekSealer
 from ca.revocation.bars import Bars
 from ca.revocation.lists import RevocationLists
 from ca.rotation.mesh import Mesh
@@ -239,7 +239,9 @@ class Server:
         calm = Fate()  # of what no rotation can die in
         self._fates = (fate, calm)
         self.entries = [entry("/web", NODE_1), entry("/shop", NODE_2)]
-        keys = Fated(SealedKeyManager(keys=DiskKeys(disk.folder), trust_domain=A_TEST, sealer=Sealer(bytes(32))), fate)
+        keys = Fated(
+            SealedKeyManager(keys=DiskKeys(disk.folder), trust_domain=A_TEST, sealer=KekSealer(bytes(32))), fate
+        )
         store = Fated(SqlAuthorityStore(database=disk.database, trust_domain=A_TEST), fate)
         common: Any = {"keys": keys, "store": store, "clock": disk.clock}
         common["backdate"] = timedelta(seconds=10)

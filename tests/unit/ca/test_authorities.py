@@ -21,7 +21,7 @@ from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
 from ca.keys.disk import DiskKeys
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import KeyPurpose, Sealer
+from ca.keys.sealing import KekSealer, KeyPurpose
 from ca.revocation.lists import RevocationLists
 from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
@@ -107,7 +107,7 @@ class Machine:
 
     @property
     def keys(self) -> SealedKeyManager:
-        return SealedKeyManager(keys=DiskKeys(self.folder), trust_domain=A_TEST, sealer=Sealer(bytes(32)))
+        return SealedKeyManager(keys=DiskKeys(self.folder), trust_domain=A_TEST, sealer=KekSealer(bytes(32)))
 
     def key_ids(self) -> set[str]:
         return {file.stem for file in self.folder.iterdir()}
@@ -128,7 +128,7 @@ class Machine:
         )
         upstream = SelfSignedUpstream(trust_domain=A_TEST, vouching=vouching, root_lifetime=365 * DAY, **common)
         apart = SealedKeyManager(
-            keys=DiskKeys(self.folder.with_name("keys of tokens")), trust_domain=A_TEST, sealer=Sealer(bytes(32))
+            keys=DiskKeys(self.folder.with_name("keys of tokens")), trust_domain=A_TEST, sealer=KekSealer(bytes(32))
         )
         own = own_bundle(common["store"], database=self.database, keys=apart, clock=self.clock)
         lists = RevocationLists(keys=common["keys"], store=SqlRevocations(database=self.database))
@@ -447,7 +447,7 @@ async def test_before_the_start_there_is_nothing_to_sign_with_or_to_trust(machin
 @pytest.mark.invariant(12)
 async def test_another_key_encryption_key_stops_the_start_and_changes_nothing(machine: Machine) -> None:
     first = await machine.started()
-    other = SealedKeyManager(keys=DiskKeys(machine.folder), trust_domain=A_TEST, sealer=Sealer(b"\1" * 32))
+    other = SealedKeyManager(keys=DiskKeys(machine.folder), trust_domain=A_TEST, sealer=KekSealer(b"\1" * 32))
     with pytest.raises(FailedPrecondition) as refused:
         await machine.manager(keys=other).start()
     assert refused.value.reason is Reason.KEY_UNSEALABLE

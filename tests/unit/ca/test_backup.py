@@ -27,7 +27,7 @@ from ca.backup.restoring import Restored, Restorer
 from ca.backup.tables import heads, plain
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
-from ca.keys.sealing import Sealer
+from ca.keys.sealing import KekSealer
 from ca.lease.model import Holder
 from ca.store.audit import record_act
 from ca.store.database import Database
@@ -44,7 +44,7 @@ from tests.unit.ca.values import A_TEST, NOW, entry
 
 ROOT = Actor.local(0)
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-SEALER = Sealer(b"k" * 32)
+SEALER = KekSealer(b"k" * 32)
 HERE, ELSEWHERE = Holder(id="here", name="here"), Holder(id="elsewhere", name="server elsewhere")
 KEYS = {"key-1": b"\x00sealed\xff", "key-2": b"other"}
 
@@ -121,10 +121,10 @@ async def restored(
     *,
     keys: KeyShelf | None = None,
     replace: bool = False,
-    sealer: Sealer = SEALER,
+    sealer: KekSealer = SEALER,
     domain: TrustDomain = A_TEST,
 ) -> Restored:
-    summary: Summary = inspect(path, sealer=sealer, trust_domain=domain)
+    summary: Summary = await inspect(path, sealer=sealer, trust_domain=domain)
     restorer = Restorer(
         database=target,
         keys=keys or FolderShelf(path.parent / "restored-keys"),
@@ -422,7 +422,7 @@ async def test_every_single_byte_counts(whole: bytes, tmp_path: Path) -> None:
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x20]) + whole[place + 1 :])
         with pytest.raises(CitadelError):
-            inspect(path, sealer=SEALER, trust_domain=A_TEST)
+            await inspect(path, sealer=SEALER, trust_domain=A_TEST)
 
 
 async def test_a_backup_that_somebody_wrote_anew_is_refused(whole: bytes, tmp_path: Path) -> None:
@@ -433,25 +433,25 @@ async def test_a_backup_that_somebody_wrote_anew_is_refused(whole: bytes, tmp_pa
     path = tmp_path / "forged"
     path.write_bytes(b"".join(lines[:-1]) + json.dumps(end, separators=(",", ":")).encode() + b"\n")
     with pytest.raises(InvalidArgument) as refused:
-        inspect(path, sealer=SEALER, trust_domain=A_TEST)
+        await inspect(path, sealer=SEALER, trust_domain=A_TEST)
     assert (refused.value.reason, refused.value.message) == (Reason.BACKUP_MALFORMED, "the seal is of another backup")
 
 
 @pytest.mark.usefixtures("whole")
 async def test_another_key_encryption_key_is_said(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition) as refused:
-        inspect(tmp_path / "whole", sealer=Sealer(b"x" * 32), trust_domain=A_TEST)
+        await inspect(tmp_path / "whole", sealer=KekSealer(b"x" * 32), trust_domain=A_TEST)
     assert refused.value.reason is Reason.KEY_UNSEALABLE
 
 
 @pytest.mark.usefixtures("whole")
 async def test_a_backup_of_another_trust_domain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition) as refused:
-        inspect(tmp_path / "whole", sealer=SEALER, trust_domain=TrustDomain("b.test"))
+        await inspect(tmp_path / "whole", sealer=SEALER, trust_domain=TrustDomain("b.test"))
     assert refused.value.reason is Reason.RESTORE_REFUSED
 
 
-def handmade(path: Path, schema: str) -> Path:
+async def handmade(path: Path, schema: str) -> Path:
     """A backup as another version would have made it: one ledger row, with the columns of the first schema."""
     row = issued("07")
     kinds = {int: "int", str: "text"}
@@ -464,12 +464,12 @@ def handmade(path: Path, schema: str) -> Path:
         writer = BackupWriter(file, header)
         writer.table(TableHead("ledger", tuple((name, kinds[type(value)]) for name, value in values.items())))
         writer.extend([list(values.values())])
-        writer.end(lambda digest: SEALER.seal(digest, backup_label(A_TEST)))
+        writer.end(await SEALER.seal(writer.digest, backup_label(A_TEST)))
     return path
 
 
 async def test_an_older_backup_is_brought_up_to_date(target: Database, clock: FakeClock, tmp_path: Path) -> None:
-    await restored(handmade(tmp_path / "old", "0001"), target, clock)
+    await restored(await handmade(tmp_path / "old", "0001"), target, clock)
     async with target.transaction() as connection:
         [row] = (await connection.execute(select(ledger))).all()
         assert (row.serial, row.issued_at, row.writer) == ("07", NOW, None)
@@ -478,4 +478,4 @@ async def test_an_older_backup_is_brought_up_to_date(target: Database, clock: Fa
 
 
 async def test_a_newer_backup_is_refused(target: Database, clock: FakeClock, tmp_path: Path) -> None:
-    assert await reason_of(restored(handmade(tmp_path / "new", "9999"), target, clock)) is Reason.RESTORE_REFUSED
+    assert await reason_of(restored(await handmade(tmp_path / "new", "9999"), target, clock)) is Reason.RESTORE_REFUSED

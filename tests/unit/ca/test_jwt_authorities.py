@@ -19,7 +19,7 @@ from ca.authority.model import AuthorityState
 from ca.keys.disk import DiskKeys
 from ca.keys.kinds import JwtPrivateKey, KeyKind
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import KeyPurpose, Sealer
+from ca.keys.sealing import KekSealer, KeyPurpose
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.jwt_authorities import SqlJwtAuthorityStore
@@ -108,7 +108,7 @@ class Machine:
 
     @property
     def keys(self) -> SealedKeyManager:
-        return SealedKeyManager(keys=DiskKeys(self.folder), trust_domain=A_TEST, sealer=Sealer(bytes(32)))
+        return SealedKeyManager(keys=DiskKeys(self.folder), trust_domain=A_TEST, sealer=KekSealer(bytes(32)))
 
     def key_ids(self) -> set[str]:
         return {file.stem for file in self.folder.iterdir()}

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import KeyLabel, KeyPurpose, Sealer, decode_kek
+from ca.keys.sealing import KekSealer, KeyLabel, KeyPurpose, decode_kek
 from ca.settings import KeySettings
 from citadel.config.files import write_private
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, Unavailable
@@ -26,15 +26,15 @@ PLAIN = b"a private key"
 
 
 def manager(folder: Path, *, kek: bytes = KEK, trust_domain: TrustDomain = A_TEST) -> SealedKeyManager:
-    return SealedKeyManager(keys=DiskKeys(folder), trust_domain=trust_domain, sealer=Sealer(kek))
+    return SealedKeyManager(keys=DiskKeys(folder), trust_domain=trust_domain, sealer=KekSealer(kek))
 
 
-def test_what_was_sealed_is_opened_under_the_same_label() -> None:
-    assert Sealer(KEK).open(Sealer(KEK).seal(PLAIN, LABEL), LABEL) == PLAIN
+async def test_what_was_sealed_is_opened_under_the_same_label() -> None:
+    assert await KekSealer(KEK).open(await KekSealer(KEK).seal(PLAIN, LABEL), LABEL) == PLAIN
 
 
-def test_the_plaintext_does_not_show_and_no_two_sealings_are_alike() -> None:
-    first, second = Sealer(KEK).seal(PLAIN, LABEL), Sealer(KEK).seal(PLAIN, LABEL)
+async def test_the_plaintext_does_not_show_and_no_two_sealings_are_alike() -> None:
+    first, second = await KekSealer(KEK).seal(PLAIN, LABEL), await KekSealer(KEK).seal(PLAIN, LABEL)
     assert PLAIN not in first
     assert first != second
 
@@ -49,36 +49,36 @@ def test_the_plaintext_does_not_show_and_no_two_sealings_are_alike() -> None:
         ),
     ],
 )
-def test_another_label_does_not_open_it(label: KeyLabel) -> None:
+async def test_another_label_does_not_open_it(label: KeyLabel) -> None:
     with pytest.raises(FailedPrecondition) as refused:
-        Sealer(KEK).open(Sealer(KEK).seal(PLAIN, LABEL), label)
+        await KekSealer(KEK).open(await KekSealer(KEK).seal(PLAIN, LABEL), label)
     assert refused.value.reason is Reason.KEY_UNSEALABLE
 
 
-def test_another_key_encryption_key_does_not_open_it() -> None:
+async def test_another_key_encryption_key_does_not_open_it() -> None:
     with pytest.raises(FailedPrecondition):
-        Sealer(bytes(32)).open(Sealer(KEK).seal(PLAIN, LABEL), LABEL)
+        await KekSealer(bytes(32)).open(await KekSealer(KEK).seal(PLAIN, LABEL), LABEL)
 
 
-def test_a_change_anywhere_is_noticed() -> None:
-    sealed = Sealer(KEK).seal(PLAIN, LABEL)
+async def test_a_change_anywhere_is_noticed() -> None:
+    sealed = await KekSealer(KEK).seal(PLAIN, LABEL)
     for position in range(len(sealed)):
         changed = bytearray(sealed)
         changed[position] ^= 1
         with pytest.raises(FailedPrecondition):
-            Sealer(KEK).open(bytes(changed), LABEL)
+            await KekSealer(KEK).open(bytes(changed), LABEL)
 
 
 @pytest.mark.parametrize("length", [0, 5, 12, 27])
-def test_a_file_cut_short_is_noticed(length: int) -> None:
+async def test_a_file_cut_short_is_noticed(length: int) -> None:
     with pytest.raises(FailedPrecondition):
-        Sealer(KEK).open(Sealer(KEK).seal(PLAIN, LABEL)[:length], LABEL)
+        await KekSealer(KEK).open((await KekSealer(KEK).seal(PLAIN, LABEL))[:length], LABEL)
 
 
 @pytest.mark.parametrize("kek", [b"", KEK[:-1], KEK + b"\0"])
 def test_a_key_encryption_key_of_another_length_is_refused(kek: bytes) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        Sealer(kek)
+        KekSealer(kek)
     assert refused.value.reason is Reason.KEY_UNSEALABLE
 
 
@@ -86,7 +86,7 @@ def test_no_error_and_no_repr_shows_the_key_encryption_key() -> None:
     with pytest.raises(InvalidArgument) as refused:
         decode_kek(b"not base64 but secret!")
     assert "secret" not in str(refused.value)
-    assert repr(Sealer(KEK)) == "Sealer()"
+    assert repr(KekSealer(KEK)) == "KekSealer()"
 
 
 @pytest.mark.invariant(1)

@@ -15,7 +15,7 @@ from ca.authority.own_bundle import OwnBundle
 from ca.entries.watch import EntryNews
 from ca.keys.disk import DiskKeys
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import Sealer
+from ca.keys.sealing import KekSealer
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from citadel._wire import agent_api_pb2 as pb
@@ -55,7 +55,7 @@ class Disk:
 
     def own(self) -> OwnBundle:
         store = SqlAuthorityStore(database=self.database, trust_domain=A_TEST)
-        keys = SealedKeyManager(keys=DiskKeys(self.folder), trust_domain=A_TEST, sealer=Sealer(bytes(32)))
+        keys = SealedKeyManager(keys=DiskKeys(self.folder), trust_domain=A_TEST, sealer=KekSealer(bytes(32)))
         return own_bundle(store, database=self.database, keys=keys, clock=FakeClock(), neighbours=[self.neighbour])
 
 

@@ -19,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, func, inspect, select, text
 
 from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import KeyPurpose, Sealer
+from ca.keys.sealing import KekSealer, KeyPurpose
 from ca.store.database import Database
 from ca.store.schema import bundles, metadata, sealed_keys, tokens
 from ca.store.sealed_keys import SqlKeys
@@ -267,7 +267,7 @@ async def test_a_file_that_is_read_only_can_be_read_and_is_unavailable_to_writer
 
 
 def keys_in(database: Database, *, kek: bytes = bytes(32)) -> SealedKeyManager:
-    return SealedKeyManager(keys=SqlKeys(database=database), trust_domain=TrustDomain("a.test"), sealer=Sealer(kek))
+    return SealedKeyManager(keys=SqlKeys(database=database), trust_domain=TrustDomain("a.test"), sealer=KekSealer(kek))
 
 
 @pytest.mark.invariant(1)
