@@ -65,6 +65,7 @@ from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
 from cli.server_rotation import RotationAffairs, rotation_affairs
 from cli.server_starting import StartSeen
 from cli.server_upstream import UpstreamAffairs, upstream_affairs
+from cli.server_vault import VaultAffairs, running_vault
 
 _log = structlog.get_logger(__name__)
 
@@ -96,6 +97,7 @@ class ServerCore:
     clusters: ClusterAffairs
     knowing: Knowing
     upstream: UpstreamAffairs
+    vault: VaultAffairs | None
     background: tuple[asyncio.Task[None], ...]
 
     def upstream_condition(self) -> UpstreamCondition:
@@ -112,6 +114,7 @@ async def server_core(
     `database` is this server's to migrate and to write, and is not closed. `start` is told what the start waits for.
     """
     async with AsyncExitStack() as stack:
+        vault = await stack.enter_async_context(running_vault(settings, clock))
         keys = _keys(settings, database)
         records = RecordKeeping(settings, database=database, keys=keys, clock=clock)
         stack.push_async_callback(records.close)
@@ -158,11 +161,7 @@ async def server_core(
         await children.records.start()
         following = await upstream.start(authorities, lambda work: stack.enter_async_context(_running(work)))
         await records.start()
-        directory = EntryDirectory(trust_domain=settings.trust_domain)
-        registry = EntryRegistry(
-            trust_domain=settings.trust_domain, store=SqlEntryStore(database=database), directory=directory, clock=clock
-        )
-        await registry.start()
+        directory, registry = await _entries(settings, database, clock)
         gaps, metrics = await _ledger_gaps(database), new_registry()
         metered = MeteredLedger(ledger, registry=metrics, clock=clock)
         issuer = Issuer(
@@ -284,9 +283,19 @@ async def server_core(
             exchanged=exchanged,
             clusters=clusters,
             knowing=knowing,
-            background=(writing, *following, *working),
+            background=(writing, *(vault.work if vault is not None else ()), *following, *working),
             upstream=upstream,
+            vault=vault,
         )
+
+
+async def _entries(settings: ServerSettings, database: Database, clock: Clock) -> tuple[EntryDirectory, EntryRegistry]:
+    directory = EntryDirectory(trust_domain=settings.trust_domain)
+    registry = EntryRegistry(
+        trust_domain=settings.trust_domain, store=SqlEntryStore(database=database), directory=directory, clock=clock
+    )
+    await registry.start()
+    return directory, registry
 
 
 async def _ledger_gaps(database: Database) -> Sequence[LedgerGap]:

@@ -266,6 +266,8 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
         found.federations.extend(core.federation.status())
         found.revocation_trouble = core.revocation.lists.trouble
         found.clusters.extend(core.clusters.children.clusters())
+        if core.vault is not None:
+            found.vault.CopyFrom(core.vault.status())
         return found
 
     return AdminService(

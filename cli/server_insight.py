@@ -20,6 +20,7 @@ from citadel.health import HealthBoard
 from citadel.metrics import CallMeter, RefusalCollector
 from citadel.probes import Check
 from cli.server_core import ServerCore
+from cli.server_vault import vault_collector
 
 
 def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerCondition:
@@ -33,6 +34,7 @@ def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerC
             core.database.health.check,
             core.rotation.clock_check,
             lambda: core.upstream_condition().check(core.clock.now()),
+            *((core.vault.check,) if core.vault is not None else ()),
             core.rotation.rotation_check,
             core.revocation.check,
             lambda: clusters_check(core.clusters.children, core.clusters.records, core.clusters.keeping.twins),
@@ -62,6 +64,7 @@ def server_watch(core: ServerCore, condition: ServerCondition, *, services: tupl
     )
     core.metrics.register(RefusalCollector(core.tally))
     core.metrics.register(UpstreamCollector(core.upstream_condition))
+    core.metrics.register(vault_collector(core.vault))
     core.metrics.register(ClusterCollector(core.clusters.children))
     return Watch(
         meter=CallMeter(core.metrics, clock=core.clock),

@@ -39,7 +39,9 @@ _log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 # Reasons why a server begins anew by itself. Others need a person.
-_PASSING: Final = frozenset({Reason.STORE_UNAVAILABLE, Reason.LEASE_LOST, Reason.UPSTREAM_UNAVAILABLE})
+_PASSING: Final = frozenset(
+    {Reason.STORE_UNAVAILABLE, Reason.LEASE_LOST, Reason.UPSTREAM_UNAVAILABLE, Reason.VAULT_UNAVAILABLE}
+)
 _PAUSE_SECONDS: Final = 1.0
 
 
@@ -106,7 +108,7 @@ async def _serve(
     async with AsyncExitStack() as stack:
         ends = {asyncio.create_task(stop.wait()), asyncio.create_task(tenure.lost.wait())}
         stack.callback(lambda: [end.cancel() for end in ends])
-        async with start_seen(settings) as seen:  # it can take as long as a parent is away
+        async with start_seen(settings) as seen:  # it can take as long as a parent or Vault is away
             starting = asyncio.create_task(stack.enter_async_context(server_core(settings, clock, database, seen)))
             await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():

@@ -1,4 +1,4 @@
-"""What can be seen of a server before its doors open: a start can wait for a parent for as long as that is away."""
+"""What can be seen of a server before its doors open: a start can wait for a parent or Vault."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class StartSeen:
 async def start_seen(settings: ServerSettings) -> AsyncIterator[StartSeen]:
     """Within this the probes say that the server is not ready, and why, where it may take long."""
     seen = StartSeen()
-    if settings.upstream.citadel is None:
+    if settings.upstream.citadel is None and settings.vault is None:
         yield seen
         return
+    name = "upstream" if settings.vault is None else "vault"
     probes = Probes(
-        settings.listen.probes, lambda: Readiness.of([Check("upstream", Health.DEAD, f"start waits: {seen.text}")])
+        settings.listen.probes, lambda: Readiness.of([Check(name, Health.DEAD, f"start waits: {seen.text}")])
     )
     await probes.start()
     try:

@@ -95,6 +95,22 @@ class OpenBao:
         made: str = self.root.auth.token.create(policies=list(policies), **options)["auth"]["client_token"]
         return made
 
+    def policy(self, name: str, **capabilities: list[str]) -> str:
+        """A policy by path, `/` written as `__`, which is returned."""
+        paths = {path.replace("__", "/"): {"capabilities": each} for path, each in capabilities.items()}
+        self.root.sys.create_or_update_policy(name, {"path": paths})
+        return name
+
+    def approle(self, path: str, folder: Path, *policies: str, **options: Any) -> dict[str, Any]:
+        """An AppRole auth method at `path` with one role, as settings name it; `options` are of the role."""
+        self.root.sys.enable_auth_method("approle", path=path)
+        self.write(f"auth/{path}/role/server", token_policies=list(policies), **options)
+        role_id = self.root.read(f"auth/{path}/role/server/role-id")["data"]["role_id"]
+        file = folder / f"{path}-secret-id"
+        file.touch(mode=0o600)
+        file.write_text(self.write(f"auth/{path}/role/server/secret-id")["secret_id"])
+        return {"approle": {"role_id": role_id, "secret_id_file": str(file), "mount": path}}
+
     def mount(self, engine: str, path: str, *, longest: str = "87600h") -> str:
         """A secrets engine at `path`, which is returned."""
         self.root.sys.enable_secrets_engine(engine, path=path)

@@ -1,86 +1,164 @@
-"""One connection to Vault, through hvac, off the loop: what goes wrong there, told apart."""
+"""One connection to Vault, through hvac, off the loop: calls by path, and what goes wrong with them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
-import hvac
 import requests
-from hvac import exceptions as said
+import urllib3
+from hvac.adapters import RawAdapter
 
+from ca.vault.connections import Call, Connections, tls_of
 from ca.vault.ports import Answer
 from ca.vault.settings import VaultSettings
-from citadel.errors import CitadelError, Reason, Unavailable
+from ca.vault.troubles import trouble_of_answer, trouble_of_error, words_of
+from citadel.errors import InvalidArgument, Reason, Unavailable
 
-_THREADS: Final = 4  # a call that hangs until its time is over holds up no other
+_THREADS: Final = 4
+_GOOD: Final = range(200, 300)
+_ELSEWHERE: Final = range(300, 400)
+_MISSING: Final = 404
 
 
 class VaultClient:
-    """Calls by path with the token that `token` holds. `close` ends its threads."""
+    """Calls by path with the token that `token` holds. `close` ends its threads.
+
+    hvac's own client would take address, token and certificate from the environment or the home where it is given none;
+    what is used here is the part of it that speaks.
+    """
 
     def __init__(self, settings: VaultSettings) -> None:
-        make: Any = hvac.Client  # its stubs know neither fractions of seconds nor a client without a token
-        self._client = make(
-            url=settings.address,
-            namespace=settings.namespace,
-            verify=str(settings.ca_file) if settings.ca_file is not None else True,
-            timeout=settings.timeout.total_seconds(),
-        )
-        self._client.token = None  # hvac takes one from the environment or the home, where there is one
+        """Raises `InvalidArgument` (`config_invalid`) where the file with Vault's authority cannot be used."""
+        self.token: str | None = None
+        self._settings = settings
+        self._bound = settings.timeout.total_seconds()
+        self._connections = self._new_connections(None)
         self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="vault")
 
-    @property
-    def token(self) -> str | None:
-        """What calls are made with."""
-        token: str | None = self._client.token
-        return token
-
-    @token.setter
-    def token(self, token: str | None) -> None:
-        self._client.token = token
-
     async def read(self, path: str) -> Answer:
-        return await self._call(path, lambda: self._client.read(path))
+        return _answer(await self._ask("GET", path, token=self.token))
 
     async def list(self, path: str) -> Answer:
-        return await self._call(path, lambda: self._client.list(path))
+        return _answer(await self._ask("LIST", path, token=self.token))
 
     async def write(self, path: str, data: Mapping[str, Any]) -> Answer:
-        return await self._call(path, lambda: self._client.write_data(path, data=dict(data)) or {})
+        return _answer(await self._ask("POST", path, data, token=self.token))
 
     async def delete(self, path: str) -> None:
-        await self._call(path, lambda: self._client.delete(path) or {})
+        await self._ask("DELETE", path, token=self.token)
+
+    async def log_in(self, path: str, data: Mapping[str, str], *, secret: str = "") -> str:
+        """The token that the auth method at `path` gives for `data`; `secret`, which is in it, is in no error."""
+        auth = _auth(await self._ask("POST", path, data, token=None, secret=secret), path)
+        return str(auth["client_token"])
+
+    async def look_up(self, token: str) -> Mapping[str, Any]:
+        """What Vault knows of this token."""
+        return _answer(await self._ask("GET", "auth/token/lookup-self", token=token)).data
+
+    async def renew(self, token: str) -> float:
+        """A new lease for this token, in seconds."""
+        path = "auth/token/renew-self"
+        return float(_auth(await self._ask("POST", path, {}, token=token), path).get("lease_duration") or 0)
+
+    async def revoke(self, token: str) -> None:
+        """Make an end of this token."""
+        await self._ask("POST", "auth/token/revoke-self", {}, token=token)
+
+    async def reconnect(self, certificate: tuple[Path, Path] | None = None) -> None:
+        """Go over to new connections, on which a `certificate` with its key is shown, with the files as they are now.
+
+        Raises `InvalidArgument` (`config_invalid`) where they cannot be used.
+        """
+        fresh = await asyncio.to_thread(self._new_connections, certificate)
+        spent, self._connections = self._connections, fresh
+        spent.close()
 
     def close(self) -> None:
         """End the threads; what is under way ends with its time."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._connections.close()
 
-    async def _call(self, path: str, call: Callable[[], Any]) -> Answer:
+    def _new_connections(self, certificate: tuple[Path, Path] | None) -> Connections:
+        ca_file = self._settings.ca_file
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, call)
-        except (said.VaultError, requests.RequestException) as error:
-            raise _translated(error, path) from error
-        if answer is None:  # hvac's word for 404
-            raise Unavailable(Reason.VAULT_NOT_FOUND, f"there is nothing at {path} in Vault")
-        if isinstance(answer, requests.Response):  # an answer without content
-            return Answer()
-        return Answer(data=answer.get("data") or {}, warnings=tuple(answer.get("warnings") or ()))
+            return Connections(tls_of(ca_file=ca_file, certificate=certificate))
+        except OSError as error:
+            files = " and ".join(str(each) for each in (ca_file, *(certificate or ())) if each is not None)
+            raise InvalidArgument(
+                Reason.CONFIG_INVALID, f"no TLS with Vault by {files}: {error.strerror or error}"
+            ) from error
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        token: str | None,
+        secret: str = "",
+    ) -> Mapping[str, Any]:
+        """The whole answer. It is waited for as long as the settings say, whatever of it has come."""
+        connections, call = self._connections, Call()
+        speaking: Any = RawAdapter  # its stubs know no fractions of seconds
+        adapter = speaking(
+            base_uri=self._settings.address,
+            token=token,
+            namespace=self._settings.namespace,
+            timeout=self._bound,
+            session=connections,
+        )
+        sent = {} if data is None else {"json": dict(data)}
+
+        def send() -> requests.Response:
+            with connections.made_by(call):
+                response: requests.Response = adapter.request(method, f"/v1/{path}", raise_exception=False, **sent)
+                return response
+
+        try:
+            async with asyncio.timeout(self._bound):
+                response = await asyncio.get_running_loop().run_in_executor(self._threads, send)
+        except TimeoutError:
+            raise Unavailable(Reason.VAULT_UNAVAILABLE, f"Vault did not answer within {self._bound:g} s") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise trouble_of_error(error) from None  # what is below holds the request, with the token
+        finally:
+            call.cut()
+        return _taken(response, method, path, secrets=(token or "", secret))
 
 
-def _translated(error: Exception, path: str) -> CitadelError:
-    match error:
-        case requests.exceptions.SSLError():  # which is a ConnectionError too
-            return Unavailable(Reason.VAULT_UNTRUSTED, f"Vault's certificate does not verify: {error}")
-        case requests.RequestException():
-            return Unavailable(Reason.VAULT_UNAVAILABLE, f"Vault cannot be reached: {type(error).__name__}")
-        case said.Forbidden() | said.Unauthorized():
-            return Unavailable(Reason.VAULT_DENIED, f"the policy does not allow {path}")
-        case said.InvalidPath():
-            return Unavailable(Reason.VAULT_NOT_FOUND, f"there is nothing at {path} in Vault")
-        case said.VaultDown() | said.RateLimitExceeded() | said.BadGateway() | said.VaultNotInitialized():
-            return Unavailable(Reason.VAULT_UNAVAILABLE, f"Vault does not serve now: {error}")
-        case _:
-            return Unavailable(Reason.VAULT_REFUSED, f"Vault refuses {path}: {error}")
+def _taken(response: requests.Response, method: str, path: str, *, secrets: tuple[str, ...]) -> Mapping[str, Any]:
+    status, body = response.status_code, response.text
+    if status in _ELSEWHERE:
+        raise Unavailable(
+            Reason.VAULT_REFUSED,
+            f"Vault sends this server elsewhere ({status}), where no token of its goes",
+            fix="set vault.address to where Vault is, and api_addr of its nodes to https",
+        )
+    if status in _GOOD and not body:
+        return {}
+    words = words_of(body)
+    if status in _GOOD and words is not None:
+        answer: Mapping[str, Any] = json.loads(body)
+        return answer
+    for secret in filter(None, secrets):
+        words = words.replace(secret, "(secret)") if words is not None else None
+    if status == _MISSING and method == "DELETE" and words == "":
+        return {}
+    raise trouble_of_answer(status, words, method=method, path=path)
+
+
+def _answer(answer: Mapping[str, Any]) -> Answer:
+    return Answer(data=answer.get("data") or {}, warnings=tuple(answer.get("warnings") or ()))
+
+
+def _auth(answer: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    auth = answer.get("auth")
+    if not isinstance(auth, dict) or not isinstance(auth.get("client_token"), str):
+        raise Unavailable(Reason.VAULT_REFUSED, f"Vault gives no token at `{path}`")
+    return auth

@@ -48,6 +48,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             ("entries", status.entries),
             ("issued", status.issued),
             *((("upstream", _upstream(status.upstream, now)),) if status.HasField("upstream") else ()),
+            *((("vault", _vault(status.vault, now)),) if status.HasField("vault") else ()),
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
             *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),
             *((("revocation", _without_lists(status)),) if status.revocation_trouble else ()),
@@ -160,6 +161,16 @@ def _upstream(upstream: admin_pb2.UpstreamStatus, now: datetime) -> str:
         return text
     end = from_timestamp(upstream.lasts_until)
     return f"{text}; nothing is issued " + (f"from {moment(end)}, in {about(end - now)}" if end > now else "now")
+
+
+def _vault(vault: admin_pb2.VaultStatus, now: datetime) -> str:
+    keys = {"made": ", holds the keys", "sealed": ", seals the keys"}.get(vault.keys, "")
+    text = f"{vault.address} by {vault.login}{keys}"
+    if not vault.good:
+        text += f": {printable(vault.message)} ({vault.reason})"
+        if vault.HasField("since"):
+            text += f", for {about(max(now - from_timestamp(vault.since), timedelta(0)))}"
+    return text
 
 
 def _jump(status: admin_pb2.Status) -> str:

@@ -23,6 +23,7 @@ from tests.csrs import csr
 from tests.integration.meshes import until
 from tests.postgres import Postgres
 from tests.servers import Member, Server, connected, http_status, reason_of, server_settings, sign
+from tests.wire import Wire
 
 pytestmark = [pytest.mark.integration, pytest.mark.invariant(12)]
 
@@ -249,44 +250,6 @@ async def test_a_restart_does_not_wait_for_its_own_lease(tmp_path: Path, postgre
     async with replica(settings) as again:
         await until("it serves again", again.is_ready, seconds=20)
         assert "standby of" not in again.log.read_text()
-
-
-class Wire:
-    """A way to PostgreSQL that can be cut: then nothing comes through, and nobody is told."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._open = asyncio.Event()
-        self._open.set()
-        self._copying: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> int:
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        return int(self._server.sockets[0].getsockname()[1])
-
-    def cut(self) -> None:
-        self._open.clear()
-
-    def mend(self) -> None:
-        self._open.set()
-
-    async def close(self) -> None:
-        self._server.close()
-        for task in self._copying:
-            task.cancel()
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        for source, sink in ((reader, other_writer), (other_reader, writer)):
-            self._copying.add(asyncio.create_task(self._copy(source, sink)))
-
-    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(65536):
-                await self._open.wait()
-                sink.write(data)
-                await sink.drain()
-        sink.close()
 
 
 @pytest.mark.invariant(2)

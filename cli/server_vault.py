@@ -1,0 +1,152 @@
+"""Vault, where the settings name it, wired: one session for all that use it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ca.settings import KeySettings, ServerSettings
+from ca.vault.condition import VaultCondition
+from ca.vault.metrics import VaultCollector
+from ca.vault.ports import Vault
+from ca.vault.settings import VaultSettings
+from citadel._wire import admin_pb2
+from citadel.clock import Clock
+from citadel.errors import InvalidArgument, Reason, Unavailable
+from citadel.probes import Check
+from citadel.repeated import Repeated
+
+if TYPE_CHECKING:
+    from ca.vault.session import VaultSession
+
+_log = structlog.get_logger(__name__)
+
+
+class VaultAffairs:
+    """The session, what keeps it, and how it is with it."""
+
+    work: Sequence[asyncio.Task[None]] = ()  # what keeps it, where it is running
+
+    def __init__(self, session: VaultSession, settings: VaultSettings, *, keys: str, clock: Clock) -> None:
+        self._session = session
+        self._settings = settings
+        self._keys = keys
+        self._clock = clock
+
+    @property
+    def vault(self) -> Vault:
+        """Calls to Vault, logged in."""
+        return self._session
+
+    @property
+    def acts(self) -> Mapping[tuple[str, str], int]:
+        """What was done so far, and how it ended."""
+        return self._session.acts
+
+    async def until_heard(self, on_wait: Callable[[str], None]) -> None:
+        """Return once logged in; for a Vault that is away it waits, and says so. Raises whatever waiting mends not."""
+        repeated = Repeated(clock=self._clock)
+        while True:
+            try:
+                return await self._session.log_in()
+            except Unavailable as error:
+                if error.reason is not Reason.VAULT_UNAVAILABLE:
+                    raise
+                on_wait(f"Vault at {self._settings.address}: {error}")
+                if repeated.is_news(error.reason):
+                    _log.warning("start waits for Vault", address=self._settings.address, error=str(error))
+            await self._clock.sleep(self._session.wait)
+
+    async def run(self) -> None:
+        """Keep the session, for ever."""
+        await self._session.run()
+
+    async def close(self) -> None:
+        """End the session."""
+        await self._session.close()
+
+    def condition(self) -> VaultCondition:
+        """How it is."""
+        return VaultCondition(
+            address=self._settings.address,
+            login=self._session.login,
+            keys=self._keys,
+            worry=self._session.worry(),
+            since=self._session.since,
+            token_until=self._session.token_until,
+        )
+
+    def status(self) -> admin_pb2.VaultStatus:
+        """As `citadel-cli status` shows it."""
+        return self.condition().status()
+
+    def check(self) -> Check:
+        """As `/ready` says it."""
+        return self.condition().check()
+
+
+@asynccontextmanager
+async def running_vault(settings: ServerSettings, clock: Clock) -> AsyncIterator[VaultAffairs | None]:
+    """What `vault_affairs` makes, kept within this."""
+    affairs = vault_affairs(settings, clock)
+    if affairs is None:
+        yield None
+        return
+    running = asyncio.create_task(affairs.run())
+    affairs.work = (running,)
+    try:
+        yield affairs
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+        await affairs.close()
+
+
+def vault_affairs(settings: ServerSettings, clock: Clock) -> VaultAffairs | None:
+    """What the section `vault` asks for, not yet logged in; `None` where there is none.
+
+    Raises `InvalidArgument` (`config_invalid`) where what speaks to Vault is not installed, or its files are not good.
+    """
+    if settings.vault is None:
+        return None
+    return VaultAffairs(
+        new_session(settings.vault, clock), settings.vault, keys=_what_is_kept_there(settings.keys), clock=clock
+    )
+
+
+def vault_collector(affairs: VaultAffairs | None) -> VaultCollector:
+    """What is measured; the names are the same where there is no Vault."""
+    if affairs is None:
+        return VaultCollector(lambda: None, {})
+    return VaultCollector(affairs.condition, affairs.acts)
+
+
+def new_session(settings: VaultSettings, clock: Clock) -> VaultSession:
+    """A session, not yet logged in. Raises as above."""
+    try:
+        # They need a library that is an extra.
+        from ca.vault.client import VaultClient  # noqa: PLC0415
+        from ca.vault.logins import login_of  # noqa: PLC0415
+        from ca.vault.session import VaultSession  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith(("ca.", "citadel.")):
+            raise
+        raise InvalidArgument(
+            Reason.CONFIG_INVALID,
+            f"the section vault needs {error.name}, which is not installed",
+            fix="pip install citadel[vault]",
+        ) from error
+    return VaultSession(
+        client=VaultClient(settings), login=login_of(settings.login, clock=clock), clock=clock, draw=random.random
+    )
+
+
+def _what_is_kept_there(keys: KeySettings) -> str:
+    if keys.vault_transit is not None:
+        return "made"
+    return "sealed" if keys.vault_seal is not None else ""

@@ -1,0 +1,60 @@
+"""A way to a server over which a test rules."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+_TRICKLE: Final = 0.02  # seconds between two bytes
+
+
+class Wire:
+    """Goes to `target` on loopback. It can be cut, then nothing comes through and nobody is told; or trickle."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._open = asyncio.Event()
+        self._open.set()
+        self._trickles = False
+        self._copying: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> int:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def cut(self) -> None:
+        self._open.clear()
+
+    def trickle(self) -> None:
+        """What comes back comes byte by byte."""
+        self._trickles = True
+
+    def mend(self) -> None:
+        self._trickles = False
+        self._open.set()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return sum(not task.done() for task in self._copying) // 2
+
+    async def close(self) -> None:
+        self._server.close()
+        for task in self._copying:
+            task.cancel()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._copying.add(asyncio.create_task(self._copy(reader, other_writer)))
+        self._copying.add(asyncio.create_task(self._copy(other_reader, writer, back=True)))
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, back: bool = False) -> None:
+        with suppress(OSError):
+            while data := await source.read(1 if back and self._trickles else 65536):
+                await self._open.wait()
+                if back and self._trickles:
+                    await asyncio.sleep(_TRICKLE)
+                sink.write(data)
+                await sink.drain()
+        sink.close()
