@@ -28,6 +28,7 @@ from cli.admin.status import status_command
 from cli.admin.svid import svid_group
 from cli.admin.token import token_group
 from cli.admin.trust import trust_group
+from cli.admin.vault import vault_group
 from cli.authz.commands import authz_group
 from cli.completion import completion_command
 from cli.output import Form
@@ -88,6 +89,7 @@ citadel_cli.add_command(restore_command)
 citadel_cli.add_command(explain_command)
 citadel_cli.add_command(proxy_group)
 citadel_cli.add_command(trust_group)
+citadel_cli.add_command(vault_group)
 citadel_cli.add_command(authz_group)
 svid_group.add_command(mint)
 citadel_cli.add_command(completion_command(citadel_cli, "citadel-cli"))

@@ -1,0 +1,82 @@
+"""One thing that was looked at in Vault, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from citadel.errors import CitadelError, Reason
+
+
+class Grade(StrEnum):
+    """BAD: the server would not work. WARNING: it works, and should not be left so. UNKNOWN: it cannot be told."""
+
+    GOOD = "good"
+    WARNING = "warning"
+    BAD = "bad"
+    UNKNOWN = "unknown"
+
+
+class Subject(StrEnum):
+    """What is looked at; the order is that in which people should read."""
+
+    REACHED = "reached"
+    SEALED = "sealed"
+    VERSION = "version"
+    CLOCK = "clock"
+    LOGIN = "log-in"
+    LEASE = "lease"
+    POLICY = "policy"
+    POWER = "more than needed"
+    MOUNT = "mount"
+    ISSUER = "issuer"
+    USAGE = "issuer's usage"
+    PATH_LENGTH = "path length"
+    ROOTS = "roots"
+    NAMES = "names of roots"
+    LIFETIME = "lifetime"
+    LIMIT = "mount's limit"
+    PREFIX = "names of keys"
+    SEAL_KEY = "seal key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found, and what to do where that is not good. One that is bad has its `reason`."""
+
+    subject: Subject
+    grade: Grade
+    found: str
+    fix: str = ""
+    reason: Reason | None = None
+
+
+def good(subject: Subject, found: str) -> Finding:
+    """Nothing to do."""
+    return Finding(subject=subject, grade=Grade.GOOD, found=found)
+
+
+def warning(subject: Subject, found: str, fix: str) -> Finding:
+    """It works."""
+    return Finding(subject=subject, grade=Grade.WARNING, found=found, fix=fix)
+
+
+def bad(subject: Subject, reason: Reason, found: str, fix: str) -> Finding:
+    """It does not work."""
+    return Finding(subject=subject, grade=Grade.BAD, found=found, fix=fix, reason=reason)
+
+
+def unknown(subject: Subject, found: str) -> Finding:
+    """It was not looked at, and why."""
+    return Finding(subject=subject, grade=Grade.UNKNOWN, found=found)
+
+
+def failed(subject: Subject, error: CitadelError, fix: str) -> Finding:
+    """What Vault, or the way there, says instead of an answer."""
+    return bad(subject, error.reason, error.message, error.fix or fix)
+
+
+def is_fit(findings: Sequence[Finding]) -> bool:
+    """Whether a server would work."""
+    return all(each.grade is not Grade.BAD for each in findings)

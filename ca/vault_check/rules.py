@@ -1,0 +1,25 @@
+"""From all facts about a Vault to findings (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from ca.settings import ServerSettings
+from ca.vault_check.access import login_findings, reach_findings
+from ca.vault_check.facts import VaultFacts
+from ca.vault_check.finding import Finding
+from ca.vault_check.pki import pki_findings
+from ca.vault_check.transit import seal_findings, transit_findings
+
+
+def findings(facts: VaultFacts, settings: ServerSettings, *, now: datetime) -> Sequence[Finding]:
+    """In the order in which to read them."""
+    found = [*reach_findings(facts, settings), *login_findings(facts, settings)]
+    if facts.pki is not None:
+        found += pki_findings(facts.pki, settings, now=now)
+    if facts.transit is not None:
+        found += transit_findings(facts.transit, settings)
+    if facts.seal is not None:
+        found += seal_findings(facts.seal, settings)
+    return found

@@ -1,0 +1,52 @@
+"""`citadel-cli vault`: whether Vault fits the settings of a server, and the policy that this needs. Needs no server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ca.settings import ServerSettings
+from ca.vault_check.policy import as_hcl, rules_for
+from citadel.config.loader import load
+from citadel.errors import InvalidArgument, Reason
+from cli.admin.invocation import Invocation, admin_command
+from cli.output import Form, echo, print_json
+
+_CONFIG = click.option(
+    "--config",
+    "-c",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The YAML file with the settings of the server.",
+)
+
+
+@click.group("vault")
+def vault_group() -> None:
+    """Vault, as the settings of a server use it. Needs no server."""
+
+
+@admin_command(
+    "policy", group=vault_group, example="citadel-cli vault policy -c server.yaml | vault policy write citadel -"
+)
+@_CONFIG
+def policy_command(invocation: Invocation, *, path: Path) -> None:
+    """Print the smallest policy for the server, as `vault policy write` takes it. Asks nobody."""
+    rules = rules_for(_load(path))
+    if invocation.form is Form.JSON:
+        print_json({"path": {rule.path: {"capabilities": list(rule.capabilities)} for rule in rules}})
+    else:
+        echo(as_hcl(rules), nl=False)
+
+
+def _load(path: Path) -> ServerSettings:
+    settings = load(path, ServerSettings)
+    if settings.vault is None:
+        raise InvalidArgument(
+            Reason.CONFIG_INVALID,
+            f"{path} does not use Vault",
+            fix="set `vault`, and one of `upstream.vault`, `keys.vault_transit` and `keys.vault_seal`",
+        )
+    return settings

@@ -1,0 +1,236 @@
+"""From what Vault says of itself to what is good, bad, and to be done: what no real Vault would show in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+import pytest
+from cryptography import x509
+
+from ca.settings import ServerSettings
+from ca.vault_check.access import probes
+from ca.vault_check.facts import Health, Issuer, Key, Keys, Login, Mount, Pki, Seal, VaultFacts
+from ca.vault_check.finding import Finding, Grade, Subject, is_fit
+from ca.vault_check.policy import rules_for
+from ca.vault_check.rules import findings
+from citadel.errors import CitadelError, Reason, Unavailable
+from tests.certificates import NOW, Signed, intermediate, root
+
+_YEAR: Final = timedelta(days=365)
+_DENIED: Final = Unavailable(Reason.VAULT_DENIED, "the policy does not allow it")
+_GONE: Final = Unavailable(Reason.VAULT_NOT_FOUND, "there is nothing")
+_EVERYTHING: Final = {
+    "upstream": {"vault": {"alone": True, "rotate_root": True}},
+    "keys": {"vault_transit": {}, "vault_seal": {"key": "seal-of-citadel"}},
+}
+_ROOT: Final = root(lifetime=_YEAR)
+
+
+def settings(**sections: Any) -> ServerSettings:
+    defaults: dict[str, Any] = {
+        "trust_domain": "a.test",
+        "data_dir": "/data",
+        "vault": {
+            "address": "https://vault.test:8200",
+            "login": {"approle": {"role_id": "r", "secret_id_file": "/secret"}},
+        },
+    }
+    return ServerSettings.model_validate(defaults | _EVERYTHING | sections)
+
+
+def allowed(of: ServerSettings) -> Mapping[str, frozenset[str]]:
+    needed = {rule.path: frozenset(rule.capabilities) for rule in rules_for(of)}
+    return {path: needed.get(path, frozenset({"deny"})) for path in probes(of)}
+
+
+def issuer(signed: Signed, name: str = "first", *, is_default: bool = True) -> Issuer:
+    return Issuer(id=f"id-{name}", name=name, is_default=is_default, certificate=signed.certificate)
+
+
+def pki(*issuers: Issuer, **others: Any) -> Pki:
+    usable = frozenset({"read-only", "issuing-certificates", "crl-signing"})
+    facts: dict[str, Any] = {"mount": Mount(engine="pki", longest=10 * _YEAR), "issuers": issuers, "usages": usable}
+    return Pki(**facts | others)
+
+
+_SEAL_KEY: Final = Key(kind="aes256-gcm96", is_exportable=False, has_plaintext_backup=False)
+_HEALTH: Final = Health(version="2.7.2", is_initialized=True, is_sealed=False, time=NOW, asked_at=NOW)
+_LOGIN: Final = Login(policies=("citadel",), lease=timedelta(hours=1), is_renewable=True)
+_TRANSIT: Final = Mount(engine="transit", longest=None)
+_NAMES: Final = (f"citadel-x509-issuer-{'0' * 32}", "seal-of-citadel", "others")
+_GOOD: Final = VaultFacts(
+    health=_HEALTH,
+    login=_LOGIN,
+    allowed=allowed(settings()),
+    pki=pki(issuer(_ROOT)),
+    transit=Keys(mount=_TRANSIT, names=_NAMES),
+    seal=Seal(mount=_TRANSIT, key=_SEAL_KEY),
+)
+
+
+def found(facts: VaultFacts, of: ServerSettings | None = None) -> list[Finding]:
+    return list(findings(facts, of or settings(), now=NOW))
+
+
+def test_a_vault_that_fits_is_good_in_every_point() -> None:
+    points = found(_GOOD)
+    assert [each for each in points if each.grade is not Grade.GOOD] == []
+    assert {each.subject for each in points} == set(Subject) - {Subject.POWER}
+    assert is_fit(points)
+
+
+def named(path_length: int | None, name: str = "root a.test") -> Signed:
+    return root(name, lifetime=_YEAR, constraints=x509.BasicConstraints(ca=True, path_length=path_length))
+
+
+_LONG_CHAIN: Final = intermediate(named(1), "between", path_length=None, lifetime=_YEAR)
+
+_WITHOUT_LOOKUP: Final = {**allowed(settings()), "auth/token/lookup-self": frozenset({"deny"})}
+_WITHOUT_REVOKE: Final = {**allowed(settings()), "auth/token/revoke-self": frozenset({"deny"})}
+_WITHOUT_DELETE: Final = {**allowed(settings()), "transit/keys/citadel-*": frozenset({"read", "update"})}
+_WITH_SUDO: Final = {**allowed(settings()), "pki/issuer/+": frozenset({"read", "update", "sudo"})}
+_WITH_VERBATIM: Final = {**allowed(settings()), "pki/sign-verbatim": frozenset({"update"})}
+_WITH_ALL: Final = {path: frozenset({"read", "update", "delete", "sudo"}) for path in probes(settings())}
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "grade", "words"),
+    [
+        ({"health": Unavailable(Reason.VAULT_UNTRUSTED, "no")}, Subject.REACHED, Grade.BAD, "no"),
+        ({"health": replace(_HEALTH, is_sealed=True)}, Subject.SEALED, Grade.BAD, "it is sealed"),
+        ({"health": replace(_HEALTH, is_initialized=False)}, Subject.SEALED, Grade.BAD, "it was never set up"),
+        ({"health": replace(_HEALTH, version="1.10.4+ent")}, Subject.VERSION, Grade.BAD, "one issuer for each mount"),
+        ({"health": replace(_HEALTH, time=NOW + timedelta(seconds=20))}, Subject.CLOCK, Grade.BAD, "20 s ahead"),
+        ({"health": replace(_HEALTH, time=NOW - timedelta(minutes=2))}, Subject.CLOCK, Grade.WARNING, "120 s behind"),
+        ({"login": Unavailable(Reason.VAULT_LOGIN_REFUSED, "no")}, Subject.LOGIN, Grade.BAD, "no"),
+        ({"login": replace(_LOGIN, uses=7)}, Subject.LEASE, Grade.BAD, "good for 7 calls more"),
+        ({"login": replace(_LOGIN, lease=timedelta(seconds=30))}, Subject.LEASE, Grade.WARNING, "it lasts 30s"),
+        ({"login": replace(_LOGIN, policies=("root",))}, Subject.POWER, Grade.WARNING, "a root token"),
+        ({"allowed": _DENIED}, Subject.POLICY, Grade.BAD, "does not allow it"),
+        ({"allowed": _WITHOUT_LOOKUP}, Subject.POLICY, Grade.BAD, "lookup-self does not allow read"),
+        ({"allowed": _WITHOUT_DELETE}, Subject.POLICY, Grade.BAD, "keys/citadel-* does not allow delete"),
+        ({"allowed": _WITHOUT_REVOKE}, Subject.POLICY, Grade.WARNING, "revoke-self does not allow update"),
+        ({"allowed": _WITH_SUDO}, Subject.POWER, Grade.WARNING, "pki/issuer/+ allows sudo"),
+        ({"allowed": _WITH_VERBATIM}, Subject.POWER, Grade.WARNING, "pki/sign-verbatim allows update"),
+        ({"allowed": _WITH_ALL}, Subject.POWER, Grade.WARNING, "for every path: delete, read, sudo, update"),
+        ({"pki": pki(mount=_DENIED)}, Subject.MOUNT, Grade.BAD, "nothing that may be seen is mounted at pki"),
+        ({"pki": pki(mount=_TRANSIT)}, Subject.MOUNT, Grade.BAD, "at pki is the engine transit, not pki"),
+        ({"pki": pki(issuers=_GONE)}, Subject.ISSUER, Grade.BAD, "there is nothing"),
+        ({"pki": pki()}, Subject.ISSUER, Grade.BAD, "the mount has none"),
+        ({"pki": pki(issuer(_ROOT, is_default=False))}, Subject.ISSUER, Grade.BAD, "there is no default"),
+        ({"pki": pki(issuer(root(uri="spiffe://b.test")))}, Subject.ISSUER, Grade.BAD, "is for spiffe://b.test"),
+        ({"pki": pki(issuer(_ROOT), usages=frozenset())}, Subject.USAGE, Grade.BAD, "its usage is empty"),
+        ({"pki": pki(issuer(_ROOT), usages=_DENIED)}, Subject.USAGE, Grade.UNKNOWN, "does not allow to read"),
+        ({"pki": pki(issuer(named(0)))}, Subject.PATH_LENGTH, Grade.BAD, "allows 0 below it, and 1 are needed"),
+        (
+            {"pki": pki(issuer(_LONG_CHAIN), issuer(named(1), "top", is_default=False))},
+            Subject.ROOTS,
+            Grade.BAD,
+            "does not lead to a root in this mount",
+        ),
+        (
+            {"pki": pki(issuer(_ROOT), issuer(root("gone", not_after=NOW), "old", is_default=False))},
+            Subject.ROOTS,
+            Grade.WARNING,
+            "old has expired",
+        ),
+        ({"pki": pki(issuer(root(not_after=NOW)))}, Subject.ROOTS, Grade.BAD, "first has expired"),
+        (
+            {"pki": pki(issuer(_ROOT), issuer(root(lifetime=_YEAR), "twin", is_default=False))},
+            Subject.NAMES,
+            Grade.BAD,
+            "several roots are called CN=root a.test",
+        ),
+        ({"pki": pki(issuer(root(lifetime=timedelta(days=3))))}, Subject.LIFETIME, Grade.WARNING, "ends in 3d, before"),
+        (
+            {"pki": pki(issuer(_ROOT), mount=Mount(engine="pki", longest=timedelta(days=30)))},
+            Subject.LIMIT,
+            Grade.WARNING,
+            "root_lifetime (365d) would be shortened",
+        ),
+        (
+            {"pki": pki(issuer(_ROOT), mount=Mount(engine="pki", longest=None))},
+            Subject.LIMIT,
+            Grade.WARNING,
+            "Vault's own, 32d unless",
+        ),
+        (
+            {"transit": Keys(mount=_TRANSIT, names=(*_NAMES, "citadel-west-jwt-1"))},
+            Subject.PREFIX,
+            Grade.WARNING,
+            "citadel-west-jwt-1: not of this server's making",
+        ),
+        ({"transit": Keys(mount=_TRANSIT, names=_DENIED)}, Subject.PREFIX, Grade.UNKNOWN, "that needs list"),
+        ({"transit": Keys(mount=_DENIED, names=_DENIED)}, Subject.MOUNT, Grade.BAD, "is mounted at transit"),
+        ({"seal": Seal(mount=_TRANSIT, key=_GONE)}, Subject.SEAL_KEY, Grade.BAD, "there is nothing"),
+        ({"seal": Seal(mount=_TRANSIT, key=_DENIED)}, Subject.SEAL_KEY, Grade.UNKNOWN, "does not allow to read"),
+        (
+            {"seal": Seal(mount=_TRANSIT, key=replace(_SEAL_KEY, kind="rsa-2048"))},
+            Subject.SEAL_KEY,
+            Grade.BAD,
+            "is of type rsa-2048, not aes256-gcm96",
+        ),
+        (
+            {"seal": Seal(mount=_TRANSIT, key=replace(_SEAL_KEY, is_exportable=True))},
+            Subject.SEAL_KEY,
+            Grade.WARNING,
+            "can be exported",
+        ),
+    ],
+)
+def test_each_misfit_is_found_and_named(changes: dict[str, Any], subject: Subject, grade: Grade, words: str) -> None:
+    points = found(replace(_GOOD, **changes))
+    [hit] = [each for each in points if each.subject is subject and each.grade is grade]
+    assert words in hit.found
+    assert hit.fix or grade is Grade.UNKNOWN
+    assert (hit.reason is not None) is (grade is Grade.BAD)
+    assert is_fit(points) is (grade is not Grade.BAD)
+
+
+def test_an_issuer_below_a_root_needs_place_for_two_above_and_one_below() -> None:
+    top = named(1)
+    middle = intermediate(top, "between", path_length=None, lifetime=_YEAR)
+    facts = replace(_GOOD, pki=pki(issuer(middle), issuer(top, "top", is_default=False)))
+    [length] = [each for each in found(facts) if each.subject is Subject.PATH_LENGTH]
+    assert (length.grade, length.found) == (Grade.BAD, "CN=root a.test allows 1 below it, and 2 are needed")
+    top = named(2)
+    middle = intermediate(top, "between", path_length=None, lifetime=_YEAR)
+    facts = replace(_GOOD, pki=pki(issuer(middle), issuer(top, "top", is_default=False)))
+    assert all(each.grade is Grade.GOOD for each in found(facts))
+
+
+def test_a_pinned_issuer_is_found_by_its_name_or_id() -> None:
+    other = issuer(root("other", lifetime=_YEAR), "other", is_default=False)
+    facts = replace(_GOOD, pki=pki(issuer(_ROOT), other))
+    for name, words in (("other", "other"), ("id-other", "other"), ("nobody", "there is no nobody")):
+        of = settings(upstream={"vault": {"issuer": name}})
+        [point] = [each for each in found(facts, of) if each.subject is Subject.ISSUER]
+        assert point.found == words
+
+
+def test_a_token_from_a_file_that_cannot_be_renewed_is_one_that_ends() -> None:
+    of = settings(
+        vault={"address": "https://vault.test:8200", "login": {"token": {"token_file": "/token"}}, "namespace": "team"}
+    )
+    facts = replace(_GOOD, login=replace(_LOGIN, is_renewable=False), allowed=allowed(of))
+    by_subject = {each.subject: each for each in found(facts, of)}
+    assert by_subject[Subject.LEASE].grade is Grade.WARNING
+    assert by_subject[Subject.LOGIN].found == "by token in the namespace team, with the policies citadel"
+    approle = {each.subject: each for each in found(replace(_GOOD, login=facts.login))}
+    assert approle[Subject.LEASE].found == "it lasts 1h, and cannot be renewed: this server logs in again"
+
+
+def test_a_seal_key_that_a_server_may_delete_with_its_own_is_told() -> None:
+    of = settings(keys={"vault_transit": {}, "vault_seal": {}})
+    [point] = [each for each in found(replace(_GOOD, allowed=allowed(of)), of) if each.subject is Subject.PREFIX]
+    assert (point.grade, point.found.split(",")[0]) == (Grade.WARNING, "citadel-seal")
+
+
+@pytest.mark.parametrize("error", [_DENIED, Unavailable(Reason.VAULT_UNAVAILABLE, "sealed")])
+def test_nothing_is_said_of_what_could_not_be_looked_at(error: CitadelError) -> None:
+    points = found(VaultFacts(health=error))
+    assert [each.subject for each in points] == [Subject.REACHED, Subject.LOGIN]
+    assert points[1].grade is Grade.UNKNOWN
