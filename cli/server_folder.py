@@ -17,6 +17,7 @@ from ca.upstream.files.authority import FilesUpstream
 from ca.upstream.files.folder import read_folder
 from ca.upstream.files.keeper import FolderKeeper
 from ca.upstream.files.offer import Offer, offer_of
+from ca.upstream.roots import ListedRoots
 from ca.upstream.settings import FilesSettings
 from citadel.clock import Clock
 from citadel.spiffe import TrustDomain
@@ -47,7 +48,7 @@ class FolderAffairs:
             read=read,
             keys=keys,
             store=store,
-            vouching=vouching,
+            roots=ListedRoots(store=store, keys=keys, vouching=vouching, clock=clock),
             clock=clock,
             alone=settings.alone,
         )

@@ -18,7 +18,7 @@ from ca.revocation.revoker import CommitsUnderWay, Revoker
 from ca.settings import ServerSettings
 from ca.store.database import Database
 from ca.store.revocations import SqlIssuedCertificates, SqlRevocations
-from ca.upstream.files.neighbours import WHY_NO_LISTS
+from ca.upstream.neighbours import why_no_lists
 from citadel.clock import Clock
 from citadel.probes import Check
 from citadel.spiffe import TrustDomain
@@ -40,8 +40,10 @@ class RevocationAffairs:
 
 def revocation_affairs(settings: ServerSettings, *, database: Database, keys: KeyManager) -> RevocationAffairs:
     """The parts, not yet started."""
-    store, files = SqlRevocations(database=database), settings.upstream.files
-    why_none = WHY_NO_LISTS if files is not None and not files.alone else ""
+    store, upstream = SqlRevocations(database=database), settings.upstream
+    section = {"files": upstream.files, "vault": upstream.vault}
+    shared = [name for name, each in section.items() if each is not None and not each.alone]
+    why_none = why_no_lists(f"upstream.{shared[0]}.alone") if shared else ""
     return RevocationAffairs(
         trust_domain=settings.trust_domain,
         store=store,

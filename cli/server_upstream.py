@@ -30,7 +30,7 @@ from ca.upstream.citadel.neighbour import ParentBeyond, ParentNeighbour
 from ca.upstream.citadel.parent import Parent, ParentPace
 from ca.upstream.citadel.reporting import LateReporting, Reporting
 from ca.upstream.condition import UpstreamCondition
-from ca.upstream.files.neighbours import StrangersUnderTheRoot
+from ca.upstream.neighbours import StrangersUnderTheRoot
 from ca.upstream.settings import ParentSettings
 from citadel.clock import Clock
 from cli.server_clusters import ClusterAffairs

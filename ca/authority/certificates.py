@@ -13,7 +13,7 @@ from citadel.serial import new_serial
 from citadel.spiffe import TrustDomain
 
 # keyCertSign and cRLSign only: the table of the standard ties the other bits to leaves (X509-19 to X509-21).
-_CA_KEY_USAGE: Final = x509.KeyUsage(
+CA_KEY_USAGE: Final = x509.KeyUsage(
     digital_signature=False,
     content_commitment=False,
     key_encipherment=False,
@@ -39,17 +39,17 @@ def build_root(
     One that is for clusters of several trust domains names none.
     """
     serial = new_serial()
-    name = _subject("Citadel Root", serial)
+    name = unique_subject("Citadel Root", serial)
     builder = (
         x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key(), serial_number=serial)
         .not_valid_before(now - backdate)
         .not_valid_after(now + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(_CA_KEY_USAGE, critical=True)
+        .add_extension(CA_KEY_USAGE, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     if trust_domain is not None:
-        builder = builder.add_extension(_trust_domain_san(trust_domain), critical=False)
+        builder = builder.add_extension(trust_domain_san(trust_domain), critical=False)
     return builder.sign(key, hash_for(key))
 
 
@@ -71,7 +71,7 @@ def build_issuer(
     serial = new_serial()
     builder = (
         x509.CertificateBuilder(
-            subject_name=_subject(f"Citadel Issuer {cluster}".rstrip(), serial),
+            subject_name=unique_subject(f"Citadel Issuer {cluster}".rstrip(), serial),
             issuer_name=root.subject,
             public_key=public_key,
             serial_number=serial,
@@ -79,13 +79,13 @@ def build_issuer(
         .not_valid_before(max(not_before, root.not_valid_before_utc))
         .not_valid_after(min(not_after, root.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_CA_KEY_USAGE, critical=True)
-        .add_extension(_trust_domain_san(trust_domain), critical=False)
+        .add_extension(CA_KEY_USAGE, critical=True)
+        .add_extension(trust_domain_san(trust_domain), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(authority_key_identifier(root), critical=False)
     )
     if is_constrained:
-        builder = builder.add_extension(_only_within(trust_domain), critical=True)
+        builder = builder.add_extension(only_within(trust_domain), critical=True)
     return builder.sign(root_key, hash_for(root_key))
 
 
@@ -100,9 +100,12 @@ def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdent
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski)
 
 
-def _subject(common_name: str, serial: int) -> x509.Name:
-    # A subject of its own for every CA certificate: BoringSSL looks issuers up by name, and two roots of one name break
-    # verification while a rotation has both in the bundle.
+def unique_subject(common_name: str, serial: int) -> x509.Name:
+    """A subject of its own for every CA certificate.
+
+    BoringSSL looks issuers up by name, and two roots of one name break verification while a rotation has both in the
+    bundle.
+    """
     return x509.Name(
         [
             x509.NameAttribute(NameOID.COMMON_NAME, common_name),
@@ -111,11 +114,13 @@ def _subject(common_name: str, serial: int) -> x509.Name:
     )
 
 
-def _trust_domain_san(trust_domain: TrustDomain) -> x509.SubjectAlternativeName:
+def trust_domain_san(trust_domain: TrustDomain) -> x509.SubjectAlternativeName:
+    """How an authority says whose it is."""
     return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(trust_domain.id))])
 
 
-def _only_within(trust_domain: TrustDomain) -> x509.NameConstraints:
+def only_within(trust_domain: TrustDomain) -> x509.NameConstraints:
+    """That an authority signs for this trust domain alone."""
     # A leading dot would let in the domains below and not the domain itself (RFC 5280 section 4.2.1.10). A leaf with no
     # URI at all is let through, and is no SVID.
     return x509.NameConstraints(

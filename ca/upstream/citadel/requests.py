@@ -7,22 +7,21 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Final
 
-import structlog
 from cryptography import x509
 
 from ca.authority.fresh_key import fresh_issuer_key
 from ca.authority.ports import KeyManager, MintedIssuer, SignedDownstream
 from ca.keys.kinds import AuthorityPublicKey
-from ca.upstream.citadel.asking import CLOCKS_DIFFER, begin_of, checked_answer, issuer_request
+from ca.upstream.asking import issuer_request, until_begun
+from ca.upstream.citadel.asking import checked_answer
 from ca.upstream.citadel.ports import Asked
 from ca.upstream.citadel.trust import root_id_of
+from ca.upstream.refusals import Refusals
 from citadel._wire import clusters_pb2 as pb
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Unavailable
 from citadel.spiffe import TrustDomain
 from citadel.wire import to_duration
-
-_log = structlog.get_logger(__name__)
 
 _ASK_AGAIN: Final = 60.0  # seconds after a refusal
 _ASK_SOON: Final = 5.0  # seconds after an answer that is of no use yet: the parent has one more on record for each
@@ -37,32 +36,31 @@ class IssuerRequests:
         self._trust_domain = trust_domain
         self._keys = keys
         self._clock = clock
-        self._ask_again_at = 0.0  # by the clock that never jumps
-        self._failure: CitadelError | None = None  # of what was answered last
+        self._answered = Refusals(clock=clock)
         self.refusal: CitadelError | None = None
 
     @property
     def are_due(self) -> bool:
         """Whether the parent would be asked now."""
-        return self._failure is None or self._clock.monotonic() >= self._ask_again_at
+        return self._answered.are_over
 
     async def mint(self, parent: Asked, roots: Roots, *, not_after: datetime) -> MintedIssuer:
         """An issuing authority of this server, under one of these roots. Raises as `UpstreamAuthority.mint`."""
         if (trouble := parent.trouble()) is not None:
             raise trouble  # before a key is made: this may be tried again and again
-        if self._failure is not None and not self.are_due:
-            raise self._failure
+        self._answered.check()
         try:
             async with fresh_issuer_key(self._keys) as (key_id, key):
                 csr = await asyncio.to_thread(issuer_request, key, self._trust_domain)
                 signed = await self.signed(parent, roots, csr, key.public_key(), not_after=not_after)
-                await self._until_begun(signed)
+                await until_begun(signed, self._clock)
         except CitadelError as error:
             if not isinstance(error, Unavailable):  # a person must do something, and the parent audits each refusal
-                self.refusal = self._failure = error
-                self._ask_again_at = self._clock.monotonic() + _ASK_AGAIN
+                self.refusal = error
+                self._answered.note(error, again_in=_ASK_AGAIN)
             raise
-        self.refusal = self._failure = None
+        self.refusal = None
+        self._answered.end()
         return MintedIssuer(
             certificate=signed.chain[0], root_id=root_id_of(signed.root), key_id=key_id, chain=signed.chain[1:]
         )
@@ -93,13 +91,5 @@ class IssuerRequests:
                 now=self._clock.now(),
             )
         except Unavailable as error:
-            self._failure, self._ask_again_at = error, self._clock.monotonic() + _ASK_SOON
+            self._answered.note(error, again_in=_ASK_SOON)
             raise
-
-    async def _until_begun(self, signed: SignedDownstream) -> None:
-        """Whatever it signed before would be refused here by everybody, and so would its revocation list."""
-        left = begin_of((*signed.chain, signed.root)) - self._clock.now()
-        if left > timedelta(0):
-            seconds = left.total_seconds()
-            _log.warning("the clocks differ: the authority from the parent begins later", seconds=round(seconds, 1))
-            await self._clock.sleep(min(seconds, CLOCKS_DIFFER.total_seconds()))

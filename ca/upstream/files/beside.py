@@ -8,7 +8,8 @@ from pathlib import Path
 from ca.authority.certificates import subject_key_id
 from ca.authority.model import Authority
 from ca.upstream.files.folder import invalid
-from ca.upstream.files.offer import Offer, named, namesakes, public_key_of
+from ca.upstream.files.offer import Offer
+from ca.upstream.lineage import named, namesakes, public_key_of
 
 
 def check_beside(

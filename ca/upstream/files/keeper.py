@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import structlog
-from cryptography.hazmat.primitives import hashes
 
-from ca.audit.model import Act, Actor, ActorKind
 from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityState
 from ca.upstream.condition import UpstreamCondition
-from ca.upstream.files.authority import FilesUpstream, Look, RootChange
+from ca.upstream.files.authority import FilesUpstream
 from ca.upstream.files.folder import invalid
-from ca.upstream.files.offer import named
+from ca.upstream.lineage import named
+from ca.upstream.telling import Telling
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 
@@ -50,7 +48,7 @@ class FolderKeeper:
         self._upstream = upstream
         self._authorities = authorities
         self._changes = changes
-        self._acts = acts
+        self._telling = Telling(what="folder of the authority", where=str(upstream.folder), acts=acts, clock=clock)
         self._poll = poll
         self._clock = clock
         self._alarmed_about = ""
@@ -69,10 +67,10 @@ class FolderKeeper:
         """Look once, and take what is there."""
         found = await self._upstream.look()
         if self._upstream.is_news(found):
-            before = self._upstream.found
+            before = self._upstream.found.trouble
             async with self._authorities.changing_upstream():
                 changes = await self._upstream.take(found)
-            await self._tell(before, found, changes)
+            await self._telling.tell(before, found.trouble, changes)
         self._alarm()
 
     def condition(self) -> UpstreamCondition:
@@ -123,26 +121,6 @@ class FolderKeeper:
     def _signing(self) -> Authority | None:
         issuers = (each for each in self._authorities.issuers() if each.state is AuthorityState.ACTIVE)
         return next(issuers, None)
-
-    async def _tell(self, before: Look, found: Look, changes: Sequence[RootChange]) -> None:
-        server, folder = Actor(ActorKind.SERVER), str(self._upstream.folder)
-        acts = [
-            Act(
-                actor=server,
-                what="upstream.root.add" if each.is_added else "upstream.root.drop",
-                target=each.certificate.fingerprint(hashes.SHA256()).hex(),
-                detail=f"{folder} lists it" if each.is_added else f"{folder} lists it no more",
-            )
-            for each in changes
-        ]
-        if found.trouble is not None and str(found.trouble) != str(before.trouble):
-            message, reason = found.trouble.message, found.trouble.reason
-            _log.error("folder of the authority is not good", reason=reason.value, error=str(found.trouble))
-            acts.append(Act(actor=server, what="upstream.read", target=folder, detail=message, reason=reason))
-        elif before.trouble is not None and found.trouble is None:
-            _log.info("folder of the authority is good again", folder=folder)
-        if acts:
-            await self._acts.record_all(acts, at=self._clock.now())
 
     async def _rest(self) -> None:
         waiting = (

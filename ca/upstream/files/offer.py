@@ -9,7 +9,6 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.authority.soundness import (
@@ -24,9 +23,18 @@ from ca.issuance.leaf import PlainLeafSigner
 from ca.issuance.lifetime import LimitedBy, Validity
 from ca.keys.kinds import AuthorityKey
 from ca.upstream.files.folder import Content, invalid
+from ca.upstream.lineage import (
+    MOST_ROOTS,
+    ONE_NAME_EACH,
+    FaultyLineageError,
+    NoLineageError,
+    lineage,
+    named,
+    namesakes,
+)
 from citadel.bundle import TrustBundle
 from citadel.certificate_chain import read_chain
-from citadel.certification_path import UNREADABLE, NoPathError, extension_of, find_path
+from citadel.certification_path import UNREADABLE, extension_of
 from citadel.errors import CitadelError, InvalidArgument
 from citadel.name_constraints import is_refused_by_envoy
 from citadel.reserved import server_id
@@ -35,8 +43,6 @@ from citadel.server_anchors import server_anchors
 from citadel.spiffe import TrustDomain
 from citadel.svid import verify_x509_svid
 
-_MOST_BETWEEN: Final = 8  # between an issuing authority and its root: every workload shows all of them to every peer
-_MOST_ROOTS: Final = 64  # they are pushed to every proxy
 _TRIAL: Final = timedelta(minutes=1)
 
 
@@ -105,8 +111,8 @@ def _roots(content: Content, trust_domain: TrustDomain, now: datetime) -> tuple[
     """Those that are listed and have not ended: an old one that was left there says nothing any more."""
     path = content.path(content.names.roots)
     listed = tuple(dict.fromkeys(_certificates(content, content.names.roots)))
-    if len(listed) > _MOST_ROOTS:
-        raise invalid(path, f"lists {len(listed)} roots, more than {_MOST_ROOTS}")
+    if len(listed) > MOST_ROOTS:
+        raise invalid(path, f"lists {len(listed)} roots, more than {MOST_ROOTS}")
     roots = tuple(root for root in listed if root.not_valid_after_utc > now)
     if not roots:
         raise invalid(path, "lists no root that has not expired")
@@ -116,31 +122,8 @@ def _roots(content: Content, trust_domain: TrustDomain, now: datetime) -> tuple[
         if fault := domain_fault(root, trust_domain):
             raise invalid(path, f"lists {named(root)}, which {fault}")
     if twins := namesakes(roots):
-        raise invalid(path, f"lists two roots of one name, {named(twins[0])}, with different keys", fix=_ONE_NAME_EACH)
+        raise invalid(path, f"lists two roots of one name, {named(twins[0])}, with different keys", fix=ONE_NAME_EACH)
     return roots
-
-
-_ONE_NAME_EACH: Final = "Envoy looks authorities up by name: make roots with a name of their own, as citadel-cli does"
-
-
-def namesakes(roots: Collection[x509.Certificate]) -> tuple[x509.Certificate, ...]:
-    """Roots among these that have the name of another one, and another key."""
-    keys: dict[x509.Name, bytes] = {}
-    return tuple(root for root in roots if keys.setdefault(root.subject, public_key_of(root)) != public_key_of(root))
-
-
-def public_key_of(certificate: x509.Certificate) -> bytes:
-    """Its key, to be compared."""
-    return _encoded(certificate.public_key())
-
-
-def _encoded(key: CertificatePublicKeyTypes) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def named(certificate: x509.Certificate) -> str:
-    """A certificate, for people."""
-    return f"the certificate of {certificate.subject.rfc4514_string() or 'nobody'}"
 
 
 def _path(
@@ -153,26 +136,17 @@ def _path(
     trusted: Collection[x509.Certificate],
 ) -> tuple[tuple[x509.Certificate, ...], x509.Certificate]:
     """What stands between the certificate and its root, and that root."""
-    why = ""
-    for root in sorted(roots, key=lambda each: each not in trusted):
-        try:
-            _, *between, _ = find_path(certificate, others, [root], now=now)
-        except NoPathError as error:
-            why = why or error.why
-            continue
-        except ValueError:  # it is the root itself: no path of two
-            continue
-        if len(between) > _MOST_BETWEEN:
-            raise invalid(content.path(content.names.certificate), f"stands more than {_MOST_BETWEEN} below its root")
-        for each in between:
-            for fault in authority_faults(each, now=now):
-                raise invalid(content.folder, f"holds {named(each)} below the root, which {fault}")
-        return tuple(between), root
-    raise invalid(
-        content.path(content.names.certificate),
-        f"leads to no root in {content.names.roots}{f': {why}' if why else ''}",
-        fix="put its root there, and what stands between them beside it",
-    )
+    path = content.path(content.names.certificate)
+    try:
+        return lineage(certificate, others, roots, now=now, trusted=trusted)
+    except FaultyLineageError as error:
+        raise invalid(path, str(error)) from error
+    except NoLineageError as error:
+        raise invalid(
+            path,
+            f"leads to no root in {content.names.roots}{f': {error}' if str(error) else ''}",
+            fix="put its root there, and what stands between them beside it",
+        ) from error
 
 
 def _check_by_trial(content: Content, offer: Offer, trust_domain: TrustDomain, now: datetime) -> None:
@@ -181,7 +155,9 @@ def _check_by_trial(content: Content, offer: Offer, trust_domain: TrustDomain, n
     leaf = PlainLeafSigner(issuer=offer.certificate, key=offer.key).sign(
         spiffe_id=spiffe_id,
         dns_names=(),
-        public_key=_encoded(ec.generate_private_key(ec.SECP256R1()).public_key()),
+        public_key=ec.generate_private_key(ec.SECP256R1())
+        .public_key()
+        .public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
         validity=Validity(
             not_before=offer.certificate.not_valid_before_utc,
             not_after=min(now + _TRIAL, offer.certificate.not_valid_after_utc),

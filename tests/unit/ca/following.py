@@ -16,8 +16,9 @@ from ca.store.successions import SqlSuccessions
 from ca.upstream.files.authority import FilesUpstream
 from ca.upstream.files.folder import read_folder
 from ca.upstream.files.keeper import FolderKeeper
-from ca.upstream.files.neighbours import StrangersUnderTheRoot
 from ca.upstream.files.offer import offer_of
+from ca.upstream.neighbours import StrangersUnderTheRoot
+from ca.upstream.roots import ListedRoots
 from citadel._wire.rotation_pb2 import ClusterView
 from tests.certificates import A_TEST
 from tests.unit.ca.rotating import Disk, Fate, Server
@@ -55,12 +56,17 @@ class FolderAbove:
             ),
             keys=keys,
             store=store,
-            vouching=Vouching(
-                trust_domain=A_TEST,
+            roots=ListedRoots(
+                store=store,
                 keys=keys,
-                store=SqlSuccessions(database=disk.database, trust_domain=A_TEST),
+                vouching=Vouching(
+                    trust_domain=A_TEST,
+                    keys=keys,
+                    store=SqlSuccessions(database=disk.database, trust_domain=A_TEST),
+                    clock=disk.clock,
+                    lasts=timedelta(days=7),
+                ),
                 clock=disk.clock,
-                lasts=timedelta(days=7),
             ),
             clock=disk.clock,
             alone=alone,

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority.certificates import build_issuer
 from ca.issuance.csr import public_key_of
-from ca.upstream.citadel.asking import checked_answer, issuer_request
+from ca.upstream.asking import issuer_request
+from ca.upstream.citadel.asking import checked_answer
 from citadel._wire import clusters_pb2 as pb
 from citadel.errors import CitadelError, Reason
 from citadel.spiffe import TrustDomain

@@ -10,12 +10,17 @@ from cryptography import x509
 from citadel.jwk import JwtKey
 from citadel.revocation import RevocationList
 
-WHY_NO_LISTS: Final = (
+_WHY_NO_LISTS: Final = (
     "other clusters under the same root may have authorities whose lists are not known here: where none has, set "
-    "upstream.files.alone. A proxy that has lists refuses every authority that it has none of. For what is revoked "
+    "{setting}. A proxy that has lists refuses every authority that it has none of. For what is revoked "
     "nothing new is issued, and listeners that ask the agent refuse revoked identities; others take a certificate "
     "until it ends"
 )
+
+
+def why_no_lists(setting: str) -> str:
+    """Why none are pushed where `setting` is not set."""
+    return _WHY_NO_LISTS.format(setting=setting)
 
 
 class StrangersUnderTheRoot:

@@ -1,0 +1,33 @@
+"""Not asking again soon for what was refused."""
+
+from __future__ import annotations
+
+from citadel.clock import Clock
+from citadel.errors import CitadelError
+
+
+class Refusals:
+    """What was answered last, where that was no, and when it may be asked again."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._again_at = 0.0  # by the clock that never jumps
+        self.last: CitadelError | None = None
+
+    @property
+    def are_over(self) -> bool:
+        """Whether it may be asked now."""
+        return self.last is None or self._clock.monotonic() >= self._again_at
+
+    def check(self) -> None:
+        """Raise what was answered last, where it is too soon to ask again."""
+        if self.last is not None and not self.are_over:
+            raise self.last
+
+    def note(self, error: CitadelError, *, again_in: float) -> None:
+        """This was answered; ask again in so many seconds."""
+        self.last, self._again_at = error, self._clock.monotonic() + again_in
+
+    def end(self) -> None:
+        """It was granted."""
+        self.last = None
