@@ -1,4 +1,4 @@
-"""Where the server's issuing authority comes from, wired: from a root of its own, a folder, or a parent."""
+"""Where the server's issuing authority comes from, wired: from a root of its own, a folder, a parent, or Vault."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ from ca.upstream.citadel.reporting import LateReporting, Reporting
 from ca.upstream.condition import UpstreamCondition
 from ca.upstream.neighbours import StrangersUnderTheRoot
 from ca.upstream.settings import ParentSettings
+from ca.vault.ports import Vault
 from citadel.clock import Clock
 from cli.server_clusters import ClusterAffairs
 from cli.server_folder import FolderAffairs
+from cli.server_vault_pki import VaultPkiAffairs
 
 Work = Coroutine[Any, Any, None]
 
@@ -81,6 +83,7 @@ class UpstreamAffairs:
     neighbours: Sequence[Neighbours] = ()
     parent: ParentAffairs | None = None
     folder: FolderAffairs | None = None
+    vault: VaultPkiAffairs | None = None
     work: Sequence[Callable[[], Work]] = ()  # runs from before the authorities start
 
     async def start(
@@ -99,6 +102,8 @@ class UpstreamAffairs:
             await asyncio.wait({starting})
         if self.parent is not None:
             await self.parent.authority.settle_by(authorities)
+        if self.vault is not None:
+            self.vault.authority.follow(authorities.issuers)
         return work
 
     def beyond(self, authorities: AuthorityManager, lists: RevocationLists, children: ChildRecords) -> Sequence[Beyond]:
@@ -114,9 +119,11 @@ class UpstreamAffairs:
         clusters: ClusterAffairs,
         knowing: Knowing,
     ) -> None:
-        """Tell a parent, where there is one, how it is here, or follow a folder, for ever."""
+        """Tell a parent, where there is one, how it is here, or follow a folder or Vault, for ever."""
         if self.folder is not None:
             await self.folder.run(authorities)
+        if self.vault is not None:
+            await self.vault.run(authorities)
         if self.parent is not None:
             reporting = Reporting(
                 authority=self.parent.authority,
@@ -142,6 +149,8 @@ class UpstreamAffairs:
         """How it is; `issuers` are the issuing authorities on record."""
         if self.folder is not None:
             return self.folder.condition()
+        if self.vault is not None:
+            return self.vault.condition()
         return self.parent.condition(issuers) if self.parent is not None else UpstreamCondition(kind="self")
 
 
@@ -150,6 +159,7 @@ def upstream_affairs(
     *,
     database: Database,
     keys: KeyManager,
+    vault: Vault | None = None,
     withdrawn: Callable[[], Collection[str]],
     on_wait: Callable[[str], None],
     clock: Clock,
@@ -174,6 +184,20 @@ def upstream_affairs(
         )
         neighbours = (StrangersUnderTheRoot(alone=files.alone),)
         return UpstreamAffairs(authority=folder.authority, neighbours=neighbours, folder=folder)
+    if settings.upstream.vault is not None and vault is not None:
+        pki = VaultPkiAffairs(
+            settings,
+            settings.upstream.vault,
+            vault=vault,
+            keys=keys,
+            store=store,
+            vouching=vouching,
+            database=database,
+            on_wait=on_wait,
+            clock=clock,
+        )
+        neighbours = (StrangersUnderTheRoot(alone=settings.upstream.vault.alone),)
+        return UpstreamAffairs(authority=pki.authority, neighbours=neighbours, vault=pki)
     return UpstreamAffairs(
         authority=SelfSignedUpstream(
             trust_domain=settings.trust_domain,

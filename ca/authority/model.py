@@ -65,3 +65,21 @@ class Authority:
 def old_and_ended(authorities: Iterable[Authority], now: datetime) -> list[str]:
     """The ids of those that signed once and have ended: nothing that they vouched for is valid any more."""
     return [each.id for each in authorities if each.state is AuthorityState.OLD and each.not_after <= now]
+
+
+def can_go_on(authorities: Iterable[Authority], roots: Iterable[Authority], *, now: datetime) -> bool:
+    """Whether what is recorded can sign: an issuing authority that has not ended, whose root is still trusted.
+
+    Or one that was prepared under the root that signs: few miss it, and without one everybody would.
+    """
+    state_of = {root.id: root.state for root in roots}
+    return any(
+        each.kind is AuthorityKind.ISSUER
+        and each.not_after > now
+        and each.parent_id in state_of
+        and (
+            each.state is AuthorityState.ACTIVE
+            or (each.state is AuthorityState.PREPARED and state_of[each.parent_id] is AuthorityState.ACTIVE)
+        )
+        for each in authorities
+    )

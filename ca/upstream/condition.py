@@ -14,18 +14,22 @@ from citadel.wire import to_timestamp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamCondition:
-    """`trouble` is why nothing new comes from there, `since` since when, `lasts_until` when nothing is issued then."""
+    """`trouble` is why nothing new comes from there, `since` since when, `lasts_until` when nothing is issued then.
+
+    `notes` are what came otherwise than asked for, or than one might think.
+    """
 
     kind: str
     source: str = ""
     trouble: CitadelError | None = None
     since: datetime | None = None
     lasts_until: datetime | None = None
+    notes: tuple[str, ...] = ()
 
     def status(self) -> admin_pb2.UpstreamStatus:
         """As `citadel-cli status` shows it."""
         if self.trouble is None:
-            return admin_pb2.UpstreamStatus(kind=self.kind, source=self.source, good=True)
+            return admin_pb2.UpstreamStatus(kind=self.kind, source=self.source, good=True, notes=self.notes)
         return admin_pb2.UpstreamStatus(
             kind=self.kind,
             source=self.source,
@@ -33,6 +37,7 @@ class UpstreamCondition:
             message=str(self.trouble),
             since=to_timestamp(self.since) if self.since is not None else None,
             lasts_until=to_timestamp(self.lasts_until) if self.lasts_until is not None else None,
+            notes=self.notes,
         )
 
     def check(self, now: datetime) -> Check:

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 from cryptography import x509
 
-from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.model import Authority, AuthorityKind, AuthorityState, can_go_on
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.issuance.csr import public_key_of
 from ca.upstream.citadel.ports import Asked, Changing, TrustStore
@@ -100,7 +100,7 @@ class ParentAuthority:
             self.trust = await self._read(kept)
         if self.trust is not None:
             self._roots = await self._recorded(self.trust)
-        if not self._can_go_on(rows):
+        if self.trust is None or not can_go_on(rows, self._roots, now=self._clock.now()):
             await self._until_heard()
 
     @property
@@ -216,19 +216,6 @@ class ParentAuthority:
 
     def _may_sign(self) -> list[x509.Certificate]:
         return [each.certificate for each in self._roots if each.state in _MAY_SIGN]
-
-    def _can_go_on(self, rows: Sequence[Authority]) -> bool:
-        """Whether what is recorded can sign: an issuing authority that has not ended, whose root is still trusted.
-
-        Or one that was prepared under the root that signs: few miss it, and without one everybody would.
-        """
-        known, now = {root.id for root in self._roots}, self._clock.now()
-        signs = {root.id for root in self._roots if root.state is AuthorityState.ACTIVE}
-        under = {AuthorityState.ACTIVE: known, AuthorityState.PREPARED: signs}
-        return self.trust is not None and any(
-            each.kind is AuthorityKind.ISSUER and each.parent_id in under.get(each.state, ()) and each.not_after > now
-            for each in rows
-        )
 
     async def _until_heard(self) -> None:
         """Nobody can be served before. Says every minute why; ends in an error only where no waiting mends it."""

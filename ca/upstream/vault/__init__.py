@@ -1,0 +1,1 @@
+"""Upstream `vault`: a root in Vault's PKI secrets engine signs this server's issuing authorities."""

@@ -1,0 +1,151 @@
+"""The PKI secrets engine as this server asks it. Issuers are named by their ids: what is the default may change.
+
+What it needs of a policy: `update` on `issuer/+/sign-intermediate`. Lists and certificates of issuers are for
+everybody. Where the root is rotated from here, also what `_TO_ROTATE` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cryptography import x509
+
+from ca.vault.ports import Answer, Vault
+from citadel.certification_path import UNREADABLE
+from citadel.errors import Reason, Unavailable
+
+_ISSUES: Final = "issuing-certificates"
+_RETIRED: Final = "read-only,crl-signing"
+_TO_ROTATE: Final[Mapping[str, Sequence[str]]] = {
+    "update": ("root/rotate/internal", "root/replace", "issuer/+"),
+    "read": ("issuer/+",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultIssuer:
+    """An issuer of the engine; `certificate` is None where nobody can read it."""
+
+    id: str
+    name: str
+    certificate: x509.Certificate | None
+    has_key: bool = True
+    further: tuple[x509.Certificate, ...] = ()  # what the engine says stands above it
+
+    def __str__(self) -> str:
+        return f"the issuer {self.name or self.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """What was signed, and what the engine warned of meanwhile."""
+
+    certificate: str
+    warnings: tuple[str, ...]
+
+
+class PkiEngine:
+    """Calls of one mount. Each raises as `Vault` does."""
+
+    def __init__(self, vault: Vault, *, mount: str) -> None:
+        self.mount = mount
+        self.vault = vault
+        self._known: dict[str, VaultIssuer] = {}  # a certificate never changes under its issuer's id
+
+    async def issuers(self) -> tuple[VaultIssuer, ...]:
+        """All that there are."""
+        listed = await self.vault.list(f"{self.mount}/issuers")
+        names: Mapping[str, Any] = listed.data.get("key_info") or {}
+        found = []
+        for issuer_id in listed.data.get("keys") or ():
+            known = self._known.get(issuer_id) or await self._read(issuer_id)
+            if known is not None:
+                said = names.get(issuer_id) or {}
+                has_key, name = bool(said.get("key_id", True)), str(said.get("issuer_name") or "")
+                found.append(replace(known, has_key=has_key, name=name))
+        self._known = {each.id: each for each in found}
+        return tuple(found)
+
+    async def leading(self, reference: str | None) -> str:
+        """The id of the issuer that is named so, or else of the default one."""
+        try:
+            answer = await self.vault.read(f"{self.mount}/issuer/{reference or 'default'}/json")
+        except Unavailable as error:
+            if error.reason is not Reason.VAULT_REFUSED:  # its word for one that is not there
+                raise
+            what = f"no issuer {reference}" if reference else "no default issuer"
+            fix = "compare upstream.vault.issuer with its issuers" if reference else "give it one, or name one"
+            raise Unavailable(
+                Reason.VAULT_NOT_FOUND, f"the PKI engine at {self.mount} has {what}: {error.message}", fix=fix
+            ) from error
+        return str(answer.data["issuer_id"])
+
+    async def retired(self, issuer_ids: Collection[str]) -> frozenset[str]:
+        """Those of these that issue nothing any more, as far as this server may read that."""
+        paths = {each: f"{self.mount}/issuer/{each}" for each in issuer_ids}
+        readable = await self._allowed(paths.values(), "read")
+        usages = {each: await self.vault.read(path) for each, path in paths.items() if path in readable}
+        return frozenset(each for each, said in usages.items() if _ISSUES not in str(said.data.get("usage", _ISSUES)))
+
+    async def sign(self, issuer_id: str, parameters: Mapping[str, Any]) -> Issued:
+        """Have an authority signed by this issuer."""
+        path = f"{self.mount}/issuer/{issuer_id}/sign-intermediate"
+        return _issued(await self.vault.write(path, parameters))
+
+    async def make_root(self, parameters: Mapping[str, Any]) -> Issued:
+        """Make a root beside the others."""
+        return _issued(await self.vault.write(f"{self.mount}/root/rotate/internal", parameters))
+
+    async def make_default(self, issuer_id: str) -> None:
+        """Have whoever names no issuer be signed by this one."""
+        await self.vault.write(f"{self.mount}/root/replace", {"default": issuer_id})
+
+    async def retire(self, issuer: VaultIssuer) -> None:
+        """Have it issue nothing any more; it goes on to sign its revocation lists."""
+        words = {"issuer_name": issuer.name, "usage": _RETIRED}
+        await self.vault.write(f"{self.mount}/issuer/{issuer.id}", words)
+
+    async def missing_to_rotate(self) -> Sequence[str]:
+        """What this server may not, of what the rotation of a root needs, in words of a policy."""
+        missing = []
+        for capability, names in _TO_ROTATE.items():
+            allowed = await self._allowed([f"{self.mount}/{each}" for each in names], capability)
+            missing += [
+                f"{capability} on {self.mount}/{each}" for each in names if f"{self.mount}/{each}" not in allowed
+            ]
+        return missing
+
+    async def _allowed(self, paths: Collection[str], capability: str) -> frozenset[str]:
+        if not paths:
+            return frozenset()
+        answer = await self.vault.write("sys/capabilities-self", {"paths": list(paths)})
+        good = {capability, "root"}
+        return frozenset(path for path in paths if good & set(answer.data.get(path) or ()))
+
+    async def _read(self, issuer_id: str) -> VaultIssuer | None:
+        try:
+            said = (await self.vault.read(f"{self.mount}/issuer/{issuer_id}/json")).data
+        except Unavailable as error:
+            if error.reason in (Reason.VAULT_NOT_FOUND, Reason.VAULT_REFUSED):  # gone since it was listed
+                return None
+            raise
+        return VaultIssuer(
+            id=issuer_id,
+            name="",
+            certificate=read_pem(said.get("certificate")),
+            further=tuple(filter(None, map(read_pem, said.get("ca_chain") or ()))),
+        )
+
+
+def read_pem(text: object) -> x509.Certificate | None:
+    """A certificate as Vault says it, or None."""
+    try:
+        return x509.load_pem_x509_certificate(str(text).encode())
+    except UNREADABLE:
+        return None
+
+
+def _issued(answer: Answer) -> Issued:
+    return Issued(certificate=str(answer.data.get("certificate")), warnings=answer.warnings)

@@ -1,0 +1,75 @@
+"""Keeps an eye on the PKI engine: which issuer signs there now, and which roots it holds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from ca.audit.trail import Acts
+from ca.authority.manager import AuthorityManager
+from ca.authority.model import AuthorityState
+from ca.upstream.condition import UpstreamCondition
+from ca.upstream.lineage import named
+from ca.upstream.telling import Telling
+from ca.upstream.vault.authority import VaultUpstream
+from ca.upstream.vault.offer import invalid
+from citadel.clock import Clock
+from citadel.errors import CitadelError
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_SOON: Final = timedelta(seconds=5)  # where the last look found nothing good
+
+
+class VaultKeeper:
+    """Looks for as long as `run` runs, at once and then every `poll`."""
+
+    def __init__(
+        self, *, upstream: VaultUpstream, authorities: AuthorityManager, acts: Acts, poll: timedelta, clock: Clock
+    ) -> None:
+        self._upstream = upstream
+        self._authorities = authorities
+        self._telling = Telling(what="PKI engine in Vault", where=upstream.mount, acts=acts, clock=clock)
+        self._poll = poll
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            try:
+                await self.look()
+            except CitadelError as error:  # of the store: what was seen is seen again
+                _log.error("PKI engine in Vault not taken", reason=error.reason.value, error=str(error))
+            is_good = self._upstream.found.trouble is None
+            await self._clock.sleep((self._poll if is_good else min(self._poll, _LOOK_SOON)).total_seconds())
+
+    async def look(self) -> None:
+        """Look once, and take what is there."""
+        found = await self._upstream.look()
+        if self._upstream.is_news(found):
+            before = self._upstream.found.trouble
+            async with self._authorities.changing_upstream():
+                changes = await self._upstream.take(found)
+            await self._telling.tell(before, self._upstream.found.trouble, changes)
+
+    def condition(self) -> UpstreamCondition:
+        """How it is with the engine. What is in force goes on until its end."""
+        trouble = self._upstream.trouble()
+        tainted = self._upstream.tainted_and_listed()
+        if trouble is None and tainted is not None:
+            trouble = invalid(
+                self._upstream.mount,
+                f"holds {named(tainted)}, a tainted root, which is trusted for as long as it is there",
+                fix="delete that issuer",
+            )
+        ends = [each.not_after for each in self._authorities.issuers() if each.state is AuthorityState.ACTIVE]
+        return UpstreamCondition(
+            kind="vault",
+            source=self._upstream.mount,
+            trouble=trouble,
+            since=self._upstream.troubled_since,
+            lasts_until=max(ends, default=None),
+            notes=self._upstream.notes,
+        )

@@ -1,0 +1,102 @@
+"""Asking a PKI engine for issuing authorities, with keys that are made here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import structlog
+
+from ca.authority.fresh_key import fresh_issuer_key
+from ca.authority.ports import KeyManager, MintedIssuer, SignedDownstream
+from ca.issuance.csr import public_key_of
+from ca.keys.kinds import AuthorityPublicKey
+from ca.upstream.asking import issuer_request, until_begun
+from ca.upstream.refusals import Refusals
+from ca.upstream.vault.answer import by_parameters, by_request, checked_answer, notes_of, term_of
+from ca.upstream.vault.engine import PkiEngine
+from ca.upstream.vault.offer import Line
+from citadel.clock import Clock
+from citadel.errors import CitadelError, FailedPrecondition, Reason
+from citadel.spiffe import TrustDomain
+
+_log = structlog.get_logger(__name__)
+
+_ASK_AGAIN: Final = 60.0  # seconds after what only a person can mend
+_ASK_SOON: Final = 5.0  # seconds after what waiting mends
+
+
+class VaultSigning:
+    """Asks, and does not ask again soon where that failed. `notes` are of the authority that was signed last."""
+
+    def __init__(
+        self, engine: PkiEngine, *, trust_domain: TrustDomain, keys: KeyManager, is_constrained: bool, clock: Clock
+    ) -> None:
+        self._engine = engine
+        self._trust_domain = trust_domain
+        self._keys = keys
+        self._is_constrained = is_constrained
+        self._clock = clock
+        self.answered = Refusals(clock=clock)
+        self.notes: tuple[str, ...] = ()
+
+    async def mint(self, line: Line, *, root_id: str, not_before: datetime, not_after: datetime) -> MintedIssuer:
+        """An issuing authority of this server."""
+        if (trouble := self._engine.vault.trouble()) is not None:
+            raise trouble  # before a key is made: this may be tried again and again
+        self.answered.check()
+        async with fresh_issuer_key(self._keys) as (key_id, key):
+            csr = await asyncio.to_thread(issuer_request, key, self._trust_domain, is_constrained=self._is_constrained)
+            signed, notes = await self._signed(
+                line, by_request(csr), key.public_key(), not_before=not_before, not_after=not_after
+            )
+            await until_begun(signed, self._clock)
+        self.notes = notes
+        return MintedIssuer(certificate=signed.chain[0], root_id=root_id, key_id=key_id, chain=signed.chain[1:])
+
+    async def sign_downstream(
+        self, line: Line, csr: bytes, *, not_before: datetime, not_after: datetime
+    ) -> SignedDownstream:
+        """An issuing authority of a child, for the key of its request."""
+        if self._is_constrained:
+            raise FailedPrecondition(
+                Reason.UPSTREAM_CANNOT_SIGN,
+                "the authority of a child cannot be constrained: constraints stand in requests, and its own counts not",
+                fix="set upstream.vault.constrained to false, or give the child an upstream of its own",
+            )
+        parameters = by_parameters(csr, self._trust_domain)
+        signed, _ = await self._signed(line, parameters, public_key_of(csr), not_before=not_before, not_after=not_after)
+        return signed
+
+    async def _signed(
+        self,
+        line: Line,
+        parameters: Mapping[str, Any],
+        public_key: AuthorityPublicKey,
+        *,
+        not_before: datetime,
+        not_after: datetime,
+    ) -> tuple[SignedDownstream, tuple[str, ...]]:
+        term = term_of(line, not_before=not_before, not_after=not_after, now=self._clock.now())
+        try:
+            issued = await self._engine.sign(line.issuer_id, {**parameters, **term.parameters()})
+            signed = await asyncio.to_thread(
+                checked_answer,
+                issued,
+                line,
+                term,
+                public_key=public_key,
+                trust_domain=self._trust_domain,
+                is_constrained=self._is_constrained,
+            )
+        except CitadelError as error:
+            is_soon = error.reason is Reason.VAULT_UNAVAILABLE
+            self.answered.note(error, again_in=_ASK_SOON if is_soon else _ASK_AGAIN)
+            raise
+        self.answered.end()
+        notes = notes_of(signed.chain[0], line, term, issued.warnings)
+        for note in notes:
+            _log.warning("Vault signed otherwise than asked for", note=note)
+        return signed, notes
