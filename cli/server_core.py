@@ -128,6 +128,7 @@ async def server_core(
             settings,
             database=database,
             keys=keys,
+            vault=vault.vault if vault is not None else None,
             withdrawn=lambda: authorities.jwt.withdrawn() | children.records.withdrawn_jwt_keys(),
             on_wait=start.waits_for,
             clock=clock,

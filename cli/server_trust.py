@@ -15,14 +15,14 @@ from cli.server_federation import FederationAffairs
 
 def trust_facts_service(settings: ServerSettings, core: ServerCore) -> TrustFactsService:
     """The service of `citadel-cli trust`."""
-    upstream, federation = settings.upstream, settings.federation
+    federation = settings.federation
     return TrustFactsService(
         authorities=core.authorities,
         directory=core.directory,
         lists=core.revocation.lists,
         foreigners=lambda: _foreigners(core.federation),
         terms=Terms(
-            upstream="files" if upstream.files else "citadel" if upstream.citadel else "self",
+            upstream=settings.upstream.kind,
             backdate=settings.svids.backdate,
             leaf_lifetime=settings.svids.default_lifetime,
             endpoint_profile=federation.profile.value if federation.listen is not None else "",

@@ -159,7 +159,7 @@ def upstream_affairs(
     *,
     database: Database,
     keys: KeyManager,
-    vault: Vault | None = None,
+    vault: Vault | None,
     withdrawn: Callable[[], Collection[str]],
     on_wait: Callable[[str], None],
     clock: Clock,

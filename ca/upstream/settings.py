@@ -67,6 +67,12 @@ class UpstreamSettings(Settings):
     citadel: ParentSettings | None = None
     vault: VaultPkiSettings | None = None
 
+    @property
+    def kind(self) -> str:
+        """What people call it."""
+        sections = {"files": self.files, "citadel": self.citadel, "vault": self.vault}
+        return next((name for name, section in sections.items() if section is not None), "self")
+
     @model_validator(mode="after")
     def _at_most_one(self) -> Self:
         if sum(each is not None for each in (self.files, self.citadel, self.vault)) > 1:
