@@ -14,12 +14,13 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from citadel.spiffe import TrustDomain
 
 _CONTEXT: Final = b"citadel.v1 succession of roots"
+_BY_RSA: Final = (padding.PKCS1v15(), hashes.SHA256())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,23 +39,31 @@ class Succession:
         *,
         trust_domain: TrustDomain,
         root: x509.Certificate,
-        key: ec.EllipticCurvePrivateKey,
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
         heirs: Iterable[x509.Certificate],
         until: datetime,
     ) -> Self:
         """The word of `root`, whose key is `key`."""
         signer, named, end = root.fingerprint(hashes.SHA256()), tuple(heirs), until.replace(microsecond=0)
-        signature = key.sign(_message(trust_domain, signer, named, end), _algorithm(key.public_key()))
+        message = _message(trust_domain, signer, named, end)
+        if isinstance(key, rsa.RSAPrivateKey):
+            signature = key.sign(message, *_BY_RSA)
+        else:
+            signature = key.sign(message, _by_curve(key.curve))
         return cls(trust_domain=trust_domain, signer=signer, heirs=named, until=end, signature=signature)
 
     def is_word_of(self, root: x509.Certificate) -> bool:
         """Whether `root` has signed this."""
-        key = root.public_key()
-        if self.signer != root.fingerprint(hashes.SHA256()) or not isinstance(key, ec.EllipticCurvePublicKey):
+        if self.signer != root.fingerprint(hashes.SHA256()):
             return False
+        key, message = root.public_key(), _message(self.trust_domain, self.signer, self.heirs, self.until)
         try:
-            message = _message(self.trust_domain, self.signer, self.heirs, self.until)
-            key.verify(self.signature, message, _algorithm(key))
+            if isinstance(key, ec.EllipticCurvePublicKey):
+                key.verify(self.signature, message, _by_curve(key.curve))
+            elif isinstance(key, rsa.RSAPublicKey):
+                key.verify(self.signature, message, *_BY_RSA)
+            else:
+                return False
         except InvalidSignature:
             return False
         return True
@@ -105,5 +114,5 @@ def _message(trust_domain: TrustDomain, signer: bytes, heirs: Collection[x509.Ce
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-def _algorithm(key: ec.EllipticCurvePublicKey) -> ec.ECDSA:
-    return ec.ECDSA(hashes.SHA384() if isinstance(key.curve, ec.SECP384R1) else hashes.SHA256())
+def _by_curve(curve: ec.EllipticCurve) -> ec.ECDSA:
+    return ec.ECDSA(hashes.SHA384() if isinstance(curve, ec.SECP384R1) else hashes.SHA256())

@@ -33,12 +33,13 @@ def build_root(
     now: datetime,
     lifetime: timedelta,
     backdate: timedelta,
+    serial: int | None = None,
 ) -> x509.Certificate:
     """A self-signed root that names its trust domain, valid from a little before `now` for `lifetime` from now.
 
-    One that is for clusters of several trust domains names none.
+    One that is for clusters of several trust domains names none. Where `serial` is not given, each is another one.
     """
-    serial = new_serial()
+    serial = new_serial() if serial is None else serial
     name = unique_subject("Citadel Root", serial)
     builder = (
         x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key(), serial_number=serial)
@@ -53,7 +54,7 @@ def build_root(
     return builder.sign(key, hash_for(key))
 
 
-def build_issuer(
+def build_issuer(  # noqa: PLR0913 - what a certificate says
     *,
     trust_domain: TrustDomain,
     public_key: AuthorityPublicKey,
@@ -63,12 +64,14 @@ def build_issuer(
     not_after: datetime,
     cluster: str = "",
     is_constrained: bool = False,
+    serial: int | None = None,
 ) -> x509.Certificate:
     """An intermediate that may sign leaves and nothing else (`pathlen:0`), never outliving its root (invariant 6).
 
     With `is_constrained` everybody refuses what it signs for another trust domain, also where they trust its root.
+    Where `serial` is not given, each is another one.
     """
-    serial = new_serial()
+    serial = new_serial() if serial is None else serial
     builder = (
         x509.CertificateBuilder(
             subject_name=unique_subject(f"Citadel Issuer {cluster}".rstrip(), serial),

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from ca.authority.ports import KeyManager
-from ca.keys.kinds import AuthorityKey
+from ca.keys.remote import SigningKey
 from ca.keys.sealing import KeyPurpose
 from citadel.errors import CitadelError
 
@@ -16,7 +16,7 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def fresh_issuer_key(keys: KeyManager) -> AsyncIterator[tuple[str, AuthorityKey]]:
+async def fresh_issuer_key(keys: KeyManager) -> AsyncIterator[tuple[str, SigningKey]]:
     """A new key and its id. Where its certificate cannot be made within this, the key is forgotten again.
 
     Nothing names it yet, so every failed try would leave one behind.

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ca.authority.model import AuthorityState
-from ca.keys.kinds import JwtPrivateKey
+from ca.keys.remote import SigningKey
 from citadel.jwk import JwtKey
 
 # Validators' clocks are behind by as much: so long after the end of its last token a key is still there.
@@ -48,4 +48,4 @@ class JwtSigner:
     """The authority that signs tokens now, with its key at hand."""
 
     authority: JwtAuthority
-    key: JwtPrivateKey = field(repr=False)
+    key: SigningKey = field(repr=False)

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from ca.authority.jwt_model import JwtAuthority
 from ca.authority.model import AuthorityState
-from ca.keys.kinds import JwtPrivateKey, KeyKind
+from ca.keys.kinds import KeyKind
+from ca.keys.remote import SigningKey
 
 
 class JwtKeyManager(Protocol):
@@ -18,8 +19,8 @@ class JwtKeyManager(Protocol):
         """Make a key; when this returns, the key survives a crash. Returns its id."""
         ...
 
-    async def jwt_signer(self, key_id: str) -> JwtPrivateKey:
-        """A handle that signs with the key. Raises `FailedPrecondition` (`key_unsealable`)."""
+    async def jwt_signer(self, key_id: str) -> SigningKey:
+        """What signs with the key. Raises `FailedPrecondition` (`key_unsealable`), or as `RemoteKey.sign`."""
         ...
 
     async def delete(self, key_id: str) -> None:

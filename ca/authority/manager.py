@@ -28,7 +28,7 @@ from ca.authority.ports import (
     SignedDownstream,
     UpstreamAuthority,
 )
-from ca.keys.kinds import AuthorityKey
+from ca.keys.remote import SigningKey
 from ca.keys.sealing import KeyPurpose
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
@@ -45,7 +45,7 @@ class IssuingAuthority:
     """The authority that signs leaves now, with its key at hand."""
 
     authority: Authority
-    key: AuthorityKey
+    key: SigningKey
 
 
 class AuthorityManager:

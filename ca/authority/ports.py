@@ -12,6 +12,7 @@ from cryptography import x509
 
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.keys.kinds import AuthorityKey
+from ca.keys.remote import SigningKey
 from ca.keys.sealing import KeyPurpose
 from citadel.jwk import JwtKey
 from citadel.revocation import RevocationList
@@ -29,8 +30,8 @@ class KeyManager(Protocol):
         """Take a key that was made elsewhere; when this returns, it survives a crash. Returns its id."""
         ...
 
-    async def signer(self, key_id: str, purpose: KeyPurpose) -> AuthorityKey:
-        """A handle that signs with the key. Raises `FailedPrecondition` (`key_unsealable`)."""
+    async def signer(self, key_id: str, purpose: KeyPurpose) -> SigningKey:
+        """What signs with the key. Raises `FailedPrecondition` (`key_unsealable`), or as `RemoteKey.sign`."""
         ...
 
     async def delete(self, key_id: str) -> None:

@@ -19,8 +19,10 @@ from ca.authority.vouching import Vouching
 from ca.issuance.csr import public_key_of
 from ca.keys.kinds import AuthorityPublicKey
 from ca.keys.sealing import KeyPurpose
+from ca.keys.signing import sign_with
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition, Reason, Unavailable
+from citadel.serial import new_serial
 from citadel.spiffe import TrustDomain
 from citadel.succession import Succession
 
@@ -140,13 +142,18 @@ class SelfSignedUpstream:
     async def _signed(
         self, root: Authority, public_key: AuthorityPublicKey, *, not_before: datetime, not_after: datetime
     ) -> x509.Certificate:
-        return build_issuer(
-            trust_domain=self._trust_domain,
-            public_key=public_key,
-            root=root.certificate,
-            root_key=await self._keys.signer(root.key_id, KeyPurpose.ROOT),
-            not_before=not_before,
-            not_after=not_after,
+        serial = new_serial()
+        return await sign_with(
+            await self._keys.signer(root.key_id, KeyPurpose.ROOT),
+            lambda root_key: build_issuer(
+                trust_domain=self._trust_domain,
+                public_key=public_key,
+                root=root.certificate,
+                root_key=root_key,
+                not_before=not_before,
+                not_after=not_after,
+                serial=serial,
+            ),
         )
 
     def _root_to_sign_with(self, root_id: str) -> Authority:
@@ -167,13 +174,17 @@ class SelfSignedUpstream:
         # The key is durable before the row that names it: a crash between the two leaves an unused key, never a root
         # without one (invariant 12).
         key_id = await self._keys.create(KeyPurpose.ROOT)
-        now = self._clock.now()
-        certificate = build_root(
-            trust_domain=self._trust_domain,
-            key=await self._keys.signer(key_id, KeyPurpose.ROOT),
-            now=now,
-            lifetime=self._root_lifetime,
-            backdate=self._backdate,
+        now, serial = self._clock.now(), new_serial()
+        certificate = await sign_with(
+            await self._keys.signer(key_id, KeyPurpose.ROOT),
+            lambda key: build_root(
+                trust_domain=self._trust_domain,
+                key=key,
+                now=now,
+                lifetime=self._root_lifetime,
+                backdate=self._backdate,
+                serial=serial,
+            ),
         )
         root = Authority(
             id=authority_id,

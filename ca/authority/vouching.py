@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import hashes
 
 from ca.authority.model import Authority
 from ca.authority.ports import KeyManager
-from ca.keys.kinds import elliptic
 from ca.keys.sealing import KeyPurpose
+from ca.keys.signing import sign_with
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition
 from citadel.spiffe import TrustDomain
@@ -65,16 +65,16 @@ class Vouching:
     async def leave(self, root: Authority, heirs: Sequence[x509.Certificate]) -> None:
         """Have `root`, which is about to go with its key, vouch for `heirs`. Done again, it says the same anew."""
         try:
-            key = elliptic(await self._keys.signer(root.key_id, KeyPurpose.ROOT), root.key_id)
+            key = await self._keys.signer(root.key_id, KeyPurpose.ROOT)
         except FailedPrecondition as error:
             _log.warning("a root goes without a word for its heirs: its key is gone", root=root.id, error=str(error))
             return
-        said = Succession.signed(
-            trust_domain=self._trust_domain,
-            root=root.certificate,
-            key=key,
-            heirs=heirs,
-            until=self._clock.now() + self._lasts,
+        until = self._clock.now() + self._lasts
+        said = await sign_with(
+            key,
+            lambda own: Succession.signed(
+                trust_domain=self._trust_domain, root=root.certificate, key=own, heirs=heirs, until=until
+            ),
         )
         await self._store.keep(said)
         self._kept[said.signer] = said

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import structlog
 from cryptography import x509
@@ -82,8 +82,7 @@ class _Certificate:
 class FastLeafSigner:
     """A `LeafSigner` that encodes only what differs. Made by `leaf_signer`, which checks it first."""
 
-    def __init__(self, *, issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-        self._key = key
+    def __init__(self, *, issuer: x509.Certificate) -> None:
         self._ecdsa = ec.ECDSA(hashes.SHA256())
         self._algorithm = _encoded(_Algorithm(oid=x509.SignatureAlgorithmOID.ECDSA_WITH_SHA256))
         self._issuer = _tlv(issuer.subject.public_bytes())
@@ -95,6 +94,7 @@ class FastLeafSigner:
     def sign(
         self,
         *,
+        key: AuthorityKey,
         spiffe_id: SpiffeId,
         dns_names: tuple[str, ...],
         public_key: bytes,
@@ -103,7 +103,7 @@ class FastLeafSigner:
     ) -> bytes:
         if not 0 < serial < _SERIAL_LIMIT:
             raise ValueError("a serial number must be positive and fit 20 octets")
-        key = asn1.decode_der(_PublicKeyInfo, public_key)
+        leaf_key = asn1.decode_der(_PublicKeyInfo, public_key)
         to_be_signed = asn1.encode_der(
             _ToBeSigned(
                 version=_VERSION_3,
@@ -112,16 +112,16 @@ class FastLeafSigner:
                 issuer=self._issuer,
                 validity=self._validity(validity.not_before, validity.not_after),
                 subject=self._subject,
-                public_key=key,
+                public_key=leaf_key,
                 # Each once: the shared ones, which are four of other kinds, and these two.
                 extensions=[
                     *self._shared,
-                    _key_identifier(key.key),
+                    _key_identifier(leaf_key.key),
                     self._names(spiffe_id, dns_names),
                 ],
             )
         )
-        signature = self._key.sign(to_be_signed, self._ecdsa)
+        signature = cast("ec.EllipticCurvePrivateKey", key).sign(to_be_signed, self._ecdsa)  # `leaf_signer` has looked
         return asn1.encode_der(
             _Certificate(
                 to_be_signed=_tlv(to_be_signed),
@@ -131,14 +131,14 @@ class FastLeafSigner:
         )
 
 
-def leaf_signer(*, issuer: x509.Certificate, key: AuthorityKey) -> LeafSigner:
+def leaf_signer(*, issuer: x509.Certificate) -> LeafSigner:
     """The fast signer if it writes what the builder writes, the plain one otherwise; it knows EC P-256 alone."""
-    plain = PlainLeafSigner(issuer=issuer, key=key)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+    plain, key = PlainLeafSigner(issuer=issuer), issuer.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         return plain
     try:
-        fast = FastLeafSigner(issuer=issuer, key=key)
-        agree = _agree(plain, fast, issuer)
+        fast = FastLeafSigner(issuer=issuer)
+        agree = _agree(plain, fast)
     except Exception as error:  # noqa: BLE001 - whatever an unstable module raises, the builder is there
         _log.warning("the fast way to make leaves fails, the plain one is taken", error=repr(error))
         return plain
@@ -148,9 +148,12 @@ def leaf_signer(*, issuer: x509.Certificate, key: AuthorityKey) -> LeafSigner:
     return fast
 
 
-def _agree(plain: LeafSigner, fast: LeafSigner, issuer: x509.Certificate) -> bool:
-    """Whether both sign the same bytes for samples of each kind, and validly."""
-    domain = TrustDomain("a.test")
+def _agree(plain: LeafSigner, fast: LeafSigner) -> bool:
+    """Whether both sign the same bytes for samples of each kind, and validly.
+
+    By a key that is thrown away: that of the issuing authority may be elsewhere, and what it signs is not to be wasted.
+    """
+    domain, signing = TrustDomain("a.test"), ec.generate_private_key(ec.SECP256R1())
     keys = [
         ec.generate_private_key(curve).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         for curve in (ec.SECP256R1(), ec.SECP384R1())
@@ -167,13 +170,22 @@ def _agree(plain: LeafSigner, fast: LeafSigner, issuer: x509.Certificate) -> boo
         validity = Validity(not_before=moment, not_after=moment + timedelta(hours=1), limited_by=LimitedBy.DEFAULT)
         made = [
             x509.load_der_x509_certificate(
-                signer.sign(spiffe_id=spiffe_id, dns_names=dns_names, public_key=key, validity=validity, serial=serial)
+                signer.sign(
+                    key=signing,
+                    spiffe_id=spiffe_id,
+                    dns_names=dns_names,
+                    public_key=key,
+                    validity=validity,
+                    serial=serial,
+                )
             )
             for signer in (plain, fast)
         ]
         if made[0].tbs_certificate_bytes != made[1].tbs_certificate_bytes:
             return False
-        made[1].verify_directly_issued_by(issuer)
+        if made[0].signature_algorithm_oid != made[1].signature_algorithm_oid:
+            return False
+        signing.public_key().verify(made[1].signature, made[1].tbs_certificate_bytes, ec.ECDSA(hashes.SHA256()))
     return True
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache, partial
-from typing import Final, Protocol
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -21,14 +21,13 @@ from ca.issuance.ledger import Ledger, LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy, Validity, settle
 from ca.issuance.quota import Quota
 from ca.issuance.worker import SigningWorker
+from ca.keys.kinds import AuthorityKey
+from ca.keys.signing import most_inline
 from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import CitadelError
 from citadel.serial import new_serial, serial_hex
 from citadel.spiffe import SpiffeId
-
-# Below this the work is done before a thread could take it over; above it would hold up every other call.
-_INLINE_BATCH: Final = 8
 
 OnSigned = Callable[[int, float], None]
 
@@ -82,12 +81,25 @@ class Authorities(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Subject:
-    """What a leaf is to say, settled before it is signed."""
+    """Who a leaf is for, and for how long."""
 
     spiffe_id: SpiffeId
     entry_id: str
     dns_names: tuple[str, ...]
     validity: Validity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """All that a leaf is to say, settled before it is signed, and the row that must be durable before it leaves.
+
+    `public_key` is a SubjectPublicKeyInfo in DER.
+    """
+
+    subject: _Subject
+    public_key: bytes
+    serial: int
+    row: LedgerRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +113,7 @@ class _Press:
     @classmethod
     def of(cls, issuing: IssuingAuthority) -> _Press:
         certificate = issuing.authority.certificate
-        signer = leaf_signer(issuer=certificate, key=issuing.key)
+        signer = leaf_signer(issuer=certificate)
         chain = tuple(each.public_bytes(Encoding.DER) for each in (certificate, *issuing.authority.chain))
         return cls(issuing=issuing, chain_der=chain, signer=signer)
 
@@ -123,11 +135,42 @@ class _Press:
             issuer_not_after=self.issuing.authority.not_after,
         )
 
+    def drafted(
+        self, subject: _Subject, public_key: WorkloadPublicKey, *, requested_by: SpiffeId, now: datetime
+    ) -> _Draft:
+        """The draft of a leaf for this key, with a serial number of its own."""
+        serial, key_info = new_serial(), public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        row = LedgerRow(
+            serial=serial_hex(serial),
+            spiffe_id=subject.spiffe_id,
+            entry_id=subject.entry_id,
+            requested_by=requested_by,
+            issuer_id=self.issuing.authority.id,
+            public_key=hashlib.sha256(key_info).hexdigest(),
+            not_before=subject.validity.not_before,
+            not_after=subject.validity.not_after,
+            issued_at=now,
+            limited_by=subject.validity.limited_by.value,
+        )
+        return _Draft(subject=subject, public_key=key_info, serial=serial, row=row)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Signed:
-    svid: IssuedSvid
-    row: LedgerRow
+    def signed(self, key: AuthorityKey, draft: _Draft) -> IssuedSvid:
+        """The leaf that `draft` says, by the authority's key or what stands in for it."""
+        subject = draft.subject
+        leaf = self.signer.sign(
+            key=key,
+            spiffe_id=subject.spiffe_id,
+            dns_names=subject.dns_names,
+            public_key=draft.public_key,
+            validity=subject.validity,
+            serial=draft.serial,
+        )
+        return IssuedSvid(
+            spiffe_id=subject.spiffe_id,
+            chain_der=(leaf, *self.chain_der),
+            not_after=subject.validity.not_after,
+            limited_by=subject.validity.limited_by,
+        )
 
 
 class Issuer:
@@ -174,7 +217,7 @@ class Issuer:
         now = self._clock.now()
         settled = cache(partial(press.settled, now=now, policy=self._policy))  # most of a batch live equally long
 
-        def prepare(request: SvidRequest) -> _Signed | CitadelError:
+        def draft(request: SvidRequest) -> _Draft | CitadelError:
             try:
                 # 2. Authorize: the entry's parent is the agent, or an alias that the server matched itself; and its
                 #    identity was not revoked.
@@ -182,20 +225,22 @@ class Issuer:
                 self._bars.refuse(entry.spiffe_id, entry_id=entry.id, requested_by=agent.spiffe_id)
                 # 3. Check the request: proof of possession, key type. Nothing but its public key is used.
                 public_key = public_key_of(request.csr)
-                # 4. Settle the lifetime.
+                # 4. Settle the lifetime, and with it all that the certificate is to say.
                 subject = _subject_of(entry, settled(entry.x509_svid_ttl, entry.expires_at))
-                # 5. Sign.
-                return _signed(press, subject, public_key, requested_by=agent.spiffe_id, now=now)
+                return press.drafted(subject, public_key, requested_by=agent.spiffe_id, now=now)
             except CitadelError as refusal:
                 return refusal
 
         begun = self._clock.monotonic()
-        signed = await self._worker.map(prepare, requests, inline=_INLINE_BATCH)
-        self._on_signed(len(signed), self._clock.monotonic() - begun)
+        drafts = await self._worker.map(draft, requests, inline=most_inline(press.issuing.key))
+        good = [each for each in drafts if isinstance(each, _Draft)]
+        # 5. Sign what was not refused, all at once, wherever the key is.
+        signed = iter(await self._worker.sign(press.issuing.key, press.signed, good))
+        self._on_signed(len(drafts), self._clock.monotonic() - begun)
         # 6. Make the rows durable; a ban or a revocation that came meanwhile refuses them here.
-        await self._ledger.append([item.row for item in signed if isinstance(item, _Signed)])
+        await self._ledger.append([each.row for each in good])
         # 7. Answer.
-        return [item.svid if isinstance(item, _Signed) else item for item in signed]
+        return [next(signed) if isinstance(each, _Draft) else each for each in drafts]
 
     async def issue_reserved(self, spiffe_id: SpiffeId, csr: bytes, *, dns_names: tuple[str, ...] = ()) -> IssuedSvid:
         """Sign for one of Citadel's own identities (an agent, the server), whose right to it the caller has checked."""
@@ -203,7 +248,7 @@ class Issuer:
         press, now = self._press(), self._clock.now()
         validity = press.settled(now=now, policy=replace(self._policy, default=self._policy.own))
         subject = _Subject(spiffe_id=spiffe_id, entry_id="", dns_names=dns_names, validity=validity)
-        return await self._record(_signed(press, subject, public_key_of(csr), requested_by=spiffe_id, now=now))
+        return await self._issued(press, press.drafted(subject, public_key_of(csr), requested_by=spiffe_id, now=now))
 
     async def issue_minted(self, terms: Entry, csr: bytes, *, requested_by: SpiffeId) -> IssuedSvid:
         """Sign what an administrator asks for, by `terms` that `ca.insight.minting` has checked like an entry's."""
@@ -211,50 +256,19 @@ class Issuer:
         press, now = self._press(), self._clock.now()
         validity = press.settled(terms.x509_svid_ttl, terms.expires_at, now=now, policy=self._policy)
         subject = _subject_of(terms, validity)
-        return await self._record(_signed(press, subject, public_key_of(csr), requested_by=requested_by, now=now))
+        return await self._issued(press, press.drafted(subject, public_key_of(csr), requested_by=requested_by, now=now))
 
-    async def _record(self, signed: _Signed) -> IssuedSvid:
-        await self._ledger.append([signed.row])
-        return signed.svid
+    async def _issued(self, press: _Press, draft: _Draft) -> IssuedSvid:
+        """Steps 5 to 7 of `issue`, for one."""
+        (svid,) = await self._worker.sign(press.issuing.key, press.signed, [draft])
+        await self._ledger.append([draft.row])
+        return svid
 
     def _press(self) -> _Press:
         issuing = self._authorities.issuing()
         if self._latest_press is None or self._latest_press.issuing is not issuing:
             self._latest_press = _Press.of(issuing)
         return self._latest_press
-
-
-def _signed(
-    press: _Press, subject: _Subject, public_key: WorkloadPublicKey, *, requested_by: SpiffeId, now: datetime
-) -> _Signed:
-    """The leaf, and the row that must be durable before it leaves."""
-    serial, key_info = new_serial(), public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    leaf = press.signer.sign(
-        spiffe_id=subject.spiffe_id,
-        dns_names=subject.dns_names,
-        public_key=key_info,
-        validity=subject.validity,
-        serial=serial,
-    )
-    row = LedgerRow(
-        serial=serial_hex(serial),
-        spiffe_id=subject.spiffe_id,
-        entry_id=subject.entry_id,
-        requested_by=requested_by,
-        issuer_id=press.issuing.authority.id,
-        public_key=hashlib.sha256(key_info).hexdigest(),
-        not_before=subject.validity.not_before,
-        not_after=subject.validity.not_after,
-        issued_at=now,
-        limited_by=subject.validity.limited_by.value,
-    )
-    svid = IssuedSvid(
-        spiffe_id=subject.spiffe_id,
-        chain_der=(leaf, *press.chain_der),
-        not_after=subject.validity.not_after,
-        limited_by=subject.validity.limited_by,
-    )
-    return _Signed(svid=svid, row=row)
 
 
 def key_digest(public_key: WorkloadPublicKey) -> str:

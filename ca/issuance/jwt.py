@@ -5,12 +5,11 @@ Tokens are no ledger rows: see decision 30. They are never logged, and stand in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
-
-from cryptography.hazmat.primitives.asymmetric import rsa
+from functools import partial
+from typing import Any, Protocol
 
 from ca.agents.model import Agent
 from ca.authority.jwt_model import JwtSigner
@@ -19,15 +18,13 @@ from ca.issuance.issuer import Bars, Entries
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy, Validity, settle
 from ca.issuance.quota import Quota
 from ca.issuance.worker import SigningWorker
+from ca.keys.kinds import AuthorityKey
+from ca.keys.signing import most_inline
 from citadel import jws
 from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.spiffe import SpiffeId
-
-# Below this the work is done before a thread could take it over; an RSA key takes as long for one as others for ten.
-_INLINE_BATCH: Final = 8
-_INLINE_RSA: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +45,16 @@ class IssuedJwt:
     issued_at: datetime
     expires_at: datetime
     limited_by: LimitedBy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """All that a token is to say, settled before it is signed."""
+
+    entry: Entry
+    claims: Mapping[str, Any]
+    issued_at: datetime
+    validity: Validity
 
 
 class JwtSigners(Protocol):
@@ -114,30 +121,29 @@ class JwtIssuer:
         self._quota.take(agent.spiffe_id, len(requests))
         signer, now = self._authorities.signing(), self._clock.now()
 
-        def prepare(request: JwtRequest) -> IssuedJwt | CitadelError:
+        def draft(request: JwtRequest) -> _Draft | CitadelError:
             try:
                 # 2. Authorize: the entry is this agent's, and its identity was not revoked.
                 entry = self._entries.authorized(agent, request.entry_id, now)
                 self._bars.refuse(entry.spiffe_id, entry_id=entry.id, requested_by=agent.spiffe_id)
                 # 3. Check the request: for whom the token is to be.
                 audiences = checked_audiences(request.audiences)
-                # 4. Settle the lifetime.
-                validity = self._settled(entry, signer, now)
-                # 5. Sign.
-                return self._signed(signer, entry, audiences, now=now, validity=validity)
+                # 4. Settle the lifetime, and with it all that the token is to say.
+                return self._drafted(entry, audiences, now=now, validity=self._settled(entry, signer, now))
             except CitadelError as refusal:
                 return refusal
 
         begun = self._clock.monotonic()
-        inline = _INLINE_RSA if isinstance(signer.key, rsa.RSAPrivateKey) else _INLINE_BATCH
-        signed = await self._worker.map(prepare, requests, inline=inline)
+        drafts = await self._worker.map(draft, requests, inline=most_inline(signer.key))
+        good = [each for each in drafts if isinstance(each, _Draft)]
+        # 5. Sign what was not refused, all at once, wherever the key is.
+        signed = iter(await self._worker.sign(signer.key, partial(_signed, signer.authority.kid), good))
         self._meter.note_signed(self._clock.monotonic() - begun)
         # 6. Make durable until when tokens of this key live, before any of them is known to anybody.
-        ends = [item.expires_at for item in signed if isinstance(item, IssuedJwt)]
-        if ends:
-            await self._authorities.reserve(signer, max(ends))
+        if good:
+            await self._authorities.reserve(signer, max(each.validity.not_after for each in good))
         # 7. Answer; a revocation, and a change of its entry, that came meanwhile refuse.
-        answer = [self._unless_changed(item, agent) for item in signed]
+        answer = [self._unless_changed(next(signed), agent) if isinstance(each, _Draft) else each for each in drafts]
         self._meter.note_issued(sum(isinstance(item, IssuedJwt) for item in answer))
         return answer
 
@@ -152,9 +158,7 @@ class JwtIssuer:
             issuer_not_after=authority.not_after,
         )
 
-    def _signed(
-        self, signer: JwtSigner, entry: Entry, audiences: Sequence[str], *, now: datetime, validity: Validity
-    ) -> IssuedJwt:
+    def _drafted(self, entry: Entry, audiences: Sequence[str], *, now: datetime, validity: Validity) -> _Draft:
         issued_at = now.replace(microsecond=0)
         claims: dict[str, Any] = {
             "sub": str(entry.spiffe_id),
@@ -164,18 +168,9 @@ class JwtIssuer:
         }
         if self._issuer is not None:
             claims["iss"] = self._issuer
-        return IssuedJwt(
-            spiffe_id=entry.spiffe_id,
-            entry_id=entry.id,
-            token=jws.sign(claims, key=signer.key, key_id=signer.authority.kid),
-            issued_at=issued_at,
-            expires_at=validity.not_after,
-            limited_by=validity.limited_by,
-        )
+        return _Draft(entry=entry, claims=claims, issued_at=issued_at, validity=validity)
 
-    def _unless_changed(self, item: IssuedJwt | CitadelError, agent: Agent) -> IssuedJwt | CitadelError:
-        if isinstance(item, CitadelError):
-            return item
+    def _unless_changed(self, item: IssuedJwt, agent: Agent) -> IssuedJwt | CitadelError:
         try:
             entry = self._entries.authorized(agent, item.entry_id, self._clock.now())
             ends_sooner = entry.expires_at is not None and entry.expires_at < item.expires_at
@@ -185,3 +180,14 @@ class JwtIssuer:
         except CitadelError as refusal:
             return refusal
         return item
+
+
+def _signed(key_id: str, key: AuthorityKey, draft: _Draft) -> IssuedJwt:
+    return IssuedJwt(
+        spiffe_id=draft.entry.spiffe_id,
+        entry_id=draft.entry.id,
+        token=jws.sign(draft.claims, key=key, key_id=key_id),
+        issued_at=draft.issued_at,
+        expires_at=draft.validity.not_after,
+        limited_by=draft.validity.limited_by,
+    )

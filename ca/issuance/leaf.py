@@ -37,48 +37,49 @@ class LeafSigner(Protocol):
     def sign(
         self,
         *,
+        key: AuthorityKey,
         spiffe_id: SpiffeId,
         dns_names: tuple[str, ...],
         public_key: bytes,
         validity: Validity,
         serial: int,
     ) -> bytes:
-        """A leaf for `spiffe_id` and the key of this SubjectPublicKeyInfo, both in DER."""
+        """A leaf for `spiffe_id` and the key of this SubjectPublicKeyInfo, both in DER, signed by `key`."""
         ...
 
 
 class PlainLeafSigner:
     """A `LeafSigner` that takes cryptography's builder, which decides what a leaf is, byte for byte."""
 
-    def __init__(self, *, issuer: x509.Certificate, key: AuthorityKey) -> None:
+    def __init__(self, *, issuer: x509.Certificate) -> None:
         self._issuer_name = issuer.subject
-        self._key = key
         self._shared = shared_extensions(issuer)
 
     def sign(
         self,
         *,
+        key: AuthorityKey,
         spiffe_id: SpiffeId,
         dns_names: tuple[str, ...],
         public_key: bytes,
         validity: Validity,
         serial: int,
     ) -> bytes:
-        key: Any = load_der_public_key(public_key)  # of one of the kinds that `csr.public_key_of` lets through
+        leaf_key: Any = load_der_public_key(public_key)  # of one of the kinds that `csr.public_key_of` lets through
         builder = x509.CertificateBuilder(
             issuer_name=self._issuer_name,
             subject_name=EMPTY_SUBJECT,
-            public_key=key,
+            public_key=leaf_key,
             serial_number=serial,
             not_valid_before=validity.not_before,
             not_valid_after=validity.not_after,
             extensions=[
                 *self._shared,
-                _extension(x509.SubjectKeyIdentifier.from_public_key(key)),
+                _extension(x509.SubjectKeyIdentifier.from_public_key(leaf_key)),
                 names(spiffe_id, dns_names),
             ],
         )
-        return builder.sign(self._key, hash_for(self._key)).public_bytes(Encoding.DER)
+        return builder.sign(key, hash_for(key)).public_bytes(Encoding.DER)
 
 
 def shared_extensions(issuer: x509.Certificate) -> tuple[Extension, ...]:

@@ -32,8 +32,8 @@ def hash_for(key: AuthorityKey | AuthorityPublicKey) -> hashes.SHA256 | hashes.S
     return hashes.SHA384() if is_elliptic and key.key_size > _STRONGER_FROM else hashes.SHA256()
 
 
-def elliptic(key: AuthorityKey, key_id: str) -> ec.EllipticCurvePrivateKey:
+def elliptic(key: AuthorityPublicKey, key_id: str) -> ec.EllipticCurvePublicKey:
     """The key, where nothing but ECDSA is known. Raises `FailedPrecondition` (`key_unsealable`)."""
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
+    if not isinstance(key, ec.EllipticCurvePublicKey):
         raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {key_id} is not an elliptic-curve key")
     return key

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias
 
 from ca.keys.kinds import AuthorityKey, AuthorityPublicKey
 
 
-@runtime_checkable
 class RemoteKey(Protocol):
     """A private key of an authority that signs elsewhere, many messages in one call."""
 
@@ -25,4 +24,5 @@ class RemoteKey(Protocol):
         ...
 
 
+# `isinstance(key, AuthorityKey)` tells which: a key that is here has the methods of one that is elsewhere, too.
 SigningKey: TypeAlias = AuthorityKey | RemoteKey

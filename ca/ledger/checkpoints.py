@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt import PyJWS
 from jwt.exceptions import InvalidTokenError
 
+from ca.keys.remote import SigningKey
+from ca.keys.signing import sign_with
 from ca.ledger.chain import Head, Log
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason
 
@@ -51,15 +53,16 @@ class Checkpoint:
 
 
 class CheckpointSigner:
-    """Signs with one key."""
+    """Signs with one key, which may be elsewhere."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(self, key: SigningKey, *, public_key: ec.EllipticCurvePublicKey) -> None:
+        """`public_key` is its other half, which was looked at."""
         self._key = key
-        self.public_key = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        self.fingerprint = fingerprint_of(key.public_key())
+        self.public_key = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.fingerprint = fingerprint_of(public_key)
 
-    def sign(self, checkpoint: Checkpoint) -> str:
-        """The JWS, in compact form."""
+    async def sign(self, checkpoint: Checkpoint) -> str:
+        """The JWS, in compact form. Raises as `RemoteKey.sign`."""
         payload = {
             "format": _FORMAT,
             "kind": checkpoint.kind.value,
@@ -72,7 +75,10 @@ class CheckpointSigner:
         if checkpoint.kind is CheckpointKind.ANCHOR:
             payload["genesis"] = checkpoint.genesis.hex()
         headers = {"typ": _TYPE, "kid": self.fingerprint}
-        return PyJWS().encode(json.dumps(payload).encode(), self._key, algorithm=_ALGORITHM, headers=headers)
+        encoded = json.dumps(payload).encode()
+        return await sign_with(
+            self._key, lambda key: PyJWS().encode(encoded, key, algorithm=_ALGORITHM, headers=headers)
+        )
 
 
 def read_checkpoint(jws: str, keys: Mapping[str, ec.EllipticCurvePublicKey]) -> Checkpoint:

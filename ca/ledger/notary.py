@@ -37,14 +37,6 @@ class RecordKey:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
-    """What one step of pruning removed, and whether no more of this writer can be removed."""
-
-    rows: int
-    is_last: bool
-
-
 class NotaryStore(Protocol):
     """What the notary needs of the store."""
 
@@ -68,10 +60,17 @@ class NotaryStore(Protocol):
         """Every writer of the log, oldest first."""
         ...
 
-    async def prune(self, log: Log, writer: str, *, before: datetime, signer: CheckpointSigner, at: datetime) -> Pruned:
-        """Remove some of the oldest rows of `writer` that ended before `before`, and leave a signed anchor, at once.
+    async def anchor(self, log: Log, writer: str, *, before: datetime, at: datetime) -> Checkpoint | None:
+        """What is to be said of some of the oldest rows of `writer`; None where none of them ended before `before`.
 
-        Raises `FailedPrecondition` (`chain_broken`) where the rows are not what was written: nothing is removed then.
+        Raises `FailedPrecondition` (`chain_broken`) where the rows are not what was written.
+        """
+        ...
+
+    async def prune(self, anchor: Checkpoint, jws: str, *, before: datetime) -> int:
+        """Remove the rows that `anchor` was made of, and leave it, signed; returns how many.
+
+        None is removed where they are no longer those, as when somebody else has pruned; raises as `anchor`.
         """
         ...
 
@@ -112,7 +111,8 @@ class Notary:
         self._enough = asyncio.Event()
 
     async def _opened(self, key_id: str) -> CheckpointSigner:
-        return CheckpointSigner(elliptic(await self._keys.signer(key_id, KeyPurpose.RECORDS), key_id))
+        key = await self._keys.signer(key_id, KeyPurpose.RECORDS)
+        return CheckpointSigner(key, public_key=elliptic(key.public_key(), key_id))
 
     async def start(self) -> None:
         """Take up the newest key that this server can open, or make one."""
@@ -169,7 +169,7 @@ class Notary:
                 head = await self._store.unsigned_head(log)
                 if head is not None:
                     checkpoint = Checkpoint(log=log, head=head, at=self._clock.now())
-                    await self._store.add(checkpoint, self._ready().sign(checkpoint))
+                    await self._store.add(checkpoint, await self._ready().sign(checkpoint))
             except CitadelError as error:
                 _log.warning("records not signed", log=log.value, reason=error.reason.value, error=str(error))
                 raise
@@ -192,10 +192,9 @@ class Notary:
         detail = f"{count} rows that ended before {before.isoformat()}"
         await self._acts.record_all([Act(actor=by, what=f"{log}.prune", detail=detail)], at=self._clock.now())
         for writer in await self._store.writers(log):
-            is_last = False
-            while not is_last:
-                step = await self._store.prune(log, writer, before=before, signer=self._ready(), at=self._clock.now())
-                removed, is_last = removed + step.rows, step.is_last
+            # Signed between two transactions: the key may be elsewhere, and the store waits for nobody.
+            while anchor := await self._store.anchor(log, writer, before=before, at=self._clock.now()):
+                removed += await self._store.prune(anchor, await self._ready().sign(anchor), before=before)
         _log.info("records pruned", log=log.value, rows=removed, before=before.isoformat())
         return removed
 

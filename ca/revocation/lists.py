@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca.authority.model import Authority, AuthorityKind
 from ca.authority.ports import KeyManager
 from ca.keys.sealing import KeyPurpose
+from ca.keys.signing import sign_with
 from ca.revocation.crl import build_crl, number_of
 from ca.revocation.model import RevokedCertificate
 from ca.revocation.ports import ListStore
@@ -148,7 +149,11 @@ class RevocationLists:
             return known
         key = await self._keys.signer(authority.key_id, _PURPOSES[authority.kind])
         number = number_of(known) + 1 if known is not None else 1
-        crl = await asyncio.to_thread(build_crl, issuer=authority.certificate, key=key, number=number, revoked=wanted)
+        crl = await sign_with(
+            key,
+            lambda own: build_crl(issuer=authority.certificate, key=own, number=number, revoked=wanted),
+            is_large=True,
+        )
         await self._store.put_list(authority.id, crl.public_bytes(Encoding.DER))
         kept[authority.id] = crl
         return crl

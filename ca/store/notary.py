@@ -10,8 +10,8 @@ from sqlalchemy import Row, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.ledger.chain import Head, Log, Segment, link
-from ca.ledger.checkpoints import Checkpoint, CheckpointKind, CheckpointSigner
-from ca.ledger.notary import Pruned, RecordKey
+from ca.ledger.checkpoints import Checkpoint, CheckpointKind
+from ca.ledger.notary import RecordKey
 from ca.store.chain import TABLES, anchor_of, head_of, newest_segment, segment_from_row, start_of
 from ca.store.database import Database
 from ca.store.records import chained_row, hashed_columns
@@ -90,28 +90,33 @@ class SqlNotaryStore:
                 count += int(await connection.scalar(old) or 0)
         return count
 
-    async def prune(self, log: Log, writer: str, *, before: datetime, signer: CheckpointSigner, at: datetime) -> Pruned:
-        table = TABLES[log]
+    async def anchor(self, log: Log, writer: str, *, before: datetime, at: datetime) -> Checkpoint | None:
+        async with self._database.reading() as connection:
+            segment = await _segment(connection, log, writer)
+            genesis = await _genesis(connection, segment)
+            head, rows = await _old_rows(connection, segment, before)
+        return Checkpoint(log=log, head=head, at=at, kind=CheckpointKind.ANCHOR, genesis=genesis) if rows else None
+
+    async def prune(self, anchor: Checkpoint, jws: str, *, before: datetime) -> int:
+        log, writer, table = anchor.log, anchor.head.writer, TABLES[anchor.log]
         async with self._database.transaction() as connection:
             if log is Log.AUDIT:
                 await newest_segment(connection, log)  # takes the lock: nobody reads the head while it is removed
             segment = await _segment(connection, log, writer)
             genesis = await _genesis(connection, segment)
             head, rows = await _old_rows(connection, segment, before)
-            if rows:
-                await connection.execute(
-                    delete(table).where(table.c.writer == writer, table.c.position <= head.position)
+            if (head, genesis) != (anchor.head, anchor.genesis):
+                return 0
+            await connection.execute(delete(table).where(table.c.writer == writer, table.c.position <= head.position))
+            await connection.execute(
+                delete(checkpoints).where(
+                    checkpoints.c.log == log.value,
+                    checkpoints.c.writer == writer,
+                    checkpoints.c.position <= head.position,
                 )
-                await connection.execute(
-                    delete(checkpoints).where(
-                        checkpoints.c.log == log.value,
-                        checkpoints.c.writer == writer,
-                        checkpoints.c.position <= head.position,
-                    )
-                )
-                anchor = Checkpoint(log=log, head=head, at=at, kind=CheckpointKind.ANCHOR, genesis=genesis)
-                await _insert(connection, anchor, signer.sign(anchor))
-        return Pruned(rows=rows, is_last=rows < _ROWS_AT_ONCE)
+            )
+            await _insert(connection, anchor, jws)
+        return rows
 
 
 async def _old_rows(connection: AsyncConnection, segment: Segment, before: datetime) -> tuple[Head, int]:

@@ -1,4 +1,4 @@
-"""What is asked of an upstream for an issuing authority, and what its answer must be (pure, but slow: off the loop)."""
+"""What is asked of an upstream for an issuing authority, and what its answer must be (checked off the loop: slow)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority.certificates import CA_KEY_USAGE, only_within, trust_domain_san, unique_subject
 from ca.authority.ports import SignedDownstream
-from ca.keys.kinds import AuthorityKey, AuthorityPublicKey, hash_for
+from ca.keys.kinds import AuthorityPublicKey, hash_for
+from ca.keys.remote import SigningKey
+from ca.keys.signing import sign_with
 from citadel.certification_path import UNREADABLE, NoPathError, extension_of, find_path, weakness_of
 from citadel.clock import Clock
 from citadel.serial import new_serial
@@ -33,10 +35,10 @@ class BadAnswerError(Exception):
         self.fix = fix
 
 
-def issuer_request(key: AuthorityKey, trust_domain: TrustDomain, *, is_constrained: bool = False) -> bytes:
+async def issuer_request(key: SigningKey, trust_domain: TrustDomain, *, is_constrained: bool = False) -> bytes:
     """A request (DER) for an authority of this trust domain that signs leaves and nothing else.
 
-    With `is_constrained`, for one that signs for this trust domain alone.
+    With `is_constrained`, for one that signs for this trust domain alone. Raises as `RemoteKey.sign`.
     """
     builder = (
         x509.CertificateSigningRequestBuilder(subject_name=unique_subject("Citadel Issuer", new_serial()))
@@ -46,7 +48,8 @@ def issuer_request(key: AuthorityKey, trust_domain: TrustDomain, *, is_constrain
     )
     if is_constrained:
         builder = builder.add_extension(only_within(trust_domain), critical=True)
-    return builder.sign(key, hash_for(key)).public_bytes(Encoding.DER)
+    signed = await sign_with(key, lambda own: builder.sign(own, hash_for(own)))
+    return signed.public_bytes(Encoding.DER)
 
 
 def begin_of(path: Iterable[x509.Certificate]) -> datetime:

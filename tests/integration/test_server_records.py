@@ -181,9 +181,10 @@ async def test_a_forged_anchor_does_not_hold_against_checkpoints_that_were_kept(
     kept = tmp_path / "checkpoints.jsonl"
     await command(server, "audit", "export", "--write", str(kept))
     path = server.settings.data_dir / "citadel.db"
-    forger = CheckpointSigner(ec.generate_private_key(ec.SECP256R1()))
+    key = ec.generate_private_key(ec.SECP256R1())
+    forger = CheckpointSigner(key, public_key=key.public_key())
     with closing(sqlite3.connect(path)) as database:
-        _prune_all_as(forger, database)
+        await _prune_all_as(forger, database)
     alone = await command(server, "audit", "verify")
     assert alone.exit_code == 0  # nothing in the store shows it, as the command says
     found = await command(server, "audit", "verify", "--checkpoints", str(kept))
@@ -195,7 +196,7 @@ async def test_a_forged_anchor_does_not_hold_against_checkpoints_that_were_kept(
     assert (await command(server, "audit", "verify", "--checkpoints", str(empty))).exit_code == 3
 
 
-def _prune_all_as(forger: CheckpointSigner, database: sqlite3.Connection) -> None:
+async def _prune_all_as(forger: CheckpointSigner, database: sqlite3.Connection) -> None:
     ((writer, begun_at, unchained),) = database.execute(
         "SELECT writer, begun_at, unchained FROM segment WHERE log = 'ledger' AND after_writer = ''"
     )
@@ -218,7 +219,7 @@ def _prune_all_as(forger: CheckpointSigner, database: sqlite3.Connection) -> Non
     )
     database.execute(
         "INSERT INTO checkpoint (log, writer, position, kind, jws) VALUES ('ledger', ?, ?, 'anchor', ?)",
-        (writer, position, forger.sign(anchor)),
+        (writer, position, await forger.sign(anchor)),
     )
     database.commit()
 

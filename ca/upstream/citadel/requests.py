@@ -51,7 +51,7 @@ class IssuerRequests:
         self._answered.check()
         try:
             async with fresh_issuer_key(self._keys) as (key_id, key):
-                csr = await asyncio.to_thread(issuer_request, key, self._trust_domain)
+                csr = await issuer_request(key, self._trust_domain)
                 signed = await self.signed(parent, roots, csr, key.public_key(), not_after=not_after)
                 await until_begun(signed, self._clock)
         except CitadelError as error:

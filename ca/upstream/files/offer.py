@@ -152,7 +152,8 @@ def _path(
 def _check_by_trial(content: Content, offer: Offer, trust_domain: TrustDomain, now: datetime) -> None:
     """Sign a leaf and have it verified, as every peer will: path lengths, name constraints and all else in one."""
     spiffe_id = server_id(trust_domain)
-    leaf = PlainLeafSigner(issuer=offer.certificate, key=offer.key).sign(
+    leaf = PlainLeafSigner(issuer=offer.certificate).sign(
+        key=offer.key,
         spiffe_id=spiffe_id,
         dns_names=(),
         public_key=ec.generate_private_key(ec.SECP256R1())

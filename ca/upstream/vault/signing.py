@@ -48,7 +48,7 @@ class VaultSigning:
             raise trouble  # before a key is made: this may be tried again and again
         self.answered.check()
         async with fresh_issuer_key(self._keys) as (key_id, key):
-            csr = await asyncio.to_thread(issuer_request, key, self._trust_domain, is_constrained=self._is_constrained)
+            csr = await issuer_request(key, self._trust_domain, is_constrained=self._is_constrained)
             signed, notes = await self._signed(
                 line, by_request(csr), key.public_key(), not_before=not_before, not_after=not_after
             )

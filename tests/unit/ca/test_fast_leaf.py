@@ -34,7 +34,7 @@ ISSUER = build_issuer(
     not_before=NOW,
     not_after=NOW + 24 * HOUR,
 )
-PLAIN, FAST = PlainLeafSigner(issuer=ISSUER, key=KEY), FastLeafSigner(issuer=ISSUER, key=KEY)
+PLAIN, FAST = PlainLeafSigner(issuer=ISSUER), FastLeafSigner(issuer=ISSUER)
 KEYS: list[PrivateKey] = [new_key(), new_key(ec.SECP384R1()), rsa_key()]
 
 
@@ -44,6 +44,7 @@ def spki(key: PrivateKey) -> bytes:
 
 def leaf(signer: LeafSigner, **changes: Any) -> x509.Certificate:
     asked: dict[str, Any] = {
+        "key": KEY,
         "spiffe_id": SpiffeId(A_TEST, "/web"),
         "dns_names": (),
         "public_key": spki(KEYS[0]),
@@ -120,6 +121,7 @@ def test_what_no_certificate_may_say_is_not_signed(changes: dict[str, Any]) -> N
     with pytest.raises(ValueError):  # noqa: PT011 - whoever says it, it is not signed
         FAST.sign(
             **{
+                "key": KEY,
                 "spiffe_id": SpiffeId(A_TEST, "/web"),
                 "dns_names": (),
                 "public_key": spki(KEYS[0]),
@@ -131,7 +133,7 @@ def test_what_no_certificate_may_say_is_not_signed(changes: dict[str, Any]) -> N
 
 
 def test_the_fast_way_is_taken_where_both_agree() -> None:
-    assert isinstance(leaf_signer(issuer=ISSUER, key=KEY), FastLeafSigner)
+    assert isinstance(leaf_signer(issuer=ISSUER), FastLeafSigner)
 
 
 class Differing(FastLeafSigner):
@@ -145,8 +147,7 @@ class SigningBadly(FastLeafSigner):
     """The right bytes under a signature by another key."""
 
     def sign(self, **asked: Any) -> bytes:
-        self._key = new_key()
-        return super().sign(**asked)
+        return super().sign(**(asked | {"key": new_key()}))
 
 
 class Failing(FastLeafSigner):
@@ -164,4 +165,4 @@ def test_the_builder_takes_over_where_they_do_not(
     broken: type[FastLeafSigner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_leaf, "FastLeafSigner", broken)
-    assert isinstance(leaf_signer(issuer=ISSUER, key=KEY), PlainLeafSigner)
+    assert isinstance(leaf_signer(issuer=ISSUER), PlainLeafSigner)

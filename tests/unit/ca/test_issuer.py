@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ReasonFlags
+from sqlalchemy import select
 
 from ca.authority.certificates import build_issuer
 from ca.authority.manager import IssuingAuthority
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.entries.directory import EntryDirectory
 from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest, key_digest
-from ca.issuance.ledger import LedgerRow
+from ca.issuance.ledger import Ledger, LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy
 from ca.issuance.quota import Quota
+from ca.keys.kinds import AuthorityKey, KeyKind
+from ca.keys.remote import SigningKey
+from ca.keys.signing import most_inline
 from ca.revocation.bars import Bars
 from ca.revocation.model import Revocation, RevocationKind
+from ca.store.database import Database
+from ca.store.schema import ledger as ledger_rows
 from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, ResourceExhausted, Unavailable
 from citadel.serial import serial_hex
@@ -27,7 +35,9 @@ from citadel.spiffe import SpiffeId
 from tests import certificates
 from tests.clock import FakeClock
 from tests.csrs import csr, new_key
-from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, entry
+from tests.remote_keys import LocalRemoteKey
+from tests.unit.ca.records import writing
+from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, a_key, agent, entry
 
 HOUR = timedelta(hours=1)
 ROOT = certificates.root()
@@ -52,8 +62,7 @@ class RecordingLedger:
 class Authorities:
     """One issuing authority that ends after `lifetime`."""
 
-    def __init__(self, lifetime: timedelta) -> None:
-        key = new_key()
+    def __init__(self, lifetime: timedelta, key: SigningKey) -> None:
         certificate = build_issuer(
             trust_domain=A_TEST,
             public_key=key.public_key(),
@@ -80,9 +89,15 @@ class Authorities:
 class Desk:
     """An issuer and all that it asks."""
 
-    def __init__(self, *entries: Entry, issuer_lifetime: timedelta = timedelta(days=7)) -> None:
+    def __init__(
+        self,
+        *entries: Entry,
+        issuer_lifetime: timedelta = timedelta(days=7),
+        key: SigningKey | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.ledger = RecordingLedger()
-        self.authorities = Authorities(issuer_lifetime)
+        self.authorities = Authorities(issuer_lifetime, key or new_key())
         self.directory = EntryDirectory(trust_domain=A_TEST)
         self.directory.load(entries, revision=len(entries))
         self.clock = FakeClock(NOW)
@@ -91,7 +106,7 @@ class Desk:
             entries=self.directory,
             bars=self.bars,
             authorities=self.authorities,
-            ledger=self.ledger,
+            ledger=ledger or self.ledger,
             clock=self.clock,
             policy=LifetimePolicy(default=HOUR, own=HOUR, cap=24 * HOUR, backdate=timedelta(seconds=10)),
             quota=Quota(max_batch=20, per_second=2, clock=self.clock),
@@ -304,3 +319,123 @@ async def test_serials_are_random_of_128_bits_and_written_in_whole_bytes() -> No
     assert all(0 < serial < 2**128 for serial in serials)
     assert max(serials) > 2**120, "of twenty random ones"
     assert [serial_hex(number) for number in (1, 0x10, 0xABC)] == ["01", "10", "0abc"]
+
+
+KEYS = {kind: a_key(kind) for kind in KeyKind}
+
+
+@pytest.fixture(params=KeyKind, ids=str)
+def key(request: pytest.FixtureRequest) -> AuthorityKey:
+    return KEYS[request.param]
+
+
+@pytest.mark.parametrize("number", [1, 12])
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_a_key_of_any_kind_signs_wherever_it_is(key: AuthorityKey, where: str, number: int) -> None:
+    web = entry("/web", dns_names=("web.a.test",))
+    remote = LocalRemoteKey(key)
+    desk = Desk(web, key=remote if where == "elsewhere" else key)
+    results = await desk.issue((web, b"garbage"), *[(web, csr())] * number)
+    chains = [result.chain for result in results if isinstance(result, IssuedSvid)]
+    assert len(chains) == number
+    for leaf, issuing in chains:
+        leaf.verify_directly_issued_by(issuing)
+    assert [row.serial for row in desk.ledger.rows] == [serial_hex(leaf.serial_number) for leaf, _ in chains]
+    if where == "elsewhere":
+        assert [len(messages) for messages in remote.elsewhere.calls] == [number], "one call for all of them"
+
+
+async def test_one_that_is_reserved_or_minted_is_signed_there_too(key: AuthorityKey) -> None:
+    desk = Desk(key=LocalRemoteKey(key))
+    for svid in (
+        await desk.issuer.issue_reserved(NODE_1, csr(), dns_names=("x.a.test",)),
+        await desk.issuer.issue_minted(entry(), csr(), requested_by=NODE_1),
+    ):
+        svid.chain[0].verify_directly_issued_by(svid.chain[1])
+    assert len(desk.ledger.rows) == 2
+
+
+async def test_a_batch_of_refusals_asks_nobody_to_sign(key: AuthorityKey) -> None:
+    remote = LocalRemoteKey(key)
+    (refused,) = await Desk(key=remote).issue(("made-up", csr()))
+    assert isinstance(refused, CitadelError)
+    assert remote.elsewhere.calls == []
+
+
+@pytest.mark.invariant(2)
+@pytest.mark.parametrize("number", [1, 12])
+async def test_where_the_key_is_away_the_whole_batch_is_refused_and_nothing_is_on_record(number: int) -> None:
+    web, remote = entry(), LocalRemoteKey(new_key())
+    desk = Desk(web, key=remote)
+    remote.elsewhere.failure = Unavailable(Reason.VAULT_UNAVAILABLE, "sealed")
+    for asked in (
+        desk.issue(*[(web, csr())] * number),
+        desk.issuer.issue_reserved(NODE_1, csr()),
+        desk.issuer.issue_minted(web, csr(), requested_by=NODE_1),
+    ):
+        with pytest.raises(Unavailable) as refused:
+            await asked
+        assert refused.value.reason is Reason.VAULT_UNAVAILABLE
+    assert desk.ledger.rows == []
+    remote.elsewhere.failure = None
+    await issued(desk, web)
+
+
+async def test_a_slow_key_holds_up_nobody_else() -> None:
+    web, remote = entry(), LocalRemoteKey(new_key())
+    desk = Desk(web, key=remote)
+    remote.elsewhere.gate.clear()
+    asking = [asyncio.create_task(desk.issue((web, csr()))) for _ in range(3)]
+    while len(remote.elsewhere.calls) < 3:
+        await asyncio.sleep(0)  # the loop turns, and the three are under way at once
+    remote.elsewhere.gate.set()
+    assert all(isinstance(svid, IssuedSvid) for (svid,) in await asyncio.gather(*asking))
+
+
+@pytest.mark.invariant(2)
+@pytest.mark.parametrize(
+    ("comes", "reason"),
+    [("a ban", Reason.AGENT_BANNED), ("a revocation", Reason.IDENTITY_REVOKED), ("nothing", None)],
+)
+async def test_what_comes_while_a_slow_key_signs_refuses(database: Database, comes: str, reason: Reason | None) -> None:
+    web, remote, bars = entry(), LocalRemoteKey(new_key()), Bars()
+    banned: set[SpiffeId] = set()
+    async with writing(database, banned=banned, is_revoked=bars.hold) as ledger:
+        desk = Desk(web, key=remote, ledger=ledger)
+        remote.elsewhere.gate.clear()
+        asking = asyncio.create_task(desk.issue((web, csr())))
+        while not remote.elsewhere.calls:
+            await asyncio.sleep(0)
+        if comes == "a ban":
+            banned.add(NODE_1)
+        elif comes == "a revocation":
+            bars.replace([revocation_of(web)])
+        remote.elsewhere.gate.set()
+        if reason is None:
+            assert isinstance((await asking)[0], IssuedSvid)
+        else:
+            with pytest.raises((PermissionDenied, Unavailable)) as refused:
+                await asking
+            assert refused.value.reason is reason
+    async with database.reading() as connection:
+        assert bool((await connection.execute(select(ledger_rows.c.serial))).all()) is (reason is None)
+
+
+@pytest.mark.parametrize("kind", KeyKind)
+async def test_large_batches_and_slow_keys_are_off_the_loop(kind: KeyKind) -> None:
+    threads: set[int] = set()
+
+    class Watching(EntryDirectory):
+        def authorized(self, *args: Any) -> Entry:
+            threads.add(threading.get_ident())
+            return super().authorized(*args)
+
+    web = entry()
+    desk = Desk(web, key=KEYS[kind])
+    desk.issuer._entries = watching = Watching(trust_domain=A_TEST)
+    watching.load([web], revision=1)
+    for number, is_inline in ((most_inline(KEYS[kind]), True), (most_inline(KEYS[kind]) + 1, False)):
+        threads.clear()
+        if number:
+            await desk.issue(*[(web, csr())] * number)
+            assert (threads == {threading.get_ident()}) is is_inline

@@ -23,26 +23,35 @@ from ca.issuance.audiences import MOST_AUDIENCES, MOST_BYTES
 from ca.issuance.jwt import IssuedJwt, JwtIssuer, JwtRequest
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy
 from ca.issuance.quota import Quota
-from ca.keys.kinds import JwtPrivateKey
+from ca.keys.kinds import JwtPrivateKey, KeyKind
+from ca.keys.remote import SigningKey
 from ca.revocation.bars import Bars
 from ca.revocation.model import Revocation, RevocationKind
 from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, Reason, ResourceExhausted, Unavailable
-from citadel.jws import MAX_TOKEN_BYTES
+from citadel.jws import MAX_TOKEN_BYTES, Jws
 from citadel.spiffe import MAX_ID_BYTES
 from tests.clock import FakeClock
-from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, entry
+from tests.remote_keys import LocalRemoteKey
+from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, a_key, agent, entry
 
 MINUTE = timedelta(minutes=1)
 HOUR = 60 * MINUTE
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+KEYS = {kind: a_key(kind) for kind in KeyKind}
+ALGORITHMS = {
+    KeyKind.EC_P256: "ES256",
+    KeyKind.EC_P384: "ES384",
+    KeyKind.RSA_2048: "RS256",
+    KeyKind.RSA_4096: "RS256",
+}
 
 
 class Signers:
     """One key that ends after `lifetime`; what is reserved is recorded once the gate is open."""
 
-    def __init__(self, key: JwtPrivateKey, lifetime: timedelta) -> None:
+    def __init__(self, key: SigningKey, lifetime: timedelta) -> None:
         authority = JwtAuthority(
             id="a" * 32,
             state=AuthorityState.ACTIVE,
@@ -87,7 +96,7 @@ class Desk:
     """An issuer and all that it asks."""
 
     def __init__(
-        self, *entries: Entry, key: JwtPrivateKey = EC_KEY, lifetime: timedelta = 7 * 24 * HOUR, iss: str | None = None
+        self, *entries: Entry, key: SigningKey = EC_KEY, lifetime: timedelta = 7 * 24 * HOUR, iss: str | None = None
     ) -> None:
         self.signers = Signers(key, lifetime)
         self.directory = EntryDirectory(trust_domain=A_TEST)
@@ -353,3 +362,50 @@ async def test_a_token_does_not_show_itself() -> None:
     assert issued.token.split(".")[2] not in repr(issued)
     payload = issued.token.split(".")[1]
     assert json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["sub"] == str(WEB.spiffe_id)
+
+
+@pytest.mark.spec("JWT-02")
+@pytest.mark.parametrize("number", [1, 12])
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+@pytest.mark.parametrize("kind", KeyKind)
+async def test_a_key_of_any_kind_signs_wherever_it_is(kind: KeyKind, where: str, number: int) -> None:
+    key, other = KEYS[kind], entry("/other")
+    remote = LocalRemoteKey(key)
+    desk = Desk(WEB, other, key=remote if where == "elsewhere" else key)
+    results = await desk.issue((WEB, []), (other, ["till"]), *[(WEB, ["shop"])] * number)
+    issued = [each for each in results if isinstance(each, IssuedJwt)]
+    assert len(issued) == number + 1
+    for each in issued:
+        parsed = Jws.read(each.token)
+        parsed.check_signature(key.public_key())
+        assert (parsed.algorithm, parsed.claims["sub"]) == (ALGORITHMS[kind], str(each.spiffe_id))
+    if where == "elsewhere":
+        assert len(remote.elsewhere.calls) == 1
+        assert len(remote.elsewhere.calls[0]) == 2, "what is asked for twice in one second is one token"
+
+
+async def test_where_the_key_is_away_nothing_is_issued_or_reserved() -> None:
+    remote = LocalRemoteKey(EC_KEY)
+    desk = Desk(WEB, key=remote)
+    remote.elsewhere.failure = Unavailable(Reason.VAULT_UNAVAILABLE, "sealed")
+    with pytest.raises(Unavailable) as refused:
+        await desk.issue((WEB, ["shop"]))
+    assert refused.value.reason is Reason.VAULT_UNAVAILABLE
+    assert (desk.signers.reserved, desk.meter.issued) == ([], 0)
+    remote.elsewhere.failure = None
+    await desk.token(WEB)
+
+
+async def test_what_is_revoked_while_a_slow_key_signs_is_refused() -> None:
+    remote, other = LocalRemoteKey(EC_KEY), entry("/other")
+    desk = Desk(WEB, other, key=remote)
+    remote.elsewhere.gate.clear()
+    answer = asyncio.create_task(desk.issue((WEB, ["shop"]), (other, ["shop"])))
+    while not remote.elsewhere.calls:
+        await asyncio.sleep(0)
+    desk.bars.replace([revocation_of(WEB)])
+    remote.elsewhere.gate.set()
+    refused, issued = await answer
+    assert isinstance(refused, CitadelError)
+    assert refused.reason is Reason.IDENTITY_REVOKED
+    assert isinstance(issued, IssuedJwt)

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from ca.audit.model import Act, Actor, ActorKind
 from ca.ledger.chain import Head, Log
-from ca.ledger.checkpoints import Checkpoint
-from ca.ledger.notary import Keeping, Notary, Pruned, RecordKey
+from ca.ledger.checkpoints import Checkpoint, CheckpointKind
+from ca.ledger.notary import Keeping, Notary, RecordKey
 from ca.ledger.pages import AuditQuery
 from ca.store.database import Database
 from ca.store.pages import SqlRecordPages
@@ -58,9 +58,16 @@ class FakeStore:
     async def prunable(self, log: Log, *, before: datetime) -> int:  # noqa: ARG002 - the port's form
         return 1
 
-    async def prune(self, log: Log, writer: str, *, before: datetime, **_: object) -> Pruned:  # noqa: ARG002
+    async def anchor(self, log: Log, writer: str, *, before: datetime, at: datetime) -> Checkpoint | None:
+        if before in self.pruned_before:
+            return None
+        head = Head(writer, 1, b"")
+        return Checkpoint(log=log, head=head, at=at, kind=CheckpointKind.ANCHOR)
+
+    async def prune(self, anchor: Checkpoint, jws: str, *, before: datetime) -> int:
+        assert (anchor.kind, jws.count(".")) == (CheckpointKind.ANCHOR, 2)
         self.pruned_before.append(before)
-        return Pruned(rows=1, is_last=True)
+        return 1
 
     async def record_all(self, acts: Sequence[Act], *, at: datetime) -> None: ...
 

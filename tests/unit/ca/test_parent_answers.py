@@ -101,8 +101,8 @@ def test_what_was_asked_for_is_taken() -> None:
     assert check(answer(signed(lifetime=DAY + timedelta(seconds=20)))) is not None  # clocks differ a little
 
 
-def test_the_request_proves_the_key_and_says_what_is_wanted() -> None:
-    der = issuer_request(KEY, A_TEST)
+async def test_the_request_proves_the_key_and_says_what_is_wanted() -> None:
+    der = await issuer_request(KEY, A_TEST)
     assert public_key_of(der) == KEY.public_key()
     wanted = x509.load_der_x509_csr(der).extensions
     names = wanted.get_extension_for_class(x509.SubjectAlternativeName).value

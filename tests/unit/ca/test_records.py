@@ -199,10 +199,11 @@ async def test_a_cut_off_end_shows_by_a_checkpoint_that_was_kept_elsewhere_and_n
 
 
 async def test_a_checkpoint_that_another_key_signed_is_refused(store: Database) -> None:
-    forger = CheckpointSigner(ec.generate_private_key(ec.SECP256R1()))
+    key = ec.generate_private_key(ec.SECP256R1())
+    forger = CheckpointSigner(key, public_key=key.public_key())
     (jws,) = await exported(store)
     original = read_checkpoint(jws, await SqlRecords(database=store).keys())
-    forged = forger.sign(Checkpoint(log=Log.LEDGER, head=original.head, at=NOW))
+    forged = await forger.sign(Checkpoint(log=Log.LEDGER, head=original.head, at=NOW))
     (said,) = await problems(store, kept=[forged])
     assert "is not trusted" in said
     header, _, signature = forged.split(".")

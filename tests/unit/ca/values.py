@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
 from ca.agents.model import Agent
 from ca.audit.model import Actor
+from ca.keys.kinds import AuthorityKey, KeyKind
 from citadel.entry import Entry
 from citadel.reserved import agent_id, server_id
 from citadel.selector import Selector
@@ -51,3 +54,16 @@ def agent(spiffe_id: SpiffeId = NODE_1, *facts: str, **changes: Any) -> Agent:
         "joined_at": NOW,
     }
     return Agent(**(profile | changes))
+
+
+def a_key(kind: KeyKind) -> AuthorityKey:
+    """A new private key of this kind."""
+    match kind:
+        case KeyKind.EC_P256:
+            return ec.generate_private_key(ec.SECP256R1())
+        case KeyKind.EC_P384:
+            return ec.generate_private_key(ec.SECP384R1())
+        case KeyKind.RSA_2048:
+            return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        case KeyKind.RSA_4096:
+            return rsa.generate_private_key(public_exponent=65537, key_size=4096)
