@@ -18,6 +18,7 @@ from ca.upstream.vault.engine import PkiEngine
 from ca.upstream.vault.keeper import VaultKeeper
 from ca.upstream.vault.rooting import RootTerms, VaultRooting
 from ca.upstream.vault.signing import VaultSigning
+from ca.upstream.vault.view import EngineView
 from ca.vault.ports import Vault
 from citadel.clock import Clock
 
@@ -41,9 +42,8 @@ class VaultPkiAffairs:
         domain, engine = settings.trust_domain, PkiEngine(vault, mount=named.mount)
         terms = RootTerms(key=settings.authorities.key, lifetime=settings.authorities.root_lifetime)
         self.authority = VaultUpstream(
-            trust_domain=domain,
-            settings=named,
             engine=engine,
+            view=EngineView(engine, settings=named, trust_domain=domain, clock=clock),
             signing=VaultSigning(engine, trust_domain=domain, keys=keys, is_constrained=named.constrained, clock=clock),
             rooting=VaultRooting(engine, trust_domain=domain, terms=terms, clock=clock) if named.rotate_root else None,
             roots=ListedRoots(store=store, keys=keys, vouching=vouching, clock=clock),

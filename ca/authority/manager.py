@@ -253,6 +253,11 @@ class AuthorityManager:
         """What is rotated when the upstream has put something up, and only then."""
         return self._upstream.decides
 
+    @property
+    def upstream_advice(self) -> str:
+        """What a person does there who wants that rotated."""
+        return self._upstream.advice
+
     async def sign_downstream(self, csr: bytes, *, lifetime: timedelta) -> SignedDownstream:
         """Sign an issuing authority of a child, as `UpstreamAuthority.sign_downstream` does."""
         now = self._clock.now()

@@ -147,6 +147,11 @@ class UpstreamAuthority(Protocol):
         """What is rotated when the upstream has put something up, and neither by time nor by a person here."""
         ...
 
+    @property
+    def advice(self) -> str:
+        """What a person does there who wants to have rotated what it decides."""
+        ...
+
     async def start(self) -> None:
         """Make ready; for `self`, make the first root where there is none."""
         ...

@@ -68,6 +68,10 @@ class SelfSignedUpstream:
     def decides(self) -> frozenset[AuthorityKind]:
         return frozenset()
 
+    @property
+    def advice(self) -> str:
+        return ""
+
     def pending(self) -> Pending | None:
         return None
 

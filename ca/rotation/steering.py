@@ -176,7 +176,7 @@ class Steering:
             raise FailedPrecondition(
                 Reason.UPSTREAM_DECIDES,
                 f"the {kind.value} is the upstream's to rotate, which has put up nothing new",
-                fix="rotate it there: it is taken here through the same rotation",
+                fix=self._authorities.upstream_advice,
             )
 
     def _that_go(self, kind: RotationKind) -> tuple[str, ...]:

@@ -129,9 +129,11 @@ class Upkeep:
 
     def _is_root_due(self, now: datetime) -> bool:
         """Also where roots are rotated by hand alone: the last moment is waited for, and not the outage after it."""
+        pending = self._authorities.pending()
+        if pending is not None and pending.is_root and self._may_take_what_is_up():
+            return True
         if AuthorityKind.ROOT in self._authorities.upstream_decides:
-            pending = self._authorities.pending()
-            return pending is not None and pending.is_root and self._may_take_what_is_up()
+            return False
         root = self._active(AuthorityKind.ROOT)
         is_old = self._root_at is not None and _is_older(root, self._root_at, now)
         is_due = is_old or root.not_after - now <= 2 * self._reserve(root) or self._is_stuck(now)
@@ -167,7 +169,7 @@ class Upkeep:
         running, decides = self._rotator.running, self._authorities.upstream_decides
         if running is None:
             return
-        if decides:
+        if decides or self._authorities.pending() is not None:
             await self._make_way_for_what_is_up(running, now)
         if AuthorityKind.ROOT in decides:
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from citadel.clock import Clock
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, Reason
 
 
 class Refusals:
@@ -13,6 +15,7 @@ class Refusals:
         self._clock = clock
         self._again_at = 0.0  # by the clock that never jumps
         self.last: CitadelError | None = None
+        self.since: datetime | None = None
 
     @property
     def are_over(self) -> bool:
@@ -27,7 +30,13 @@ class Refusals:
     def note(self, error: CitadelError, *, again_in: float) -> None:
         """This was answered; ask again in so many seconds."""
         self.last, self._again_at = error, self._clock.monotonic() + again_in
+        self.since = self.since or self._clock.now()
 
     def end(self) -> None:
         """It was granted."""
-        self.last = None
+        self.last = self.since = None
+
+    def waiting_is_over(self) -> None:
+        """Who did not answer does so again: a refusal stands until it is granted."""
+        if self.last is not None and self.last.reason is Reason.VAULT_UNAVAILABLE:
+            self.end()

@@ -48,6 +48,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             ("entries", status.entries),
             ("issued", status.issued),
             *((("upstream", _upstream(status.upstream, now)),) if status.HasField("upstream") else ()),
+            *(("upstream note", printable(note)) for note in status.upstream.notes),
             *((("vault", _vault(status.vault, now)),) if status.HasField("vault") else ()),
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
             *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),

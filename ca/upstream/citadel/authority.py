@@ -107,6 +107,10 @@ class ParentAuthority:
     def decides(self) -> frozenset[AuthorityKind]:
         return frozenset({AuthorityKind.ROOT})
 
+    @property
+    def advice(self) -> str:
+        return "rotate it at the parent: it is taken here through the same rotation"
+
     def pending(self) -> Pending | None:
         """The parent's root that this server signs under is no longer the one that signs: change over to that."""
         issuers = self._manager.issuers() if self._manager is not None else ()

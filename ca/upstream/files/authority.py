@@ -104,6 +104,10 @@ class FilesUpstream:
     def decides(self) -> frozenset[AuthorityKind]:
         return frozenset({AuthorityKind.ROOT, AuthorityKind.ISSUER})
 
+    @property
+    def advice(self) -> str:
+        return f"put another authority into {self.folder}: it is taken here through the same rotation"
+
     def can_mint(self) -> bool:
         return self.found.offer is not None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -42,21 +42,21 @@ class VaultKeeper:
                 await self.look()
             except CitadelError as error:  # of the store: what was seen is seen again
                 _log.error("PKI engine in Vault not taken", reason=error.reason.value, error=str(error))
-            is_good = self._upstream.found.trouble is None
+            is_good = self._upstream.view.found.trouble is None
             await self._clock.sleep((self._poll if is_good else min(self._poll, _LOOK_SOON)).total_seconds())
 
     async def look(self) -> None:
         """Look once, and take what is there."""
         found = await self._upstream.look()
         if self._upstream.is_news(found):
-            before = self._upstream.found.trouble
+            before = self._upstream.view.found.trouble
             async with self._authorities.changing_upstream():
                 changes = await self._upstream.take(found)
-            await self._telling.tell(before, self._upstream.found.trouble, changes)
+            await self._telling.tell(before, self._upstream.view.found.trouble, changes)
 
     def condition(self) -> UpstreamCondition:
         """How it is with the engine. What is in force goes on until its end."""
-        trouble = self._upstream.trouble()
+        trouble, since = self._trouble()
         tainted = self._upstream.tainted_and_listed()
         if trouble is None and tainted is not None:
             trouble = invalid(
@@ -69,7 +69,23 @@ class VaultKeeper:
             kind="vault",
             source=self._upstream.mount,
             trouble=trouble,
-            since=self._upstream.troubled_since,
+            since=since,
             lasts_until=max(ends, default=None),
-            notes=self._upstream.notes,
+            notes=self._notes(),
         )
+
+    def _trouble(self) -> tuple[CitadelError | None, datetime | None]:
+        """Why nothing new would come now, and since when."""
+        view, signing, rooting = self._upstream.view, self._upstream.signing, self._upstream.rooting
+        if view.found.trouble is not None:
+            return view.found.trouble, view.troubled_since
+        for answered in (signing.answered, *((rooting.answered,) if rooting is not None else ())):
+            if answered.last is not None:
+                return answered.last, answered.since
+        return None, None
+
+    def _notes(self) -> tuple[str, ...]:
+        """What is otherwise than asked for, or than one might think."""
+        offer, rooting = self._upstream.view.found.offer, self._upstream.rooting
+        seen = offer.notes if offer is not None else ()
+        return (*seen, *self._upstream.signing.notes, *(rooting.notes if rooting is not None else ()))
