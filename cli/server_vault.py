@@ -22,6 +22,8 @@ from citadel.probes import Check
 from citadel.repeated import Repeated
 
 if TYPE_CHECKING:
+    from ca.vault.client import VaultClient
+    from ca.vault.logins import Login
     from ca.vault.session import VaultSession
 
 _log = structlog.get_logger(__name__)
@@ -128,11 +130,18 @@ def vault_collector(affairs: VaultAffairs | None) -> VaultCollector:
 
 def new_session(settings: VaultSettings, clock: Clock) -> VaultSession:
     """A session, not yet logged in. Raises as above."""
+    client, login = new_client(settings, clock)
+    from ca.vault.session import VaultSession  # noqa: PLC0415 - as what it is made of
+
+    return VaultSession(client=client, login=login, clock=clock, draw=random.random)
+
+
+def new_client(settings: VaultSettings, clock: Clock) -> tuple[VaultClient, Login]:
+    """What speaks to Vault, and how it logs in. Raises as above."""
     try:
         # They need a library that is an extra.
         from ca.vault.client import VaultClient  # noqa: PLC0415
         from ca.vault.logins import login_of  # noqa: PLC0415
-        from ca.vault.session import VaultSession  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith(("ca.", "citadel.")):
             raise
@@ -141,9 +150,7 @@ def new_session(settings: VaultSettings, clock: Clock) -> VaultSession:
             f"the section vault needs {error.name}, which is not installed",
             fix="pip install citadel[vault]",
         ) from error
-    return VaultSession(
-        client=VaultClient(settings), login=login_of(settings.login, clock=clock), clock=clock, draw=random.random
-    )
+    return VaultClient(settings), login_of(settings.login, clock=clock)
 
 
 def _what_is_kept_there(keys: KeySettings) -> str:

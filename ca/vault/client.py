@@ -17,12 +17,16 @@ from ca.vault.connections import Call, Connections, tls_of
 from ca.vault.ports import Answer
 from ca.vault.settings import VaultSettings
 from ca.vault.troubles import trouble_of_answer, trouble_of_error, words_of
-from citadel.errors import InvalidArgument, Reason, Unavailable
+from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
 
 _THREADS: Final = 4
 _GOOD: Final = range(200, 300)
 _ELSEWHERE: Final = range(300, 400)
 _MISSING: Final = 404
+# Otherwise its status says how it is.
+_HEALTH: Final = "sys/health?standbyok=true&perfstandbyok=true&" + "&".join(
+    f"{each}code=200" for each in ("sealed", "uninit", "drsecondary")
+)
 
 
 class VaultClient:
@@ -51,6 +55,14 @@ class VaultClient:
 
     async def delete(self, path: str) -> None:
         await self._ask("DELETE", path, token=self.token)
+
+    def trouble(self) -> CitadelError | None:
+        """What a session remembers, and this does not."""
+        return None
+
+    async def health(self) -> Mapping[str, Any]:
+        """What Vault says of itself to anybody, also where it is sealed. No namespace has that."""
+        return await self._ask("GET", _HEALTH, token=None)
 
     async def log_in(self, path: str, data: Mapping[str, str], *, secret: str = "") -> str:
         """The token that the auth method at `path` gives for `data`; `secret`, which is in it, is in no error."""

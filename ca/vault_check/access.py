@@ -16,9 +16,12 @@ from citadel.errors import CitadelError, Reason
 
 _MULTI_ISSUER: Final = (1, 11)  # the first Vault whose PKI has several issuers in one mount
 _OPENBAO_IS_FROM: Final = 2  # its numbers begin there, and all of its versions know them
+_TOLD_TO: Final = timedelta(seconds=1.5)  # it tells whole seconds, and the question takes a moment
 _BEHIND: Final = timedelta(minutes=1)
 _SHORT_LEASE: Final = timedelta(minutes=1)
 _ANYTHING: Final = "*"
+_ATTACH: Final = "attach the policy that `citadel-cli vault policy` prints; or the token is a wrong one"
+_SMALLEST: Final = "log in with a policy of its own: `citadel-cli vault policy` prints the smallest"
 
 
 def reach_findings(facts: VaultFacts, settings: ServerSettings) -> Iterator[Finding]:
@@ -52,17 +55,34 @@ def login_findings(facts: VaultFacts, settings: ServerSettings) -> Iterator[Find
         yield unknown(Subject.LOGIN, "not tried: Vault does not serve")
         return
     if isinstance(login, CitadelError):
-        yield failed(Subject.LOGIN, login, f"give this server another one: see `vault.login.{method}`")
-        return
-    yield good(Subject.LOGIN, f"by {method}{where}, with the policies {', '.join(login.policies) or 'none'}")
-    yield _lease(login, by_token=vault.login.token is not None)
+        # Who may look neither at itself nor at its rights has no rights, or no good token.
+        if login.reason is not Reason.VAULT_DENIED or isinstance(facts.allowed, CitadelError):
+            fix = f"give this server another one: see `vault.login.{method}`"
+            yield failed(Subject.LOGIN, login, _ATTACH if login.reason is Reason.VAULT_DENIED else fix)
+            return
+        yield good(Subject.LOGIN, f"by {method}{where}")
+        yield unknown(Subject.LEASE, "the policy does not allow to look at the token")
+    else:
+        yield good(Subject.LOGIN, f"by {method}{where}, with the policies {', '.join(login.policies) or 'none'}")
+        yield _lease(login, by_token=vault.login.token is not None)
+        if "root" in login.policies:
+            yield warning(Subject.POWER, "this is a root token, which may do anything in Vault", _SMALLEST)
+            return
     yield from _policy(facts, settings)
-    yield from _power(login, facts, settings)
+    yield from _power(facts, settings)
 
 
 def probes(settings: ServerSettings) -> tuple[str, ...]:
     """The paths whose capabilities are to be asked for."""
     return tuple(dict.fromkeys([*(rule.path for rule in rules_for(settings)), *_beyond(settings)]))
+
+
+def is_among_own(settings: ServerSettings) -> bool:
+    """Whether the key that seals is called as those that this server makes in Transit, and may delete."""
+    transit, seal = settings.keys.vault_transit, settings.keys.vault_seal
+    if transit is None or seal is None:
+        return False
+    return seal.mount == transit.mount and seal.key.startswith(f"{transit.prefix}-")
 
 
 def _version(health: Health, settings: ServerSettings) -> Finding:
@@ -76,10 +96,11 @@ def _version(health: Health, settings: ServerSettings) -> Finding:
 def _clock(health: Health, settings: ServerSettings) -> Finding:
     ahead = health.time - health.asked_at
     seconds = round(ahead.total_seconds())
-    found = f"that of Vault is {abs(seconds)} s {'ahead' if seconds > 0 else 'behind'}" if seconds else "the same"
+    told = f"that of Vault is {abs(seconds)} s {'ahead' if seconds > 0 else 'behind'}"
+    found = told if abs(ahead) > _TOLD_TO else "the same"
     fix = "set both clocks right (NTP)"
     signs = settings.upstream.vault is not None
-    if signs and ahead > settings.svids.backdate + timedelta(seconds=1):  # it tells whole seconds
+    if signs and ahead > settings.svids.backdate + _TOLD_TO:
         told = f"{found}: what it signs is not valid yet for so long"
         return bad(Subject.CLOCK, Reason.VAULT_REFUSED, told, fix)
     if abs(ahead) > _BEHIND:
@@ -126,26 +147,22 @@ def _policy(facts: VaultFacts, settings: ServerSettings) -> Iterator[Finding]:
 
 def _lacks(rule: Rule, allowed: Mapping[str, frozenset[str]]) -> set[str]:
     has = allowed.get(rule.path, frozenset())
-    return set() if "root" in has else set(rule.capabilities) - has
+    return set(rule.capabilities) - has
 
 
-def _power(login: Login, facts: VaultFacts, settings: ServerSettings) -> Iterator[Finding]:
+def _power(facts: VaultFacts, settings: ServerSettings) -> Iterator[Finding]:
     """Whoever breaks into this server has its token."""
-    fix = "log in with a policy of its own: `citadel-cli vault policy` prints the smallest"
-    if "root" in login.policies:
-        yield warning(Subject.POWER, "this is a root token, which may do anything in Vault", fix)
-        return
     if isinstance(facts.allowed, CitadelError):
         return
     needed = {rule.path: {*rule.capabilities} for rule in rules_for(settings)}
     excess = {path: sorted(has - needed.get(path, set()) - {"deny"}) for path, has in facts.allowed.items()}
     if excess.get(_ANYTHING):
         found = f"the policy has a rule for every path: {', '.join(excess[_ANYTHING])}"
-        yield warning(Subject.POWER, found, fix)
+        yield warning(Subject.POWER, found, _SMALLEST)
         return
     for path, capabilities in excess.items():
         if capabilities:
-            yield warning(Subject.POWER, f"{path} allows {', '.join(capabilities)}", fix)
+            yield warning(Subject.POWER, f"{path} allows {', '.join(capabilities)}", _SMALLEST)
 
 
 def _beyond(settings: ServerSettings) -> Iterator[str]:
@@ -161,7 +178,8 @@ def _beyond(settings: ServerSettings) -> Iterator[str]:
         yield from (f"{transit.mount}/{kind}/{own}*" for kind in ("export/signing-key", "backup"))
         yield from (f"{transit.mount}/{kind}/*" for kind in ("keys", "sign", "decrypt"))
     if (seal := settings.keys.vault_seal) is not None:
-        yield f"{seal.mount}/keys/{seal.key}/config"
+        if not is_among_own(settings):
+            yield f"{seal.mount}/keys/{seal.key}/config"
         yield from (f"{seal.mount}/{kind}/{seal.key}" for kind in ("export/encryption-key", "backup"))
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeAlias, TypeVar
 
-from cryptography import x509
-
+from ca.upstream.vault.engine import VaultIssuer
 from citadel.errors import CitadelError
 
 T = TypeVar("T")
@@ -45,29 +44,12 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Issuer:
-    """An issuer of a PKI secrets engine."""
-
-    id: str
-    name: str
-    is_default: bool
-    certificate: x509.Certificate
-
-    @property
-    def is_root(self) -> bool:
-        """Whether it is of its own making, by its names."""
-        return self.certificate.issuer == self.certificate.subject
-
-    def __str__(self) -> str:
-        return self.name or self.id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pki:
-    """A PKI secrets engine; `usages` are those of the issuer that is to sign."""
+    """A PKI secrets engine; `leading` is the id of the issuer that is to sign, and `usages` are what it may."""
 
     mount: Seen[Mount]
-    issuers: Seen[Sequence[Issuer]]
+    issuers: Seen[Sequence[VaultIssuer]]
+    leading: Seen[str]
     usages: Seen[frozenset[str]]
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from cryptography import x509
-
-from ca.authority.soundness import domain_fault, root_faults
 from ca.settings import ServerSettings
-from ca.vault_check.facts import Issuer, Mount, Pki, Seen
+from ca.upstream.settings import VaultPkiSettings
+from ca.upstream.vault.engine import VaultIssuer
+from ca.upstream.vault.offer import Found, Offer, offer_of
+from ca.vault_check.facts import Mount, Pki, Seen
 from ca.vault_check.finding import Finding, Subject, bad, failed, good, unknown, warning
 from ca.vault_check.mounts import mount_finding
-from citadel.certification_path import UNREADABLE, NoPathError, extension_of, find_path
 from citadel.config.types import format_duration
 from citadel.errors import CitadelError, Reason
 
@@ -29,147 +27,77 @@ def pki_findings(pki: Pki, settings: ServerSettings, *, now: datetime) -> Iterat
     yield mount_finding(pki.mount, named.mount, "pki")
     if isinstance(pki.mount, CitadelError) or pki.mount.engine != "pki":
         return
-    if isinstance(pki.issuers, CitadelError):
-        yield failed(Subject.ISSUER, pki.issuers, "look whether the mount serves")
-        return
-    issuer = signing_issuer(pki.issuers, named.issuer)
-    if issuer is None:
-        yield _no_issuer(pki.issuers, named.issuer)
-        return
-    yield from _issuer(issuer, settings)
-    yield _usage(pki.usages, issuer)
-    yield from _path(issuer, pki.issuers, now)
-    yield _names(pki.issuers)
-    yield _lifetime(issuer, settings, now)
-    yield _limit(pki.mount, settings)
+    yield from _issuers(pki, named, settings, now)
+    yield _limit(pki.mount, named, settings)
 
 
-def signing_issuer(issuers: Sequence[Issuer], named: str | None) -> Issuer | None:
-    """The one that is named (by name or id), or the default."""
-    if named is None:
-        return next((each for each in issuers if each.is_default), None)
-    return next((each for each in issuers if named in (each.name, each.id)), None)
-
-
-def _no_issuer(issuers: Sequence[Issuer], named: str | None) -> Finding:
-    have = ", ".join(str(each) for each in issuers)
-    if not issuers:
-        found, fix = "the mount has none", "make a root there: `deploy/vault/README.md` has the command"
-    elif named is None:
-        found, fix = "there is no default", f"make one of these the default, or set `upstream.vault.issuer`: {have}"
-    else:
-        found, fix = f"there is no {named}", f"set `upstream.vault.issuer` to one of {have}"
-    return bad(Subject.ISSUER, Reason.VAULT_NOT_FOUND, found, fix)
-
-
-def _issuer(issuer: Issuer, settings: ServerSettings) -> Iterator[Finding]:
+def _issuers(pki: Pki, named: VaultPkiSettings, settings: ServerSettings, now: datetime) -> Iterator[Finding]:
+    """As the server itself will judge them."""
+    for asked in (pki.issuers, pki.leading):
+        if isinstance(asked, CitadelError):
+            if asked is pki.issuers and asked.reason is Reason.VAULT_NOT_FOUND:  # what Vault says of a list of none
+                fix = "make a root there: `deploy/vault/README.md` has the command"
+                yield bad(Subject.ISSUER, asked.reason, f"{named.mount} has none", fix)
+            else:
+                yield failed(Subject.ISSUER, asked, "look whether the mount serves")
+            return
+    assert not isinstance(pki.issuers, CitadelError)  # noqa: S101 - for the type checker
+    assert not isinstance(pki.leading, CitadelError)  # noqa: S101 - as above
+    found = Found(issuers=tuple(pki.issuers), leading=pki.leading)
     try:
-        fault = domain_fault(issuer.certificate, settings.trust_domain)
-    except UNREADABLE as error:
-        fault = f"cannot be read: {error}"
-    if fault:
-        fix = f"make an issuer for {settings.trust_domain}, with `uri_sans` or without"
-        yield bad(Subject.ISSUER, Reason.UPSTREAM_INVALID, f"{issuer} {fault}", fix)
+        offer = offer_of(found, mount=named.mount, trust_domain=settings.trust_domain, now=now)
+    except CitadelError as error:
+        yield failed(Subject.ISSUER, error, "rotate the root in Vault, or name another issuer")
         return
-    yield good(Subject.ISSUER, f"{issuer}{', the default' if issuer.is_default else ''}")
+    names = {each.certificate: each for each in found.issuers}
+    signer = next(each for each in found.issuers if each.id == offer.line.issuer_id)
+    yield good(Subject.ISSUER, f"{_name(signer)} can sign authorities")
+    yield _usage(pki.usages, signer, named)
+    yield from (warning(Subject.ROOTS, note, "delete it there, or make it anew") for note in offer.notes)
+    trusted = ", ".join(_name(names[each]) for each in offer.roots if each in names)
+    yield good(Subject.ROOTS, f"trusted will be {trusted}")
+    yield _lifetime(offer, settings, now)
 
 
-def _usage(usages: Seen[frozenset[str]], issuer: Issuer) -> Finding:
+def _name(issuer: VaultIssuer) -> str:
+    return issuer.name or issuer.id
+
+
+def _usage(usages: Seen[frozenset[str]], issuer: VaultIssuer, named: VaultPkiSettings) -> Finding:
     if isinstance(usages, CitadelError):
         if usages.reason is Reason.VAULT_DENIED:
             return unknown(Subject.USAGE, "the policy does not allow to read it")
         return failed(Subject.USAGE, usages, "look whether the mount serves")
     if _SIGNING in usages:
         return good(Subject.USAGE, "it may sign certificates")
-    fix = f"`vault write MOUNT/issuer/{issuer} usage=read-only,{_SIGNING},crl-signing`, or name another one"
-    found = f"{issuer} may not sign certificates: its usage is {', '.join(sorted(usages)) or 'empty'}"
+    found = f"{_name(issuer)} may not sign certificates: its usage is {', '.join(sorted(usages)) or 'empty'}"
+    fix = f"`vault write {named.mount}/issuer/{_name(issuer)} usage=read-only,{_SIGNING},crl-signing`, or name another"
     return bad(Subject.USAGE, Reason.UPSTREAM_CANNOT_SIGN, found, fix)
 
 
-def _path(issuer: Issuer, issuers: Sequence[Issuer], now: datetime) -> Iterator[Finding]:
-    """From the issuer to a root of the same mount: those are all that agents and proxies will trust."""
-    roots, path = [each for each in issuers if each.is_root], [issuer.certificate]
-    if not issuer.is_root:
-        others, anchors = (
-            [each.certificate for each in issuers if each.is_root is is_root] for is_root in (False, True)
-        )
-        try:
-            path = find_path(issuer.certificate, others, anchors, now=now.replace(microsecond=0))
-        except NoPathError as error:
-            found = f"{issuer} does not lead to a root in this mount: {error.why}"
-            fix = "import its root into the mount (`vault write MOUNT/issuers/import/cert`), or let a root sign"
-            yield bad(Subject.ROOTS, Reason.UPSTREAM_INVALID, found, fix)
-            return
-    yield _path_length(path)
-    yield from _roots(roots, issuer, path[-1], now)
-
-
-def _path_length(path: Sequence[x509.Certificate]) -> Finding:
-    """Below each must be place for this server's issuing authority, and for those between."""
-    for between, authority in enumerate(path):
-        constraints = extension_of(authority, x509.BasicConstraints)
-        length = constraints.path_length if constraints is not None else None
-        if length is not None and length <= between:
-            found = f"{_named(authority)} allows {length} below it, and {between + 1} are needed"
-            fix = "let an issuer sign that allows more: make a root without `max_path_length`"
-            return bad(Subject.PATH_LENGTH, Reason.UPSTREAM_CANNOT_SIGN, found, fix)
-    return good(Subject.PATH_LENGTH, "it may sign an authority")
-
-
-def _roots(roots: Sequence[Issuer], issuer: Issuer, root: x509.Certificate, now: datetime) -> Iterator[Finding]:
-    """All roots in the mount will be trusted, so all are looked at; one that signs nothing here hurts less."""
-    are_sound = True
-    for each in roots:
-        for fault in list(root_faults(each.certificate, now=now))[:1]:  # the first is the worst
-            are_sound, found = False, f"{each} {fault}"
-            if each.certificate == root:
-                fix = f"rotate it: {issuer} hangs on it"
-                yield bad(Subject.ROOTS, Reason.UPSTREAM_INVALID, found, fix)
-            else:
-                yield warning(Subject.ROOTS, found, f"delete it: `vault delete MOUNT/issuer/{each}`")
-    if are_sound:
-        yield good(Subject.ROOTS, ", ".join(str(each) for each in roots))
-
-
-def _names(issuers: Sequence[Issuer]) -> Finding:
-    """Envoy looks authorities up by their names, and of two alike takes the wrong one half of the time."""
-    counts = Counter(each.certificate.subject.rfc4514_string() for each in issuers if each.is_root)
-    twins = [name for name, count in counts.items() if count > 1]
-    if not twins:
-        return good(Subject.NAMES, "each has its own")
-    found = f"several roots are called {', '.join(twins)}: proxies could not tell them apart"
-    fix = "make the new one again with another `common_name`, and delete the twin"
-    return bad(Subject.NAMES, Reason.UPSTREAM_INVALID, found, fix)
-
-
-def _lifetime(issuer: Issuer, settings: ServerSettings, now: datetime) -> Finding:
-    left, asked = issuer.certificate.not_valid_after_utc - now, settings.authorities.issuer_lifetime
+def _lifetime(offer: Offer, settings: ServerSettings, now: datetime) -> Finding:
+    left, asked = offer.line.ends - now, settings.authorities.issuer_lifetime
     if left >= asked:
-        return good(Subject.LIFETIME, f"{issuer} lasts {_days(left)}")
-    found = f"{issuer} ends in {_days(left)}, before an issuing authority of {format_duration(asked)} would"
-    return warning(Subject.LIFETIME, found, "rotate the root; until then issuing authorities live as long as it does")
+        return good(Subject.LIFETIME, f"it lasts {_days(left)}")
+    found = f"it ends in {_days(left)}, before an issuing authority of {format_duration(asked)} would"
+    return warning(Subject.LIFETIME, found, "rotate the root; until then issuing authorities end with it")
 
 
-def _limit(mount: Mount, settings: ServerSettings) -> Finding:
-    named, authorities = settings.upstream.vault, settings.authorities
+def _limit(mount: Mount, named: VaultPkiSettings, settings: ServerSettings) -> Finding:
     limit = mount.longest if mount.longest is not None else _OTHERWISE
     told = format_duration(limit) if mount.longest is not None else f"Vault's own, {_days(limit)} unless that was set"
-    rotates = named is not None and named.rotate_root
-    asked = {"authorities.issuer_lifetime": authorities.issuer_lifetime}
-    asked |= {"authorities.root_lifetime": authorities.root_lifetime} if rotates else {}
+    asked = {"authorities.issuer_lifetime": settings.authorities.issuer_lifetime}
+    if named.rotate_root:
+        asked["authorities.root_lifetime"] = settings.authorities.root_lifetime
     shortened = [f"{name} ({format_duration(value)})" for name, value in asked.items() if value > limit]
     if not shortened:
         return good(Subject.LIMIT, told)
     longest = max(asked.values()) // timedelta(hours=1)
-    fix = f"`vault secrets tune -max-lease-ttl={longest}h MOUNT`, or set shorter lifetimes"
+    fix = f"`vault secrets tune -max-lease-ttl={longest}h {named.mount}`, or set shorter lifetimes"
     return warning(Subject.LIMIT, f"{told}: {' and '.join(shortened)} would be shortened to it", fix)
 
 
 def _days(value: timedelta) -> str:
     """No finer than a person wants to read."""
-    step = timedelta(days=1) if value >= timedelta(days=2) else timedelta(seconds=1)
+    step = next((each for each in (timedelta(days=1), timedelta(hours=1)) if value >= 2 * each), timedelta(seconds=1))
     return format_duration(max(value // step * step, timedelta(0)))
-
-
-def _named(certificate: x509.Certificate) -> str:
-    return certificate.subject.rfc4514_string() or "an authority without a name"

@@ -8,6 +8,7 @@ from typing import Final
 
 from ca.keys.sealing import KeyPurpose
 from ca.settings import ServerSettings
+from ca.vault_check.access import is_among_own
 from ca.vault_check.facts import Keys, Seal
 from ca.vault_check.finding import Finding, Subject, bad, failed, good, unknown, warning
 from ca.vault_check.mounts import mount_finding
@@ -56,7 +57,7 @@ def _prefix(keys: Keys, settings: ServerSettings) -> Finding:
     named, seal = settings.keys.vault_transit, settings.keys.vault_seal
     assert named is not None  # noqa: S101 - as above
     begin = f"{named.prefix}-"
-    if seal is not None and seal.mount == named.mount and seal.key.startswith(begin):
+    if seal is not None and is_among_own(settings):
         found = f"{seal.key}, which seals keys, begins as those that this server may delete"
         return warning(Subject.PREFIX, found, "give one of the two another name, or another mount")
     if isinstance(keys.names, CitadelError):

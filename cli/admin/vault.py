@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from ca.settings import ServerSettings
+from ca.vault_check.finding import Finding, Grade, is_fit
 from ca.vault_check.policy import as_hcl, rules_for
 from citadel.config.loader import load
-from citadel.errors import InvalidArgument, Reason
+from citadel.errors import FailedPrecondition, InvalidArgument, Reason
 from cli.admin.invocation import Invocation, admin_command
+from cli.admin.tables import counted, print_heading, print_table
 from cli.output import Form, echo, print_json
 
 _CONFIG = click.option(
@@ -26,6 +30,24 @@ _CONFIG = click.option(
 @click.group("vault")
 def vault_group() -> None:
     """Vault, as the settings of a server use it. Needs no server."""
+
+
+@admin_command("check", group=vault_group, example="citadel-cli vault check -c /etc/citadel/server.yaml")
+@_CONFIG
+def check_command(invocation: Invocation, *, path: Path) -> None:
+    """Log in to Vault as the server would, and tell whether it would work, and what to do.
+
+    It changes nothing there. Ends with code 8 where the server would not work; warnings alone end with 0.
+    """
+    settings = _load(path)
+    from cli.vault_check import look  # noqa: PLC0415 - the other commands start without what speaks to Vault
+
+    found = asyncio.run(look(settings, invocation.clock))
+    if invocation.form is Form.JSON:
+        print_json({"fits": is_fit(found), "checks": [_plain(each) for each in found]})
+    else:
+        _print(found)
+    _conclude(found)
 
 
 @admin_command(
@@ -50,3 +72,38 @@ def _load(path: Path) -> ServerSettings:
             fix="set `vault`, and one of `upstream.vault`, `keys.vault_transit` and `keys.vault_seal`",
         )
     return settings
+
+
+def _print(found: Sequence[Finding]) -> None:
+    print_table(
+        ("", "WHAT", "FOUND", "WHAT TO DO"),
+        ((each.grade.value, each.subject.value, each.found, each.fix) for each in found),
+        none="nothing was looked at",
+    )
+    if is_fit(found):
+        warned = [each for each in found if each.grade is Grade.WARNING]
+        print_heading(
+            f"a server would work, with {counted(len(warned), 'warning')}" if warned else "a server would work"
+        )
+
+
+def _plain(finding: Finding) -> dict[str, str | None]:
+    return {
+        "subject": finding.subject.name.lower(),
+        "grade": finding.grade.value,
+        "finding": finding.found,
+        "fix": finding.fix,
+        "reason": finding.reason,
+    }
+
+
+def _conclude(found: Sequence[Finding]) -> None:
+    """End with an error where a server would not work; the first finding has the cause, others may follow from it."""
+    bad = [each for each in found if each.grade is Grade.BAD]
+    if bad:
+        raise FailedPrecondition(
+            bad[0].reason or Reason.VAULT_REFUSED,
+            f"a server with these settings would not work: {counted(len(bad), 'finding')}"
+            f" ({', '.join(dict.fromkeys(each.subject.value for each in bad))})",
+            fix=bad[0].fix if len(bad) == 1 else "do what is said above for each finding that is bad",
+        )

@@ -11,8 +11,9 @@ import pytest
 from cryptography import x509
 
 from ca.settings import ServerSettings
+from ca.upstream.vault.engine import VaultIssuer
 from ca.vault_check.access import probes
-from ca.vault_check.facts import Health, Issuer, Key, Keys, Login, Mount, Pki, Seal, VaultFacts
+from ca.vault_check.facts import Health, Key, Keys, Login, Mount, Pki, Seal, VaultFacts
 from ca.vault_check.finding import Finding, Grade, Subject, is_fit
 from ca.vault_check.policy import rules_for
 from ca.vault_check.rules import findings
@@ -46,14 +47,14 @@ def allowed(of: ServerSettings) -> Mapping[str, frozenset[str]]:
     return {path: needed.get(path, frozenset({"deny"})) for path in probes(of)}
 
 
-def issuer(signed: Signed, name: str = "first", *, is_default: bool = True) -> Issuer:
-    return Issuer(id=f"id-{name}", name=name, is_default=is_default, certificate=signed.certificate)
+def issuer(signed: Signed, name: str = "first") -> VaultIssuer:
+    return VaultIssuer(id=f"id-{name}", name=name, certificate=signed.certificate)
 
 
-def pki(*issuers: Issuer, **others: Any) -> Pki:
+def pki(*issuers: VaultIssuer, **others: Any) -> Pki:
     usable = frozenset({"read-only", "issuing-certificates", "crl-signing"})
-    facts: dict[str, Any] = {"mount": Mount(engine="pki", longest=10 * _YEAR), "issuers": issuers, "usages": usable}
-    return Pki(**facts | others)
+    facts: dict[str, Any] = {"mount": Mount(engine="pki", longest=10 * _YEAR), "usages": usable}
+    return Pki(**facts | {"issuers": issuers, "leading": issuers[0].id if issuers else _GONE} | others)
 
 
 _SEAL_KEY: Final = Key(kind="aes256-gcm96", is_exportable=False, has_plaintext_backup=False)
@@ -82,12 +83,7 @@ def test_a_vault_that_fits_is_good_in_every_point() -> None:
     assert is_fit(points)
 
 
-def named(path_length: int | None, name: str = "root a.test") -> Signed:
-    return root(name, lifetime=_YEAR, constraints=x509.BasicConstraints(ca=True, path_length=path_length))
-
-
-_LONG_CHAIN: Final = intermediate(named(1), "between", path_length=None, lifetime=_YEAR)
-
+_LEAVES_ALONE: Final = root(lifetime=_YEAR, constraints=x509.BasicConstraints(ca=True, path_length=0))
 _WITHOUT_LOOKUP: Final = {**allowed(settings()), "auth/token/lookup-self": frozenset({"deny"})}
 _WITHOUT_REVOKE: Final = {**allowed(settings()), "auth/token/revoke-self": frozenset({"deny"})}
 _WITHOUT_DELETE: Final = {**allowed(settings()), "transit/keys/citadel-*": frozenset({"read", "update"})}
@@ -118,31 +114,19 @@ _WITH_ALL: Final = {path: frozenset({"read", "update", "delete", "sudo"}) for pa
         ({"allowed": _WITH_ALL}, Subject.POWER, Grade.WARNING, "for every path: delete, read, sudo, update"),
         ({"pki": pki(mount=_DENIED)}, Subject.MOUNT, Grade.BAD, "nothing that may be seen is mounted at pki"),
         ({"pki": pki(mount=_TRANSIT)}, Subject.MOUNT, Grade.BAD, "at pki is the engine transit, not pki"),
-        ({"pki": pki(issuers=_GONE)}, Subject.ISSUER, Grade.BAD, "there is nothing"),
-        ({"pki": pki()}, Subject.ISSUER, Grade.BAD, "the mount has none"),
-        ({"pki": pki(issuer(_ROOT, is_default=False))}, Subject.ISSUER, Grade.BAD, "there is no default"),
+        ({"pki": pki(issuers=_DENIED)}, Subject.ISSUER, Grade.BAD, "does not allow it"),
+        ({"pki": pki()}, Subject.ISSUER, Grade.BAD, "there is nothing"),
         ({"pki": pki(issuer(root(uri="spiffe://b.test")))}, Subject.ISSUER, Grade.BAD, "is for spiffe://b.test"),
         ({"pki": pki(issuer(_ROOT), usages=frozenset())}, Subject.USAGE, Grade.BAD, "its usage is empty"),
         ({"pki": pki(issuer(_ROOT), usages=_DENIED)}, Subject.USAGE, Grade.UNKNOWN, "does not allow to read"),
-        ({"pki": pki(issuer(named(0)))}, Subject.PATH_LENGTH, Grade.BAD, "allows 0 below it, and 1 are needed"),
+        ({"pki": pki(issuer(_LEAVES_ALONE))}, Subject.ISSUER, Grade.BAD, "has path length 0"),
+        ({"pki": pki(issuer(intermediate(_ROOT)))}, Subject.ISSUER, Grade.BAD, "leads to none of its self-signed"),
+        ({"pki": pki(issuer(root(not_after=NOW)))}, Subject.ISSUER, Grade.BAD, "has expired"),
         (
-            {"pki": pki(issuer(_LONG_CHAIN), issuer(named(1), "top", is_default=False))},
-            Subject.ROOTS,
-            Grade.BAD,
-            "does not lead to a root in this mount",
-        ),
-        (
-            {"pki": pki(issuer(_ROOT), issuer(root("gone", not_after=NOW), "old", is_default=False))},
+            {"pki": pki(issuer(_ROOT), issuer(root(lifetime=_YEAR), "twin"))},
             Subject.ROOTS,
             Grade.WARNING,
-            "old has expired",
-        ),
-        ({"pki": pki(issuer(root(not_after=NOW)))}, Subject.ROOTS, Grade.BAD, "first has expired"),
-        (
-            {"pki": pki(issuer(_ROOT), issuer(root(lifetime=_YEAR), "twin", is_default=False))},
-            Subject.NAMES,
-            Grade.BAD,
-            "several roots are called CN=root a.test",
+            "the issuer twin in pki is not trusted: it has the name of another root",
         ),
         ({"pki": pki(issuer(root(lifetime=timedelta(days=3))))}, Subject.LIFETIME, Grade.WARNING, "ends in 3d, before"),
         (
@@ -188,27 +172,6 @@ def test_each_misfit_is_found_and_named(changes: dict[str, Any], subject: Subjec
     assert hit.fix or grade is Grade.UNKNOWN
     assert (hit.reason is not None) is (grade is Grade.BAD)
     assert is_fit(points) is (grade is not Grade.BAD)
-
-
-def test_an_issuer_below_a_root_needs_place_for_two_above_and_one_below() -> None:
-    top = named(1)
-    middle = intermediate(top, "between", path_length=None, lifetime=_YEAR)
-    facts = replace(_GOOD, pki=pki(issuer(middle), issuer(top, "top", is_default=False)))
-    [length] = [each for each in found(facts) if each.subject is Subject.PATH_LENGTH]
-    assert (length.grade, length.found) == (Grade.BAD, "CN=root a.test allows 1 below it, and 2 are needed")
-    top = named(2)
-    middle = intermediate(top, "between", path_length=None, lifetime=_YEAR)
-    facts = replace(_GOOD, pki=pki(issuer(middle), issuer(top, "top", is_default=False)))
-    assert all(each.grade is Grade.GOOD for each in found(facts))
-
-
-def test_a_pinned_issuer_is_found_by_its_name_or_id() -> None:
-    other = issuer(root("other", lifetime=_YEAR), "other", is_default=False)
-    facts = replace(_GOOD, pki=pki(issuer(_ROOT), other))
-    for name, words in (("other", "other"), ("id-other", "other"), ("nobody", "there is no nobody")):
-        of = settings(upstream={"vault": {"issuer": name}})
-        [point] = [each for each in found(facts, of) if each.subject is Subject.ISSUER]
-        assert point.found == words
 
 
 def test_a_token_from_a_file_that_cannot_be_renewed_is_one_that_ends() -> None:
