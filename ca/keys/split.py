@@ -14,30 +14,36 @@ from citadel.errors import FailedPrecondition, Reason
 class SplitKeyManager:
     """Fulfils `KeyManager` and `JwtKeyManager` of `ca.authority`: the id of a key tells where it is."""
 
-    def __init__(self, *, transit: TransitKeyManager, sealed: SealedKeyManager) -> None:
+    def __init__(self, *, transit: TransitKeyManager | None, sealed: SealedKeyManager) -> None:
+        """Without `transit` keys are made and sealed here, and those in Vault are not opened."""
         self._transit = transit
         self._sealed = sealed
 
     async def create(self, purpose: KeyPurpose) -> str:
-        return await self._transit.create(purpose)
+        return await (self._transit or self._sealed).create(purpose)
 
     async def create_jwt(self, kind: KeyKind) -> str:
-        return await self._transit.create_jwt(kind)
+        return await (self._transit or self._sealed).create_jwt(kind)
 
     async def adopt(self, key: AuthorityKey, purpose: KeyPurpose) -> str:
-        return await self._transit.adopt(key, purpose)
+        return await (self._transit or self._sealed).adopt(key, purpose)
 
     async def signer(self, key_id: str, purpose: KeyPurpose) -> SigningKey:
-        return await (self._transit if is_in_vault(key_id) else self._sealed).signer(key_id, purpose)
+        return await self._place_of(key_id).signer(key_id, purpose)
 
     async def jwt_signer(self, key_id: str) -> SigningKey:
-        return await self.signer(key_id, KeyPurpose.JWT)
+        return await self._place_of(key_id).signer(key_id, KeyPurpose.JWT)
 
     async def delete(self, key_id: str) -> None:
-        await (self._transit if is_in_vault(key_id) else self._sealed).delete(key_id)
+        await self._place_of(key_id).delete(key_id)
 
-
-def refuse_in_vault(key_id: str) -> None:
-    """Raises `FailedPrecondition` (`key_unsealable`) for a key that only `SplitKeyManager` would find."""
-    if is_in_vault(key_id):
-        raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"key {key_id} is in Vault", fix="set keys.vault_transit again")
+    def _place_of(self, key_id: str) -> TransitKeyManager | SealedKeyManager:
+        if not is_in_vault(key_id):
+            return self._sealed
+        if self._transit is None:
+            raise FailedPrecondition(
+                Reason.KEY_UNSEALABLE,
+                f"key {key_id} is in Vault, and keys.vault_transit is not set",
+                fix="set keys.vault_transit again",
+            )
+        return self._transit
