@@ -15,20 +15,23 @@ from ca.backup.keys import FolderShelf, KeyShelf, TableShelf
 from ca.backup.making import BackupMaker
 from ca.backup.reading import Summary, inspect
 from ca.backup.restoring import Restored, Restorer
-from ca.keys.kek import read_kek
-from ca.keys.sealing import KekSealer
+from ca.keys.manager import Sealer
 from ca.lease.identity import holder_of
 from ca.settings import ServerSettings
 from ca.store.database import Database
 from citadel.clock import Clock
 from citadel.config.files import ensure_private_dir
 from citadel.folder_lock import folder_lock
+from cli.server_keys import sealer_of
+from cli.server_vault import running_vault
 
 
-def backup_service(settings: ServerSettings, *, database: Database, actor_of: ActorOf, clock: Clock) -> BackupService:
+def backup_service(
+    settings: ServerSettings, *, database: Database, sealer: Sealer, actor_of: ActorOf, clock: Clock
+) -> BackupService:
     """The service of a server that runs."""
     return BackupService(
-        maker=_maker(settings, database, clock),
+        maker=_maker(settings, database, sealer, clock),
         database=database,
         folder=settings.data_dir,
         actor_of=actor_of,
@@ -38,13 +41,14 @@ def backup_service(settings: ServerSettings, *, database: Database, actor_of: Ac
 
 async def backup_offline(settings: ServerSettings, file: BinaryIO, *, clock: Clock) -> int:
     """A backup of a server that does not run; returns the number of rows."""
-    async with _stopped_server(settings) as database:
-        return await _maker(settings, database, clock).make(file)
+    async with _stopped_server(settings) as database, _sealer(settings, clock) as sealer:
+        return await _maker(settings, database, sealer, clock).make(file)
 
 
-async def inspect_backup(settings: ServerSettings, path: Path) -> Summary:
-    """What a backup says of itself, checked against this server's key-encryption key. Raises as `inspect`."""
-    return await inspect(path, sealer=_sealer(settings), trust_domain=settings.trust_domain)
+async def inspect_backup(settings: ServerSettings, path: Path, *, clock: Clock) -> Summary:
+    """What a backup says of itself, checked against what seals this server's keys. Raises as `inspect`."""
+    async with _sealer(settings, clock) as sealer:
+        return await inspect(path, sealer=sealer, trust_domain=settings.trust_domain)
 
 
 async def restore_backup(
@@ -74,11 +78,11 @@ async def _stopped_server(settings: ServerSettings) -> AsyncIterator[Database]:
             await database.close()
 
 
-def _maker(settings: ServerSettings, database: Database, clock: Clock) -> BackupMaker:
+def _maker(settings: ServerSettings, database: Database, sealer: Sealer, clock: Clock) -> BackupMaker:
     return BackupMaker(
         database=database,
         keys=_shelf(settings),
-        sealer=_sealer(settings),
+        sealer=sealer,
         trust_domain=settings.trust_domain,
         clock=clock,
     )
@@ -88,5 +92,8 @@ def _shelf(settings: ServerSettings) -> KeyShelf:
     return TableShelf() if settings.keys_in_database else FolderShelf(settings.data_dir / "keys")
 
 
-def _sealer(settings: ServerSettings) -> KekSealer:
-    return KekSealer(read_kek(settings.keys, os.environ))
+@asynccontextmanager
+async def _sealer(settings: ServerSettings, clock: Clock) -> AsyncIterator[Sealer]:
+    """What seals, with a session of its own where that is in Vault: a person waits, so Vault is not waited for."""
+    async with running_vault(settings, clock) as vault:
+        yield sealer_of(settings, vault.vault if vault is not None else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ca.agents.roster import AgentRoster
 from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
+from ca.authority.model import AuthorityState
 from ca.authority.own_bundle import OwnBundle
 from ca.authority.ports import Neighbours, UpstreamAuthority
 from ca.clusters.knowing import Knowing
@@ -27,10 +27,8 @@ from ca.issuance.issuer import Issuer
 from ca.issuance.jwt import JwtIssuer
 from ca.issuance.lifetime import LifetimePolicy
 from ca.issuance.quota import Quota
-from ca.keys.disk import DiskKeys
-from ca.keys.kek import read_kek
-from ca.keys.manager import SealedKeyManager
-from ca.keys.sealing import KekSealer
+from ca.keys.split import SplitKeyManager
+from ca.keys.transit.condition import KeysCondition
 from ca.metrics import MeteredLedger
 from ca.revocation.lists import RevocationLists
 from ca.revocation.revoker import Revoker
@@ -44,7 +42,6 @@ from ca.store.entries import SqlEntryStore
 from ca.store.ledger import SqlLedger
 from ca.store.restores import LedgerGap, ledger_gaps
 from ca.store.rotations import SqlIssuedEnds
-from ca.store.sealed_keys import SqlKeys
 from ca.upstream.condition import UpstreamCondition
 from citadel.clock import Clock
 from citadel.metrics import new_registry
@@ -60,6 +57,7 @@ from cli.server_clusters import (
 )
 from cli.server_federation import FederationAffairs, exchanged_roots, federation_affairs
 from cli.server_jwt import jwt_authorities, jwt_issuer
+from cli.server_keys import ServerKeys, ready_keys
 from cli.server_records import RecordKeeping
 from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
 from cli.server_rotation import RotationAffairs, rotation_affairs
@@ -98,11 +96,19 @@ class ServerCore:
     knowing: Knowing
     upstream: UpstreamAffairs
     vault: VaultAffairs | None
+    keys: ServerKeys
     background: tuple[asyncio.Task[None], ...]
 
     def upstream_condition(self) -> UpstreamCondition:
         """How it is with where the issuing authority comes from."""
         return self.upstream.condition(self.authorities.issuers)
+
+    def keys_condition(self) -> KeysCondition | None:
+        """How it is with keys that have to do with Vault."""
+        if self.vault is None or not self.keys.need_vault:
+            return None
+        ends = [each.not_after for each in self.authorities.issuers() if each.state is AuthorityState.ACTIVE]
+        return self.keys.condition(self.vault, issuer_ends=max(ends, default=None))
 
 
 @asynccontextmanager
@@ -115,7 +121,8 @@ async def server_core(
     """
     async with AsyncExitStack() as stack:
         vault = await stack.enter_async_context(running_vault(settings, clock))
-        keys = _keys(settings, database)
+        kept = await ready_keys(settings, database=database, vault=vault, on_wait=start.waits_for)
+        keys = kept.manager
         records = RecordKeeping(settings, database=database, keys=keys, clock=clock)
         stack.push_async_callback(records.close)
         tally = Tally(clock=clock, sink=records.trail)
@@ -287,6 +294,7 @@ async def server_core(
             background=(writing, *(vault.work if vault is not None else ()), *following, *working),
             upstream=upstream,
             vault=vault,
+            keys=kept,
         )
 
 
@@ -305,21 +313,12 @@ async def _ledger_gaps(database: Database) -> Sequence[LedgerGap]:
     return gaps
 
 
-def _keys(settings: ServerSettings, database: Database) -> SealedKeyManager:
-    return SealedKeyManager(
-        keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
-        trust_domain=settings.trust_domain,
-        sealer=KekSealer(read_kek(settings.keys, os.environ)),
-        kind=settings.authorities.key,
-    )
-
-
 def _authorities(
     settings: ServerSettings,
     upstream: UpstreamAuthority,
     *,
     database: Database,
-    keys: SealedKeyManager,
+    keys: SplitKeyManager,
     lists: RevocationLists,
     clock: Clock,
     neighbours: Sequence[Neighbours],

@@ -185,7 +185,9 @@ def _add_services(server: aio.Server, core: ServerCore, settings: ServerSettings
 def _add_admin_services(
     server: aio.Server, core: ServerCore, settings: ServerSettings, actor_of: ActorOf, *, bootstrap: HostPort
 ) -> None:
-    backup = backup_service(settings, database=core.database, actor_of=actor_of, clock=core.clock)
+    backup = backup_service(
+        settings, database=core.database, sealer=core.keys.sealer, actor_of=actor_of, clock=core.clock
+    )
     add_BackupServicer_to_server(backup, server)
     add_AdminServicer_to_server(_admin_service(core, bootstrap, actor_of), server)
     add_InsightServicer_to_server(insight_service(core, actor_of), server)
@@ -268,6 +270,8 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
         found.clusters.extend(core.clusters.children.clusters())
         if core.vault is not None:
             found.vault.CopyFrom(core.vault.status())
+        if (keys := core.keys_condition()) is not None:
+            keys.tell(found.vault, core.clock.now())
         return found
 
     return AdminService(

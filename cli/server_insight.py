@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ca.api.insight import InsightService
 from ca.api.listeners import ActorOf, Watch
@@ -18,7 +18,7 @@ from ca.store.insight import SqlIdentityRecords
 from ca.upstream.metrics import UpstreamCollector
 from citadel.health import HealthBoard
 from citadel.metrics import CallMeter, RefusalCollector
-from citadel.probes import Check
+from citadel.probes import Check, Health
 from cli.server_core import ServerCore
 from cli.server_vault import vault_collector
 
@@ -34,13 +34,21 @@ def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerC
             core.database.health.check,
             core.rotation.clock_check,
             lambda: core.upstream_condition().check(core.clock.now()),
-            *((core.vault.check,) if core.vault is not None else ()),
+            *_vault_checks(core),
             core.rotation.rotation_check,
             core.revocation.check,
             lambda: clusters_check(core.clusters.children, core.clusters.records, core.clusters.keeping.twins),
             *further,
         ),
     )
+
+
+def _vault_checks(core: ServerCore) -> Sequence[Callable[[], Check]]:
+    def keys() -> Check:
+        found = core.keys_condition()
+        return found.check(core.clock.now()) if found is not None else Check("keys", Health.GOOD, "sealed")
+
+    return () if core.vault is None else (core.vault.check, keys)
 
 
 def server_watch(core: ServerCore, condition: ServerCondition, *, services: tuple[str, ...]) -> Watch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from ca.keys.disk import DiskKeys
 from ca.keys.forms import SealerByForm
@@ -12,6 +13,7 @@ from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager, Sealer
 from ca.keys.sealing import KekSealer
 from ca.keys.split import SplitKeyManager
+from ca.keys.transit.condition import KeysCondition
 from ca.keys.transit.manager import TransitKeyManager
 from ca.keys.transit.naming import TransitNames
 from ca.keys.transit.sealer import VaultSealer
@@ -20,6 +22,7 @@ from ca.store.database import Database
 from ca.store.sealed_keys import SqlKeys
 from ca.vault.ports import Vault
 from citadel.errors import CitadelError
+from cli.server_vault import VaultAffairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,26 +32,54 @@ class ServerKeys:
     manager: SplitKeyManager
     sealer: Sealer
     lost: Callable[[], CitadelError | None]
+    need_vault: bool
+    are_made_in_vault: bool
+    lifetime: timedelta  # of the certificates that they sign
+
+    def condition(self, vault: VaultAffairs, *, issuer_ends: datetime | None) -> KeysCondition:
+        """What it means for them how it is with Vault."""
+        return KeysCondition(
+            are_made_there=self.are_made_in_vault,
+            lost=self.lost(),
+            trouble=vault.vault.trouble(),
+            since=vault.condition().since,
+            lifetime=self.lifetime,
+            issuer_ends=issuer_ends,
+        )
 
 
-def server_keys(settings: ServerSettings, *, database: Database, vault: Vault | None) -> ServerKeys:
-    """What `settings.keys` asks for; `vault` is there where `settings.vault` is. Raises as `read_kek`."""
-    sealed, transit = _vault_sealer(settings, vault), _transit(settings, vault)
-    sealer = _sealer(settings, sealed)
-    manager = SplitKeyManager(
-        transit=transit,
-        sealed=SealedKeyManager(
-            keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
-            trust_domain=settings.trust_domain,
-            sealer=sealer,
-            kind=settings.authorities.key,
-        ),
+async def ready_keys(
+    settings: ServerSettings, *, database: Database, vault: VaultAffairs | None, on_wait: Callable[[str], None]
+) -> ServerKeys:
+    """What `settings.keys` asks for; where they need Vault, it is waited for. Raises as `read_kek`, and as Vault."""
+    keys = _server_keys(settings, database=database, vault=vault.vault if vault is not None else None)
+    if vault is not None and keys.need_vault:
+        await vault.until_heard(on_wait)
+    return keys
+
+
+def _server_keys(settings: ServerSettings, *, database: Database, vault: Vault | None) -> ServerKeys:
+    by_vault, transit = _vault_sealer(settings, vault), _transit(settings, vault)
+    sealer = _sealer(settings, by_vault)
+    sealed = SealedKeyManager(
+        keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
+        trust_domain=settings.trust_domain,
+        sealer=sealer,
+        kind=settings.authorities.key,
     )
 
     def lost() -> CitadelError | None:
-        return (transit and transit.trouble()) or (sealed and sealed.lost) or None
+        of_keys = transit.trouble() if transit is not None else None
+        return of_keys or (by_vault.lost if by_vault is not None else None)
 
-    return ServerKeys(manager=manager, sealer=sealer, lost=lost)
+    return ServerKeys(
+        manager=SplitKeyManager(transit=transit, sealed=sealed),
+        sealer=sealer,
+        lost=lost,
+        need_vault=by_vault is not None or transit is not None,
+        are_made_in_vault=transit is not None,
+        lifetime=settings.svids.default_lifetime,
+    )
 
 
 def sealer_of(settings: ServerSettings, vault: Vault | None) -> Sealer:
@@ -60,11 +91,6 @@ def check_keys(settings: ServerSettings) -> None:
     """That the key-encryption key can be read, where there is one. Raises as `read_kek`."""
     if settings.keys.has_kek:
         read_kek(settings.keys, os.environ)
-
-
-def keys_need_vault(settings: ServerSettings) -> bool:
-    """Whether no start gets anywhere without Vault."""
-    return settings.keys.vault_seal is not None or settings.keys.vault_transit is not None
 
 
 def _sealer(settings: ServerSettings, by_vault: VaultSealer | None) -> SealerByForm:

@@ -17,7 +17,6 @@ import structlog
 
 from ca.federation.settings import FederationSettings
 from ca.https.files import trouble_with
-from ca.keys.kek import read_kek
 from ca.lease.claim import Claim
 from ca.lease.identity import holder_of
 from ca.lease.tenure import Tenure
@@ -33,6 +32,7 @@ from citadel.probes import Check, Health, Probes, Readiness
 from cli.server_core import server_core
 from cli.server_doors import GRACE_SECONDS, ServerDoors
 from cli.server_folder import read_authority
+from cli.server_keys import check_keys
 from cli.server_starting import start_seen
 
 _log = structlog.get_logger(__name__)
@@ -162,7 +162,7 @@ def validate_server(settings: ServerSettings) -> Sequence[str]:
     What only the store knows, such as the trust domain of its authorities, is found out when the server starts; a
     store that is away is waited for then.
     """
-    read_kek(settings.keys, os.environ)
+    check_keys(settings)
     Database.open(settings.database_url)  # connects to nothing
     for folder in (settings.data_dir, settings.data_dir / "keys"):
         if os.path.lexists(folder):  # otherwise the start makes it

@@ -70,7 +70,7 @@ def restore_command(invocation: Invocation, *, file: Path, config: Path, replace
     from cli.server_backup import inspect_backup, restore_backup  # noqa: PLC0415 - as above
 
     settings = load(config, ServerSettings)
-    summary = asyncio.run(inspect_backup(settings, file))
+    summary = asyncio.run(inspect_backup(settings, file, clock=invocation.clock))
     if replace and not yes:
         click.echo(_described(summary, invocation), err=True)
         click.confirm(f"Replace all that the server of {settings.data_dir} holds?", abort=True, err=True)
