@@ -104,7 +104,8 @@ class PkiEngine:
 
     async def retire(self, issuer: VaultIssuer) -> None:
         """Have it issue nothing any more; it goes on to sign its revocation lists."""
-        words = {"issuer_name": issuer.name, "usage": _RETIRED}
+        # A name that is left out is taken away, and none may be empty.
+        words = {"usage": _RETIRED} | ({"issuer_name": issuer.name} if issuer.name else {})
         await self.vault.write(f"{self.mount}/issuer/{issuer.id}", words)
 
     async def missing_to_rotate(self) -> Sequence[str]:
