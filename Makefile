@@ -19,8 +19,8 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running.
-	@$(BIN)/citadel demo $(if $(KEEP),--keep)
+demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running, VAULT=1 has the root in an OpenBao.
+	@$(BIN)/citadel demo $(if $(KEEP),--keep) $(if $(VAULT),--vault)
 
 test: $(READY) ## Run every test, real Envoys included.
 	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile

@@ -34,15 +34,23 @@ if TYPE_CHECKING:
 @click.option("--leaf-seconds", default=8, show_default=True, type=click.IntRange(min=4), help="Life of a certificate.")
 @click.option("--most-seconds", default=55.0, show_default=True, help="When to give up.")
 @click.option("--keep", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
+@click.option("--vault", is_flag=True, help="With the root in a real OpenBao, where it is rotated too.")
 @click.pass_context
 def demo(
-    context: click.Context, requests: int, pace: float, leaf_seconds: int, most_seconds: float, *, keep: bool
+    context: click.Context,
+    *,
+    requests: int,
+    pace: float,
+    leaf_seconds: int,
+    most_seconds: float,
+    keep: bool,
+    vault: bool,
 ) -> None:
     """Run the main job on this machine: a server, an agent, and two services behind real Envoys.
 
     Example: citadel demo --keep
     """
-    run_demo, screen = _import_the_rest()
+    run_demo, screen = _import_the_rest(vault=vault)
     folder = Path(tempfile.mkdtemp(prefix="citadel-demo-"))
     folder.chmod(0o755)  # sidecars of other users start from here; what is secret lies in folders of its own
     plan = make_plan(
@@ -53,6 +61,7 @@ def demo(
         most_seconds=most_seconds,
         keep=keep,
         as_root=os.geteuid() == 0,
+        vault=vault,
     )
     ending = Ending.INTERRUPTED
 
@@ -72,15 +81,18 @@ def demo(
         context.exit(EXIT_INTERRUPTED)
 
 
-def _import_the_rest() -> tuple[Callable[..., Awaitable[Ending]], Screen]:
+def _import_the_rest(*, vault: bool) -> tuple[Callable[..., Awaitable[Ending]], Screen]:
     """What needs the packages of the extra `demo`. Raises `FailedPrecondition` where one is missing."""
     try:
         from cli.demo.envoy import find_binary  # noqa: PLC0415 - `citadel` itself works without the extra
         from cli.demo.run import run_demo  # noqa: PLC0415 - as above
         from cli.demo.screen import Screen  # noqa: PLC0415 - as above
+        from cli.demo.vault import find_openbao  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
         raise FailedPrecondition(
             Reason.CONFIG_INVALID, f"the package {error.name} is not installed", fix="pip install 'citadel[demo]'"
         ) from error
     find_binary()
+    if vault:
+        find_openbao()
     return run_demo, Screen(Console())

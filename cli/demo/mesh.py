@@ -26,6 +26,7 @@ from cli.demo.bookinfo import reviews_app
 from cli.demo.issuer import Issuer, policies
 from cli.demo.plan import AGENT_NAME, LEAST_MARGIN, TRUST_DOMAIN, Plan, Sidecar
 from cli.demo.processes import Child
+from cli.demo.vault import DemoVault
 
 _START_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 0.05
@@ -35,8 +36,8 @@ _KEK_BYTES: Final = 32
 class Mesh:
     """Starts everything in order, and stops it in the reverse order.
 
-    `server` has more settings for the server. With an `issuer` the sidecar of reviews asks the agent about each request
-    and chooses one of two versions by its end user.
+    `server` has more settings for the server, which has its root in `vault` where there is one. With an `issuer` the
+    sidecar of reviews asks the agent about each request and chooses one of two versions by its end user.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Mesh:
         *,
         server: Mapping[str, Mapping[str, Any]] | None = None,
         issuer: Issuer | None = None,
+        vault: DemoVault | None = None,
     ) -> None:
         self._plan = plan
         self._client = client
         self._server_settings = server or {}
         self._issuer = issuer
+        self._vault = vault
         self._stack = AsyncExitStack()
         self.children: dict[str, Child] = {}
 
@@ -60,6 +63,9 @@ class Mesh:
         for folder in (plan.folder / "server", plan.folder / "agent"):
             folder.mkdir(mode=0o700)
         plan.agent_socket.parent.mkdir(mode=0o755)
+        if self._vault is not None:
+            self._stack.push_async_callback(self._vault.stop)
+            await self._vault.start()
         await self._start_server()
         if self._issuer is not None:
             await self._issuer.start()
@@ -85,6 +91,8 @@ class Mesh:
         """Raise if any process has ended by itself."""
         for child in self.children.values():
             child.check()
+        if self._vault is not None:
+            self._vault.check()
 
     async def launch(self, what: Literal["server", "agent"]) -> None:
         """Start the configured server or agent, also again after it has ended, and wait until it is ready."""
@@ -143,7 +151,8 @@ class Mesh:
             "svids": {"default_lifetime": format_duration(plan.leaf_lifetime)},
             "rotation": {"margin": format_duration(LEAST_MARGIN)},
         }
-        for section, values in self._server_settings.items():
+        further = self._server_settings if self._vault is None else {**self._server_settings, **self._vault.settings}
+        for section, values in further.items():
             settings[section] = {**settings.get(section, {}), **values}
         self._configure("server", settings)
         await self.launch("server")

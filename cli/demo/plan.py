@@ -79,6 +79,9 @@ class Plan:
     app_v2_port: int
     issuer_port: int
     as_root: bool
+    vault: bool
+    vault_port: int
+    vault_cluster_port: int
 
     @property
     def sidecars(self) -> tuple[Sidecar, Sidecar, Sidecar]:
@@ -120,9 +123,10 @@ def make_plan(
     most_seconds: float,
     keep: bool,
     as_root: bool,
+    vault: bool = False,
 ) -> Plan:
     """A plan with free ports, and a uid for each sidecar where it is for root."""
-    ports = iter(_free_ports(13))
+    ports = iter(_free_ports(15))
 
     def sidecar(number: int, name: str) -> Sidecar:
         return Sidecar(
@@ -152,6 +156,9 @@ def make_plan(
         app_v2_port=next(ports),
         issuer_port=next(ports),
         as_root=as_root,
+        vault=vault,
+        vault_port=next(ports),
+        vault_cluster_port=next(ports),
     )
 
 

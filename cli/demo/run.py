@@ -25,6 +25,7 @@ from cli.demo.observe import Observer, Sighting
 from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN, Ending, Plan
 from cli.demo.rotation import RootRotation, RootRotator
 from cli.demo.screen import Screen
+from cli.demo.vault import DemoVault
 from cli.demo.verdict import Refusal, is_enough, problems
 from cli.demo.visits import Visit, visit_all
 
@@ -35,7 +36,8 @@ async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> Ending
     """Run it, and leave it running until `stop` where the plan says so."""
     async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
         issuer = Issuer(plan)
-        mesh = Mesh(plan, client, issuer=issuer)
+        vault = DemoVault(plan) if plan.vault else None
+        mesh = Mesh(plan, client, issuer=issuer, vault=vault)
         try:
             _introduce(plan, screen)
             await mesh.start()
@@ -49,10 +51,14 @@ async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> Ending
             visits = await visit_all(plan, issuer)
             refusals = await _try_to_intrude(plan, client)
             found = problems(plan, onlooker.tally, onlooker.sightings, rotator.seen, visits, refusals)
+            if vault is not None and await vault.signing_root() != rotator.seen.root:
+                found.append("the new root is not the one that signs in OpenBao")
             _summarize(screen, onlooker.sightings, rotator.seen, visits, refusals, found)
             if plan.keep and not stop.is_set():
                 write_private(plan.user_token, issuer.token("jason").encode())
                 _say_how_to_look_around(plan, screen)
+                if vault is not None:
+                    _say_how_to_look_into(vault, screen)
                 await stop.wait()
         finally:
             await mesh.stop()
@@ -145,6 +151,8 @@ async def _ask_as_stranger(plan: Plan, client: httpx.AsyncClient) -> str:
 
 def _introduce(plan: Plan, screen: Screen) -> None:
     screen.say(f"Citadel demo in {plan.folder}: a server, an agent and three Envoys of trust domain {TRUST_DOMAIN}")
+    if plan.vault:
+        screen.say("The root is in an OpenBao, to which the server logs in by AppRole with the policy in deploy/vault.")
     if plan.as_root:
         screen.say("Each sidecar has a uid of its own, by which the agent knows it.")
     else:
@@ -204,3 +212,9 @@ def _say_how_to_look_around(plan: Plan, screen: Screen) -> None:
         f"  {ask} entry create --spiffe-id {plan.stranger.spiffe_id} "
         f"--parent-id {TRUST_DOMAIN.id}/citadel/agent/{AGENT_NAME} --selector {plan.stranger.selector}"
     )
+
+
+def _say_how_to_look_into(vault: DemoVault, screen: Screen) -> None:
+    screen.say("  the same in OpenBao, as its root:")
+    screen.say(f"  export BAO_ADDR={vault.address} BAO_CACERT={vault.tls_file} BAO_TOKEN=$(cat {vault.root_token})")
+    screen.say("  bao list -detailed pki/issuers")

@@ -79,6 +79,14 @@ def _shows_a_signed_in_user(lines: list[str]) -> None:
     assert "  refused: a token for jason that somebody else signed (401 jwt_bad_signature)" in lines
 
 
+async def test_the_main_job_with_its_root_in_openbao(temporary: Path) -> None:
+    code, lines = await run_demo("--vault", "--requests", "250", "--leaf-seconds", "5", temporary=temporary)
+    assert code == 0, lines
+    assert re.fullmatch(r"demo: \d+ requests, 0 failed", lines[-1])
+    assert lines[1].startswith("The root is in an OpenBao")
+    _shows_a_rotation_of_the_root(lines)
+
+
 async def test_what_broke_is_said_and_the_exit_code_is_1(temporary: Path) -> None:
     code, lines = await run_demo("--requests", "500", "--most-seconds", "1", temporary=temporary)
     assert code == 1

@@ -21,6 +21,7 @@ assert pathlib.Path(citadel.__file__).is_relative_to(TARGET), citadel.__file__
 assert (pathlib.Path(ca.store.database.__file__).parent / "migrations" / "env.py").is_file()
 for name in ("client.yaml", "server.yaml"):
     assert (pathlib.Path(cli.demo.envoy.__file__).parent / "envoy_bootstraps" / name).is_file(), name
+assert (pathlib.Path(cli.demo.envoy.__file__).parent / "vault_policies" / "upstream-rotate-root.hcl").is_file()
 for room in ("citadel", "ca", "sds", "cli"):
     assert (TARGET / room / "py.typed").is_file(), room
 print("whole")

