@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -110,6 +110,35 @@ class OpenBao:
         file.touch(mode=0o600)
         file.write_text(self.write(f"auth/{path}/role/server/secret-id")["secret_id"])
         return {"approle": {"role_id": role_id, "secret_id_file": str(file), "mount": path}}
+
+    def kubernetes(self, path: str, token_file: Path, review_port: int, *policies: str) -> dict[str, Any]:
+        """A Kubernetes auth method for the account `mesh/citadel`, as settings name it; tokens are reviewed there."""
+        self.root.sys.enable_auth_method("kubernetes", path=path)
+        self.write(
+            f"auth/{path}/config",
+            kubernetes_host=f"http://127.0.0.1:{review_port}",
+            kubernetes_ca_cert=self.ca_file.read_text(),
+            disable_local_ca_jwt=True,
+        )
+        account = {"bound_service_account_names": ["citadel"], "bound_service_account_namespaces": ["mesh"]}
+        audience = "https://kubernetes.default.svc"
+        self.write(f"auth/{path}/role/server", **account, audience=audience, token_policies=list(policies))
+        return {"kubernetes": {"role": "server", "token_file": str(token_file), "mount": path}}
+
+    def certificates(
+        self, path: str, authority: bytes, files: tuple[Path, Path], *policies: str, **options: Any
+    ) -> dict[str, Any]:
+        """A certificate auth method for all that `authority` has signed, as settings name it."""
+        self.root.sys.enable_auth_method("cert", path=path)
+        self.write(
+            f"auth/{path}/certs/server", certificate=authority.decode(), token_policies=list(policies), **options
+        )
+        return {"certificate": {"certificate_file": str(files[0]), "key_file": str(files[1]), "mount": path}}
+
+    def inside(self, namespace: str) -> OpenBao:
+        """The same server, prepared within a namespace."""
+        root = hvac.Client(url=self.address, token=self.root.token, verify=str(self.ca_file), namespace=namespace)
+        return replace(self, root=root)
 
     def mount(self, engine: str, path: str, *, longest: str = "87600h") -> str:
         """A secrets engine at `path`, which is returned."""

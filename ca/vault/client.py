@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import requests
 import urllib3
 from hvac.adapters import RawAdapter
 
-from ca.vault.connections import Call, Connections, tls_of
+from ca.vault.connections import Call, Certificate, Connections, tls_of
 from ca.vault.ports import Answer
 from ca.vault.settings import VaultSettings
-from ca.vault.troubles import trouble_of_answer, trouble_of_error, words_of
+from ca.vault.troubles import taken, trouble_of_error
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
 
 _THREADS: Final = 4
-_GOOD: Final = range(200, 300)
-_ELSEWHERE: Final = range(300, 400)
-_MISSING: Final = 404
+_SECRET: Final = ("secret_id", "jwt")  # of what a log-in sends
 # Otherwise its status says how it is.
 _HEALTH: Final = "sys/health?standbyok=true&perfstandbyok=true&" + "&".join(
     f"{each}code=200" for each in ("sealed", "uninit", "drsecondary")
@@ -64,10 +60,9 @@ class VaultClient:
         """What Vault says of itself to anybody, also where it is sealed. No namespace has that."""
         return await self._ask("GET", _HEALTH, token=None)
 
-    async def log_in(self, path: str, data: Mapping[str, str], *, secret: str = "") -> str:
-        """The token that the auth method at `path` gives for `data`; `secret`, which is in it, is in no error."""
-        auth = _auth(await self._ask("POST", path, data, token=None, secret=secret), path)
-        return str(auth["client_token"])
+    async def log_in(self, path: str, data: Mapping[str, str]) -> str:
+        """The token that the auth method at `path` gives for `data`."""
+        return str(_auth(await self._ask("POST", path, data, token=None), path)["client_token"])
 
     async def look_up(self, token: str) -> Mapping[str, Any]:
         """What Vault knows of this token."""
@@ -82,7 +77,7 @@ class VaultClient:
         """Make an end of this token."""
         await self._ask("POST", "auth/token/revoke-self", {}, token=token)
 
-    async def reconnect(self, certificate: tuple[Path, Path] | None = None) -> None:
+    async def reconnect(self, certificate: Certificate | None = None) -> None:
         """Go over to new connections, on which a `certificate` with its key is shown, with the files as they are now.
 
         Raises `InvalidArgument` (`config_invalid`) where they cannot be used.
@@ -96,7 +91,7 @@ class VaultClient:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._connections.close()
 
-    def _new_connections(self, certificate: tuple[Path, Path] | None) -> Connections:
+    def _new_connections(self, certificate: Certificate | None) -> Connections:
         ca_file = self._settings.ca_file
         try:
             return Connections(tls_of(ca_file=ca_file, certificate=certificate))
@@ -107,15 +102,9 @@ class VaultClient:
             ) from error
 
     async def _ask(
-        self,
-        method: str,
-        path: str,
-        data: Mapping[str, Any] | None = None,
-        *,
-        token: str | None,
-        secret: str = "",
+        self, method: str, path: str, data: Mapping[str, Any] | None = None, *, token: str | None
     ) -> Mapping[str, Any]:
-        """The whole answer. It is waited for as long as the settings say, whatever of it has come."""
+        """The whole answer. It is waited for as long as the settings say, whatever of it has come by then."""
         connections, call = self._connections, Call()
         speaking: Any = RawAdapter  # its stubs know no fractions of seconds
         adapter = speaking(
@@ -141,28 +130,8 @@ class VaultClient:
             raise trouble_of_error(error) from None  # what is below holds the request, with the token
         finally:
             call.cut()
-        return _taken(response, method, path, secrets=(token or "", secret))
-
-
-def _taken(response: requests.Response, method: str, path: str, *, secrets: tuple[str, ...]) -> Mapping[str, Any]:
-    status, body = response.status_code, response.text
-    if status in _ELSEWHERE:
-        raise Unavailable(
-            Reason.VAULT_REFUSED,
-            f"Vault sends this server elsewhere ({status}), where no token of its goes",
-            fix="set vault.address to where Vault is, and api_addr of its nodes to https",
-        )
-    if status in _GOOD and not body:
-        return {}
-    words = words_of(body)
-    if status in _GOOD and words is not None:
-        answer: Mapping[str, Any] = json.loads(body)
-        return answer
-    for secret in filter(None, secrets):
-        words = words.replace(secret, "(secret)") if words is not None else None
-    if status == _MISSING and method == "DELETE" and words == "":
-        return {}
-    raise trouble_of_answer(status, words, method=method, path=path)
+        secrets = [secret for secret in (token, *(sent.get("json", {}).get(name) for name in _SECRET)) if secret]
+        return taken(response.status_code, response.content, method=method, path=path, secrets=secrets)
 
 
 def _answer(answer: Mapping[str, Any]) -> Answer:

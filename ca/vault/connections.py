@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -20,6 +20,13 @@ from citadel.config.types import HostPort
 
 _MOVED: Final = frozenset({307, 308})  # those that keep the method and what is sent
 _MOST_HOPS: Final = 3
+
+
+class Certificate(NamedTuple):
+    """A certificate that is shown, by its files."""
+
+    file: Path
+    key_file: Path
 
 
 class Call:
@@ -83,7 +90,7 @@ class Connections(requests.Session):
         return target if is_safe and url.scheme == came_from.scheme else None
 
 
-def tls_of(*, ca_file: Path | None, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
+def tls_of(*, ca_file: Path | None, certificate: Certificate | None) -> ssl.SSLContext:
     """What verifies Vault, and shows a certificate with its key. Raises `OSError`, of which `ssl.SSLError` is one."""
     context = ssl.create_default_context(cafile=ca_file)
     if certificate is not None:

@@ -1,10 +1,10 @@
-"""What goes wrong with a call to Vault, told apart by who can mend it (pure)."""
+"""What Vault's answers mean, and what goes wrong, told apart by who can mend it (pure)."""
 
 from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -13,34 +13,33 @@ import requests
 from citadel.errors import Reason, Unavailable
 from citadel.printable import printable
 
-CAPABILITIES: Final[Mapping[str, str]] = MappingProxyType(
+_CAPABILITIES: Final[Mapping[str, str]] = MappingProxyType(
     {"GET": "read", "LIST": "list", "POST": "update", "DELETE": "delete"}
 )
 _MOST_WORDS: Final = 300  # characters
-# 412: a performance standby that has not heard of it yet; 429: a quota; 501: not initialised; 503: sealed.
-_PASSING: Final = frozenset({412, 429, 501, 502, 503, 504})
-# A 500 by which Vault says that it has no leader, or that its own storage does not answer.
-_PASSING_WORDS: Final = ("local node not active", "context deadline exceeded", "context canceled")
+_GOOD: Final = range(200, 300)
+_ELSEWHERE: Final = range(300, 400)
+_ITS_OWN: Final = range(500, 600)
 _FORBIDDEN: Final = frozenset({401, 403})
+_MISSING: Final = 404
+# 412: a node that has not heard of it yet; 429: a quota; 501: not initialised; 503: sealed; others by what is between.
+_PASSING: Final = frozenset({408, 412, 429, 501, 502, 503, 504})
+# A 500 that says that there is no leader, or that the storage does not answer.
+_PASSING_WORDS: Final = ("local node not active", "context deadline exceeded", "context canceled")
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
-def trouble_of_answer(status: int, words: str | None, *, method: str, path: str) -> Unavailable:
-    """What an answer that is not a good one means; `words` are Vault's, or none where what answers is not Vault."""
-    said = f": {words}" if words else ""
-    if status in _FORBIDDEN:
-        return Unavailable(
-            Reason.VAULT_DENIED, f"Vault's policy does not allow `{CAPABILITIES.get(method, method)}` on `{path}`"
-        )
-    if status in _PASSING or (status >= 500 and (words is None or _is_passing(words))):
-        return Unavailable(Reason.VAULT_UNAVAILABLE, f"Vault does not serve now ({status}){said}")
-    if words is None:
-        return Unavailable(Reason.VAULT_REFUSED, f"what answers {path} ({status}) is not Vault; see vault.address")
-    if status == 404:
-        if words:  # "no handler for route" or "unsupported path": only then it says something
-            return Unavailable(Reason.VAULT_NOT_FOUND, f"nothing in Vault serves `{path}`; is its mount right?{said}")
-        return Unavailable(Reason.VAULT_NOT_FOUND, f"there is nothing at `{path}` in Vault")
-    return Unavailable(Reason.VAULT_REFUSED, f"Vault refuses `{path}` ({status}){said}")
+def taken(status: int, body: bytes, *, method: str, path: str, secrets: Collection[str]) -> Mapping[str, Any]:
+    """The answer, where it is a good one. Raises `Unavailable` for any other; none of `secrets` is in its words."""
+    if status in _GOOD and not body:
+        return {}
+    answer = _parsed(body)
+    if status in _GOOD and answer is not None:
+        return answer
+    words = _words(answer, secrets) if answer is not None else None
+    if status == _MISSING and method == "DELETE" and words == "":
+        return {}
+    raise _trouble(status, words, method=method, path=path)
 
 
 def trouble_of_error(error: Exception) -> Unavailable:
@@ -60,16 +59,48 @@ def trouble_of_error(error: Exception) -> Unavailable:
     return Unavailable(Reason.VAULT_UNAVAILABLE, f"Vault cannot be reached: {why or 'the connection was cut'}")
 
 
-def words_of(body: str) -> str | None:
-    """Vault's own words in one line, empty where it says nothing; `None` for what is no answer of Vault's."""
+def _trouble(status: int, words: str | None, *, method: str, path: str) -> Unavailable:
+    """`words` are Vault's; none where what answers is not Vault."""
+    said = f": {words}" if words else ""
+    if status in _PASSING or (status in _ITS_OWN and (words is None or _is_passing(words))):
+        return Unavailable(Reason.VAULT_UNAVAILABLE, f"Vault does not serve now ({status}){said}")
+    if status in _ELSEWHERE:
+        return Unavailable(
+            Reason.VAULT_REFUSED,
+            f"Vault sends this server elsewhere ({status}), to where no token goes",
+            fix="set vault.address to Vault itself, and api_addr of its nodes to their https URLs",
+        )
+    if words is None:
+        return Unavailable(
+            Reason.VAULT_REFUSED, f"what answers `{path}` ({status}) is not Vault", fix="look at vault.address"
+        )
+    if status in _FORBIDDEN:
+        return Unavailable(
+            Reason.VAULT_DENIED, f"Vault's policy does not allow `{_CAPABILITIES.get(method, method)}` on `{path}`"
+        )
+    if status == _MISSING:  # of a missing name Vault says nothing, of a missing mount it does
+        what = f"nothing serves `{path}` in Vault; is its mount right?" if words else f"nothing is at `{path}` in Vault"
+        return Unavailable(Reason.VAULT_NOT_FOUND, f"{what}{said}")
+    return Unavailable(Reason.VAULT_REFUSED, f"Vault refuses `{path}` ({status}){said}")
+
+
+def _parsed(body: bytes) -> Mapping[str, Any] | None:
     try:
-        answer: Any = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
         return None
-    errors = answer.get("errors") if isinstance(answer, dict) else None
+    return answer if isinstance(answer, dict) else None
+
+
+def _words(answer: Mapping[str, Any], secrets: Collection[str]) -> str | None:
+    """Vault's own words in one line, empty where it says nothing; `None` for what is no answer of Vault's."""
+    errors = answer.get("errors", [])
     if not isinstance(errors, list):
-        return "" if isinstance(answer, dict) else None
-    return printable(" ".join("; ".join(map(str, errors)).split()), _MOST_WORDS)
+        return None
+    words = "; ".join(map(str, errors))
+    for secret in secrets:
+        words = words.replace(secret, "(secret)")
+    return printable(" ".join(words.split()), _MOST_WORDS)
 
 
 def _is_passing(words: str) -> bool:
@@ -77,9 +108,8 @@ def _is_passing(words: str) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What lies below `error`: innermost first. urllib3 keeps it in arguments and in `reason` as well."""
-    below = [error.__cause__, error.__context__, getattr(error, "reason", None), *error.args]
-    for each in below:
+    """`error` after all that lies below it. urllib3 keeps that in arguments and in `reason` as well."""
+    for each in (error.__cause__, error.__context__, getattr(error, "reason", None), *error.args):
         if isinstance(each, BaseException):
             yield from _causes(each)
     yield error

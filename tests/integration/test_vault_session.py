@@ -1,22 +1,18 @@
-"""Being logged in to Vault, and staying it: against the real one, with time in the hands of the tests."""
+"""Staying logged in to Vault: against the real one, with time in the hands of the tests."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from hvac import exceptions as said
+from structlog.testing import capture_logs
 
-from ca.vault.client import VaultClient
-from ca.vault.logins import login_of
-from ca.vault.session import VaultSession
-from ca.vault.settings import VaultSettings
-from citadel.errors import Reason, Unavailable
-from tests.clock import FakeClock
+from citadel.errors import Reason
 from tests.openbao import OpenBao, new_openbao
+from tests.vault_sessions import kept, refused, secret_in, token_in
 
 pytestmark = pytest.mark.integration
 
@@ -30,80 +26,28 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     bao.stop()
 
 
-class Kept:
-    """A session, and the clock that it goes by."""
-
-    def __init__(self, bao: OpenBao, login: dict[str, Any], **others: Any) -> None:
-        self.clock = FakeClock()
-        section = {"address": bao.address, "ca_file": str(bao.ca_file), "login": login} | others
-        self.settings = VaultSettings.model_validate(section)
-        self.client = VaultClient(self.settings)
-        self.session = VaultSession(
-            client=self.client,
-            login=login_of(self.settings.login, clock=self.clock),
-            clock=self.clock,
-            draw=lambda: 0.0,
-        )
-
-    async def pass_by(self, seconds: float) -> None:
-        """Let `run` do what is due then."""
-        end = self.clock.monotonic() + seconds
-        while self.clock.monotonic() < end:
-            await self.until(lambda: self.clock.is_awaited)  # not while a thread of its own is at it
-            await self.clock.advance(min(5.0, end - self.clock.monotonic()))
-        await self.until(lambda: self.clock.is_awaited)
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not is_so():
-                await asyncio.sleep(0.002)
-
-    async def reads(self) -> None:
-        await self.session.read("pki/config/issuers")
-
-
-@asynccontextmanager
-async def kept(bao: OpenBao, login: dict[str, Any], *, run: bool = False, **others: Any) -> AsyncIterator[Kept]:
-    one = Kept(bao, login, **others)
-    running = asyncio.create_task(one.session.run()) if run else None
+def is_known(bao: OpenBao, token: str | None) -> bool:
     try:
-        if run:
-            await one.until(lambda: one.clock.is_awaited)
-        yield one
-    finally:
-        if running is not None:
-            running.cancel()
-            await asyncio.wait({running})
-        await one.session.close()
+        bao.root.auth.token.lookup(token)
+    except said.Forbidden:
+        return False
+    return True
 
 
-def token_in(folder: Path, token: str) -> dict[str, Any]:
-    file = folder / "token"
-    file.touch(mode=0o600)
-    file.write_text(f"{token}\n")
-    return {"token": {"token_file": str(file)}}
-
-
-async def refused(call: Any) -> Unavailable:
-    with pytest.raises(Unavailable) as error:
-        await call
-    return error.value
-
-
-async def test_logs_in_by_token(bao: OpenBao, tmp_path: Path) -> None:
-    async with kept(bao, token_in(tmp_path, bao.token("reads"))) as one:
-        await one.reads()
-
-
-async def test_logs_in_by_approle_once_for_all_who_ask(bao: OpenBao, tmp_path: Path) -> None:
+async def test_one_login_is_for_all_who_ask_and_its_token_is_given_back(bao: OpenBao, tmp_path: Path) -> None:
     async with kept(bao, bao.approle("once", tmp_path, "reads")) as one:
         await asyncio.gather(*(one.reads() for _ in range(20)))
-        assert one.session.acts["login", "ok"] == 1
-        assert one.session.acts["call", "ok"] == 20
-        token = one.client.token or ""
-        await one.session.close()
-        with pytest.raises(Exception, match="bad token"):
-            bao.root.auth.token.lookup(token)
+        assert (one.logins, one.session.acts["call", "ok"]) == (1, 20)
+        token = one.client.token
+        assert is_known(bao, token)
+    assert not is_known(bao, token)
+
+
+async def test_a_token_that_somebody_else_made_is_not_given_back(bao: OpenBao, tmp_path: Path) -> None:
+    token = bao.token("reads")
+    async with kept(bao, token_in(tmp_path, token)) as one:
+        await one.reads()
+    assert is_known(bao, token)
 
 
 async def test_what_the_policy_does_not_allow_is_told_from_a_token_that_is_spent(bao: OpenBao, tmp_path: Path) -> None:
@@ -111,12 +55,44 @@ async def test_what_the_policy_does_not_allow_is_told_from_a_token_that_is_spent
         error = await refused(one.session.write("pki/root/sign-intermediate", {}))
         assert error.reason is Reason.VAULT_DENIED
         assert "`update` on `pki/root/sign-intermediate`" in error.message
-        assert one.session.acts["login", "ok"] == 1
-        assert one.session.trouble() is None
-        assert one.session.worry() is error
+        assert (one.logins, one.session.trouble(), one.session.worry()) == (1, None, error)
         bao.root.auth.token.revoke(one.client.token)
-        await one.reads()
-        assert one.session.acts["login", "ok"] == 2
+        await asyncio.gather(*(one.reads() for _ in range(5)))
+        assert one.logins == 2
+
+
+async def test_a_policy_that_is_taken_away_is_named_until_it_is_back(bao: OpenBao, tmp_path: Path) -> None:
+    bao.policy("comes-and-goes", pki__config__issuers=["read"])
+    with capture_logs() as logs:
+        async with kept(bao, bao.approle("goes", tmp_path, "comes-and-goes")) as one:
+            await one.reads()
+            bao.policy("comes-and-goes")
+            for _ in range(10):
+                assert (await refused(one.reads())).reason is Reason.VAULT_DENIED
+            assert one.logins == 1, "another token would not be allowed more"
+            assert "`read` on `pki/config/issuers`" in str(one.session.worry())
+            bao.policy("comes-and-goes", pki__config__issuers=["read"])
+            await one.reads()
+            assert one.session.worry() is None
+    assert [log["event"] for log in logs] == ["trouble with Vault", "Vault serves this server again"]
+
+
+async def test_what_was_denied_once_and_is_not_asked_again_is_no_worry_for_ever(bao: OpenBao, tmp_path: Path) -> None:
+    async with kept(bao, bao.approle("asks-once", tmp_path, "reads"), run=True) as one:
+        await refused(one.session.write("pki/root/sign-intermediate", {}))
+        await one.pass_by(590)
+        assert one.session.worry() is not None
+        await one.pass_by(40)
+        assert one.session.worry() is None
+
+
+async def test_a_role_without_the_default_policy_is_told_what_it_lacks(bao: OpenBao, tmp_path: Path) -> None:
+    login = bao.approle("bare", tmp_path, "reads", token_no_default_policy=True)
+    async with kept(bao, login) as one:
+        error = await refused(one.reads())
+        assert error.reason is Reason.VAULT_DENIED
+        assert "`read` on `auth/token/lookup-self`" in error.message
+        assert "default" in error.fix
 
 
 async def test_renews_at_two_thirds_of_the_lease(bao: OpenBao, tmp_path: Path) -> None:
@@ -128,22 +104,109 @@ async def test_renews_at_two_thirds_of_the_lease(bao: OpenBao, tmp_path: Path) -
         assert one.session.acts["renewal", "ok"] == 1
         await one.pass_by(205)
         assert one.session.acts["renewal", "ok"] == 2
-        assert (one.client.token, one.session.acts["login", "ok"]) == (token, 1)
+        assert (one.client.token, one.logins) == (token, 1)
 
 
-async def test_a_wrong_secret_is_tried_less_and_less_and_the_file_is_read_again(bao: OpenBao, tmp_path: Path) -> None:
+async def test_a_lease_that_shrinks_means_a_new_login_before_its_end(bao: OpenBao, tmp_path: Path) -> None:
+    login = bao.approle("shrinks", tmp_path, "reads", token_ttl="6s", token_max_ttl="6s")
+    async with kept(bao, login, run=True) as one:
+        first = one.client.token
+        # The longest life is by the clock of Vault, which cannot be moved.
+        while bao.root.auth.token.lookup(first)["data"]["ttl"] > 4:
+            await asyncio.sleep(0.1)
+        await one.pass_by(4.5)
+        assert one.session.acts["renewal", "ok"] == 1
+        assert one.logins == 2
+        assert (one.client.token != first, one.session.worry()) == (True, None)
+        await one.reads()
+
+
+async def test_a_batch_token_is_replaced_since_it_cannot_be_renewed(bao: OpenBao, tmp_path: Path) -> None:
+    login = bao.approle("batch", tmp_path, "reads", token_type="batch", token_ttl="300s")
+    async with kept(bao, login, run=True) as one:
+        await one.pass_by(205)
+        assert (one.logins, one.session.acts["renewal", "ok"]) == (2, 0)
+        await one.reads()
+
+
+async def test_a_token_without_an_end_is_left_alone(bao: OpenBao, tmp_path: Path) -> None:
+    async with kept(bao, token_in(tmp_path, bao.root.token), run=True) as one:
+        await one.pass_by(7200)
+        assert (one.logins, one.session.token_until, one.session.worry()) == (1, None, None)
+        assert one.session.acts["renewal", "ok"] == 0
+
+
+async def test_a_periodic_token_is_renewed_for_ever(bao: OpenBao, tmp_path: Path) -> None:
+    async with kept(bao, token_in(tmp_path, bao.token("reads", period="300s")), run=True) as one:
+        await one.pass_by(990)
+        assert (one.logins, one.session.worry()) == (1, None)
+        assert one.session.acts["renewal", "ok"] == 4
+
+
+async def test_a_token_in_a_file_that_ends_is_said_well_before_and_replaced_when_it_is_there(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    login = token_in(tmp_path, bao.token("reads", type="batch", ttl="600s"))
+    with capture_logs() as logs:
+        async with kept(bao, login, run=True) as one:
+            await one.pass_by(395)
+            assert one.session.worry() is None
+            await one.pass_by(10)
+            worry = one.session.worry()
+            assert worry is not None
+            assert worry.reason is Reason.VAULT_LOGIN_REFUSED
+            assert f"{tmp_path}/token cannot be renewed, and ends in" in worry.message
+            assert one.session.trouble() is None
+            await one.reads()
+            secret_in(tmp_path / "token", bao.token("reads", period="600s"))
+            await one.pass_by(35)
+            assert one.session.worry() is None
+            await one.reads()
+    assert [log["log_level"] for log in logs] == ["error", "info"]
+
+
+async def test_a_token_in_a_file_that_was_revoked_is_said_and_the_next_one_taken(bao: OpenBao, tmp_path: Path) -> None:
+    token = bao.token("reads")
+    async with kept(bao, token_in(tmp_path, token), run=True) as one:
+        await one.reads()
+        bao.root.auth.token.revoke(token)
+        error = await refused(one.reads())
+        assert error.reason is Reason.VAULT_LOGIN_REFUSED
+        assert str(tmp_path / "token") in error.message
+        assert token not in error.message
+        assert (await refused(one.reads())).reason is Reason.VAULT_LOGIN_REFUSED
+        secret_in(tmp_path / "token", bao.token("reads"))
+        await one.pass_by(60)
+        await one.reads()
+
+
+async def test_a_token_that_expired_while_nothing_was_asked_is_replaced_by_the_next_call(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    async with kept(bao, bao.approle("idle", tmp_path, "reads", token_ttl="300s")) as one:
+        await one.reads()
+        await one.clock.advance(301)
+        assert one.session.token_until is None
+        await one.reads()
+        assert one.logins == 2
+
+
+async def test_a_wrong_secret_is_tried_less_and_less_and_a_good_one_taken_in_a_minute(
+    bao: OpenBao, tmp_path: Path
+) -> None:
     login = bao.approle("wrong", tmp_path, "reads")
     file = Path(login["approle"]["secret_id_file"])
     good = file.read_text()
-    file.write_text("00000000-0000-0000-0000-000000000000")
-    async with kept(bao, login, run=True) as one:
-        for _ in range(20):
-            await one.pass_by(30)
-        assert 11 <= one.session.acts["login", "vault_login_refused"] <= 16
-        error = await refused(one.reads())
-        assert error.reason is Reason.VAULT_LOGIN_REFUSED
-        assert str(file) in error.message
-        assert "00000000" not in error.message
-        file.write_text(good)
-        await one.pass_by(60)
-        await one.reads()
+    secret_in(file, "00000000-0000-0000-0000-000000000000")
+    with capture_logs() as logs:
+        async with kept(bao, login, run=True) as one:
+            await one.pass_by(600)
+            assert 11 <= one.session.acts["login", "vault_login_refused"] <= 16
+            error = await refused(one.reads())
+            assert error.reason is Reason.VAULT_LOGIN_REFUSED
+            assert str(file) in error.message
+            assert "00000000" not in error.message
+            secret_in(file, good)
+            await one.pass_by(60)
+            await one.reads()  # Vault would have locked the role by now, had the wrong one been sent each time
+    assert len(logs) <= 12

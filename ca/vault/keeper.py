@@ -1,0 +1,152 @@
+"""The token: had by a log-in, renewed in time, and replaced where that is no longer possible."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from ca.vault.client import VaultClient
+from ca.vault.grant import Grant
+from ca.vault.logins import Login
+from citadel.clock import Clock
+from citadel.config.types import format_duration
+from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
+
+# Vault itself cannot be asked, whatever token one has.
+AWAY: Final = frozenset({Reason.VAULT_UNAVAILABLE, Reason.VAULT_UNTRUSTED})
+LOOK_SECONDS: Final = 30.0  # between looks, so that trouble is known before something depends on the token
+
+
+class TokenKeeper:
+    """One caller at a time. `acts` counts what was done, and how it ended."""
+
+    def __init__(
+        self,
+        *,
+        client: VaultClient,
+        login: Login,
+        clock: Clock,
+        draw: Callable[[], float],
+        acts: Counter[tuple[str, str]],
+    ) -> None:
+        self._client = client
+        self._login = login
+        self._clock = clock
+        self._draw = draw
+        self._acts = acts
+        self._grant: Grant | None = None
+        self._is_untrusted = False
+        self.ending: CitadelError | None = None  # why the token in use will not be renewed, and when it ends
+
+    @property
+    def held(self) -> Grant | None:
+        """The token in use, while it lasts."""
+        if self._grant is not None and self._grant.has_ended(self._clock.monotonic()):
+            return None
+        return self._grant
+
+    async def keep(self) -> None:
+        """Look at the token, renew it or log in, as is due. Raises `Unavailable`; what is held stays where it can."""
+        if self._is_untrusted:
+            await self._connect()  # by another `ca_file`, where somebody has put one there
+        try:
+            await self._as_is_due()
+        except Unavailable as error:
+            self._is_untrusted = error.reason is Reason.VAULT_UNTRUSTED
+            raise
+        self._is_untrusted = False
+
+    async def give_back(self) -> None:
+        """Make an end of a token that was made for this server alone."""
+        held, self._grant, self._client.token = self.held, None, None
+        if held is not None and self._login.makes_tokens:
+            await self._client.revoke(held.token)
+
+    async def _as_is_due(self) -> None:
+        held, now = self.held, self._clock.monotonic()
+        if held is None:
+            await self._log_in(None)
+        elif held.is_due(now):
+            await self._renew(held)
+        else:
+            await self._look(held)
+
+    async def _look(self, held: Grant) -> None:
+        try:
+            found = await self._client.look_up(held.token)
+        except Unavailable as error:
+            if error.reason is not Reason.VAULT_DENIED:
+                raise
+            self._grant = self._client.token = None  # Vault does not know it any more
+            await self._log_in(None)
+        else:
+            self._grant = held.seen(found, now=self._clock.monotonic())
+
+    async def _renew(self, held: Grant) -> None:
+        """A new lease, or a new token where this one gets none or not as long a one."""
+        if held.is_renewable:
+            try:
+                lease = await self._client.renew(held.token)
+            except Unavailable as error:
+                self._acts["renewal", error.reason.value] += 1
+                if error.reason in AWAY:
+                    raise
+            else:
+                self._acts["renewal", "ok"] += 1
+                renewed = held.renewed(lease, now=self._clock.monotonic(), draw=self._draw())
+                if not held.has_shrunk(lease):
+                    self._grant, self.ending = renewed, None
+                    return
+                self._grant = held = replace(renewed, due=held.due)
+        await self._log_in(held)
+
+    async def _log_in(self, held: Grant | None) -> None:
+        """Another token than `held`, which stays in use where there is none."""
+        try:
+            await self._connect()
+            token = await self._login.token(self._client)
+            found = await self._found(token)
+        except CitadelError as error:
+            self._acts["login", error.reason.value] += 1
+            raise
+        self._acts["login", "ok"] += 1
+        now = self._clock.monotonic()
+        fresh, self.ending = Grant.of(token, found, now=now, draw=self._draw()), None
+        if held is not None and held.token == token:  # nobody has put another one there yet
+            fresh = replace(fresh, due=now + LOOK_SECONDS)
+            self.ending = self._that_it_ends(timedelta(seconds=round(fresh.left(now))))
+        self._grant, self._client.token = fresh, token
+
+    async def _connect(self) -> None:
+        """Over new connections, with the files as they are now."""
+        if self._login.certificate is not None:
+            await self._login.secret.content()  # TLS reads it by its path, whoever else may
+        try:
+            await self._client.reconnect(self._login.certificate)
+        except InvalidArgument as error:
+            raise Unavailable(Reason.VAULT_LOGIN_REFUSED, error.message, fix=error.fix) from None
+
+    async def _found(self, token: str) -> Mapping[str, Any]:
+        """What Vault knows of a token that nobody has used yet."""
+        try:
+            return await self._client.look_up(token)
+        except Unavailable as error:
+            if error.reason is not Reason.VAULT_DENIED:
+                raise
+            if self._login.makes_tokens:  # it was made a moment ago
+                raise Unavailable(error.reason, error.message, fix="let the role have the policy `default`") from None
+            raise Unavailable(
+                Reason.VAULT_LOGIN_REFUSED,
+                f"Vault does not take {self._login.shows}: it has ended, was revoked, or may not look at itself",
+                fix="put another one there",
+            ) from None
+
+    def _that_it_ends(self, left: timedelta) -> CitadelError:
+        return Unavailable(
+            Reason.VAULT_LOGIN_REFUSED,
+            f"{self._login.shows} cannot be renewed, and ends in {format_duration(left)}",
+            fix="put another one there",
+        )
