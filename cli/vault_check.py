@@ -19,8 +19,10 @@ async def look(settings: ServerSettings, clock: Clock) -> Sequence[Finding]:
     assert settings.vault is not None  # noqa: S101 - for the type checker: there is nothing to look at otherwise
     anybody, _ = new_client(settings.vault.model_copy(update={"namespace": None}), clock)
     client, login = new_client(settings.vault, clock)
+    from ca.vault.logins import connect  # noqa: PLC0415 - it needs a library that is an extra
 
     async def log_in() -> None:
+        await connect(client, login)
         client.token = await login.token(client)
 
     try:

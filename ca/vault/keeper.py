@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from ca.vault.client import VaultClient
 from ca.vault.grant import Grant
-from ca.vault.logins import Login
+from ca.vault.logins import Login, connect
 from citadel.clock import Clock
 from citadel.config.types import format_duration
-from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
+from citadel.errors import CitadelError, Reason, Unavailable
 
 # Vault itself cannot be asked, whatever token one has.
 AWAY: Final = frozenset({Reason.VAULT_UNAVAILABLE, Reason.VAULT_UNTRUSTED})
@@ -51,7 +51,7 @@ class TokenKeeper:
     async def keep(self) -> None:
         """Look at the token, renew it or log in, as is due. Raises `Unavailable`; what is held stays where it can."""
         if self._is_untrusted:
-            await self._connect()  # by another `ca_file`, where somebody has put one there
+            await connect(self._client, self._login)  # by another `ca_file`, where somebody has put one there
         try:
             await self._as_is_due()
         except Unavailable as error:
@@ -106,7 +106,7 @@ class TokenKeeper:
     async def _log_in(self, held: Grant | None) -> None:
         """Another token than `held`, which stays in use where there is none."""
         try:
-            await self._connect()
+            await connect(self._client, self._login)
             token = await self._login.token(self._client)
             found = await self._found(token)
         except CitadelError as error:
@@ -119,15 +119,6 @@ class TokenKeeper:
             fresh = replace(fresh, due=now + LOOK_SECONDS)
             self.ending = self._that_it_ends(timedelta(seconds=round(fresh.left(now))))
         self._grant, self._client.token = fresh, token
-
-    async def _connect(self) -> None:
-        """Over new connections, with the files as they are now."""
-        if self._login.certificate is not None:
-            await self._login.secret.content()  # TLS reads it by its path, whoever else may
-        try:
-            await self._client.reconnect(self._login.certificate)
-        except InvalidArgument as error:
-            raise Unavailable(Reason.VAULT_LOGIN_REFUSED, error.message, fix=error.fix) from None
 
     async def _found(self, token: str) -> Mapping[str, Any]:
         """What Vault knows of a token that nobody has used yet."""

@@ -10,7 +10,7 @@ from ca.vault.secret_files import RefusedSecret, SecretFile
 from ca.vault.settings import AppRoleLogin, CertificateLogin, KubernetesLogin, LoginSettings, TokenLogin
 from citadel.clock import Clock
 from citadel.config.files import read_secret_file, read_trusted_file
-from citadel.errors import Reason, Unavailable
+from citadel.errors import InvalidArgument, Reason, Unavailable
 
 # What Vault says to who may not log in; the rest is about itself.
 _NO: Final = frozenset({Reason.VAULT_DENIED, Reason.VAULT_REFUSED})
@@ -45,7 +45,10 @@ class Login(Protocol):
         ...
 
     async def token(self, client: VaultClient, /) -> str:
-        """A token that was not looked at yet. Raises `Unavailable`: `vault_login_refused`, or why Vault is away."""
+        """A token that was not looked at yet, over connections of `connect`.
+
+        Raises `Unavailable`: `vault_login_refused`, or why Vault is away.
+        """
         ...
 
 
@@ -132,6 +135,16 @@ def login_of(settings: LoginSettings, *, clock: Clock) -> Login:
     if settings.token is None:
         raise AssertionError("settings of a log-in have exactly one")
     return ByToken(settings.token)
+
+
+async def connect(client: VaultClient, login: Login) -> None:
+    """Go over to new connections, with the files as they are now; before a log-in. Raises `vault_login_refused`."""
+    if login.certificate is not None:
+        await login.secret.content()  # TLS takes it by its path, whoever else can read it
+    try:
+        await client.reconnect(login.certificate)
+    except InvalidArgument as error:
+        raise Unavailable(Reason.VAULT_LOGIN_REFUSED, error.message, fix=error.fix) from None
 
 
 async def _logged_in(client: VaultClient, login: Login, mount: str, data: dict[str, str]) -> str:

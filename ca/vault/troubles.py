@@ -79,7 +79,11 @@ def _trouble(status: int, words: str | None, *, method: str, path: str) -> Unava
             Reason.VAULT_DENIED, f"Vault's policy does not allow `{_CAPABILITIES.get(method, method)}` on `{path}`"
         )
     if status == _MISSING:  # of a missing name Vault says nothing, of a missing mount it does
-        what = f"nothing serves `{path}` in Vault; is its mount right?" if words else f"nothing is at `{path}` in Vault"
+        what = (
+            f"nothing serves `{path}` in Vault; is its mount right?"
+            if words
+            else f"there is nothing at `{path}` in Vault"
+        )
         return Unavailable(Reason.VAULT_NOT_FOUND, f"{what}{said}")
     return Unavailable(Reason.VAULT_REFUSED, f"Vault refuses `{path}` ({status}){said}")
 

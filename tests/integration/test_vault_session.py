@@ -112,7 +112,7 @@ async def test_a_lease_that_shrinks_means_a_new_login_before_its_end(bao: OpenBa
     async with kept(bao, login, run=True) as one:
         first = one.client.token
         # The longest life is by the clock of Vault, which cannot be moved.
-        while bao.root.auth.token.lookup(first)["data"]["ttl"] > 4:
+        while bao.root.auth.token.lookup(first)["data"]["ttl"] > 3:
             await asyncio.sleep(0.1)
         await one.pass_by(4.5)
         assert one.session.acts["renewal", "ok"] == 1
