@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from citadel._wire import rotation_pb2
 from citadel.certification_path import extension_of
+from citadel.errors import CitadelError
+from citadel.wire import to_duration
+from cli.server_process import run_server
+from tests.integration.meshes import until
 from tests.openbao import OpenBao, new_openbao
-from tests.servers import Server, running_server, server_settings
+from tests.servers import refusal, running_server
+from tests.vault_pki import (
+    default_of,
+    has_ended,
+    is_told,
+    issuer_of,
+    last_rotation,
+    new_intermediate,
+    new_root,
+    server_under,
+    settings_under,
+    trusted,
+    usage_of,
+)
 
 pytestmark = pytest.mark.integration
 
-_POLL = "100ms"
+_ROOT = rotation_pb2.StartRotationRequest(kind="root")
+_EMERGENCY = rotation_pb2.StartRotationRequest(kind="root", emergency=True, deadline=to_duration(timedelta(seconds=1)))
 
 
 @pytest.fixture(scope="module")
@@ -26,35 +46,158 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     bao.stop()
 
 
-@asynccontextmanager
-async def server_under(
-    bao: OpenBao, mount: str, folder: Path, *, token: str = "", sections: Any = None, **named: Any
-) -> AsyncIterator[Server]:
-    """A server whose upstream is the PKI engine at `mount`."""
-    token_file = folder / "vault-token"
-    token_file.write_text(token or bao.root.token)
-    token_file.chmod(0o600)
-    settings = server_settings(
-        folder,
-        vault=bao.section(token_file),
-        upstream={"vault": {"mount": mount, "poll": _POLL} | named},
-        rotation={"margin": "500ms", "window": "1s"},
-        **(sections or {}),
-    )
-    async with running_server(settings) as server:
-        yield server
-
-
-async def test_what_signs_here_is_signed_there(bao: OpenBao, tmp_path: Path) -> None:
-    mount = bao.pki("pki-signed")
+async def test_a_root_that_signs_in_vault_from_now_on_is_taken_through_a_rotation(bao: OpenBao, tmp_path: Path) -> None:
+    mount = bao.pki("pki-followed")
+    new_root(bao, mount, "second", key_type="rsa", key_bits=2048)
+    new_root(bao, mount, "foreign", uri_sans="spiffe://b.test")
+    new_root(bao, mount, "twin", common_name="Root first")
     async with server_under(bao, mount, tmp_path) as server:
         status = await server.status()
-        assert (status.upstream.kind, status.upstream.source) == ("vault", mount)
+        assert (status.upstream.kind, status.upstream.source, status.upstream.good) == ("vault", mount, True)
+        assert await trusted(server) == {"CN=Root first", "CN=Root second"}
+        assert await is_told(
+            server, "issuer foreign", "is for spiffe://b.test", "issuer twin", "name of another root"
+        )()
+        issuer = issuer_of(await server.join("node-1"))
+        assert issuer.issuer.rfc4514_string() == "CN=Root first"
+        assert extension_of(issuer, x509.BasicConstraints) == x509.BasicConstraints(ca=True, path_length=0)
+        assert (await refusal(server.rotations().StartRotation(_ROOT)))[1] == "upstream_decides"
+
+        bao.write(f"{mount}/root/replace", default="second")
+        await until("the rotation has ended", has_ended(server, "root"), seconds=20)
+        assert (await last_rotation(server)).started_by == "server"
+        assert issuer_of(await server.join("node-2")).issuer.rfc4514_string() == "CN=Root second"
+        assert await trusted(server) == {"CN=Root first", "CN=Root second"}  # other clusters may be under the first
+
+        bao.root.sys.disable_secrets_engine(mount)
+        await until("nothing is found there", is_told(server, "vault_not_found"), seconds=5)
+        assert issuer_of(await server.join("node-3")).issuer.rfc4514_string() == "CN=Root second"
+        assert await trusted(server) == {"CN=Root first", "CN=Root second"}
+
+
+async def test_the_root_is_rotated_from_here_where_the_policy_allows_it(bao: OpenBao, tmp_path: Path) -> None:
+    mount, keys = bao.pki("pki-rotated"), {"authorities": {"key": "ec-p384"}}
+    async with server_under(bao, mount, tmp_path, alone=True, rotate_root=True, sections=keys) as server:
+        for wish in (
+            _ROOT,
+            rotation_pb2.StartRotationRequest(kind="root", emergency=True, deadline=to_duration(timedelta(seconds=1))),
+        ):
+            old, before = default_of(bao, mount), await trusted(server)
+            begun = await server.rotations().StartRotation(wish)
+            await until("the rotation has ended", has_ended(server, "root"), seconds=20)
+            assert (await last_rotation(server)).id == begun.id
+            assert default_of(bao, mount) == f"citadel-{begun.new_authority}"
+            assert usage_of(bao, mount, old) == {"read-only", "crl-signing"}
+            assert not before & await trusted(server)
+            assert len(await trusted(server)) == 1
+        issuer = issuer_of(await server.join("node-1"))
+        assert isinstance(key := issuer.public_key(), ec.EllipticCurvePublicKey)
+        assert (key.curve.name, {issuer.issuer.rfc4514_string()}) == ("secp384r1", await trusted(server))
+
+
+async def test_where_the_policy_does_not_allow_it_nothing_is_half_done(bao: OpenBao, tmp_path: Path) -> None:
+    mount = bao.pki("pki-denied")
+    bao.root.sys.create_or_update_policy(
+        "signs", f'path "{mount}/issuer/+/sign-intermediate" {{ capabilities = ["update"] }}'
+    )
+    token = bao.token("signs")
+    async with server_under(bao, mount, tmp_path, token=token, alone=True, rotate_root=True) as server:
+        await server.rotations().StartRotation(_ROOT)
+        await until("it is told", is_told(server, "vault_denied", f"update on {mount}/root/rotate/internal"), seconds=5)
+        await server.rotations().AbortRotation(rotation_pb2.AbortRotationRequest())
+        await until("it is undone", has_ended(server, "root", "aborted"), seconds=5)
+        assert (await trusted(server), default_of(bao, mount)) == ({"CN=Root first"}, "first")
+        assert len(bao.root.list(f"{mount}/issuers")["data"]["keys"]) == 1
+        await server.rotations().StartRotation(rotation_pb2.StartRotationRequest(kind="issuer"))
+        await until("issuing authorities rotate still", has_ended(server, "issuer"), seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "longest", "told"),
+    [("10m", "87600h", ("not 7d", "what signs in Vault ends")), ("8760h", "2h", ("for 2h", "max_lease_ttl"))],
+    ids=["a root that ends soon", "a mount with a short limit"],
+)
+async def test_what_vault_shortens_is_taken_and_shown(
+    bao: OpenBao, tmp_path: Path, lifetime: str, longest: str, told: tuple[str, ...]
+) -> None:
+    mount = bao.pki(f"pki-short-{longest}-{lifetime}", lifetime=lifetime)
+    bao.root.sys.tune_mount_configuration(mount, max_lease_ttl=longest)
+    async with server_under(bao, mount, tmp_path) as server:
+        await until("it is told", is_told(server, *told), seconds=5)
+        notes = " ".join((await server.status()).upstream.notes)
+        assert "authority information access" not in notes
+        assert "Max path length" not in notes
+        leaf, issuer = map(x509.load_der_x509_certificate, (await server.join("node-1")).chain)
         [root] = server.bundle.x509_authorities
-        assert root.subject.rfc4514_string() == "CN=Root first"
-        agent = await server.join("node-1")
-        leaf, issuer = map(x509.load_der_x509_certificate, agent.chain)
-        issuer.verify_directly_issued_by(root)
-        leaf.verify_directly_issued_by(issuer)
-        constraints = extension_of(issuer, x509.BasicConstraints)
-        assert constraints == x509.BasicConstraints(ca=True, path_length=0)
+        assert leaf.not_valid_after_utc <= issuer.not_valid_after_utc < root.not_valid_after_utc
+
+
+async def test_constraints_are_in_what_is_signed(bao: OpenBao, tmp_path: Path) -> None:
+    mount = bao.pki("pki-constrained")
+    async with server_under(bao, mount, tmp_path, constrained=True) as server:
+        issuer = issuer_of(await server.join("node-1"))
+        constraints = issuer.extensions.get_extension_for_class(x509.NameConstraints)
+        assert constraints.critical
+        assert constraints.value.permitted_subtrees == [x509.UniformResourceIdentifier("a.test")]
+
+
+async def test_an_intermediate_signs_and_its_successor_is_taken_by_a_rotation(bao: OpenBao, tmp_path: Path) -> None:
+    above, mount = bao.pki("pki-above", name="above"), bao.mount("pki", "pki-below")
+    first = new_intermediate(bao, mount, "one", above=above)
+    second = new_intermediate(bao, mount, "two", above=above)
+    bao.write(f"{mount}/config/issuers", default=first)
+    async with server_under(bao, mount, tmp_path) as server:
+        member = await server.join("node-1")
+        between = [x509.load_der_x509_certificate(each).subject.rfc4514_string() for each in member.chain[2:]]
+        assert (between, await trusted(server)) == (["CN=Intermediate one"], {"CN=Root above"})
+        bao.write(f"{mount}/config/issuers", default=second)
+        await until("the rotation has ended", has_ended(server, "issuer"), seconds=20)
+        assert issuer_of(await server.join("node-2")).issuer.rfc4514_string() == "CN=Intermediate two"
+
+
+async def test_the_issuer_that_is_named_signs_whatever_the_default_is(bao: OpenBao, tmp_path: Path) -> None:
+    mount = bao.pki("pki-pinned")
+    new_root(bao, mount, "second")
+    async with server_under(bao, mount, tmp_path, issuer="second") as server:
+        assert issuer_of(await server.join("node-1")).issuer.rfc4514_string() == "CN=Root second"
+        bao.write(f"{mount}/root/replace", default="second")
+        bao.write(f"{mount}/root/replace", default="first")
+        assert (await refusal(server.rotations().StartRotation(_ROOT)))[1] == "upstream_decides"
+
+
+async def test_a_server_with_a_root_of_its_own_moves_to_vault_by_a_rotation(bao: OpenBao, tmp_path: Path) -> None:
+    mount = bao.pki("pki-moved")
+    settings = settings_under(bao, mount, tmp_path)
+    before = settings.model_copy(update={"upstream": type(settings.upstream)()})
+    async with running_server(before) as server:
+        own = await trusted(server)
+    async with running_server(settings) as server:
+        await until("the rotation has ended", has_ended(server, "root"), seconds=20)
+        assert await trusted(server) == {"CN=Root first"} != own
+        assert issuer_of(await server.join("node-1")).issuer.rfc4514_string() == "CN=Root first"
+
+
+@pytest.mark.parametrize(
+    ("named", "policy", "reason", "words"),
+    [
+        ({"mount": "nowhere"}, "", "vault_not_found", "nowhere"),
+        ({"issuer": "nobody"}, "", "vault_not_found", "compare upstream.vault.issuer"),
+        ({}, "default", "vault_denied", "sign-intermediate"),
+        ({"issuer": "foreign"}, "", "upstream_invalid", "is for spiffe://b.test"),
+        ({"issuer": "short"}, "", "upstream_invalid", "path length 0"),
+    ],
+    ids=["no mount", "no issuer", "no policy", "an issuer of others", "an issuer that may sign no authority"],
+)
+async def test_a_first_start_that_cannot_go_well_is_refused_with_what_to_do(
+    bao: OpenBao, tmp_path: Path, named: dict[str, str], policy: str, reason: str, words: str
+) -> None:
+    if not bao.root.sys.list_mounted_secrets_engines()["data"].get("pki-refused/"):
+        bao.pki("pki-refused")
+        new_root(bao, "pki-refused", "foreign", uri_sans="spiffe://b.test")
+        new_root(bao, "pki-refused", "short", max_path_length=0)
+    token = bao.token(policy) if policy else ""
+    settings = settings_under(bao, named.pop("mount", "pki-refused"), tmp_path, token=token, **named)
+    with pytest.raises(CitadelError) as refused:
+        await run_server(settings, stop=asyncio.Event())
+    assert refused.value.reason.value == reason
+    assert words in str(refused.value)

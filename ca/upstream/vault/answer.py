@@ -147,7 +147,7 @@ def _read(issued: Issued) -> x509.Certificate:
 
 
 def _span(span: timedelta) -> str:
-    return format_duration(timedelta(seconds=max(span // _SECOND, 0)))
+    return format_duration(max(-(-span // _SECOND), 0) * _SECOND)  # certificates count whole seconds
 
 
 def _pem(csr: bytes) -> str:

@@ -79,7 +79,8 @@ class VaultKeeper:
         view, signing, rooting = self._upstream.view, self._upstream.signing, self._upstream.rooting
         if view.found.trouble is not None:
             return view.found.trouble, view.troubled_since
-        for answered in (signing.answered, *((rooting.answered,) if rooting is not None else ())):
+        of_roots = (rooting.making, rooting.ending) if rooting is not None else ()
+        for answered in (signing.answered, *of_roots):
             if answered.last is not None:
                 return answered.last, answered.since
         return None, None

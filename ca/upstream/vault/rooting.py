@@ -54,19 +54,20 @@ class VaultRooting:
         self._engine = engine
         self._trust_domain = trust_domain
         self._terms = terms
-        self.answered = Refusals(clock=clock)
+        self.making = Refusals(clock=clock)
+        self.ending = Refusals(clock=clock)  # of those before, or of one that came to nothing
         self.notes: tuple[str, ...] = ()
 
     async def make(
         self, authority_id: str, known: Sequence[x509.Certificate], *, now: datetime
     ) -> tuple[VaultIssuer, x509.Certificate]:
         """The root of this id, made now where it is not there. Checks first whether all of the rotation is allowed."""
-        with self._noted():
+        with _noted(self.making):
             return await self._make(name_of(authority_id), known, now)
 
     async def activate(self, certificate: x509.Certificate) -> None:
         """Have it be the default, by which others in the mount are signed too."""
-        with self._noted():
+        with _noted(self.making):
             for issuer in await self._engine.issuers():
                 if issuer.certificate == certificate:
                     await self._engine.make_default(issuer.id)
@@ -75,11 +76,12 @@ class VaultRooting:
     async def retire(self, certificates: Collection[x509.Certificate], authority_ids: Collection[str]) -> None:
         """Have these sign nothing more, and those that were made for these ids, of which nothing may be on record."""
         names = {name_of(each) for each in authority_ids}
-        with self._noted():
+        with _noted(self.ending):
             for issuer in await self._engine.issuers():
                 if issuer.certificate in certificates or issuer.name in names:
                     await self._engine.retire(issuer)
                     _log.info("root retired in Vault", issuer=str(issuer))
+        self.making.end()
 
     async def _make(
         self, name: str, known: Sequence[x509.Certificate], now: datetime
@@ -103,17 +105,6 @@ class VaultRooting:
             raise invalid(self._engine.mount, f"has made a root {name} that cannot be read")
         await asyncio.to_thread(self._check, name, certificate, known, now)
         return found, certificate
-
-    @contextmanager
-    def _noted(self) -> Iterator[None]:
-        """Whoever drives a rotation tries again every second: Vault is not asked as often."""
-        self.answered.check()
-        try:
-            yield
-        except CitadelError as error:
-            self.answered.note(error, again_in=_ASK_AGAIN)
-            raise
-        self.answered.end()
 
     def _parameters(self, name: str) -> Mapping[str, Any]:
         return {
@@ -147,3 +138,15 @@ class VaultRooting:
 def name_of(authority_id: str) -> str:
     """What the issuer of a root is called that was made from here."""
     return f"citadel-{authority_id}"
+
+
+@contextmanager
+def _noted(answered: Refusals) -> Iterator[None]:
+    """Whoever drives a rotation tries again every second: Vault is not asked as often."""
+    answered.check()
+    try:
+        yield
+    except CitadelError as error:
+        answered.note(error, again_in=_ASK_AGAIN)
+        raise
+    answered.end()
