@@ -34,6 +34,7 @@ from tests.bench.shared_root import shared_root
 from tests.bench.streams import measure_streams
 from tests.bench.tokens import cached_tokens
 from tests.bench.validating import validating
+from tests.bench.vault import vault
 
 Section = Callable[[Path, Cores, Effort], Awaitable[list[Row]]]
 
@@ -97,6 +98,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "memory": server_memory,
     "federation": federation,
     "shared_root": shared_root,
+    "vault": vault,
     "rotation": rotation,
 }
 

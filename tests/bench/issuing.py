@@ -27,9 +27,9 @@ from tests.bench.processes import server_process
 from tests.bench.report import Row
 from tests.servers import Server
 
-_SINGLES: Final = 32  # calls in flight
-_BATCHES: Final = 4
-_BATCH: Final = 100
+SINGLES: Final = 32  # calls in flight
+BATCHES: Final = 4
+BATCH: Final = 100
 
 
 async def throughput(folder: Path, cores: Cores, effort: Effort) -> list[Row]:
@@ -40,35 +40,35 @@ async def throughput(folder: Path, cores: Cores, effort: Effort) -> list[Row]:
         server, pid = await stack.enter_async_context(server_process(folder / "server", cores))
         bao = await stack.enter_async_context(openbao(folder / "openbao", cores))
         mesh = await make_mesh(server)
-        sign = await stack.enter_async_context(bao.signing(in_flight=_SINGLES))
-        await _warm(mesh, pid)
+        sign = await stack.enter_async_context(bao.signing(in_flight=SINGLES))
+        await warm(mesh, pid)
         for _ in range(effort.rounds):
             before = bare_rate(cores, seconds=effort.seconds / 4)
-            batches.append(await measure(mesh.asking(_BATCH), in_flight=_BATCHES, seconds=effort.seconds, server=pid))
+            batches.append(await measure(mesh.asking(BATCH), in_flight=BATCHES, seconds=effort.seconds, server=pid))
             bare.append((before + bare_rate(cores, seconds=effort.seconds / 4)) / 2)
-            singles.append(await measure(mesh.asking(1), in_flight=_SINGLES, seconds=effort.seconds, server=pid))
-            others.append(await measure(sign, in_flight=_SINGLES, seconds=effort.seconds, server=bao.pid))
+            singles.append(await measure(mesh.asking(1), in_flight=SINGLES, seconds=effort.seconds, server=pid))
+            others.append(await measure(sign, in_flight=SINGLES, seconds=effort.seconds, server=bao.pid))
             confine(bao.pid, {cores.server, cores.load})
-            wide.append(await measure(sign, in_flight=_SINGLES, seconds=effort.seconds / 2, server=bao.pid))
+            wide.append(await measure(sign, in_flight=SINGLES, seconds=effort.seconds / 2, server=bao.pid))
             confine(bao.pid, {cores.server})
     return [
         Row(
-            what=f"certificates in batches of {_BATCH}, {_BATCHES} in flight, of the bare sign + verify rate",
-            value=100 * _ratio([each.per_second for each in batches], bare),
+            what=f"certificates in batches of {BATCH}, {BATCHES} in flight, of the bare sign + verify rate",
+            value=100 * ratio([each.per_second for each in batches], bare),
             unit="%",
             goal=40,
-            note=f"{_told(batches)}; bare {median(bare):,.0f}/s on the same core; the aim is 50 %",
+            note=f"{told(batches)}; bare {median(bare):,.0f}/s on the same core; the aim is 50 %",
         ),
         Row(
-            what=f"single requests, {_SINGLES} in flight",
-            value=_middle(singles, "per_second"),
+            what=f"single requests, {SINGLES} in flight",
+            value=middle(singles, "per_second"),
             unit="/s",
             goal=2000,
-            note=_told(singles),
+            note=told(singles),
         ),
         Row(
-            what=f"single requests, {_SINGLES} in flight: p99",
-            value=_middle(singles, "p99"),
+            what=f"single requests, {SINGLES} in flight: p99",
+            value=middle(singles, "p99"),
             unit="ms",
             goal=50,
             at_most=True,
@@ -81,26 +81,26 @@ def _beside_openbao(
     singles: Sequence[Measured], batches: Sequence[Measured], others: Sequence[Measured], wide: Sequence[Measured]
 ) -> list[Row]:
     theirs = [each.per_second for each in others]
-    how = f"raft storage, TLS on loopback, {_SINGLES} open HTTP connections"
+    how = f"raft storage, TLS on loopback, {SINGLES} open HTTP connections"
     return [
         Row(
             what="single requests against OpenBao pki/sign",
-            value=_ratio([each.per_second for each in singles], theirs),
+            value=ratio([each.per_second for each in singles], theirs),
             unit="x",
             goal=1,
-            note=f"OpenBao on the same core ({how}): {_told(others)}",
+            note=f"OpenBao on the same core ({how}): {told(others)}",
         ),
         Row(
-            what=f"batches of {_BATCH} against OpenBao pki/sign",
-            value=_ratio([each.per_second for each in batches], theirs),
+            what=f"batches of {BATCH} against OpenBao pki/sign",
+            value=ratio([each.per_second for each in batches], theirs),
             unit="x",
             goal=4,
         ),
         Row(
             what="for comparison: OpenBao pki/sign on both cores",
-            value=_middle(wide, "per_second"),
+            value=middle(wide, "per_second"),
             unit="/s",
-            note=_told(wide),
+            note=told(wide),
         ),
     ]
 
@@ -116,27 +116,27 @@ async def ledger_cost(folder: Path, cores: Cores, effort: Effort) -> list[Row]:
         }.items():
             server, pid = await stack.enter_async_context(server_process(folder / kind, cores, module=module))
             meshes[kind] = (await make_mesh(server), pid)
-            await _warm(*meshes[kind])
+            await warm(*meshes[kind])
         rates: dict[str, list[float]] = {kind: [] for kind in meshes}
         for number in range(effort.rounds):
             order = list(meshes) if number % 2 == 0 else list(reversed(meshes))
             for kind in order:
                 mesh, pid = meshes[kind]
-                measured = await measure(mesh.asking(_BATCH), in_flight=_BATCHES, seconds=effort.seconds, server=pid)
+                measured = await measure(mesh.asking(BATCH), in_flight=BATCHES, seconds=effort.seconds, server=pid)
                 rates[kind].append(measured.per_second)
     middles = ", ".join(f"{kind} {median(values):,.0f}/s" for kind, values in rates.items())
     return [
         Row(
             what="hash chain and ledger: cost of the throughput without them",
-            value=100 * (1 - _ratio(rates["product"], rates["null"])),
+            value=100 * (1 - ratio(rates["product"], rates["null"])),
             unit="%",
             goal=10,
             at_most=True,
-            note=f"batches of {_BATCH}, {_BATCHES} in flight: {middles}",
+            note=f"batches of {BATCH}, {BATCHES} in flight: {middles}",
         ),
         Row(
             what="of it the hash chain",
-            value=100 * (1 - _ratio(rates["product"], rates["unchained"])),
+            value=100 * (1 - ratio(rates["product"], rates["unchained"])),
             unit="%",
         ),
     ]
@@ -146,7 +146,7 @@ async def small_calls(folder: Path, cores: Cores, effort: Effort) -> list[Row]:
     """An empty batch, one call at a time, while batches of 500 are signed."""
     async with server_process(folder / "server", cores) as (server, pid):
         mesh = await make_mesh(server, agents=2, entries=50)
-        await _warm(mesh, pid)
+        await warm(mesh, pid)
         seconds = effort.seconds * effort.rounds
         taken, load = await asyncio.gather(
             asyncio.to_thread(_small_calls, server, mesh, seconds),
@@ -160,7 +160,7 @@ async def small_calls(folder: Path, cores: Cores, effort: Effort) -> list[Row]:
             unit="ms",
             goal=50,
             at_most=True,
-            note=f"p50 {cuts[49]:.1f} ms of {len(taken)} calls; the batches: {_told([load])}",
+            note=f"p50 {cuts[49]:.1f} ms of {len(taken)} calls; the batches: {told([load])}",
         )
     ]
 
@@ -181,21 +181,24 @@ def _small_calls(server: Server, mesh: Mesh, seconds: float) -> list[float]:
     return taken
 
 
-async def _warm(mesh: Mesh, pid: int) -> None:
+async def warm(mesh: Mesh, pid: int) -> None:
+    """Have a server do a little of everything before it is measured."""
     await measure(mesh.asking(10), in_flight=2, seconds=0.5, server=pid)
 
 
-def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median over the rounds of what was measured in the same round."""
     return median(mine / other for mine, other in zip(ours, theirs, strict=True))
 
 
-def _middle(runs: Sequence[Measured], what: str) -> float:
+def middle(runs: Sequence[Measured], what: str) -> float:
+    """The median over the rounds."""
     return float(median(getattr(run, what) for run in runs))
 
 
-def _told(runs: Sequence[Measured]) -> str:
+def told(runs: Sequence[Measured]) -> str:
+    """Rate, latencies and processor time, for a note."""
     return (
-        f"{_middle(runs, 'per_second'):,.0f}/s, p50 {_middle(runs, 'p50'):.0f} ms, p99 {_middle(runs, 'p99'):.0f} ms, "
-        f"CPU server {_middle(runs, 'server_cpu'):.0%}, load {_middle(runs, 'load_cpu'):.0%}"
+        f"{middle(runs, 'per_second'):,.0f}/s, p50 {middle(runs, 'p50'):.0f} ms, p99 {middle(runs, 'p99'):.0f} ms, "
+        f"CPU server {middle(runs, 'server_cpu'):.0%}, load {middle(runs, 'load_cpu'):.0%}"
     )
