@@ -1,0 +1,192 @@
+"""What upstream `vault` asks of a real OpenBao, and what it finds again after it was killed half way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from ca.authority.model import Authority, AuthorityState
+from ca.authority.vouching import Vouching
+from ca.keys.disk import DiskKeys
+from ca.keys.kinds import KeyKind
+from ca.keys.manager import SealedKeyManager
+from ca.keys.sealing import KekSealer
+from ca.store.authorities import SqlAuthorityStore
+from ca.store.database import Database
+from ca.store.successions import SqlSuccessions
+from ca.upstream.roots import ListedRoots
+from ca.upstream.settings import VaultPkiSettings
+from ca.upstream.vault.authority import VaultUpstream
+from ca.upstream.vault.engine import PkiEngine
+from ca.upstream.vault.rooting import RootTerms, VaultRooting
+from ca.upstream.vault.signing import VaultSigning
+from ca.upstream.vault.view import EngineView
+from ca.vault.client import VaultClient
+from citadel.certification_path import extension_of
+from citadel.clock import SystemClock
+from citadel.errors import FailedPrecondition, Reason, Unavailable
+from tests.certificates import A_TEST
+from tests.csrs import csr, new_key
+from tests.openbao import OpenBao, new_openbao
+from tests.vault_pki import default_of, usage_of
+
+pytestmark = pytest.mark.integration
+
+_CLOCK = SystemClock()
+_WEEK = timedelta(days=7)
+
+
+@pytest.fixture(scope="module")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    bao = new_openbao(tmp_path_factory.mktemp("openbao"))
+    yield bao
+    bao.stop()
+
+
+@dataclass
+class Place:
+    """What is left where a process is killed: its store and its keys; and Vault."""
+
+    bao: OpenBao
+    vault: VaultClient
+    database: Database
+    folder: Path
+
+    def store(self) -> SqlAuthorityStore:
+        return SqlAuthorityStore(database=self.database, trust_domain=A_TEST)
+
+    async def started(self, mount: str, *, store: SqlAuthorityStore | None = None, **named: bool) -> VaultUpstream:
+        """The upstream as a new process has it."""
+        settings = VaultPkiSettings(mount=mount, **named)
+        engine, records = PkiEngine(self.vault, mount=mount), store or self.store()
+        keys = SealedKeyManager(
+            keys=DiskKeys(self.folder / "keys"), trust_domain=A_TEST, sealer=KekSealer(bytes(32)), kind=KeyKind.RSA_2048
+        )
+        vouching = Vouching(
+            trust_domain=A_TEST,
+            keys=keys,
+            store=SqlSuccessions(database=self.database, trust_domain=A_TEST),
+            clock=_CLOCK,
+            lasts=_WEEK,
+        )
+        terms = RootTerms(key=KeyKind.EC_P384, lifetime=_WEEK)
+        upstream = VaultUpstream(
+            engine=engine,
+            view=EngineView(engine, settings=settings, trust_domain=A_TEST, clock=_CLOCK),
+            signing=VaultSigning(
+                engine, trust_domain=A_TEST, keys=keys, is_constrained=settings.constrained, clock=_CLOCK
+            ),
+            rooting=VaultRooting(engine, trust_domain=A_TEST, terms=terms, clock=_CLOCK)
+            if settings.rotate_root
+            else None,
+            roots=ListedRoots(store=records, keys=keys, vouching=vouching, clock=_CLOCK),
+            store=records,
+            clock=_CLOCK,
+        )
+        await upstream.start()
+        return upstream
+
+
+class FullStore(SqlAuthorityStore):
+    """A store that takes no roots that are prepared: as if the process ended there."""
+
+    async def record(self, authority: Authority) -> None:
+        if authority.state is AuthorityState.PREPARED:
+            raise Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full")
+        await super().record(authority)
+
+
+@pytest.fixture
+async def place(bao: OpenBao, tmp_path: Path) -> AsyncIterator[Place]:
+    database, vault = Database.open(f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"), bao.vault()
+    await database.migrate()
+    yield Place(bao, vault, database, tmp_path)
+    vault.close()
+    await database.close()
+
+
+async def test_a_root_that_was_made_just_before_the_end_is_found_again(place: Place) -> None:
+    mount = place.bao.pki("pki-killed")
+    killed = await place.started(
+        mount, store=FullStore(database=place.database, trust_domain=A_TEST), alone=True, rotate_root=True
+    )
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="the disk is full"):
+            await killed.prepare("f00d")
+    again = await place.started(mount, alone=True, rotate_root=True)
+    await again.prepare("f00d")
+    assert len(place.bao.root.list(f"{mount}/issuers")["data"]["keys"]) == 2
+    [_, new] = again.authorities()
+    assert (new.id, new.state, default_of(place.bao, mount)) == ("f00d", AuthorityState.PREPARED, "first")
+    now = _CLOCK.now()
+    minted = await again.mint(not_before=now, not_after=now + timedelta(hours=1), root_id="f00d")
+    minted.certificate.verify_directly_issued_by(new.certificate)
+
+    third = await place.started(mount, alone=True, rotate_root=True)  # killed after it was on record
+    await third.prepare("f00d")
+    for _ in range(2):  # what a rotation does again where it was killed
+        await third.activate("f00d", taints=False)
+        assert default_of(place.bao, mount) == "citadel-f00d"
+    assert third.pending() is None
+    await third.drop([root.id for root in third.authorities()])
+    assert usage_of(place.bao, mount, "first") == {"read-only", "crl-signing"}
+    assert third.roots() == (new.certificate,)
+    assert await third.take(await third.look()) == []
+
+
+async def test_what_was_made_for_a_rotation_that_is_undone_retires_also_where_it_is_not_on_record(
+    place: Place,
+) -> None:
+    mount = place.bao.pki("pki-undone")
+    store = FullStore(database=place.database, trust_domain=A_TEST)
+    upstream = await place.started(mount, store=store, alone=True, rotate_root=True)
+    with pytest.raises(Unavailable, match="the disk is full"):
+        await upstream.prepare("f00d")
+    await upstream.drop(["f00d"])
+    assert usage_of(place.bao, mount, "citadel-f00d") == {"read-only", "crl-signing"}
+    assert await upstream.take(await upstream.look()) == []
+    assert len(upstream.roots()) == 1
+
+
+async def test_a_look_that_was_begun_before_a_change_of_ones_own_is_not_taken(place: Place) -> None:
+    mount = place.bao.pki("pki-late")
+    upstream = await place.started(mount, alone=True, rotate_root=True)
+    await upstream.prepare("f00d")
+    late = await upstream.look()
+    await upstream.activate("f00d", taints=False)
+    await upstream.take(late)
+    assert upstream.pending() is None
+    await upstream.take(await upstream.look())
+    assert upstream.pending() is None
+
+
+@pytest.mark.parametrize("key", [{"key_type": "rsa", "key_bits": 4096}, {"key_type": "ec", "key_bits": 384}], ids=str)
+async def test_the_wishes_of_a_child_count_for_nothing(place: Place, key: dict[str, str]) -> None:
+    mount = place.bao.mount("pki", f"pki-child-{key['key_type']}")
+    place.bao.write(f"{mount}/root/generate/internal", common_name="R", uri_sans="spiffe://a.test", ttl="999h", **key)
+    upstream = await place.started(mount)
+    child, now = new_key(), _CLOCK.now()
+    wishes = csr(child, names=("spiffe://b.test", "spiffe://a.test/admin"))
+    signed = await upstream.sign_downstream(wishes, not_before=now - timedelta(minutes=5), not_after=now + _WEEK)
+    [issuer] = signed.chain
+    assert issuer.public_key() == child.public_key()
+    assert extension_of(issuer, x509.BasicConstraints) == x509.BasicConstraints(ca=True, path_length=0)
+    names = extension_of(issuer, x509.SubjectAlternativeName)
+    assert names is not None
+    assert list(names) == [x509.UniformResourceIdentifier("spiffe://a.test")]
+    assert issuer.not_valid_before_utc <= now - timedelta(minutes=4)
+    own = await upstream.mint(not_before=now, not_after=now + _WEEK)
+    assert own.certificate.subject != issuer.subject
+
+
+async def test_where_authorities_are_constrained_no_child_has_one(place: Place) -> None:
+    upstream = await place.started(place.bao.pki("pki-no-child"), constrained=True)
+    now = _CLOCK.now()
+    with pytest.raises(FailedPrecondition) as refused:
+        await upstream.sign_downstream(csr(), not_before=now, not_after=now + _WEEK)
+    assert refused.value.reason is Reason.UPSTREAM_CANNOT_SIGN
