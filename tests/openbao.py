@@ -177,12 +177,12 @@ class OpenBao:
         return client
 
 
-def new_openbao(folder: Path) -> OpenBao:
-    """A server in `folder`, initialised and unsealed. Blocks for about a second; `stop` it."""
+def new_openbao(folder: Path, *, config: str = "") -> OpenBao:
+    """A server in `folder`, initialised and unsealed, with more `config`. Blocks for about a second; `stop` it."""
     (folder / "data").mkdir(parents=True)
     port = free_port()
     _write_tls(folder)
-    (folder / "bao.hcl").write_text(_CONFIG.format(folder=folder, port=port, cluster=free_port()))
+    (folder / "bao.hcl").write_text(_CONFIG.format(folder=folder, port=port, cluster=free_port()) + config)
     root = hvac.Client(url=f"https://127.0.0.1:{port}", verify=str(folder / "tls.pem"), timeout=10)
     bao = OpenBao(folder=folder, port=port, root=root)
     bao.start()
