@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-_TRICKLE: Final = 0.02  # seconds between two bytes
+_TRICKLE: Final = 0.1  # seconds between two bytes
 
 
 class Wire:
@@ -34,11 +34,6 @@ class Wire:
         self._trickles = False
         self._open.set()
 
-    @property
-    def connections(self) -> int:
-        """How many are open."""
-        return sum(not task.done() for task in self._copying) // 2
-
     async def close(self) -> None:
         self._server.close()
         for task in self._copying:
@@ -51,10 +46,12 @@ class Wire:
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, back: bool = False) -> None:
         with suppress(OSError):
-            while data := await source.read(1 if back and self._trickles else 65536):
+            while data := await source.read(65536):
                 await self._open.wait()
-                if back and self._trickles:
-                    await asyncio.sleep(_TRICKLE)
-                sink.write(data)
-                await sink.drain()
+                at_once = 1 if back and self._trickles else len(data)
+                for start in range(0, len(data), at_once):
+                    if at_once < len(data):
+                        await asyncio.sleep(_TRICKLE)
+                    sink.write(data[start : start + at_once])
+                    await sink.drain()
         sink.close()
