@@ -16,7 +16,7 @@ from ca.authority.jwt_ports import JwtAuthorityStore, JwtKeyManager
 from ca.authority.model import AuthorityState
 from ca.keys.kinds import KeyKind
 from citadel.clock import Clock
-from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.jwk import JwtKey
 
 _log = structlog.get_logger(__name__)
@@ -52,10 +52,10 @@ class JwtAuthorities:
         self._all = tuple(await self._store.load())
         self._withdrawn = frozenset(await self._store.withdrawn())
         active = next((each for each in reversed(self._all) if each.state is AuthorityState.ACTIVE), None)
-        if active is not None and active.not_after > self._clock.now():
-            self._signer = await self._opened(active)
-        else:
+        if active is None or active.not_after <= self._clock.now():
             await self._sign_with(self._fresh() or await self._make(uuid4().hex))
+        elif not await self._takes_up(active):
+            await self._sign_with(await self._make(uuid4().hex))
 
     def authorities(self) -> tuple[JwtAuthority, ...]:
         """All that were not revoked, the oldest first."""
@@ -192,6 +192,17 @@ class JwtAuthorities:
         self._all = tuple(replace(each, state=states.get(each.id, each.state)) for each in self._all)
         self._signer = signer
         _log.info("JWT authority signs", authority=authority.id)
+
+    async def _takes_up(self, authority: JwtAuthority) -> bool:
+        """Sign by what signed before; False where its key is gone from Vault, as after a restore of an older backup."""
+        try:
+            self._signer = await self._opened(authority)
+        except FailedPrecondition as error:
+            if error.reason is not Reason.VAULT_KEY_LOST:
+                raise
+            _log.error("another JWT authority is made", instead_of=authority.id, error=str(error))
+            return False
+        return True
 
     async def _opened(self, authority: JwtAuthority) -> JwtSigner:
         return JwtSigner(authority=authority, key=await self._keys.jwt_signer(authority.key_id))

@@ -32,7 +32,7 @@ from ca.keys.remote import SigningKey
 from ca.keys.sealing import KeyPurpose
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
-from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
@@ -91,10 +91,10 @@ class AuthorityManager:
         await self._upstream.start()
         self._issuers = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ISSUER)
         active = next((a for a in reversed(self._issuers) if a.state is AuthorityState.ACTIVE), None)
-        if active is not None and not self._has_ended(active) and self._is_vouched_for(active):
-            await self._sign_with(active)
-        else:
+        if active is None or self._has_ended(active) or not self._is_vouched_for(active):
             await self._activate(await self._successor())
+        elif not await self._takes_up(active):
+            await self._activate(await self._make_issuer())
         await self.jwt.start()
         await self._settle()
 
@@ -368,6 +368,17 @@ class AuthorityManager:
         self._issuers = tuple(replace(each, state=states.get(each.id, each.state)) for each in self._issuers)
         await self._sign_with(next(each for each in self._issuers if each.id == authority.id))
         _log.info("issuing authority signs", authority=authority.id)
+
+    async def _takes_up(self, authority: Authority) -> bool:
+        """Sign by what signed before; False where its key is gone from Vault, as after a restore of an older backup."""
+        try:
+            await self._sign_with(authority)
+        except FailedPrecondition as error:
+            if error.reason is not Reason.VAULT_KEY_LOST:
+                raise
+            _log.error("another issuing authority is made", instead_of=authority.id, error=str(error))
+            return False
+        return True
 
     async def _sign_with(self, authority: Authority) -> None:
         key = await self._keys.signer(authority.key_id, KeyPurpose.ISSUER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,26 @@ import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from grpc import StatusCode, aio
 
 from ca.settings import ServerSettings
 from ca.vault_check.policy import as_hcl, rules_for
-from citadel._wire import admin_pb2, agent_api_pb2, bootstrap_pb2, revocation_pb2, rotation_pb2
+from citadel._wire import admin_pb2, agent_api_pb2, backup_pb2, bootstrap_pb2, revocation_pb2, rotation_pb2
+from citadel._wire.backup_pb2_grpc import BackupStub
 from citadel.bundle import TrustBundle
 from citadel.config.files import write_private
+from citadel.errors import CitadelError, Reason
+from cli.server_process import run_server
 from tests.csrs import csr, new_key
 from tests.folders import a_root, an_issuer, contents, put
 from tests.openbao import OpenBao, new_openbao
 from tests.servers import (
     Member,
     Server,
+    connected,
+    http_status,
+    reason_of,
+    refusal,
     running_server,
     server_settings,
     sign,
@@ -113,20 +122,28 @@ async def check_token(server: Server, agent: Member, entry_id: str) -> None:
 
 
 async def revoke(server: Server, agent: Member, leaf: x509.Certificate) -> None:
-    """Revoke it, and see that the list of its issuer is one for OpenSSL too."""
+    """Revoke what was issued last, and see that the list of its issuer is one for OpenSSL too."""
+    answer = await server.revocations().Revoke(revoke_request(server, leaf))
+    assert (answer.is_published, answer.trouble) == (True, "")
+    await check_lists(server, agent, leaf)
+
+
+def revoke_request(server: Server, leaf: x509.Certificate) -> revocation_pb2.RevokeRequest:
     serial = server.ledger.serials()[-1]
     assert int(serial, 16) == leaf.serial_number
-    answer = await server.revocations().Revoke(revocation_pb2.RevokeRequest(target=serial, reason="test"))
-    assert (answer.is_published, answer.trouble) == (True, "")
+    return revocation_pb2.RevokeRequest(target=serial, reason="test")
+
+
+async def check_lists(server: Server, agent: Member, leaf: x509.Certificate) -> None:
+    """That agents have a list with it, sooner or later, which its issuer has signed."""
+    held: list[tuple[x509.CertificateRevocationList, bytes]] = []
     async with synced(server, agent) as stream:
-        update = await stream.next()
-        while not update.HasField("revocations"):
-            update = await stream.next()
-    crls = [x509.load_der_x509_crl(each.crl) for each in update.revocations.lists]
-    [held] = [crl for crl in crls if crl.get_revoked_certificate_by_serial_number(leaf.serial_number) is not None]
-    [issuer] = [each.issuer for each in update.revocations.lists if each.crl == held.public_bytes(Encoding.DER)]
-    folder = server.settings.data_dir
-    (folder / "list.pem").write_bytes(held.public_bytes(Encoding.PEM))
+        while not held:
+            lists = (await stream.next()).revocations.lists
+            crls = [(x509.load_der_x509_crl(each.crl), each.issuer) for each in lists]
+            held = [each for each in crls if each[0].get_revoked_certificate_by_serial_number(leaf.serial_number)]
+    folder, [(crl, issuer)] = server.settings.data_dir, held
+    (folder / "list.pem").write_bytes(crl.public_bytes(Encoding.PEM))
     (folder / "issuer.pem").write_bytes(x509.load_der_x509_certificate(issuer).public_bytes(Encoding.PEM))
     openssl(folder, "crl", "-in", "list.pem", "-CAfile", "issuer.pem", "-noout")
 
@@ -189,3 +206,126 @@ async def test_a_server_with_sealed_keys_goes_on_in_transit(bao: OpenBao, tmp_pa
     assert set((settings.data_dir / "keys").iterdir()) < files, "that of the issuing authority is gone"
     made = [name for name in bao.root.list("transit/keys")["data"]["keys"] if f"after-{before}" in name]
     assert [name.rpartition("-")[0] for name in made] == [f"citadel-after-{before}-x509-issuer"]
+
+
+async def backed_up(server: Server) -> bytes:
+    """A backup of a server that runs."""
+    channel = server._open(aio.insecure_channel(f"unix:{server.settings.listen.admin_socket}"))
+    return b"".join([part.data async for part in BackupStub(channel).MakeBackup(backup_pb2.MakeBackupRequest())])
+
+
+@pytest.fixture(scope="module")
+def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """One that is sealed and stopped, and started again by whoever did that."""
+    bao = new_openbao(tmp_path_factory.mktemp("frail"))
+    yield prepare(bao)
+    bao.stop()
+
+
+async def refused_with(server: Server, agent: Member, entry_id: str) -> str:
+    """The reason why a certificate is not issued; "" where it is."""
+    try:
+        [result] = await sign(server.agents(agent), (entry_id, csr(new_key())))
+    except aio.AioRpcError as error:
+        if error.code() is not StatusCode.UNAVAILABLE:  # for which agents keep what they have
+            raise
+        return reason_of(error)
+    return result.refusal.reason
+
+
+async def until(server: Server, agent: Member, entry_id: str, reason: str) -> None:
+    async with asyncio.timeout(30):
+        while await refused_with(server, agent, entry_id) != reason:
+            await asyncio.sleep(0.05)
+
+
+async def until_ready_says(settings: ServerSettings, words: str, *, code: int = 200) -> None:
+    said = (0, "")
+    async with asyncio.timeout(30):
+        while (said[0], words in said[1]) != (code, True):
+            with suppress(OSError):  # before it listens
+                said = await http_status(settings.listen.probes, "/ready")
+            await asyncio.sleep(0.02)
+
+
+async def test_while_vault_is_sealed_nothing_is_issued_and_it_is_said_until_when_that_lasts(
+    frail: OpenBao, tmp_path: Path
+) -> None:
+    settings = settings_of(frail, tmp_path, TRANSIT)
+    async with running_server(settings) as server:
+        agent, entry_id = await member(server)
+        [leaf] = await issued(server, agent, (await server.entry("/gone", agent)).id)
+        await asyncio.to_thread(frail.seal)
+        assert await refused_with(server, agent, entry_id) == "vault_unavailable"
+        revoking = server.revocations().Revoke(revoke_request(server, leaf))
+        assert await refusal(revoking) == (StatusCode.UNAVAILABLE, "vault_unavailable")
+        await until_ready_says(settings, "nothing new is issued; workloads keep what they have, which begins to end")
+        status = await server.status()
+        assert (status.vault.good, status.vault.reason) == (False, "vault_unavailable")
+        assert "nothing new is issued" in status.vault.message
+        await asyncio.to_thread(frail.unseal)
+        await until(server, agent, entry_id, "")
+        await check_token(server, agent, entry_id)
+        await check_lists(server, agent, leaf)
+        await until_ready_says(settings, '"keys"')
+        assert (await server.status()).vault.good
+
+
+async def test_sealed_keys_that_are_open_sign_while_vault_is_away_and_a_start_waits_for_it(
+    frail: OpenBao, tmp_path: Path
+) -> None:
+    settings = settings_of(frail, tmp_path, SEAL)
+    async with running_server(settings) as server:
+        agent, entry_id = await member(server)
+        await asyncio.to_thread(frail.stop)
+        try:
+            [leaf] = await issued(server, agent, entry_id)
+            await check_token(server, agent, entry_id)
+            await revoke(server, agent, leaf)
+            assert await refusal(backed_up(server)) == (StatusCode.UNAVAILABLE, "vault_unavailable")
+            await until_ready_says(settings, "keys that are open sign on until")
+        except BaseException:
+            await asyncio.to_thread(frail.start)
+            await asyncio.to_thread(frail.unseal)
+            raise
+    stop = asyncio.Event()
+    starting = asyncio.create_task(run_server(settings, stop=stop))
+    try:
+        await until_ready_says(settings, "start waits: Vault", code=503)
+        await asyncio.to_thread(frail.start)
+        await asyncio.to_thread(frail.unseal)
+        server = await connected(settings, starting)
+        await check_token(server, agent, (await server.entry("/later/web", agent)).id)
+        await server.close()
+    finally:
+        stop.set()
+        await starting
+
+
+async def test_keys_that_are_deleted_in_vault_are_an_alert_and_a_start_makes_others(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    settings = settings_of(bao, tmp_path, {"vault_transit": {"prefix": "citadel-lost"}})
+    async with running_server(settings) as server:
+        agent, entry_id = await member(server)
+        delete(bao, "citadel-lost-x509-issuer", "citadel-lost-jwt")
+        assert await refused_with(server, agent, entry_id) == "vault_key_lost"
+        status = await server.status()
+        assert (status.vault.good, status.vault.reason) == (False, "vault_key_lost")
+        await until_ready_says(settings, "citadel-lost-x509-issuer")
+    async with running_server(settings) as server:
+        await issued(server, agent, entry_id)
+        await check_token(server, agent, entry_id)
+        assert (await server.status()).vault.good
+    delete(bao, "citadel-lost-x509")
+    with pytest.raises(CitadelError) as refused:
+        await run_server(settings, stop=asyncio.Event())
+    assert (refused.value.reason, "citadel-lost-x509-root" in refused.value.message) == (Reason.VAULT_KEY_LOST, True)
+
+
+def delete(bao: OpenBao, *prefixes: str) -> None:
+    """As somebody does who thinks that these keys are not needed."""
+    for name in bao.root.list("transit/keys")["data"]["keys"]:
+        if name.startswith(prefixes):
+            bao.write(f"transit/keys/{name}/config", deletion_allowed=True)
+            bao.root.delete(f"transit/keys/{name}")
