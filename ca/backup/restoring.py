@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ca.audit.model import Act, Actor
 from ca.authority.jwt_model import LONGEST_TOKEN
+from ca.backup.elsewhere import keys_in_vault
 from ca.backup.keys import KeyShelf
 from ca.backup.reading import Summary, load
 from ca.backup.tables import clear, count_on, counters, heads, insert_rows, is_empty, rows_of
@@ -41,9 +42,13 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a restore did. Certificates that were issued between the two times are not in the ledger."""
+    """What a restore did. Certificates that were issued between the two times are not in the ledger.
+
+    So many keys of authorities are in Vault alone.
+    """
 
     rows: int
+    keys_in_vault: int
     gap_from: datetime
     gap_to: datetime
 
@@ -104,8 +109,9 @@ class Restorer:
             await _go_on_above(new, floor, trust_domain=summary.header.trust_domain.name, now=gap_to)
             await count_on(new, {})  # the revision among them
             await _tell(new, summary, by=by, at=gap_to)
+            elsewhere = await keys_in_vault(new)
         await self._keys.keep_only(keys)
-        return Restored(rows=rows, gap_from=summary.header.made_at, gap_to=gap_to)
+        return Restored(rows=rows, keys_in_vault=elsewhere, gap_from=summary.header.made_at, gap_to=gap_to)
 
 
 async def _keep_others_out(connection: AsyncConnection) -> None:

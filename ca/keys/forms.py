@@ -20,7 +20,7 @@ class SealerByForm:
         if sealer is None:
             raise FailedPrecondition(
                 Reason.KEY_UNSEALABLE,
-                f"there is nothing to seal {label.key_id} ({label.purpose}) with",
+                f"there is no key to seal the {label.purpose} with",
                 fix="set keys.vault_seal, keys.kek_file or keys.kek_env beside keys.vault_transit",
             )
         return await sealer.seal(plaintext, label)

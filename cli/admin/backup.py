@@ -38,8 +38,8 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 def backup_command(invocation: Invocation, *, file: Path, config: Path | None, force: bool) -> None:
     """Copy all that the server keeps into FILE, while it runs, or with --config while it does not.
 
-    Private keys are in it as they lie in the store: sealed with the key-encryption key, which is not in it. Keep that
-    key elsewhere: without it the backup is worth nothing.
+    Private keys are in it as they lie in the store: sealed with the key-encryption key, or with one in Vault, which is
+    not in it. Keep that elsewhere: without it the backup is worth nothing. Keys that were made in Vault stay there.
     """
     if file.exists() and not force:
         raise AlreadyExists(Reason.BACKUP_MALFORMED, f"{file} exists already", fix="name another file, or add --force")
@@ -54,7 +54,7 @@ def backup_command(invocation: Invocation, *, file: Path, config: Path | None, f
     if invocation.form is Form.JSON:
         print_json({"file": str(file), "bytes": size})
     else:
-        echo(f"wrote {file}, {_megabytes(size)}; it is of no use without the key-encryption key, which is not in it")
+        echo(f"wrote {file}, {_megabytes(size)}; it is of no use without the key that seals, which is not in it")
 
 
 @admin_command("restore", example="citadel-cli restore citadel-2026-01-31.backup --config /etc/citadel/server.yaml")
@@ -77,10 +77,14 @@ def restore_command(invocation: Invocation, *, file: Path, config: Path, replace
     done = asyncio.run(restore_backup(settings, file, summary, replace=replace, clock=invocation.clock))
     if invocation.form is Form.JSON:
         gap = {"begin": done.gap_from.isoformat(), "end": done.gap_to.isoformat()}
-        print_json({"file": str(file), "rows": done.rows, "ledger_gap": gap})
+        print_json({"file": str(file), "rows": done.rows, "ledger_gap": gap, "keys_in_vault": done.keys_in_vault})
         return
     echo(f"restored {done.rows} rows of the backup of {moment(done.gap_from)}")
     echo(f"certificates issued from then until {moment(done.gap_to)} are not in the ledger; the audit log says so")
+    if done.keys_in_vault:
+        echo(
+            f"{done.keys_in_vault} keys of authorities are in Vault, and not in the backup: the server needs that Vault"
+        )
 
 
 def _described(summary: Summary, invocation: Invocation) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jwt
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc import StatusCode, aio
@@ -25,6 +26,7 @@ from citadel.errors import CitadelError, Reason
 from cli.server_process import run_server
 from tests.csrs import csr, new_key
 from tests.folders import a_root, an_issuer, contents, put
+from tests.integration.test_backup_restore import citadel_cli
 from tests.openbao import OpenBao, new_openbao
 from tests.servers import (
     Member,
@@ -329,3 +331,38 @@ def delete(bao: OpenBao, *prefixes: str) -> None:
         if name.startswith(prefixes):
             bao.write(f"transit/keys/{name}/config", deletion_allowed=True)
             bao.root.delete(f"transit/keys/{name}")
+
+
+async def test_a_backup_is_sealed_in_vault_and_brings_back_a_server_whose_keys_went_on(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    keys = {"vault_transit": {"prefix": "citadel-restored"}}
+    unsealable = settings_of(bao, tmp_path, keys)
+    async with running_server(unsealable) as server:
+        assert await refusal(backed_up(server)) == (StatusCode.FAILED_PRECONDITION, "key_unsealable")
+    settings, file = settings_of(bao, tmp_path, keys | SEAL), tmp_path / "backup"
+    async with running_server(settings) as server:
+        agent, entry_id = await member(server)
+        file.write_bytes(await backed_up(server))
+    delete(bao, "citadel-restored-x509-issuer", "citadel-restored-jwt")  # as rotations do in time
+    config = tmp_path / "server.yaml"
+    config.write_text(settings_document(bao, settings, keys | SEAL))
+    code, said = await citadel_cli("restore", str(file), "--config", str(config), "--replace", "--yes")
+    assert (code, "3 keys of authorities are in Vault" in said) == (0, True), said
+    async with running_server(settings) as server:
+        await issued(server, agent, entry_id)
+        await check_token(server, agent, entry_id)
+    offline = await citadel_cli("backup", str(tmp_path / "offline"), "--config", str(config))
+    assert offline[0] == 0, offline[1]
+
+
+def settings_document(bao: OpenBao, settings: ServerSettings, keys: dict[str, Any]) -> str:
+    """The settings as a file says them."""
+    document = {
+        "trust_domain": settings.trust_domain.name,
+        "data_dir": str(settings.data_dir),
+        "listen": {"admin_socket": str(settings.listen.admin_socket)},
+        "keys": keys,
+        "vault": bao.section(settings.data_dir.parent / "token"),
+    }
+    return yaml.safe_dump(document)
