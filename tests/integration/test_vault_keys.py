@@ -366,3 +366,14 @@ def settings_document(bao: OpenBao, settings: ServerSettings, keys: dict[str, An
         "vault": bao.section(settings.data_dir.parent / "token"),
     }
     return yaml.safe_dump(document)
+
+
+@pytest.mark.parametrize("lost", ["x509-root", "x509-issuer"])
+async def test_what_lost_its_key_is_rotated_away_while_the_server_runs(bao: OpenBao, tmp_path: Path, lost: str) -> None:
+    prefix = f"citadel-gone-{lost}"
+    async with running_server(settings_of(bao, tmp_path, {"vault_transit": {"prefix": prefix}})) as server:
+        delete(bao, f"{prefix}-{lost}")
+        await rotated(server, lost.removeprefix("x509-"))
+        agent, entry_id = await member(server)
+        await issued(server, agent, entry_id)
+        await check_token(server, agent, entry_id)
