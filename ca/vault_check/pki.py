@@ -72,7 +72,7 @@ def _usage(usages: Seen[frozenset[str]], issuer: VaultIssuer, named: VaultPkiSet
         return good(Subject.USAGE, "it may sign certificates")
     found = f"{_name(issuer)} may not sign certificates: its usage is {', '.join(sorted(usages)) or 'empty'}"
     fix = f"`vault write {named.mount}/issuer/{_name(issuer)} usage=read-only,{_SIGNING},crl-signing`, or name another"
-    return bad(Subject.USAGE, Reason.UPSTREAM_CANNOT_SIGN, found, fix)
+    return bad(Subject.USAGE, Reason.VAULT_REFUSED, found, fix)
 
 
 def _lifetime(offer: Offer, settings: ServerSettings, now: datetime) -> Finding:

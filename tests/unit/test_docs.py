@@ -22,7 +22,13 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 _README: Final = _ROOT / "README.md"
 _REASONS: Final = _ROOT / "docs" / "reasons.md"
 _CLUSTERS: Final = _ROOT / "deploy" / "multicluster" / "README.md"
-_DOCUMENTS: Final = [_README, _CLUSTERS, *sorted((_ROOT / "docs").rglob("*.md"))]
+_VAULT: Final = _ROOT / "docs" / "vault.md"
+_DOCUMENTS: Final = [
+    _README,
+    _CLUSTERS,
+    _ROOT / "deploy" / "vault" / "README.md",
+    *sorted((_ROOT / "docs").rglob("*.md")),
+]
 _DECISIONS: Final = sorted((_ROOT / "docs" / "decisions").iterdir())
 _PROGRAMS: Final[Mapping[str, click.Group]] = {"citadel": citadel, "citadel-cli": citadel_cli}
 
@@ -106,7 +112,10 @@ def _parse(call: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", dict.fromkeys([*_calls_in_blocks(_README), *_calls_in_blocks(_CLUSTERS), *_calls_in_reasons()])
+    "call",
+    dict.fromkeys(
+        [*_calls_in_blocks(_README), *_calls_in_blocks(_CLUSTERS), *_calls_in_blocks(_VAULT), *_calls_in_reasons()]
+    ),
 )
 def test_documented_commands_parse(call: str) -> None:
     _parse(call)
