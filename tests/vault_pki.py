@@ -86,6 +86,15 @@ def is_told(server: Server, *words: str) -> Callable[[], Awaitable[bool]]:
     return look
 
 
+def trusts(server: Server, *names: str) -> Callable[[], Awaitable[bool]]:
+    """Whether it trusts roots of these names, and no other."""
+
+    async def look() -> bool:
+        return await trusted(server) == set(names)
+
+    return look
+
+
 def issuer_of(member: Member) -> x509.Certificate:
     """Who signed its certificate."""
     return x509.load_der_x509_certificate(member.chain[1])

@@ -243,6 +243,10 @@ class AuthorityManager:
         pending = self.pending()
         return self._prepared_under_the_active_root() is not None or (pending is not None and not pending.is_root)
 
+    def can_make_root(self) -> bool:
+        """Whether there would be a new root, if its time had come."""
+        return self._upstream.can_make_root()
+
     @property
     def root_cannot_sign(self) -> bool:
         """Whether no issuing authority comes from the active root ever again: its key is elsewhere, or it has ended."""

@@ -160,6 +160,10 @@ class UpstreamAuthority(Protocol):
         """Whether it would bring an issuing authority now: where it knows that it would not, it is not asked."""
         ...
 
+    def can_make_root(self) -> bool:
+        """The same of a root, where roots are made because their time has come."""
+        ...
+
     def cannot_sign(self) -> str:
         """Why nothing comes from the active root ever again, where it would from another one; "" where that is not so.
 

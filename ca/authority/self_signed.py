@@ -78,6 +78,9 @@ class SelfSignedUpstream:
     def can_mint(self) -> bool:
         return True
 
+    def can_make_root(self) -> bool:
+        return True
+
     def cannot_sign(self) -> str:
         now = self._clock.now()
         for root in self._roots:

@@ -137,7 +137,7 @@ class Upkeep:
         root = self._active(AuthorityKind.ROOT)
         is_old = self._root_at is not None and _is_older(root, self._root_at, now)
         is_due = is_old or root.not_after - now <= 2 * self._reserve(root) or self._is_stuck(now)
-        return is_due and self._can_start(RotationKind.ROOT)
+        return is_due and self._rotator.running is None and self._may_make_root()
 
     def _is_issuer_due(self, now: datetime) -> bool:
         pending, issuer = self._authorities.pending(), self._active(AuthorityKind.ISSUER)
@@ -151,6 +151,9 @@ class Upkeep:
         return self._authorities.root_cannot_sign and _is_older(
             self._active(AuthorityKind.ISSUER), self._issuer_at, now
         )
+
+    def _may_make_root(self) -> bool:
+        return self._is_rested(RotationKind.ROOT) and self._authorities.can_make_root()
 
     def _can_start(self, kind: RotationKind) -> bool:
         return self._rotator.running is None and self._is_rested(kind)
@@ -177,7 +180,7 @@ class Upkeep:
         is_about_it, left, reserve = running.kind is RotationKind.ROOT, root.not_after - now, self._reserve(root)
         if running.paused and left <= (reserve if is_about_it else 2 * reserve):
             await self._resume(running, _ROOT_ENDS)
-        elif not is_about_it and left <= reserve * 1.5 and self._is_rested(RotationKind.ROOT):
+        elif not is_about_it and left <= reserve * 1.5 and self._may_make_root():
             await self._end(running)
 
     async def _make_way_for_what_is_up(self, running: Rotation, now: datetime) -> None:

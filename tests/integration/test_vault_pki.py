@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from grpc.aio import AioRpcError
 
 from citadel._wire import rotation_pb2
 from citadel.certification_path import extension_of
@@ -18,7 +19,7 @@ from citadel.wire import to_duration
 from cli.server_process import run_server
 from tests.integration.meshes import until
 from tests.openbao import OpenBao, new_openbao
-from tests.servers import refusal, running_server
+from tests.servers import reason_of, refusal, running_server
 from tests.vault_pki import (
     default_of,
     has_ended,
@@ -30,6 +31,7 @@ from tests.vault_pki import (
     server_under,
     settings_under,
     trusted,
+    trusts,
     usage_of,
 )
 
@@ -61,7 +63,9 @@ async def test_a_root_that_signs_in_vault_from_now_on_is_taken_through_a_rotatio
         issuer = issuer_of(await server.join("node-1"))
         assert issuer.issuer.rfc4514_string() == "CN=Root first"
         assert extension_of(issuer, x509.BasicConstraints) == x509.BasicConstraints(ca=True, path_length=0)
-        assert (await refusal(server.rotations().StartRotation(_ROOT)))[1] == "upstream_decides"
+        with pytest.raises(AioRpcError, match=f"vault write {mount}/root/rotate/internal") as refused:
+            await server.rotations().StartRotation(_ROOT)
+        assert reason_of(refused.value) == "upstream_decides"
 
         bao.write(f"{mount}/root/replace", default="second")
         await until("the rotation has ended", has_ended(server, "root"), seconds=20)
@@ -90,6 +94,9 @@ async def test_the_root_is_rotated_from_here_where_the_policy_allows_it(bao: Ope
             assert usage_of(bao, mount, old) == {"read-only", "crl-signing"}
             assert not before & await trusted(server)
             assert len(await trusted(server)) == 1
+        new_root(bao, mount, "by hand", issuer_name="by-hand")
+        bao.write(f"{mount}/root/replace", default="by-hand")
+        await until("what somebody did there is taken", trusts(server, "CN=Root by hand"), seconds=20)
         issuer = issuer_of(await server.join("node-1"))
         assert isinstance(key := issuer.public_key(), ec.EllipticCurvePublicKey)
         assert (key.curve.name, {issuer.issuer.rfc4514_string()}) == ("secp384r1", await trusted(server))
@@ -102,6 +109,7 @@ async def test_where_the_policy_does_not_allow_it_nothing_is_half_done(bao: Open
     )
     token = bao.token("signs")
     async with server_under(bao, mount, tmp_path, token=token, alone=True, rotate_root=True) as server:
+        assert await is_told(server, "the root cannot be rotated from here")()
         await server.rotations().StartRotation(_ROOT)
         await until("it is told", is_told(server, "vault_denied", f"update on {mount}/root/rotate/internal"), seconds=5)
         await server.rotations().AbortRotation(rotation_pb2.AbortRotationRequest())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from ca.authority.model import Authority, AuthorityState
+from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.vouching import Vouching
 from ca.keys.disk import DiskKeys
 from ca.keys.kinds import KeyKind
@@ -190,3 +190,27 @@ async def test_where_authorities_are_constrained_no_child_has_one(place: Place) 
     with pytest.raises(FailedPrecondition) as refused:
         await upstream.sign_downstream(csr(), not_before=now, not_after=now + _WEEK)
     assert refused.value.reason is Reason.UPSTREAM_CANNOT_SIGN
+
+
+async def test_nothing_is_minted_that_would_live_hardly_longer_than_what_signs(place: Place) -> None:
+    mount = place.bao.pki("pki-near-its-end", lifetime="20s")
+    upstream, now = await place.started(mount), _CLOCK.now()
+
+    async def signs(lifetime: timedelta) -> Authority:
+        minted = await upstream.mint(not_before=now, not_after=now + lifetime)
+        return Authority(
+            id="issuer",
+            kind=AuthorityKind.ISSUER,
+            state=AuthorityState.ACTIVE,
+            key_id=minted.key_id,
+            certificate=minted.certificate,
+            parent_id=minted.root_id,
+            created_at=now,
+        )
+
+    first, second = await signs(timedelta(seconds=5)), await signs(_WEEK)
+    upstream.follow(lambda: [first])
+    assert upstream.can_mint()
+    upstream.follow(lambda: [second])
+    assert not upstream.can_mint()
+    assert upstream.pending() is None

@@ -130,6 +130,9 @@ class ParentAuthority:
     def can_mint(self) -> bool:
         return self._asked().trouble() is None and self.requests.are_due
 
+    def can_make_root(self) -> bool:
+        return False
+
     def cannot_sign(self) -> str:
         """Never: the start waits until the parent has said which of its roots signs."""
         return ""

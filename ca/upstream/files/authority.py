@@ -111,6 +111,9 @@ class FilesUpstream:
     def can_mint(self) -> bool:
         return self.found.offer is not None
 
+    def can_make_root(self) -> bool:
+        return False  # those of others alone
+
     def pending(self) -> Pending | None:
         offer = self.found.offer
         if offer is None:

@@ -104,6 +104,8 @@ class VaultUpstream:
 
     @property
     def advice(self) -> str:
+        if self.view.is_pinned:
+            return "name its successor in upstream.vault.issuer and start again: it is taken through the same rotation"
         return (
             f"make a root in Vault with `vault write {self.mount}/root/rotate/internal`, then have it sign with"
             f" `vault write {self.mount}/root/replace`, which is taken here through the same rotation; or set"
@@ -121,6 +123,12 @@ class VaultUpstream:
         if signing is None or self._is_other_line(signing, line):
             return True
         return longest_end(line, now) - now > (signing.not_after - now) * _WORTH_IT
+
+    def can_make_root(self) -> bool:
+        seen, rooting = self.view.found, self.rooting
+        if rooting is None or seen.offer is None or seen.missing:
+            return False
+        return self._vault.trouble() is None and rooting.making.are_over
 
     def pending(self) -> Pending | None:
         offer, signing = self.view.found.offer, self._signing()
@@ -175,13 +183,16 @@ class VaultUpstream:
             self.view.note_lead(root.certificate)
 
     async def drop(self, authority_ids: Collection[str]) -> None:
-        going = {r.certificate for r in self._roots.all if r.id in authority_ids and not r.key_id}
-        going -= {root.certificate for root in self._roots.all if root.id not in authority_ids}
-        if self.rooting is not None:
-            # First: what signs there is trusted here again at the next look.
-            await self.rooting.retire(going, authority_ids)
-            self.view.note_retired()
-        await self._roots.drop(authority_ids, unlisted=going if self.rooting is not None else ())
+        if self.rooting is None:
+            await self._roots.drop(authority_ids)
+            return
+        stay = {root.certificate for root in self._roots.all if root.id not in authority_ids or root.key_id}
+        stay.add(self.view.offered().line.root)  # which somebody there has made the default
+        going = {root.certificate for root in self._roots.all if root.id in authority_ids} - stay
+        # First: what signs there is trusted here again at the next look.
+        await self.rooting.retire(going, authority_ids, stay=stay)
+        self.view.note_retired()
+        await self._roots.drop(authority_ids, unlisted=going)
 
     def roots(self) -> tuple[x509.Certificate, ...]:
         return self._roots.certificates()

@@ -80,7 +80,7 @@ class PkiEngine:
             raise Unavailable(
                 Reason.VAULT_NOT_FOUND, f"the PKI engine at {self.mount} has {what}: {error.message}", fix=fix
             ) from error
-        return str(answer.data["issuer_id"])
+        return str(answer.data.get("issuer_id"))
 
     async def retired(self, issuer_ids: Collection[str]) -> frozenset[str]:
         """Those of these that issue nothing any more, as far as this server may read that."""

@@ -49,10 +49,13 @@ class VaultKeeper:
         """Look once, and take what is there."""
         found = await self._upstream.look()
         if self._upstream.is_news(found):
-            before = self._upstream.view.found.trouble
+            before, notes = self._upstream.view.found.trouble, self._upstream.view.notes()
             async with self._authorities.changing_upstream():
                 changes = await self._upstream.take(found)
             await self._telling.tell(before, self._upstream.view.found.trouble, changes)
+            for note in self._upstream.view.notes():
+                if note not in notes:
+                    _log.warning("PKI engine in Vault", note=note)
 
     def condition(self) -> UpstreamCondition:
         """How it is with the engine. What is in force goes on until its end."""
@@ -87,6 +90,6 @@ class VaultKeeper:
 
     def _notes(self) -> tuple[str, ...]:
         """What is otherwise than asked for, or than one might think."""
-        offer, rooting = self._upstream.view.found.offer, self._upstream.rooting
-        seen = offer.notes if offer is not None else ()
-        return (*seen, *self._upstream.signing.notes, *(rooting.notes if rooting is not None else ()))
+        upstream = self._upstream
+        of_roots = upstream.rooting.notes if upstream.rooting is not None else ()
+        return (*upstream.view.notes(), *upstream.signing.notes, *of_roots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from cryptography import x509
 
@@ -24,6 +24,8 @@ from citadel.certification_path import extension_of
 from citadel.errors import FailedPrecondition, Reason
 from citadel.name_constraints import constrains_uris, is_refused_by_envoy
 from citadel.spiffe import TrustDomain
+
+_MOST_NOTES: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ def offer_of(
     listed = [root for root, each in roots.items() if root == line.root or each.id not in found.retired]
     listed.sort(key=lambda each: each != line.root and each not in trusted)  # where there are too many, these stay
     notes = [f"{each} in {mount} is not trusted: it {fault}" for each, fault in judged.items() if fault]
+    if len(notes) > _MOST_NOTES:
+        notes = [*notes[:_MOST_NOTES], f"{len(notes) - _MOST_NOTES} more issuers in {mount} are not trusted"]
     if len(listed) > MOST_ROOTS:
         notes.append(f"{mount} has {len(listed)} roots, and {MOST_ROOTS} are trusted")
     return Offer(

@@ -73,12 +73,22 @@ class VaultRooting:
                     await self._engine.make_default(issuer.id)
                     return
 
-    async def retire(self, certificates: Collection[x509.Certificate], authority_ids: Collection[str]) -> None:
-        """Have these sign nothing more, and those that were made for these ids, of which nothing may be on record."""
+    async def retire(
+        self,
+        certificates: Collection[x509.Certificate],
+        authority_ids: Collection[str],
+        *,
+        stay: Collection[x509.Certificate],
+    ) -> None:
+        """Have these sign nothing more, and those that were made for these ids, of which nothing may be on record.
+
+        None of those that `stay`.
+        """
         names = {name_of(each) for each in authority_ids}
         with _noted(self.ending):
             for issuer in await self._engine.issuers():
-                if issuer.certificate in certificates or issuer.name in names:
+                is_meant = issuer.certificate in certificates or issuer.name in names
+                if is_meant and issuer.certificate not in stay:
                     await self._engine.retire(issuer)
                     _log.info("root retired in Vault", issuer=str(issuer))
         self.making.end()

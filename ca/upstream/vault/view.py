@@ -20,10 +20,14 @@ from citadel.spiffe import TrustDomain
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What one look found: an offer, or why there is none. `changes` is how many were made from here before it."""
+    """What one look found: an offer, or why there is none.
+
+    `missing` is what the policy lacks for rotating the root, `changes` how many were made from here before it.
+    """
 
     offer: Offer | None = None
     trouble: CitadelError | None = None
+    missing: tuple[str, ...] = ()
     changes: int = 0
 
 
@@ -51,15 +55,27 @@ class EngineView:
             others = [each.id for each in issuers if each.id != leading and each.certificate is not None]
             # Only where no other cluster signs under what has retired may it be trusted no more.
             retired = await self._engine.retired(others) if self._settings.alone else frozenset()
+            missing = await self._engine.missing_to_rotate() if self._settings.rotate_root else ()
             found = Found(issuers=issuers, leading=leading, retired=retired)
             offer = await asyncio.to_thread(self._judged, found, roots)
         except CitadelError as error:
             return Look(trouble=error, changes=changes)
-        return Look(offer=offer, changes=changes)
+        return Look(offer=offer, missing=tuple(missing), changes=changes)
 
     def is_news(self, look: Look) -> bool:
         """Whether this is another view than that of the last look."""
-        return look.offer != self.found.offer or str(look.trouble) != str(self.found.trouble)
+        seen = self.found
+        return (look.offer, look.missing, str(look.trouble)) != (seen.offer, seen.missing, str(seen.trouble))
+
+    def notes(self) -> tuple[str, ...]:
+        """What is otherwise there than one might think."""
+        seen, lacks = self.found.offer.notes if self.found.offer is not None else (), ", ".join(self.found.missing)
+        return (*seen, f"the root cannot be rotated from here: the policy does not allow {lacks}") if lacks else seen
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the issuer that signs is named in the settings."""
+        return self._settings.issuer is not None
 
     def take(self, look: Look) -> bool:
         """Go by this look from now on. Whether there is something to go by."""
