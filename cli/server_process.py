@@ -34,6 +34,7 @@ from cli.server_doors import GRACE_SECONDS, ServerDoors
 from cli.server_folder import read_authority
 from cli.server_keys import check_keys
 from cli.server_starting import start_seen
+from cli.server_vault import validate_vault
 
 _log = structlog.get_logger(__name__)
 
@@ -167,6 +168,7 @@ def validate_server(settings: ServerSettings) -> Sequence[str]:
     for folder in (settings.data_dir, settings.data_dir / "keys"):
         if os.path.lexists(folder):  # otherwise the start makes it
             ensure_private_dir(folder)
+    validate_vault(settings, SystemClock())
     if settings.upstream.files is not None:
         read_authority(settings.upstream.files, trust_domain=settings.trust_domain, clock=SystemClock())
     served: dict[str, OidcSettings | FederationSettings] = {"oidc": settings.oidc, "federation": settings.federation}

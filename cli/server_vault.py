@@ -153,6 +153,18 @@ def new_client(settings: VaultSettings, clock: Clock) -> tuple[VaultClient, Logi
     return VaultClient(settings), login_of(settings.login, clock=clock)
 
 
+def validate_vault(settings: ServerSettings, clock: Clock) -> None:
+    """Look at the files that the section `vault` names, without asking Vault. Raises `InvalidArgument`."""
+    if settings.vault is None:
+        return
+    client, login = new_client(settings.vault, clock)
+    try:
+        login.secret.check()
+        client.check(login.certificate)
+    finally:
+        client.close()
+
+
 def _what_is_kept_there(keys: KeySettings) -> str:
     if keys.vault_transit is not None:
         return "made"

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -95,11 +95,10 @@ class OpenBao:
         made: str = self.root.auth.token.create(policies=list(policies), **options)["auth"]["client_token"]
         return made
 
-    def policy(self, name: str, **capabilities: list[str]) -> str:
-        """A policy by path, `/` written as `__`, which is returned."""
-        paths = {path.replace("__", "/"): {"capabilities": each} for path, each in capabilities.items()}
+    def policy(self, name: str, capabilities: Mapping[str, list[str]]) -> None:
+        """A policy, by path."""
+        paths = {path: {"capabilities": each} for path, each in capabilities.items()}
         self.root.sys.create_or_update_policy(name, {"path": paths})
-        return name
 
     def approle(self, path: str, folder: Path, *policies: str, **options: Any) -> dict[str, Any]:
         """An AppRole auth method at `path` with one role, as settings name it; `options` are of the role."""

@@ -86,6 +86,10 @@ class VaultClient:
         spent, self._connections = self._connections, fresh
         spent.close()
 
+    def check(self, certificate: Certificate | None) -> None:
+        """Look at the files of TLS without going anywhere. Raises as above."""
+        self._new_connections(certificate).close()
+
     def close(self) -> None:
         """End the threads; what is under way ends with its time."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -98,7 +102,7 @@ class VaultClient:
         except OSError as error:
             files = " and ".join(str(each) for each in (ca_file, *(certificate or ())) if each is not None)
             raise InvalidArgument(
-                Reason.CONFIG_INVALID, f"no TLS with Vault by {files}: {error.strerror or error}"
+                Reason.CONFIG_INVALID, f"TLS with Vault cannot use {files}: {error.strerror or error}"
             ) from error
 
     async def _ask(

@@ -50,7 +50,9 @@ def trouble_of_error(error: Exception) -> Unavailable:
             return Unavailable(Reason.VAULT_UNTRUSTED, f"Vault's certificate does not verify: {cause.verify_message}")
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
-            return Unavailable(Reason.VAULT_UNTRUSTED, f"Vault does not speak TLS with this server: {cause.reason}")
+            return Unavailable(
+                Reason.VAULT_UNTRUSTED, f"Vault does not speak TLS with this server: {cause.strerror or cause}"
+            )
     if isinstance(error, requests.Timeout):
         return Unavailable(Reason.VAULT_UNAVAILABLE, "Vault did not answer in time")
     if isinstance(error, requests.TooManyRedirects):

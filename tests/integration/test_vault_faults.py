@@ -29,7 +29,7 @@ TIMEOUT: Final = 0.5  # seconds, as the settings of these tests say
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     bao = new_openbao(tmp_path_factory.mktemp("openbao"))
     bao.pki("pki")
-    bao.policy("reads", pki__config__issuers=["read"])
+    bao.policy("reads", {"pki/config/issuers": ["read"]})
     yield bao
     bao.stop()
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     bao = new_openbao(tmp_path_factory.mktemp("openbao"))
     bao.pki("pki")
-    bao.policy("reads", pki__config__issuers=["read"])
+    bao.policy("reads", {"pki/config/issuers": ["read"]})
     yield bao
     bao.stop()
 
@@ -139,7 +139,7 @@ async def test_in_a_namespace(bao: OpenBao, tmp_path: Path) -> None:
     bao.write("sys/namespaces/team")
     inside = bao.inside("team")
     inside.pki("pki")
-    inside.policy("reads", pki__config__issuers=["read"])
+    inside.policy("reads", {"pki/config/issuers": ["read"]})
     async with kept(bao, inside.approle("approle", tmp_path, "reads"), namespace="team") as one:
         await one.reads()
     async with kept(bao, token_in(tmp_path, bao.root.token), namespace="nowhere") as lost:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     bao = new_openbao(tmp_path_factory.mktemp("openbao"))
     bao.pki("pki")
-    bao.policy("reads", pki__config__issuers=["read"])
+    bao.policy("reads", {"pki/config/issuers": ["read"]})
     yield bao
     bao.stop()
 
@@ -62,16 +62,16 @@ async def test_what_the_policy_does_not_allow_is_told_from_a_token_that_is_spent
 
 
 async def test_a_policy_that_is_taken_away_is_named_until_it_is_back(bao: OpenBao, tmp_path: Path) -> None:
-    bao.policy("comes-and-goes", pki__config__issuers=["read"])
+    bao.policy("comes-and-goes", {"pki/config/issuers": ["read"]})
     with capture_logs() as logs:
         async with kept(bao, bao.approle("goes", tmp_path, "comes-and-goes")) as one:
             await one.reads()
-            bao.policy("comes-and-goes")
+            bao.policy("comes-and-goes", {})
             for _ in range(10):
                 assert (await refused(one.reads())).reason is Reason.VAULT_DENIED
             assert one.logins == 1, "another token would not be allowed more"
             assert "`read` on `pki/config/issuers`" in str(one.session.worry())
-            bao.policy("comes-and-goes", pki__config__issuers=["read"])
+            bao.policy("comes-and-goes", {"pki/config/issuers": ["read"]})
             await one.reads()
             assert one.session.worry() is None
     assert [log["event"] for log in logs] == ["trouble with Vault", "Vault serves this server again"]

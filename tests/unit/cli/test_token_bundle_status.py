@@ -289,3 +289,23 @@ async def test_status_counts_down_while_nothing_new_comes_from_there(
     )
     [row] = [line for line in (await program("status")).stdout.splitlines() if "upstream " in line]
     assert row.endswith(f"away (upstream_unavailable), for 3m; {text}"), row
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"good": True}, "https://v:8200 by approle"),
+        ({"good": True, "keys": "made"}, "https://v:8200 by approle, holds the keys"),
+        (
+            {"keys": "sealed", "reason": "vault_denied", "message": "no \x1b[31m"},
+            "https://v:8200 by approle, seals the keys: no \\x1b[31m (vault_denied), for 3m",
+        ),
+    ],
+)
+async def test_status_shows_how_it_is_with_vault(
+    program: Program, admin: FakeAdmin, clock: FakeClock, change: dict[str, Any], text: str
+) -> None:
+    since = to_timestamp(clock.now() - timedelta(minutes=3))
+    admin.status.vault.CopyFrom(admin_pb2.VaultStatus(address="https://v:8200", login="approle", since=since, **change))
+    shown = [row.split(maxsplit=1)[1] for row in (await program("status")).stdout.splitlines() if "vault " in row]
+    assert shown == [text]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -143,3 +144,34 @@ def test_an_agent_with_policies_that_cannot_be_meant_does_not_start(tmp_path: Pa
     assert result.exit_code == 3
     assert f"{tmp_path / 'policies.yaml'}:4: unknown key 'policies[0].defualt'" in result.stderr
     assert "policies.yaml:5: missing key 'policies[0].jwtRules[0].issuer'" in result.stderr
+
+
+VAULT = """vault:
+  address: https://127.0.0.1:8200
+  ca_file: {folder}/ca.pem
+  login: {{certificate: {{certificate_file: {folder}/web.pem, key_file: {folder}/web-key.pem}}}}
+upstream: {{vault: {{}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        (lambda folder: (folder / "web-key.pem").chmod(0o644), "web-key.pem has mode 0644"),
+        (lambda folder: (folder / "web-key.pem").unlink(), "web-key.pem cannot be opened"),
+        (lambda folder: (folder / "web.pem").write_text("nothing"), "TLS with Vault cannot use"),
+        (lambda folder: (folder / "ca.pem").unlink(), "No such file or directory"),
+        (lambda folder: (folder / "ca.pem").write_text("nothing"), "ca.pem"),
+    ],
+)
+def test_the_files_by_which_vault_is_reached_are_looked_at(
+    folder: Path, spoilt: Callable[[Path], object], words: str
+) -> None:
+    authority = WebCa()
+    (folder / "ca.pem").write_bytes(authority.pem)
+    put(folder, authority.certificate())
+    assert validate(folder, VAULT.format(folder=folder)).exit_code == 0
+    spoilt(folder)
+    result = validate(folder, VAULT.format(folder=folder))
+    assert result.exit_code == 3
+    assert words in result.stderr

@@ -1,0 +1,125 @@
+"""A whole server and its log-in to Vault: what its start waits for, what it refuses, and what it says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ca.settings import ServerSettings
+from citadel._wire import rotation_pb2
+from citadel.errors import Reason, Unavailable
+from cli.citadel_cli import citadel_cli
+from cli.server_process import run_server
+from tests.integration.meshes import until
+from tests.openbao import OpenBao, new_openbao
+from tests.servers import Server, connected, http_status, server_settings
+from tests.vault_sessions import secret_in
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    bao = new_openbao(tmp_path_factory.mktemp("openbao"))
+    bao.mount("transit", "transit")
+    bao.write("transit/keys/citadel-seal", type="aes256-gcm96")
+    bao.policy("seals", {f"transit/{each}/citadel-seal": ["update"] for each in ("decrypt", "datakey/plaintext")})
+    yield bao
+    bao.stop()
+
+
+def sealed_settings(bao: OpenBao, folder: Path) -> ServerSettings:
+    """A server whose keys are sealed by Vault, where it logs in by AppRole."""
+    section = bao.section(folder / "token") | {"login": bao.approle(folder.name, folder, "seals")}
+    return server_settings(folder, keys={"vault_seal": {}}, vault=section)
+
+
+async def ready(settings: ServerSettings) -> tuple[int, str]:
+    try:
+        return await http_status(settings.listen.probes, "/ready")
+    except OSError:
+        return 0, ""
+
+
+async def metric(server: Server, name: str) -> float:
+    _, body = await http_status(server.settings.listen.probes, "/metrics")
+    return float(next(line.rpartition(" ")[2] for line in body.splitlines() if line.startswith(f"{name} ")))
+
+
+async def status_line(server: Server) -> str:
+    command = ["--socket", str(server.settings.listen.admin_socket), "status"]
+    result = await asyncio.to_thread(CliRunner().invoke, citadel_cli, command, prog_name="citadel-cli")
+    return next(line for line in result.stdout.splitlines() if line.startswith("vault "))
+
+
+async def test_a_start_waits_for_vault_and_can_be_stopped_meanwhile(bao: OpenBao, tmp_path: Path) -> None:
+    settings, stop = sealed_settings(bao, tmp_path), asyncio.Event()
+    await asyncio.to_thread(bao.seal)
+    running = asyncio.create_task(run_server(settings, stop=stop))
+
+    async def waits() -> bool:
+        code, body = await ready(settings)
+        return code == 503 and f"start waits: Vault at {bao.address}: Vault does not serve now (503)" in body
+
+    await until("the start waits", waits, seconds=10)
+    begun = time.monotonic()
+    stop.set()
+    await running
+    assert time.monotonic() - begun < 2
+    await asyncio.to_thread(bao.unseal)
+
+
+async def test_vault_is_seen_in_status_probes_and_metrics_and_comes_back(bao: OpenBao, tmp_path: Path) -> None:
+    settings, stop = sealed_settings(bao, tmp_path), asyncio.Event()
+    await asyncio.to_thread(bao.seal)
+    running = asyncio.create_task(run_server(settings, stop=stop))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(bao.unseal)
+    server = await connected(settings, running)
+    try:
+        shown = (await server.status()).vault
+        assert (shown.address, shown.login, shown.keys, shown.good) == (bao.address, "approle", "sealed", True)
+        assert shown.HasField("token_until")
+        assert await status_line(server) == f"vault            {bao.address} by approle, seals the keys"
+        assert await metric(server, "citadel_vault_good") == 1
+        assert await metric(server, 'citadel_vault_acts_total{act="login",outcome="ok"}') == 1
+
+        await asyncio.to_thread(bao.seal)
+        await server.rotations().StartRotation(rotation_pb2.StartRotationRequest(kind="issuer"))
+
+        async def is_away() -> bool:
+            return (await server.status()).vault.reason == "vault_unavailable"
+
+        await until("it is seen", is_away, seconds=20)
+        code, body = await ready(settings)
+        assert (code, '"status":"degraded"' in body, "(503): Vault is sealed" in body) == (200, True, True)
+        line = await status_line(server)
+        assert "(503): Vault is sealed" in line
+        assert "(vault_unavailable), for" in line
+        assert await metric(server, "citadel_vault_good") == 0
+
+        await asyncio.to_thread(bao.unseal)
+
+        async def is_back() -> bool:
+            return (await server.status()).vault.good
+
+        await until("it is back", is_back, seconds=20)
+        await server.close()
+    finally:
+        stop.set()
+        await running
+        await asyncio.to_thread(bao.unseal)
+
+
+async def test_a_wrong_secret_refuses_the_start_and_says_which(bao: OpenBao, tmp_path: Path) -> None:
+    settings = sealed_settings(bao, tmp_path)
+    secret_in(tmp_path / f"{tmp_path.name}-secret-id", "wrong")
+    with pytest.raises(Unavailable) as error:
+        await run_server(settings, stop=asyncio.Event())
+    assert error.value.reason is Reason.VAULT_LOGIN_REFUSED
+    assert f"{tmp_path.name}-secret-id, at auth/{tmp_path.name}" in error.value.message
