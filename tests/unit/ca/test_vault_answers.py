@@ -12,11 +12,9 @@ from ca.vault.troubles import taken, trouble_of_error
 from citadel.errors import Reason, Unavailable
 
 
-def refusal(
-    status: int, body: bytes, *, method: str = "POST", path: str = "pki/root/sign", secret: str = ""
-) -> Unavailable:
+def refusal(status: int, body: bytes, *, method: str = "POST", path: str = "pki/root/sign") -> Unavailable:
     with pytest.raises(Unavailable) as error:
-        taken(status, body, method=method, path=path, secrets=[secret] if secret else [])
+        taken(status, body, method=method, path=path, secrets=["hvs.secret"])
     return error.value
 
 
