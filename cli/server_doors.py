@@ -267,6 +267,7 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
         found.ledger_gaps.extend(gaps)
         found.federations.extend(core.federation.status())
         found.revocation_trouble = core.revocation.lists.trouble
+        found.revocation_behind = core.revocation.lists.behind
         found.clusters.extend(core.clusters.children.clusters())
         if core.vault is not None:
             found.vault.CopyFrom(core.vault.status())

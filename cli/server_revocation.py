@@ -35,7 +35,8 @@ class RevocationAffairs:
 
     def check(self) -> Check:
         """What `/ready` says of the lists."""
-        return revocation_check(self.lists.trouble, is_meant=self.lists.is_meant_to_have_none)
+        lists = self.lists
+        return revocation_check(lists.trouble, behind=lists.behind, is_meant=lists.is_meant_to_have_none)
 
 
 def revocation_affairs(settings: ServerSettings, *, database: Database, keys: KeyManager) -> RevocationAffairs:

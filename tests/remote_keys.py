@@ -48,9 +48,8 @@ class LocalRemoteKey:
 class RemoteKeys:
     """A key manager for authorities and tokens whose keys all sign `elsewhere`."""
 
-    def __init__(self, keys: SealedKeyManager) -> None:
-        self.elsewhere = Elsewhere()
-        self.lost: dict[str, CitadelError] = {}  # by key id: what asking for it raises
+    def __init__(self, keys: SealedKeyManager, elsewhere: Elsewhere | None = None) -> None:
+        self.elsewhere = elsewhere or Elsewhere()
         self._keys = keys
 
     async def create(self, purpose: KeyPurpose) -> str:
@@ -63,8 +62,6 @@ class RemoteKeys:
         return await self._keys.adopt(key, purpose)
 
     async def signer(self, key_id: str, purpose: KeyPurpose) -> LocalRemoteKey:
-        if key_id in self.lost:
-            raise self.lost[key_id]
         return LocalRemoteKey(await self._keys.signer(key_id, purpose), self.elsewhere)
 
     async def jwt_signer(self, key_id: str) -> LocalRemoteKey:

@@ -76,8 +76,8 @@ class RevocationService(revocation_pb2_grpc.RevocationsServicer):
         return pb.RevokeResponse(
             revocation=self._message(outcome.revocation),
             was_revoked=outcome.was_revoked,
-            is_published=not self._lists.trouble,
-            trouble=self._lists.trouble,
+            is_published=not self._trouble,
+            trouble=self._trouble,
             proxies=force.proxies,
             proxies_in_force=force.in_force,
             not_in_force=force.without[:_MOST_NAMED],
@@ -92,11 +92,15 @@ class RevocationService(revocation_pb2_grpc.RevocationsServicer):
         lifted = await self._revoker.lift(request.id, reason=request.reason, by=self._actor_of(context))
         return self._message(lifted)
 
+    @property
+    def _trouble(self) -> str:
+        return self._lists.trouble or self._lists.behind
+
     async def _wait_for_force(self) -> Force:
         ends_at = self._clock.monotonic() + _PATIENCE_SECONDS
         while True:
             force = self._force()
-            is_hopeless = bool(self._lists.trouble)
+            is_hopeless = bool(self._trouble)
             if not force.without or is_hopeless or self._clock.monotonic() >= ends_at:
                 return force
             await self._clock.sleep(_LOOK_SECONDS)

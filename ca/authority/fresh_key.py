@@ -1,4 +1,4 @@
-"""A key for an issuing authority that is about to be."""
+"""A key for an authority that is about to be."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def fresh_issuer_key(keys: KeyManager) -> AsyncIterator[tuple[str, SigningKey]]:
+async def fresh_key(keys: KeyManager, purpose: KeyPurpose) -> AsyncIterator[tuple[str, SigningKey]]:
     """A new key and its id. Where its certificate cannot be made within this, the key is forgotten again.
 
     Nothing names it yet, so every failed try would leave one behind.
     """
-    key_id = await keys.create(KeyPurpose.ISSUER)
+    key_id = await keys.create(purpose)
     try:
-        yield key_id, await keys.signer(key_id, KeyPurpose.ISSUER)
+        yield key_id, await keys.signer(key_id, purpose)
     except BaseException:
         await forget_key(keys, key_id)
         raise

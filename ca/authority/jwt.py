@@ -167,7 +167,11 @@ class JwtAuthorities:
     async def _make(self, authority_id: str) -> JwtAuthority:
         # The key is durable before the row that names it: a crash between the two leaves an unused key (invariant 12).
         now, key_id = self._clock.now(), await self._keys.create_jwt(self._kind)
-        key = await self._keys.jwt_signer(key_id)
+        try:
+            key = await self._keys.jwt_signer(key_id)
+        except CitadelError:
+            await self._forget_key(key_id)  # nothing names it, and every failed try would leave one behind
+            raise
         authority = JwtAuthority(
             id=authority_id,
             state=AuthorityState.PREPARED,
@@ -215,7 +219,10 @@ class JwtAuthorities:
         self._all = tuple(each for each in self._all if each not in gone)
         self._withdrawn |= {each.kid for each in gone}
         for each in gone:
-            try:
-                await self._keys.delete(each.key_id)
-            except CitadelError as error:
-                _log.warning("unused key not deleted", key=each.key_id, error=str(error))
+            await self._forget_key(each.key_id)
+
+    async def _forget_key(self, key_id: str) -> None:
+        try:
+            await self._keys.delete(key_id)
+        except CitadelError as error:
+            _log.warning("unused key not deleted", key=key_id, error=str(error))

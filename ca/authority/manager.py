@@ -365,18 +365,19 @@ class AuthorityManager:
         return authority
 
     async def _activate(self, authority: Authority) -> None:
+        key = await self._keys.signer(authority.key_id, KeyPurpose.ISSUER)  # first: it may be away
         # Recorded before it signs: after a crash the next start finds it and goes on with it (invariant 12).
         states = {each.id: AuthorityState.OLD for each in self._issuers if each.state is AuthorityState.ACTIVE}
         states[authority.id] = AuthorityState.ACTIVE
         await self._store.set_states(states)
         self._issuers = tuple(replace(each, state=states.get(each.id, each.state)) for each in self._issuers)
-        await self._sign_with(next(each for each in self._issuers if each.id == authority.id))
+        self._sign_with(next(each for each in self._issuers if each.id == authority.id), key)
         _log.info("issuing authority signs", authority=authority.id)
 
     async def _takes_up(self, authority: Authority) -> bool:
         """Sign by what signed before; False where its key is gone from Vault, as after a restore of an older backup."""
         try:
-            await self._sign_with(authority)
+            self._sign_with(authority, await self._keys.signer(authority.key_id, KeyPurpose.ISSUER))
         except FailedPrecondition as error:
             if error.reason is not Reason.VAULT_KEY_LOST:
                 raise
@@ -384,8 +385,7 @@ class AuthorityManager:
             return False
         return True
 
-    async def _sign_with(self, authority: Authority) -> None:
-        key = await self._keys.signer(authority.key_id, KeyPurpose.ISSUER)
+    def _sign_with(self, authority: Authority, key: SigningKey) -> None:
         self._issuing = IssuingAuthority(authority=authority, key=key)
         self._note_whether_orphaned()
 

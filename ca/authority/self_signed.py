@@ -12,7 +12,7 @@ import structlog
 from cryptography import x509
 
 from ca.authority.certificates import build_issuer, build_root
-from ca.authority.fresh_key import fresh_issuer_key
+from ca.authority.fresh_key import forget_key, fresh_key
 from ca.authority.model import Authority, AuthorityKind, AuthorityState, old_and_ended
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.authority.vouching import Vouching
@@ -90,7 +90,7 @@ class SelfSignedUpstream:
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         root = self._root_to_sign_with(root_id)
-        async with fresh_issuer_key(self._keys) as (key_id, key):
+        async with fresh_key(self._keys, KeyPurpose.ISSUER) as (key_id, key):
             certificate = await self._signed(root, key.public_key(), not_before=not_before, not_after=not_after)
         return MintedIssuer(certificate=certificate, root_id=root.id, key_id=key_id)
 
@@ -125,7 +125,7 @@ class SelfSignedUpstream:
         await self._store.set_states({root.id: AuthorityState.REVOKED for root in gone})
         self._roots = tuple(root for root in self._roots if root not in gone)
         for root in filter(lambda each: each.key_id, gone):
-            await self._keys.delete(root.key_id)
+            await forget_key(self._keys, root.key_id)
 
     def roots(self) -> tuple[x509.Certificate, ...]:
         return tuple(root.certificate for root in self._roots)
@@ -180,19 +180,19 @@ class SelfSignedUpstream:
     async def _make_root(self, authority_id: str, state: AuthorityState) -> Authority:
         # The key is durable before the row that names it: a crash between the two leaves an unused key, never a root
         # without one (invariant 12).
-        key_id = await self._keys.create(KeyPurpose.ROOT)
         now, serial = self._clock.now(), new_serial()
-        certificate = await sign_with(
-            await self._keys.signer(key_id, KeyPurpose.ROOT),
-            lambda key: build_root(
-                trust_domain=self._trust_domain,
-                key=key,
-                now=now,
-                lifetime=self._root_lifetime,
-                backdate=self._backdate,
-                serial=serial,
-            ),
-        )
+        async with fresh_key(self._keys, KeyPurpose.ROOT) as (key_id, key):
+            certificate = await sign_with(
+                key,
+                lambda own: build_root(
+                    trust_domain=self._trust_domain,
+                    key=own,
+                    now=now,
+                    lifetime=self._root_lifetime,
+                    backdate=self._backdate,
+                    serial=serial,
+                ),
+            )
         root = Authority(
             id=authority_id,
             kind=AuthorityKind.ROOT,

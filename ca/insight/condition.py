@@ -90,8 +90,13 @@ def agents_check(*, joined: int, connected: int) -> Check:
     return Check("agents", health, f"{connected} of {joined} connected")
 
 
-def revocation_check(trouble: str, *, is_meant: bool = False) -> Check:
-    """Degraded while no revocation lists are pushed: what is revoked is then not refused. Not where that is meant."""
+def revocation_check(trouble: str, *, behind: str = "", is_meant: bool = False) -> Check:
+    """Degraded while no revocation lists are pushed: what is revoked is then not refused. Not where that is meant.
+
+    So it is where they are `behind`.
+    """
     if trouble:
         return Check("revocation", Health.GOOD if is_meant else Health.DEGRADED, f"no lists are pushed: {trouble}")
+    if behind:
+        return Check("revocation", Health.DEGRADED, behind)
     return Check("revocation", Health.GOOD, "lists are pushed")

@@ -19,7 +19,7 @@ from ca.revocation.crl import build_crl, number_of
 from ca.revocation.model import RevokedCertificate
 from ca.revocation.ports import ListStore
 from citadel._wire import types_pb2
-from citadel.errors import FailedPrecondition, InvalidArgument
+from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Unavailable
 from citadel.revocation import RevocationList, RevocationSet
 from citadel.revocation_reading import check_lists
 
@@ -31,10 +31,11 @@ _PURPOSES = {AuthorityKind.ROOT: KeyPurpose.ROOT, AuthorityKind.ISSUER: KeyPurpo
 class RevocationLists:
     """Fulfils `ca.authority.ports.Lists`. `current` is what every proxy is to check against.
 
-    A verifier that has lists refuses every issuer that it has none of, so the set is whole or empty: where the list of
-    one issuing authority cannot be signed, or agents would refuse the set, nothing is pushed, and `trouble` says why.
-    A root without a list is left out: whoever checks whole chains then does without lists, see
-    `RevocationSet.covers_roots_of`.
+    A verifier that has lists refuses every issuer that it has none of, so the set is whole or empty: where there is no
+    list of one issuing authority and none can be signed, or agents would refuse the set, nothing is pushed, and
+    `trouble` says why. A root without a list is left out: whoever checks whole chains then does without lists, see
+    `RevocationSet.covers_roots_of`. Where a key that is away, or gone, keeps a list from being signed anew, the last
+    one stays, and `behind` says why; `catch_up` tries again.
     """
 
     def __init__(self, *, keys: KeyManager, store: ListStore, why_none: str = "") -> None:
@@ -53,6 +54,7 @@ class RevocationLists:
         self.current = RevocationSet()
         self.message = types_pb2.RevocationSet()  # the same, as it is pushed: made once for all agents
         self.trouble = ""
+        self.behind = ""
         self.own: tuple[RevocationList, ...] = ()  # of this server's authorities, also where nothing is pushed
 
     def watch(self, callback: Callable[[], None]) -> None:
@@ -84,9 +86,15 @@ class RevocationLists:
             if self._authorities:  # otherwise they come after this, at the start
                 self._publish(await self._sign(), has_news=self._serials != before)
 
+    async def catch_up(self) -> None:
+        """Sign what could not be signed, if the keys are back. Raises `Unavailable` (`store_unavailable`)."""
+        if self.behind:
+            async with self._turn:
+                self._publish(await self._sign())
+
     async def _sign(self) -> RevocationSet:
         kept = await self._load()
-        self.own, trouble = await self._sign_own(kept)
+        self.own, trouble, behind = await self._sign_own(kept)
         gone = [authority_id for authority_id in kept if all(each.id != authority_id for each in self._authorities)]
         if gone:
             await self._store.forget_lists(gone)
@@ -103,29 +111,36 @@ class RevocationLists:
                 signed = await asyncio.to_thread(_whole, tuple(by_issuer.values()), roots)
             except InvalidArgument as error:
                 trouble = f"agents would refuse all of them: {error.message}"
-        self._note(trouble)
+        self._note(trouble, behind)
         return signed
 
     async def _sign_own(
         self, kept: dict[str, x509.CertificateRevocationList]
-    ) -> tuple[tuple[RevocationList, ...], str]:
-        """Those of this server's authorities, and why one of them that is needed is not there."""
-        lists: list[RevocationList] = []
-        trouble = ""
-        for authority in self._authorities:
-            try:
-                lists.append(RevocationList.of(authority.certificate, await self._list_of(authority, kept)))
-            except FailedPrecondition as error:
-                # Its key is gone, as that of an authority which an older version has replaced.
-                if authority.kind is AuthorityKind.ISSUER:
-                    trouble = f"the issuing authority {authority.id} cannot sign a list: {error}"
-        return tuple(lists), trouble
+    ) -> tuple[tuple[RevocationList, ...], str, str]:
+        """Those of this server's authorities, why one that is needed is not there, and why one does not say all.
 
-    def _note(self, trouble: str) -> None:
+        Raises `Unavailable` where an authority has none yet, and its key is away.
+        """
+        lists: list[RevocationList] = []
+        trouble = behind = ""
+        for authority in self._authorities:
+            crl, error = await self._list_of(authority, kept)
+            if crl is not None:
+                lists.append(RevocationList.of(authority.certificate, crl))
+                behind = f"the list of {authority.id} lacks what was revoked last: {error}" if error else behind
+            elif isinstance(error, Unavailable):
+                raise error
+            elif authority.kind is AuthorityKind.ISSUER:
+                trouble = f"the issuing authority {authority.id} cannot sign a list: {error}"
+        return tuple(lists), trouble, behind
+
+    def _note(self, trouble: str, behind: str) -> None:
         if trouble and trouble != self.trouble:
             log = _log.info if trouble == self._why_none and self.is_meant_to_have_none else _log.error
             log("no revocation lists are pushed", why=trouble)
-        self.trouble = trouble
+        if bool(behind) != bool(self.behind):  # once: the keys can be away for long
+            _log.error("revocation lists are behind", why=behind) if behind else _log.info("revocation lists say all")
+        self.trouble, self.behind = trouble, behind
 
     def _publish(self, signed: RevocationSet, *, has_news: bool = False) -> None:
         if signed.version != self.current.version:
@@ -142,21 +157,27 @@ class RevocationLists:
 
     async def _list_of(
         self, authority: Authority, kept: dict[str, x509.CertificateRevocationList]
-    ) -> x509.CertificateRevocationList:
-        """The kept list where it says all that it must, or a new one. What has ended since may stand in it."""
+    ) -> tuple[x509.CertificateRevocationList | None, CitadelError | None]:
+        """The kept list where it says all that it must, or a new one. What has ended since may stand in it.
+
+        Where its key signs none: the kept one, if there is any, and why. That is a `FailedPrecondition` where the key
+        is gone, as that of an authority which an older version has replaced, `Unavailable` where it is away.
+        """
         wanted, known = self._revoked.get(authority.id, ()), kept.get(authority.id)
         if known is not None and await asyncio.to_thread(_says_all, known, wanted):
-            return known
-        key = await self._keys.signer(authority.key_id, _PURPOSES[authority.kind])
+            return known, None
         number = number_of(known) + 1 if known is not None else 1
-        crl = await sign_with(
-            key,
-            lambda own: build_crl(issuer=authority.certificate, key=own, number=number, revoked=wanted),
-            is_large=True,
-        )
+        try:
+            crl = await sign_with(
+                await self._keys.signer(authority.key_id, _PURPOSES[authority.kind]),
+                lambda key: build_crl(issuer=authority.certificate, key=key, number=number, revoked=wanted),
+                is_large=True,
+            )
+        except (FailedPrecondition, Unavailable) as error:
+            return known, error
         await self._store.put_list(authority.id, crl.public_bytes(Encoding.DER))
         kept[authority.id] = crl
-        return crl
+        return crl, None
 
 
 def _says_all(crl: x509.CertificateRevocationList, wanted: Sequence[RevokedCertificate]) -> bool:

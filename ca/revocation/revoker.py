@@ -19,6 +19,7 @@ from ca.revocation.ports import RevocationStore
 from ca.steady import SteadyTime
 from citadel.clock import Clock
 from citadel.errors import CitadelError, InvalidArgument, NotFound, Reason
+from citadel.repeated import Repeated
 from citadel.spiffe import SpiffeId
 from citadel.tasks import to_its_end
 
@@ -26,6 +27,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_REASON: Final = 500  # characters
 _RETRY_SECONDS: Final = 2.0
+_CATCH_UP_SECONDS: Final = 6.0
 KEPT_LONGER: Final = timedelta(hours=1)  # in the lists, after its end; docs/decisions/0034 hangs on it
 
 
@@ -78,8 +80,10 @@ class Revoker:
         self._bars = bars
         self._lists = lists
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Lock()  # short: what is named gets nothing new from then on
+        self._carrying_out = asyncio.Lock()  # as long as the keys of authorities take
         self._time = SteadyTime(clock)
+        self._said = Repeated(clock=clock)
         self._unlifted: tuple[Revocation, ...] = ()
         self._unfinished: set[str] = set()  # by id
 
@@ -94,22 +98,29 @@ class Revoker:
 
         Of what is revoked, bars and lists know from `load` on.
         """
-        async with self._turn:
+        async with self._carrying_out:
             for each in self._unlifted:
                 if each.id in self._unfinished:
                     await self._carry_out(each, by=Actor(ActorKind.SERVER))
 
     async def run(self) -> None:
         """End what failed half way as soon as it can be, for ever."""
+        catches_up_at = 0.0
         while True:
             await self._clock.sleep(_RETRY_SECONDS)
             try:
                 await self.start()
+                if self._clock.monotonic() >= catches_up_at:  # a key can be away for long, and lists are large
+                    catches_up_at = self._clock.monotonic() + _CATCH_UP_SECONDS
+                    await self._lists.catch_up()
             except CitadelError as error:
-                _log.error("revocation not carried out, trying again", reason=error.reason.value, error=str(error))
+                if self._said.is_news(str(error)):
+                    _log.error("revocation not carried out, trying again", reason=error.reason.value, error=str(error))
 
     async def revoke(self, wish: Wish, *, by: Actor) -> Outcome:
-        """Revoke what is named. When this returns it is in the lists that are pushed.
+        """Revoke what is named. When this returns it is in the lists that are pushed, unless these say otherwise.
+
+        Where the key of an authority is away, that is: then nothing new is signed for it, and its list follows.
 
         Raises:
             InvalidArgument: no reason, or a target that is no SPIFFE ID.
@@ -132,22 +143,25 @@ class Revoker:
             # 1. What is meant, and whether there is anything left to revoke.
             meant = await self._meanings.of(wish, by=by, now=self._time.now())
             known = await self._known(meant)
-            if known is not None:
-                # Once more: an agent may have been unbanned since, and a try may have failed half way.
-                return Outcome(await self._carry_out(known, by=by), was_revoked=True)
-            # 2. Record it: from here on it is carried out, whatever happens. What is signed from now on is refused.
-            revocation = meant.revocation
-            detail = f"{revocation.kind.value}, {revocation.code.value}"
-            act = Act(
-                actor=by, what="revocation.revoke", target=revocation.target, detail=detail, why=revocation.reason
-            )
-            await self._store.record(revocation, act, at=revocation.revoked_at)
-            self._take((*self._unlifted, revocation))
-            self._unfinished.add(revocation.id)
-            _log.warning("revoked", kind=revocation.kind.value, target=revocation.target, by=str(by))
-            return Outcome(await self._carry_out(revocation, by=by), was_revoked=False)
+            if known is None:
+                # 2. Record it: from here on it is carried out, whatever happens. What is signed from now on is refused.
+                await self._record(meant.revocation, by)
+        async with self._carrying_out:
+            # Once more where it is known: an agent may have been unbanned since, and a try may have failed half way.
+            done = await self._carry_out(known or meant.revocation, by=by)
+        return Outcome(done, was_revoked=known is not None)
+
+    async def _record(self, revocation: Revocation, by: Actor) -> None:
+        detail = f"{revocation.kind.value}, {revocation.code.value}"
+        act = Act(actor=by, what="revocation.revoke", target=revocation.target, detail=detail, why=revocation.reason)
+        await self._store.record(revocation, act, at=revocation.revoked_at)
+        self._take((*self._unlifted, revocation))
+        self._unfinished.add(revocation.id)
+        _log.warning("revoked", kind=revocation.kind.value, target=revocation.target, by=str(by))
 
     async def _carry_out(self, revocation: Revocation, *, by: Actor) -> Revocation:
+        if all(each.id != revocation.id for each in self._unlifted):
+            return revocation  # it was lifted while it waited
         # 3. An agent is banned. What was signed before all this is in the ledger once the commit under way has ended.
         if revocation.kind is RevocationKind.AGENT:
             await self._agents.shut_out(SpiffeId.parse(revocation.target), why=revocation.reason, by=by)
@@ -182,7 +196,7 @@ class Revoker:
         return known if all(each.serial in revoked for each in meant.certificates) else None
 
     async def _lift(self, name: str, reason: str, by: Actor) -> Revocation:
-        async with self._turn:
+        async with self._carrying_out, self._turn:
             found = next((each for each in reversed(self._unlifted) if name in (each.id, each.target)), None)
             if found is None:
                 raise NotFound(

@@ -430,6 +430,7 @@ class Status(_message.Message):
     REVOCATION_TROUBLE_FIELD_NUMBER: _builtins.int
     CLUSTERS_FIELD_NUMBER: _builtins.int
     VAULT_FIELD_NUMBER: _builtins.int
+    REVOCATION_BEHIND_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     trust_domain: _builtins.str
     revision: _builtins.int
@@ -441,6 +442,8 @@ class Status(_message.Message):
     """What the sequence was when the X.509 authorities changed last: a proxy that is sent no JWT keys holds this one."""
     revocation_trouble: _builtins.str
     """why no revocation lists are pushed, where none are"""
+    revocation_behind: _builtins.str
+    """why the lists that are pushed lack what was revoked last, where they do"""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -495,10 +498,11 @@ class Status(_message.Message):
         revocation_trouble: _builtins.str = ...,
         clusters: _abc.Iterable[_rotation_pb2.ClusterView] | None = ...,
         vault: Global___VaultStatus | None = ...,
+        revocation_behind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at", "upstream", b"upstream", "vault", b"vault"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "clusters", b"clusters", "entries", b"entries", "federations", b"federations", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "revocation_trouble", b"revocation_trouble", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "vault", b"vault", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "clusters", b"clusters", "entries", b"entries", "federations", b"federations", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "revocation_behind", b"revocation_behind", "revocation_trouble", b"revocation_trouble", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "vault", b"vault", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

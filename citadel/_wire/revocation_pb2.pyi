@@ -131,7 +131,7 @@ class RevokeResponse(_message.Message):
     was_revoked: _builtins.bool
     """already, before this call"""
     is_published: _builtins.bool
-    """false: no lists are pushed, `trouble` says why"""
+    """false: no lists are pushed, or they do not say it yet; `trouble` says why"""
     trouble: _builtins.str
     proxies: _builtins.int
     """connected, with a bundle"""

@@ -186,7 +186,7 @@ def _print_answer(invocation: Invocation, answer: pb.RevokeResponse) -> None:
 
 def _force(answer: pb.RevokeResponse) -> str:
     if not answer.is_published:
-        return "no proxy: no revocation lists are pushed"
+        return "no proxy: no list that is pushed says it"
     return f"{answer.proxies_in_force} of {answer.proxies} proxies" if answer.proxies else "no proxy is connected"
 
 

@@ -53,6 +53,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
             *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),
             *((("revocation", _without_lists(status)),) if status.revocation_trouble else ()),
+            *((("revocation", printable(status.revocation_behind)),) if status.revocation_behind else ()),
             *(("ledger gap", f"{_gap_end(gap.begin)} to {_gap_end(gap.end)}") for gap in status.ledger_gaps),
         )
     )

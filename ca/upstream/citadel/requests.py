@@ -9,9 +9,10 @@ from typing import Final
 
 from cryptography import x509
 
-from ca.authority.fresh_key import fresh_issuer_key
+from ca.authority.fresh_key import fresh_key
 from ca.authority.ports import KeyManager, MintedIssuer, SignedDownstream
 from ca.keys.kinds import AuthorityPublicKey
+from ca.keys.sealing import KeyPurpose
 from ca.upstream.asking import issuer_request, until_begun
 from ca.upstream.citadel.asking import checked_answer
 from ca.upstream.citadel.ports import Asked
@@ -50,7 +51,7 @@ class IssuerRequests:
             raise trouble  # before a key is made: this may be tried again and again
         self._answered.check()
         try:
-            async with fresh_issuer_key(self._keys) as (key_id, key):
+            async with fresh_key(self._keys, KeyPurpose.ISSUER) as (key_id, key):
                 csr = await issuer_request(key, self._trust_domain)
                 signed = await self.signed(parent, roots, csr, key.public_key(), not_after=not_after)
                 await until_begun(signed, self._clock)

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import structlog
 
-from ca.authority.fresh_key import fresh_issuer_key
+from ca.authority.fresh_key import fresh_key
 from ca.authority.ports import KeyManager, MintedIssuer, SignedDownstream
 from ca.issuance.csr import public_key_of
 from ca.keys.kinds import AuthorityPublicKey
+from ca.keys.sealing import KeyPurpose
 from ca.upstream.asking import issuer_request, until_begun
 from ca.upstream.refusals import Refusals
 from ca.upstream.vault.answer import by_parameters, by_request, checked_answer, notes_of, term_of
@@ -47,7 +48,7 @@ class VaultSigning:
         if (trouble := self._engine.vault.trouble()) is not None:
             raise trouble  # before a key is made: this may be tried again and again
         self.answered.check()
-        async with fresh_issuer_key(self._keys) as (key_id, key):
+        async with fresh_key(self._keys, KeyPurpose.ISSUER) as (key_id, key):
             csr = await issuer_request(key, self._trust_domain, is_constrained=self._is_constrained)
             signed, notes = await self._signed(
                 line, by_request(csr), key.public_key(), not_before=not_before, not_after=not_after

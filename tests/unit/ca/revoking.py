@@ -29,6 +29,7 @@ from ca.store.successions import SqlSuccessions
 from citadel.errors import Reason, Unavailable
 from citadel.spiffe import SpiffeId
 from tests.clock import FakeClock
+from tests.remote_keys import Elsewhere, RemoteKeys
 from tests.unit.ca.records import row, writing
 from tests.unit.ca.tokens import own_bundle
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, NOW
@@ -101,12 +102,17 @@ class FailingRevocations(SqlRevocations):
 class Office:
     """One run of a server on a disk. Another one on the same disk is a restart."""
 
-    def __init__(self, database: Database, folder: Path, clock: FakeClock, *, crash_after: int = 0) -> None:
+    def __init__(
+        self, database: Database, folder: Path, clock: FakeClock, *, crash_after: int = 0, is_remote: bool = False
+    ) -> None:
+        """With `is_remote` the keys of authorities are `elsewhere`."""
         self.database = database
         self.clock = clock
         self.agents = Agents(NODE_1)
         self.bars = Bars()
-        self.keys = SealedKeyManager(keys=DiskKeys(folder), trust_domain=A_TEST, sealer=KekSealer(bytes(32)))
+        local = SealedKeyManager(keys=DiskKeys(folder), trust_domain=A_TEST, sealer=KekSealer(bytes(32)))
+        self.elsewhere = Elsewhere()
+        self.keys = RemoteKeys(local, self.elsewhere) if is_remote else local
         self.store = (
             CrashingRevocations(database=database, crash_after=crash_after)
             if crash_after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from cryptography import x509
 from cryptography.x509.oid import CRLEntryExtensionOID
 
 from ca.authority.model import AuthorityKind
+from ca.issuance.ledger import LedgerRow
 from ca.revocation.bars import Bars
 from ca.revocation.crl import build_crl, number_of
 from ca.revocation.force import force_of
 from ca.revocation.model import RevokedCertificate
 from ca.store.database import Database
 from citadel._wire import types_pb2
-from citadel.errors import Unavailable
+from citadel.errors import PermissionDenied, Reason, Unavailable
 from citadel.revocation import RevocationSet
 from tests import certificates
 from tests.clock import FakeClock
@@ -125,18 +127,115 @@ async def test_of_an_authority_that_signs_no_more_certificates_can_still_be_take
     assert office.is_listed(issued)
 
 
-async def test_where_one_list_cannot_be_signed_none_is_pushed_and_it_is_said(office: Office) -> None:
+async def test_where_a_key_is_gone_the_last_list_stays_and_it_is_said(office: Office) -> None:
     await office.authorities.replace_issuer()
     old = office.authorities.issuers()[0]
-    issued = await office.issue(issuer_id=old.id)
+    listed, issued = [await office.issue(issuer_id=old.id) for _ in range(2)]
+    await office.revoke(listed.serial)
+    before = office.lists.current
     await office.keys.delete(old.key_id)
     await office.revoke(issued.serial)
-    assert office.lists.current == RevocationSet()
-    assert not office.lists.message.lists
-    assert old.id in office.lists.trouble
+    assert office.lists.current == before
+    assert (office.is_listed(listed), office.is_listed(issued)) == (True, False)
+    assert (old.id in office.lists.behind, office.lists.trouble) == (True, "")
     await office.authorities.drop_issuers([old.id])
-    assert office.lists.trouble == ""
+    assert office.lists.behind == ""
     assert covered(office.lists.current, office)
+
+
+async def test_where_one_list_is_missing_and_cannot_be_signed_none_is_pushed_and_it_is_said(
+    new_office: NewOffice,
+) -> None:
+    async with new_office().open() as first:
+        await first.authorities.replace_issuer()
+        old = first.authorities.issuers()[0]
+        await first.store.forget_lists([old.id])  # as an older version had none
+        await first.keys.delete(old.key_id)
+    async with new_office().open() as office:
+        assert office.lists.current == RevocationSet()
+        assert not office.lists.message.lists
+        assert old.id in office.lists.trouble
+        await office.authorities.drop_issuers([old.id])
+        assert office.lists.trouble == ""
+        assert covered(office.lists.current, office)
+
+
+SEALED = Unavailable(Reason.VAULT_UNAVAILABLE, "Vault is sealed")
+
+
+@pytest.mark.invariant(12)
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_while_the_keys_are_away_what_is_revoked_is_barred_and_its_list_follows(
+    new_office: NewOffice, clock: FakeClock, *, is_restarted: bool
+) -> None:
+    async with new_office(is_remote=True).open() as office:
+        issued = await office.issue()
+        before = office.lists.current
+        office.elsewhere.failure = SEALED
+        outcome = await office.revoke(issued.spiffe_id)
+        assert (outcome.was_revoked, outcome.revocation.certificates) == (False, 1)
+        with pytest.raises(PermissionDenied):
+            office.bars.refuse(issued.spiffe_id, entry_id=issued.entry_id, requested_by=NODE_1)
+        assert office.lists.current == before
+        assert "sealed" in office.lists.behind
+        if not is_restarted:
+            await _catches_up(office, issued, clock)
+    restarted = new_office(is_remote=True)
+    restarted.elsewhere.failure = SEALED
+    async with restarted.open() as office:
+        if is_restarted:
+            await _catches_up(office, issued, clock)
+        assert office.is_listed(issued)
+        assert office.lists.behind == ""
+
+
+async def _catches_up(office: Office, issued: LedgerRow, clock: FakeClock) -> None:
+    work = asyncio.create_task(office.revoker.run())
+    calls = len(office.elsewhere.calls)
+    while len(office.elsewhere.calls) < calls + 2:
+        await clock.advance(1)
+        await asyncio.sleep(0.001)
+    assert office.lists.behind
+    assert not office.is_listed(issued)
+    office.elsewhere.failure = None
+    while not office.is_listed(issued):
+        await clock.advance(1)
+        await asyncio.sleep(0.001)
+    assert office.lists.behind == ""
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_a_slow_key_holds_up_no_other_revocation(new_office: NewOffice) -> None:
+    async with new_office(is_remote=True).open() as office:
+        first, second = await office.issue("/first"), await office.issue("/second")
+        office.elsewhere.gate.clear()
+        revoking = [asyncio.create_task(office.revoke(each.spiffe_id)) for each in (first, second)]
+        while len(office.bars.messages[0].spiffe_ids) < 2:
+            await asyncio.sleep(0.001)
+        assert not any(each.done() for each in revoking)
+        office.elsewhere.gate.set()
+        await asyncio.gather(*revoking)
+        assert office.is_listed(first)
+        assert office.is_listed(second)
+
+
+async def test_a_bundle_goes_in_force_with_lists_that_are_behind_and_never_without_one(new_office: NewOffice) -> None:
+    async with new_office(is_remote=True).open() as office:
+        issued = await office.issue()
+        office.elsewhere.failure = SEALED
+        await office.revoke(issued.serial)
+        await office.authorities.settle_anew()
+        assert office.lists.behind
+        before = office.authorities.bundle()
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await office.authorities.prepare_root("2" * 32)
+            assert office.authorities.bundle() == before
+        office.elsewhere.failure = None
+        await office.authorities.prepare_root("2" * 32)
+        assert covered(office.lists.current, office)
+        assert office.is_listed(issued)
 
 
 @pytest.mark.invariant(12)

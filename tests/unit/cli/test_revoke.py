@@ -218,7 +218,7 @@ async def test_lists_that_are_not_pushed_are_a_failure_that_says_why(
         "not in force: the key of the issuing authority 7 is gone\\x1b[2J\n",
     )
     if form == "table":
-        assert "no proxy: no revocation lists are pushed" in result.stdout
+        assert "no proxy: no list that is pushed says it" in result.stdout
     else:
         assert json.loads(result.stdout)["is_published"] is False
 
