@@ -109,13 +109,14 @@ class _Press:
     issuing: IssuingAuthority
     chain_der: tuple[bytes, ...]
     signer: LeafSigner
+    inline: int  # so few are signed on the loop
 
     @classmethod
     def of(cls, issuing: IssuingAuthority) -> _Press:
         certificate = issuing.authority.certificate
         signer = leaf_signer(issuer=certificate)
         chain = tuple(each.public_bytes(Encoding.DER) for each in (certificate, *issuing.authority.chain))
-        return cls(issuing=issuing, chain_der=chain, signer=signer)
+        return cls(issuing=issuing, chain_der=chain, signer=signer, inline=most_inline(issuing.key))
 
     def settled(
         self,
@@ -232,10 +233,10 @@ class Issuer:
                 return refusal
 
         begun = self._clock.monotonic()
-        drafts = await self._worker.map(draft, requests, inline=most_inline(press.issuing.key))
+        drafts = await self._worker.map(draft, requests, inline=press.inline)
         good = [each for each in drafts if isinstance(each, _Draft)]
         # 5. Sign what was not refused, all at once, wherever the key is.
-        signed = iter(await self._worker.sign(press.issuing.key, press.signed, good))
+        signed = iter(await self._worker.sign(press.issuing.key, press.signed, good, inline=press.inline))
         self._on_signed(len(drafts), self._clock.monotonic() - begun)
         # 6. Make the rows durable; a ban or a revocation that came meanwhile refuses them here.
         await self._ledger.append([each.row for each in good])
@@ -260,7 +261,7 @@ class Issuer:
 
     async def _issued(self, press: _Press, draft: _Draft) -> IssuedSvid:
         """Steps 5 to 7 of `issue`, for one."""
-        (svid,) = await self._worker.sign(press.issuing.key, press.signed, [draft])
+        (svid,) = await self._worker.sign(press.issuing.key, press.signed, [draft], inline=press.inline)
         await self._ledger.append([draft.row])
         return svid
 

@@ -133,11 +133,11 @@ class JwtIssuer:
             except CitadelError as refusal:
                 return refusal
 
-        begun = self._clock.monotonic()
-        drafts = await self._worker.map(draft, requests, inline=most_inline(signer.key))
+        begun, inline = self._clock.monotonic(), most_inline(signer.key)
+        drafts = await self._worker.map(draft, requests, inline=inline)
         good = [each for each in drafts if isinstance(each, _Draft)]
         # 5. Sign what was not refused, all at once, wherever the key is.
-        signed = iter(await self._worker.sign(signer.key, partial(_signed, signer.authority.kid), good))
+        signed = iter(await self._worker.sign(signer.key, partial(_signed, signer.authority.kid), good, inline=inline))
         self._meter.note_signed(self._clock.monotonic() - begun)
         # 6. Make durable until when tokens of this key live, before any of them is known to anybody.
         if good:

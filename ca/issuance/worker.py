@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ca.keys.kinds import AuthorityKey
 from ca.keys.remote import SigningKey
-from ca.keys.signing import in_two_passes, most_inline
+from ca.keys.signing import in_two_passes
 
 _Item = TypeVar("_Item")
 _Made = TypeVar("_Made")
@@ -33,10 +33,12 @@ class SigningWorker:
         return await loop.run_in_executor(self._thread, lambda: [function(item) for item in items])
 
     async def sign(
-        self, key: SigningKey, build: Callable[[AuthorityKey, _Item], _Made], items: Sequence[_Item]
+        self, key: SigningKey, build: Callable[[AuthorityKey, _Item], _Made], items: Sequence[_Item], *, inline: int
     ) -> list[_Made]:
-        """What `build` makes of each item with this key, in their order; as `ca.keys.signing.sign_with`."""
-        inline = most_inline(key)
+        """What `build` makes of each item with this key, in their order; as `ca.keys.signing.sign_with`.
+
+        So few as `inline` are signed on the loop, see `ca.keys.signing.most_inline`.
+        """
         if isinstance(key, AuthorityKey):
             return await self.map(partial(build, key), items, inline=inline)
         return await in_two_passes(key, lambda stand_in: self.map(partial(build, stand_in), items, inline=inline))

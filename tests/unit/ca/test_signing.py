@@ -198,6 +198,6 @@ async def test_batches_above_that_are_signed_on_another_thread(kind: KeyKind, *,
     most = most_inline(key)
     for number in (most, most + 1):
         threads.clear()
-        assert await worker.sign(key, build, range(1, number + 1)) == list(range(1, number + 1))
+        assert await worker.sign(key, build, range(1, number + 1), inline=most) == list(range(1, number + 1))
         assert threads == set() or (threads == {threading.get_ident()}) is (number == most)
     worker.close()
