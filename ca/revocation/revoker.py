@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_REASON: Final = 500  # characters
 _RETRY_SECONDS: Final = 2.0
-_CATCH_UP_SECONDS: Final = 6.0
+_CATCH_UP_SECONDS: Final = 4.0
 KEPT_LONGER: Final = timedelta(hours=1)  # in the lists, after its end; docs/decisions/0034 hangs on it
 
 

@@ -259,11 +259,12 @@ async def test_while_vault_is_sealed_nothing_is_issued_and_it_is_said_until_when
         [leaf] = await issued(server, agent, (await server.entry("/gone", agent)).id)
         await asyncio.to_thread(frail.seal)
         assert await refused_with(server, agent, entry_id) == "vault_unavailable"
-        revoking = server.revocations().Revoke(revoke_request(server, leaf))
-        assert await refusal(revoking) == (StatusCode.UNAVAILABLE, "vault_unavailable")
+        revoked = await server.revocations().Revoke(revoke_request(server, leaf))
+        assert (revoked.is_published, "sealed" in revoked.trouble) == (False, True), "its list follows"
         await until_ready_says(settings, "nothing new is issued; workloads keep what they have, which begins to end")
         status = await server.status()
         assert (status.vault.good, status.vault.reason) == (False, "vault_unavailable")
+        assert "sealed" in status.revocation_behind
         assert "nothing new is issued" in status.vault.message
         await asyncio.to_thread(frail.unseal)
         await until(server, agent, entry_id, "")
