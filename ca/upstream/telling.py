@@ -11,9 +11,16 @@ from ca.audit.model import Act, Actor, ActorKind
 from ca.audit.trail import Acts
 from ca.upstream.roots import RootChange
 from citadel.clock import Clock
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, Reason
 
 _log = structlog.get_logger(__name__)
+
+
+def is_same_trouble(one: CitadelError | None, other: CitadelError | None) -> bool:
+    """Whether there is nothing new to say; who is away is away, whichever way that shows."""
+    if one is None or other is None or one.reason is not other.reason:
+        return one is other
+    return one.reason is Reason.VAULT_UNAVAILABLE or str(one) == str(other)
 
 
 class Telling:
@@ -39,7 +46,7 @@ class Telling:
             )
             for each in changes
         ]
-        if trouble is not None and str(trouble) != str(before):
+        if trouble is not None and not is_same_trouble(before, trouble):
             _log.error(f"{self._what} is not good", reason=trouble.reason.value, error=str(trouble))
             message, reason = trouble.message, trouble.reason
             acts.append(Act(actor=server, what="upstream.read", target=self._where, detail=message, reason=reason))

@@ -52,7 +52,7 @@ class ClusterFacts(_message.Message):
     ENDPOINT_PROFILE_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
     upstream: _builtins.str
-    """"self", "files" or "citadel" """
+    """"self", "files", "citadel" or "vault" """
     issuing_trouble: _builtins.str
     """why it should not be relied on; empty: nothing"""
     endpoint_profile: _builtins.str

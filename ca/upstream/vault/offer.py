@@ -20,7 +20,7 @@ from ca.upstream.lineage import (
     namesakes,
 )
 from ca.upstream.vault.engine import VaultIssuer
-from citadel.certification_path import extension_of
+from citadel.certification_path import UNREADABLE, extension_of
 from citadel.errors import FailedPrecondition, Reason
 from citadel.name_constraints import constrains_uris, is_refused_by_envoy
 from citadel.spiffe import TrustDomain
@@ -114,15 +114,23 @@ def _judged(
         certificate = issuer.certificate
         if certificate is None:
             yield issuer, "has a certificate that cannot be read"
-        elif is_self_signed(certificate) and not (
-            certificate.not_valid_after_utc <= now and issuer.id != found.leading
-        ):
-            fault = next(root_faults(certificate, now=now), "") or domain_fault(certificate, trust_domain)
-            if not fault and namesakes((*taken, certificate)):
-                fault = f"has the name of another root with another key, {certificate.subject.rfc4514_string()}"
-            if not fault:
+        elif is_self_signed(certificate) and (certificate.not_valid_after_utc > now or issuer.id == found.leading):
+            if not (fault := _fault(certificate, taken, trust_domain, now)):
                 taken.append(certificate)
             yield issuer, fault
+
+
+def _fault(
+    certificate: x509.Certificate, taken: Sequence[x509.Certificate], trust_domain: TrustDomain, now: datetime
+) -> str:
+    try:
+        if fault := next(root_faults(certificate, now=now), "") or domain_fault(certificate, trust_domain):
+            return fault
+        if namesakes((*taken, certificate)):
+            return f"has the name of another root with another key, {certificate.subject.rfc4514_string()}"
+    except UNREADABLE as error:
+        return f"cannot be read: {error}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
 
 from ca.authority.model import Authority, AuthorityState
 from ca.upstream.settings import VaultPkiSettings
+from ca.upstream.telling import is_same_trouble
 from ca.upstream.vault.engine import PkiEngine
-from ca.upstream.vault.offer import Found, Line, Offer, offer_of
+from ca.upstream.vault.offer import Found, Line, Offer, invalid, offer_of
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
+
+# What comes of data that is not in the form that Vault documents: nobody's fault here, and no end of this process.
+_ODD: Final = (AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +65,16 @@ class EngineView:
             offer = await asyncio.to_thread(self._judged, found, roots)
         except CitadelError as error:
             return Look(trouble=error, changes=changes)
+        except _ODD as error:
+            odd = invalid(self._engine.mount, f"answers in a way that is not understood: {error}")
+            return Look(trouble=odd, changes=changes)
         return Look(offer=offer, missing=tuple(missing), changes=changes)
 
     def is_news(self, look: Look) -> bool:
         """Whether this is another view than that of the last look."""
         seen = self.found
-        return (look.offer, look.missing, str(look.trouble)) != (seen.offer, seen.missing, str(seen.trouble))
+        is_other = (look.offer, look.missing) != (seen.offer, seen.missing)
+        return is_other or not is_same_trouble(look.trouble, seen.trouble)
 
     def notes(self) -> tuple[str, ...]:
         """What is otherwise there than one might think."""
