@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from citadel.clock import Clock
@@ -31,6 +33,17 @@ class Refusals:
         """This was answered; ask again in so many seconds."""
         self.last, self._again_at = error, self._clock.monotonic() + again_in
         self.since = self.since or self._clock.now()
+
+    @contextmanager
+    def asking(self, *, soon: float, later: float) -> Iterator[None]:
+        """Ask within this, if it is not too soon: again `soon` where nobody answered, and `later` after a no."""
+        self.check()
+        try:
+            yield
+        except CitadelError as error:
+            self.note(error, again_in=soon if error.reason is Reason.VAULT_UNAVAILABLE else later)
+            raise
+        self.end()
 
     def end(self) -> None:
         """It was granted."""

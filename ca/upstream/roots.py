@@ -12,6 +12,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from ca.authority.fresh_key import forget_key
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager
 from ca.authority.vouching import Vouching
@@ -176,4 +177,4 @@ class ListedRoots:
         self.all = tuple(root for root in self.all if root not in gone)
         for root in gone:
             if root.key_id:
-                await self._keys.delete(root.key_id)
+                await forget_key(self._keys, root.key_id)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -38,6 +39,7 @@ from tests.vault_pki import (
 pytestmark = pytest.mark.integration
 
 _ROOT = rotation_pb2.StartRotationRequest(kind="root")
+_TIME_HAS_COME: Any = {"rotation": {"margin": "500ms", "window": "0s", "root_at": 1e-9}}
 _EMERGENCY = rotation_pb2.StartRotationRequest(kind="root", emergency=True, deadline=to_duration(timedelta(seconds=1)))
 
 
@@ -102,13 +104,21 @@ async def test_the_root_is_rotated_from_here_where_the_policy_allows_it(bao: Ope
         assert (key.curve.name, {issuer.issuer.rfc4514_string()}) == ("secp384r1", await trusted(server))
 
 
+async def test_a_root_whose_time_has_come_is_rotated_by_itself(bao: OpenBao, tmp_path: Path) -> None:
+    mount, words = bao.pki("pki-by-time"), {"alone": True, "rotate_root": True, "sections": _TIME_HAS_COME}
+    async with server_under(bao, mount, tmp_path, **words) as server:
+        await until("the rotation has ended", has_ended(server, "root"), seconds=20)
+        assert default_of(bao, mount) == f"citadel-{(await last_rotation(server)).new_authority}"
+
+
 async def test_where_the_policy_does_not_allow_it_nothing_is_half_done(bao: OpenBao, tmp_path: Path) -> None:
     mount = bao.pki("pki-denied")
     bao.root.sys.create_or_update_policy(
         "signs", f'path "{mount}/issuer/+/sign-intermediate" {{ capabilities = ["update"] }}'
     )
     token = bao.token("signs")
-    async with server_under(bao, mount, tmp_path, token=token, alone=True, rotate_root=True) as server:
+    words = {"alone": True, "rotate_root": True, "sections": _TIME_HAS_COME}
+    async with server_under(bao, mount, tmp_path, token=token, **words) as server:
         assert await is_told(server, "the root cannot be rotated from here")()
         await server.rotations().StartRotation(_ROOT)
         await until("it is told", is_told(server, "vault_denied", f"update on {mount}/root/rotate/internal"), seconds=5)

@@ -6,8 +6,7 @@ Each act, done again after a crash, finds what the first try left behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -23,13 +22,13 @@ from ca.upstream.vault.engine import PkiEngine, VaultIssuer
 from ca.upstream.vault.offer import invalid
 from citadel.clock import Clock
 from citadel.config.types import format_duration
-from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.errors import Reason, Unavailable
 from citadel.serial import new_serial
 from citadel.spiffe import TrustDomain
 
 _log = structlog.get_logger(__name__)
 
-_ASK_AGAIN: Final = 5.0  # seconds after what failed
+_ASK_AGAIN: Final = 5.0  # seconds: whoever drives a rotation tries again every second
 
 _KEYS: Final[Mapping[KeyKind, Mapping[str, Any]]] = {
     KeyKind.EC_P256: {"key_type": "ec", "key_bits": 256},
@@ -62,12 +61,12 @@ class VaultRooting:
         self, authority_id: str, known: Sequence[x509.Certificate], *, now: datetime
     ) -> tuple[VaultIssuer, x509.Certificate]:
         """The root of this id, made now where it is not there. Checks first whether all of the rotation is allowed."""
-        with _noted(self.making):
+        with self.making.asking(soon=_ASK_AGAIN, later=_ASK_AGAIN):
             return await self._make(name_of(authority_id), known, now)
 
     async def activate(self, certificate: x509.Certificate) -> None:
         """Have it be the default, by which others in the mount are signed too."""
-        with _noted(self.making):
+        with self.making.asking(soon=_ASK_AGAIN, later=_ASK_AGAIN):
             for issuer in await self._engine.issuers():
                 if issuer.certificate == certificate:
                     await self._engine.make_default(issuer.id)
@@ -85,7 +84,7 @@ class VaultRooting:
         None of those that `stay`.
         """
         names = {name_of(each) for each in authority_ids}
-        with _noted(self.ending):
+        with self.ending.asking(soon=_ASK_AGAIN, later=_ASK_AGAIN):
             for issuer in await self._engine.issuers():
                 is_meant = issuer.certificate in certificates or issuer.name in names
                 if is_meant and issuer.certificate not in stay:
@@ -148,15 +147,3 @@ class VaultRooting:
 def name_of(authority_id: str) -> str:
     """What the issuer of a root is called that was made from here."""
     return f"citadel-{authority_id}"
-
-
-@contextmanager
-def _noted(answered: Refusals) -> Iterator[None]:
-    """Whoever drives a rotation tries again every second: Vault is not asked as often."""
-    answered.check()
-    try:
-        yield
-    except CitadelError as error:
-        answered.note(error, again_in=_ASK_AGAIN)
-        raise
-    answered.end()

@@ -20,7 +20,7 @@ from ca.upstream.vault.answer import by_parameters, by_request, checked_answer, 
 from ca.upstream.vault.engine import PkiEngine
 from ca.upstream.vault.offer import Line
 from citadel.clock import Clock
-from citadel.errors import CitadelError, FailedPrecondition, Reason
+from citadel.errors import FailedPrecondition, Reason
 from citadel.spiffe import TrustDomain
 
 _log = structlog.get_logger(__name__)
@@ -41,6 +41,7 @@ class VaultSigning:
         self._is_constrained = is_constrained
         self._clock = clock
         self.answered = Refusals(clock=clock)
+        self._below = Refusals(clock=clock)  # what children ask for keeps nothing from this server
         self.notes: tuple[str, ...] = ()
 
     async def mint(self, line: Line, *, root_id: str, not_before: datetime, not_after: datetime) -> MintedIssuer:
@@ -50,9 +51,10 @@ class VaultSigning:
         self.answered.check()
         async with fresh_key(self._keys, KeyPurpose.ISSUER) as (key_id, key):
             csr = await issuer_request(key, self._trust_domain, is_constrained=self._is_constrained)
-            signed, notes = await self._signed(
-                line, by_request(csr), key.public_key(), not_before=not_before, not_after=not_after
-            )
+            with self.answered.asking(soon=_ASK_SOON, later=_ASK_AGAIN):
+                signed, notes = await self._signed(
+                    line, by_request(csr), key.public_key(), not_before=not_before, not_after=not_after
+                )
             await until_begun(signed, self._clock)
         self.notes = notes
         return MintedIssuer(certificate=signed.chain[0], root_id=root_id, key_id=key_id, chain=signed.chain[1:])
@@ -67,8 +69,9 @@ class VaultSigning:
                 "the authority of a child cannot be constrained: constraints stand in requests, and its own counts not",
                 fix="set upstream.vault.constrained to false, or give the child an upstream of its own",
             )
-        parameters = by_parameters(csr, self._trust_domain)
-        signed, _ = await self._signed(line, parameters, public_key_of(csr), not_before=not_before, not_after=not_after)
+        key, parameters = public_key_of(csr), by_parameters(csr, self._trust_domain)
+        with self._below.asking(soon=_ASK_SOON, later=_ASK_SOON):
+            signed, _ = await self._signed(line, parameters, key, not_before=not_before, not_after=not_after)
         return signed
 
     async def _signed(
@@ -81,22 +84,16 @@ class VaultSigning:
         not_after: datetime,
     ) -> tuple[SignedDownstream, tuple[str, ...]]:
         term = term_of(line, not_before=not_before, not_after=not_after, now=self._clock.now())
-        try:
-            issued = await self._engine.sign(line.issuer_id, {**parameters, **term.parameters()})
-            signed = await asyncio.to_thread(
-                checked_answer,
-                issued,
-                line,
-                term,
-                public_key=public_key,
-                trust_domain=self._trust_domain,
-                is_constrained=self._is_constrained,
-            )
-        except CitadelError as error:
-            is_soon = error.reason is Reason.VAULT_UNAVAILABLE
-            self.answered.note(error, again_in=_ASK_SOON if is_soon else _ASK_AGAIN)
-            raise
-        self.answered.end()
+        issued = await self._engine.sign(line.issuer_id, {**parameters, **term.parameters()})
+        signed = await asyncio.to_thread(
+            checked_answer,
+            issued,
+            line,
+            term,
+            public_key=public_key,
+            trust_domain=self._trust_domain,
+            is_constrained=self._is_constrained,
+        )
         notes = notes_of(signed.chain[0], line, term, issued.warnings)
         for note in notes:
             _log.warning("Vault signed otherwise than asked for", note=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -42,6 +43,11 @@ def test_status_has_the_reason_and_both_times() -> None:
     assert (status.good, status.reason, status.message) == (False, "upstream_unavailable", AWAY.message)
     assert status.since.ToDatetime() == NOW.replace(tzinfo=None)
     assert status.lasts_until.ToDatetime() == (NOW + timedelta(hours=3)).replace(tzinfo=None)
+
+
+def test_status_has_the_notes_whether_it_is_good_or_not() -> None:
+    for condition in (BAD, UpstreamCondition(kind="vault")):
+        assert replace(condition, notes=("a", "b")).status().notes == ["a", "b"]
 
 
 @pytest.mark.parametrize(("condition", "value"), [(BAD, 0.0), (UpstreamCondition(kind="citadel"), 1.0)])
