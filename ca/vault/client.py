@@ -82,9 +82,8 @@ class VaultClient:
 
         Raises `InvalidArgument` (`config_invalid`) where they cannot be used.
         """
-        fresh = await asyncio.to_thread(self._new_connections, certificate)
-        spent, self._connections = self._connections, fresh
-        spent.close()
+        # Those before end with the calls that are still under way on them.
+        self._connections = await asyncio.to_thread(self._new_connections, certificate)
 
     def check(self, certificate: Certificate | None) -> None:
         """Look at the files of TLS without going anywhere. Raises as above."""

@@ -94,7 +94,8 @@ def tls_of(*, ca_file: Path | None, certificate: Certificate | None) -> ssl.SSLC
     """What verifies Vault, and shows a certificate with its key. Raises `OSError`, of which `ssl.SSLError` is one."""
     context = ssl.create_default_context(cafile=ca_file)
     if certificate is not None:
-        context.load_cert_chain(*certificate)
+        # With a key that needs a passphrase OpenSSL would ask for it on the terminal, and wait.
+        context.load_cert_chain(*certificate, password=lambda: b"")
     return context
 
 

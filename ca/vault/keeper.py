@@ -12,7 +12,6 @@ from ca.vault.client import VaultClient
 from ca.vault.grant import Grant
 from ca.vault.logins import Login, connect
 from citadel.clock import Clock
-from citadel.config.types import format_duration
 from citadel.errors import CitadelError, Reason, Unavailable
 
 # Vault itself cannot be asked, whatever token one has.
@@ -114,10 +113,12 @@ class TokenKeeper:
             raise
         self._acts["login", "ok"] += 1
         now = self._clock.monotonic()
-        fresh, self.ending = Grant.of(token, found, now=now, draw=self._draw()), None
-        if held is not None and held.token == token:  # nobody has put another one there yet
+        fresh = Grant.of(token, found, now=now, draw=self._draw())
+        if held is None or held.token != token:
+            self.ending = None
+        else:  # nobody has put another one there yet
             fresh = replace(fresh, due=now + LOOK_SECONDS)
-            self.ending = self._that_it_ends(timedelta(seconds=round(fresh.left(now))))
+            self.ending = self.ending or self._that_it_ends(fresh.left(now))
         self._grant, self._client.token = fresh, token
 
     async def _found(self, token: str) -> Mapping[str, Any]:
@@ -135,9 +136,10 @@ class TokenKeeper:
                 fix="put another one there",
             ) from None
 
-    def _that_it_ends(self, left: timedelta) -> CitadelError:
+    def _that_it_ends(self, left: float) -> CitadelError:
+        ends = self._clock.now() + timedelta(seconds=left)
         return Unavailable(
             Reason.VAULT_LOGIN_REFUSED,
-            f"{self._login.shows} cannot be renewed, and ends in {format_duration(left)}",
+            f"{self._login.shows} cannot be renewed, and ends at {ends.isoformat(timespec='seconds')}",
             fix="put another one there",
         )

@@ -84,10 +84,12 @@ class ByAppRole:
         secret = await self.secret.word()
         self._refused.check(secret)
         try:
-            return await _logged_in(client, self, self._mount, {"role_id": self._role_id, "secret_id": secret})
+            return await client.log_in(f"auth/{self._mount}/login", {"role_id": self._role_id, "secret_id": secret})
         except Unavailable as error:
-            self._refused.note(error)
-            raise
+            refusal = _refusal(error, self)
+            if error.reason is Reason.VAULT_REFUSED:  # and the role is not locked already
+                self._refused.note(refusal)
+            raise refusal from None
 
 
 class ByKubernetes:
@@ -104,7 +106,11 @@ class ByKubernetes:
         self.shows = f"role {self._role} and the token in {settings.token_file}, at auth/{self._mount}"
 
     async def token(self, client: VaultClient, /) -> str:
-        return await _logged_in(client, self, self._mount, {"role": self._role, "jwt": await self.secret.word()})
+        data = {"role": self._role, "jwt": await self.secret.word()}
+        try:
+            return await client.log_in(f"auth/{self._mount}/login", data)
+        except Unavailable as error:
+            raise _refusal(error, self) from None
 
 
 class ByCertificate:
@@ -121,7 +127,10 @@ class ByCertificate:
         self.shows = f"the certificate in {settings.certificate_file}, at auth/{self._mount}"
 
     async def token(self, client: VaultClient, /) -> str:
-        return await _logged_in(client, self, self._mount, self._data)
+        try:
+            return await client.log_in(f"auth/{self._mount}/login", self._data)
+        except Unavailable as error:
+            raise _refusal(error, self) from None
 
 
 def login_of(settings: LoginSettings, *, clock: Clock) -> Login:
@@ -147,12 +156,10 @@ async def connect(client: VaultClient, login: Login) -> None:
         raise Unavailable(Reason.VAULT_LOGIN_REFUSED, error.message, fix=error.fix) from None
 
 
-async def _logged_in(client: VaultClient, login: Login, mount: str, data: dict[str, str]) -> str:
-    try:
-        return await client.log_in(f"auth/{mount}/login", data)
-    except Unavailable as error:
-        if error.reason not in _NO:
-            raise
-        # An auth method that is not mounted is no path that anybody may use, so that it is refused alike.
-        said = "" if error.reason is Reason.VAULT_DENIED else f": {error.message}"
-        raise Unavailable(Reason.VAULT_LOGIN_REFUSED, f"Vault does not log in {login.shows}{said}") from None
+def _refusal(error: Unavailable, login: Login) -> Unavailable:
+    """What a log-in has met, where Vault says no as one that says what was refused."""
+    if error.reason not in _NO:
+        return error
+    # An auth method that is not mounted is no path that anybody may use, so that it is refused alike.
+    said = "" if error.reason is Reason.VAULT_DENIED else f": {error.message}"
+    return Unavailable(Reason.VAULT_LOGIN_REFUSED, f"Vault does not log in {login.shows}{said}")

@@ -63,6 +63,5 @@ class RefusedSecret:
             raise self._error.with_traceback(None)
 
     def note(self, error: Unavailable) -> None:
-        """It was sent, and this came of it."""
-        if error.reason is Reason.VAULT_LOGIN_REFUSED:
-            self._error, self._times, self._last = error, self._times + 1, self._clock.monotonic()
+        """It was sent, and Vault says this of it."""
+        self._error, self._times, self._last = error, self._times + 1, self._clock.monotonic()

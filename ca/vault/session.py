@@ -159,7 +159,7 @@ class VaultSession:
             held = self._keeper.held
             if held is None and self._trouble is not None:
                 raise self._trouble.with_traceback(None)
-            if held is None or (used is not None and held.token == used.token):
+            if self._pace.wait == 0 and (held is None or (used is not None and held.token == used.token)):
                 await self._keep()
             held = self._keeper.held
             return held is not None and used is not None and held.token != used.token

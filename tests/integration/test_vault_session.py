@@ -155,8 +155,9 @@ async def test_a_token_in_a_file_that_ends_is_said_well_before_and_replaced_when
             worry = one.session.worry()
             assert worry is not None
             assert worry.reason is Reason.VAULT_LOGIN_REFUSED
-            assert f"{tmp_path}/token cannot be renewed, and ends in" in worry.message
+            assert f"{tmp_path}/token cannot be renewed, and ends at 2026-01-01T00:" in worry.message
             assert one.session.trouble() is None
+            await one.pass_by(50)
             await one.reads()
             secret_in(tmp_path / "token", bao.token("reads", period="600s"))
             await one.pass_by(35)
@@ -210,3 +211,19 @@ async def test_a_wrong_secret_is_tried_less_and_less_and_a_good_one_taken_in_a_m
             await one.pass_by(60)
             await one.reads()  # Vault would have locked the role by now, had the wrong one been sent each time
     assert len(logs) <= 12
+
+
+async def test_a_refused_login_takes_nothing_from_a_token_that_still_lasts(bao: OpenBao, tmp_path: Path) -> None:
+    login = bao.approle("lasts", tmp_path, "reads", token_type="batch", token_ttl="300s")
+    async with kept(bao, login, run=True) as one:
+        secret_in(Path(login["approle"]["secret_id_file"]), "00000000-0000-0000-0000-000000000000")
+        await one.pass_by(202)
+        worry = one.session.worry()
+        assert worry is not None
+        assert worry.reason is Reason.VAULT_LOGIN_REFUSED
+        assert one.session.trouble() is None
+        await one.reads()
+        before = one.session.acts["login", "vault_login_refused"]
+        for _ in range(20):
+            assert (await refused(one.session.list("pki/certs"))).reason is Reason.VAULT_DENIED
+        assert one.session.acts["login", "vault_login_refused"] == before, "it is not their turn to try"

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from cli.citadel import main
 from tests import folders
+from tests.csrs import new_key
 from tests.strangers import WebCa, put
 
 CONFIG = "trust_domain: a.test\ndata_dir: data\nkeys: {kek_file: kek}\n"
@@ -146,6 +148,10 @@ def test_an_agent_with_policies_that_cannot_be_meant_does_not_start(tmp_path: Pa
     assert "policies.yaml:5: missing key 'policies[0].jwtRules[0].issuer'" in result.stderr
 
 
+def with_a_passphrase() -> bytes:
+    return new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+
+
 VAULT = """vault:
   address: https://127.0.0.1:8200
   ca_file: {folder}/ca.pem
@@ -160,6 +166,7 @@ upstream: {{vault: {{}}}}
         (lambda folder: (folder / "web-key.pem").chmod(0o644), "web-key.pem has mode 0644"),
         (lambda folder: (folder / "web-key.pem").unlink(), "web-key.pem cannot be opened"),
         (lambda folder: (folder / "web.pem").write_text("nothing"), "TLS with Vault cannot use"),
+        (lambda folder: (folder / "web-key.pem").write_bytes(with_a_passphrase()), "TLS with Vault cannot use"),
         (lambda folder: (folder / "ca.pem").unlink(), "No such file or directory"),
         (lambda folder: (folder / "ca.pem").write_text("nothing"), "ca.pem"),
     ],
