@@ -27,11 +27,10 @@ from cli.server_vault import VaultAffairs
 
 @dataclass(frozen=True, kw_only=True)
 class ServerKeys:
-    """The key manager, and what seals beside it. `lost` says that a key is no longer in Vault which is needed."""
+    """The key manager, and what seals beside it."""
 
     manager: SplitKeyManager
     sealer: Sealer
-    lost: Callable[[], CitadelError | None]
     need_vault: bool
     are_made_in_vault: bool
     lifetime: timedelta  # of the certificates that they sign
@@ -40,7 +39,6 @@ class ServerKeys:
         """What it means for them how it is with Vault."""
         return KeysCondition(
             are_made_there=self.are_made_in_vault,
-            lost=self.lost(),
             trouble=vault.vault.trouble(),
             since=vault.condition().since,
             lifetime=self.lifetime,
@@ -52,14 +50,8 @@ async def ready_keys(
     settings: ServerSettings, *, database: Database, vault: VaultAffairs | None, on_wait: Callable[[str], None]
 ) -> ServerKeys:
     """What `settings.keys` asks for; where they need Vault, it is waited for. Raises as `read_kek`, and as Vault."""
-    keys = _server_keys(settings, database=database, vault=vault.vault if vault is not None else None)
-    if vault is not None and keys.need_vault:
-        await vault.until_heard(on_wait)
-    return keys
-
-
-def _server_keys(settings: ServerSettings, *, database: Database, vault: Vault | None) -> ServerKeys:
-    by_vault, transit = _vault_sealer(settings, vault), _transit(settings, vault)
+    spoken_to = vault.vault if vault is not None else None
+    by_vault, transit = _vault_sealer(settings, spoken_to), _transit(settings, spoken_to)
     sealer = _sealer(settings, by_vault)
     sealed = SealedKeyManager(
         keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
@@ -72,11 +64,14 @@ def _server_keys(settings: ServerSettings, *, database: Database, vault: Vault |
         of_keys = transit.trouble() if transit is not None else None
         return of_keys or (by_vault.lost if by_vault is not None else None)
 
+    needs_vault = by_vault is not None or transit is not None
+    if vault is not None and needs_vault:
+        vault.watch(lost)
+        await vault.until_heard(on_wait)
     return ServerKeys(
         manager=SplitKeyManager(transit=transit, sealed=sealed),
         sealer=sealer,
-        lost=lost,
-        need_vault=by_vault is not None or transit is not None,
+        need_vault=needs_vault,
         are_made_in_vault=transit is not None,
         lifetime=settings.svids.default_lifetime,
     )

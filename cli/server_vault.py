@@ -17,7 +17,7 @@ from ca.vault.ports import Vault
 from ca.vault.settings import VaultSettings
 from citadel._wire import admin_pb2
 from citadel.clock import Clock
-from citadel.errors import InvalidArgument, Reason, Unavailable
+from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
 from citadel.probes import Check
 from citadel.repeated import Repeated
 
@@ -39,6 +39,11 @@ class VaultAffairs:
         self._settings = settings
         self._keys = keys
         self._clock = clock
+        self._lost: Callable[[], CitadelError | None] = lambda: None
+
+    def watch(self, lost: Callable[[], CitadelError | None]) -> None:
+        """Say from now on also what `lost` does: that a key which is needed is gone from there."""
+        self._lost = lost
 
     @property
     def vault(self) -> Vault:
@@ -74,12 +79,13 @@ class VaultAffairs:
 
     def condition(self) -> VaultCondition:
         """How it is."""
+        worry, lost = self._session.worry(), self._lost()
         return VaultCondition(
             address=self._settings.address,
             login=self._session.login,
             keys=self._keys,
-            worry=self._session.worry(),
-            since=self._session.since,
+            worry=worry or lost,
+            since=self._session.since if worry is not None else None,
             token_until=self._session.token_until,
         )
 

@@ -13,14 +13,13 @@ from citadel.probes import Check, Health
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysCondition:
-    """`lost` is that a key is gone from Vault; `trouble` why Vault does nothing now, `since` since when.
+    """`trouble` is why Vault does nothing now, `since` since when.
 
     `are_made_there` where keys are in Vault, which signs then; else it opens and seals them. `lifetime` is what
     certificates get, and `issuer_ends` when the issuing authority ends that signs now.
     """
 
     are_made_there: bool
-    lost: CitadelError | None
     trouble: CitadelError | None
     since: datetime | None
     lifetime: timedelta
@@ -33,15 +32,11 @@ class KeysCondition:
 
     def tell(self, status: admin_pb2.VaultStatus, now: datetime) -> None:
         """Add it to what `citadel-cli status` shows of Vault."""
-        if self.lost is not None and status.good:
-            status.good, status.reason, status.message = False, self.lost.reason.value, str(self.lost)
-        elif self.trouble is not None:
+        if self.trouble is not None:
             status.message = f"{status.message}; {self._meaning(now)}"
 
     def text(self, now: datetime) -> str:
         """What is wrong and until when it lasts; "" where nothing is."""
-        if self.lost is not None:
-            return f"{self.lost} ({self.lost.reason})"
         return f"{self._meaning(now)} ({self.trouble.reason})" if self.trouble is not None else ""
 
     def _meaning(self, now: datetime) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from ca.keys.kinds import AuthorityKey, AuthorityPublicKey, KeyKind
-from citadel.errors import InvalidArgument, Reason, Unavailable
+from citadel.errors import FailedPrecondition, Reason, Unavailable
 
 VERSION: Final = 1  # the only one that signs: certificates say which public key an authority has
 TYPES: Final[Mapping[KeyKind, str]] = {
@@ -20,6 +20,7 @@ TYPES: Final[Mapping[KeyKind, str]] = {
     KeyKind.RSA_2048: "rsa-2048",
     KeyKind.RSA_4096: "rsa-4096",
 }
+_TAKEN_IN_TOO: Final = frozenset({"rsa-3072"})  # in folders of others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +47,10 @@ class KeyFacts:
         except (KeyError, TypeError, AttributeError, ValueError, UnsupportedAlgorithm) as error:
             raise Unavailable(Reason.VAULT_REFUSED, "what Vault says of a key is not that of one that signs") from error
 
-    def trouble_as_new(self, kind: KeyKind) -> str:
-        """Why a key that was just made as `kind` is not as it must be; "" where it is."""
-        if self.public_key is None or self.type != TYPES[kind] or kind_of(self.public_key) is not kind:
-            return f"Vault made a key of type {self.type} instead of {TYPES[kind]}"
+    def trouble_as_new(self, wanted: str) -> str:
+        """Why a key that was just made with this type is not as it must be; "" where it is."""
+        if self.public_key is None or self.type != wanted or type_of(self.public_key) != wanted:
+            return f"Vault made a key of type {self.type} instead of {wanted}"
         if self.is_exportable:
             return "Vault made a key that can be taken out of it"
         if self.rotates:
@@ -57,21 +58,19 @@ class KeyFacts:
         return ""
 
 
-def kind_of(key: AuthorityKey | AuthorityPublicKey) -> KeyKind:
-    """Raises `InvalidArgument` (`config_invalid`) for a key that Transit would not hold."""
-    match key:
-        case ec.EllipticCurvePrivateKey() | ec.EllipticCurvePublicKey():
-            found = f"ec-p{key.curve.key_size}" if key.curve.name in ("secp256r1", "secp384r1") else key.curve.name
-        case rsa.RSAPrivateKey() | rsa.RSAPublicKey():
-            found = f"rsa-{key.key_size}"
-    try:
-        return KeyKind(found)
-    except ValueError as error:
-        raise InvalidArgument(
-            Reason.CONFIG_INVALID,
-            f"a key of kind {found} cannot be kept in Vault",
-            fix=f"use one of {', '.join(KeyKind)}, or keys.vault_seal instead of keys.vault_transit",
-        ) from error
+def type_of(key: AuthorityKey | AuthorityPublicKey) -> str:
+    """What Transit calls such a key. Raises `FailedPrecondition` (`key_unsealable`) where it would not hold one."""
+    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):
+        found = f"rsa-{key.key_size}"
+    else:
+        found = {"secp256r1": "ecdsa-p256", "secp384r1": "ecdsa-p384"}.get(key.curve.name, key.curve.name)
+    if found not in {*TYPES.values(), *_TAKEN_IN_TOO}:
+        raise FailedPrecondition(
+            Reason.KEY_UNSEALABLE,
+            f"a key of type {found} cannot be kept in Vault",
+            fix=f"use one of {', '.join(TYPES.values())}, or keys.vault_seal instead of keys.vault_transit",
+        )
+    return found
 
 
 def same_key(one: AuthorityPublicKey, other: AuthorityPublicKey) -> bool:

@@ -65,10 +65,15 @@ class Gathering:
                 outcomes = await self._call(messages)
             except CitadelError as error:
                 outcomes = [error] * len(messages)
-            except BaseException:  # this process ends, or there is a bug: nobody waits for ever
+            except asyncio.CancelledError:  # this process ends
                 for request in self._waiting:
                     request.done.cancel()
                 raise
+            except Exception as bug:  # noqa: BLE001 - told to all who wait, whose task this is not
+                for request in self._waiting:
+                    if not request.done.done():
+                        request.done.set_exception(bug)
+                continue
             begin = 0
             for request, part in shares:
                 request.take(outcomes[begin : begin + len(part)])

@@ -15,8 +15,8 @@ import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from ca.keys.kinds import AuthorityPublicKey, KeyKind, hash_for
-from ca.keys.transit.facts import VERSION, KeyFacts, kind_of, same_key
+from ca.keys.kinds import AuthorityPublicKey, hash_for
+from ca.keys.transit.facts import VERSION, KeyFacts, same_key, type_of
 from ca.keys.transit.gathering import Gathering, Outcome
 from ca.vault.ports import Vault
 from citadel.errors import CitadelError, Reason, Unavailable
@@ -25,11 +25,12 @@ _log = structlog.get_logger(__name__)
 
 _MOST_AT_ONCE: Final = 500
 # What one signature takes there, measured. A call is kept to a quarter of the time that it may take.
-_SECONDS_EACH: Final[Mapping[KeyKind, float]] = {
-    KeyKind.EC_P256: 0.00005,
-    KeyKind.EC_P384: 0.00025,
-    KeyKind.RSA_2048: 0.0012,
-    KeyKind.RSA_4096: 0.006,
+_SECONDS_EACH: Final[Mapping[str, float]] = {
+    "ecdsa-p256": 0.00005,
+    "ecdsa-p384": 0.00025,
+    "rsa-2048": 0.0012,
+    "rsa-3072": 0.003,
+    "rsa-4096": 0.006,
 }
 _PREFIX: Final = f"vault:v{VERSION}:"
 
@@ -55,7 +56,7 @@ class TransitKey:
         self._paths = paths
         self._public_key = public_key
         self._vault = vault
-        fit = int(timeout.total_seconds() / 4 / _SECONDS_EACH[kind_of(public_key)])
+        fit = int(timeout.total_seconds() / 4 / _SECONDS_EACH[type_of(public_key)])
         self._gathering = Gathering(self._signed, limit=min(max(fit, 1), _MOST_AT_ONCE))
         self.lost: CitadelError | None = None  # why it does not sign any more, until it does again
 

@@ -11,7 +11,7 @@ import structlog
 
 from ca.keys.kinds import AuthorityKey, KeyKind
 from ca.keys.sealing import KeyPurpose
-from ca.keys.transit.facts import TYPES, KeyFacts, kind_of, same_key
+from ca.keys.transit.facts import TYPES, KeyFacts, same_key, type_of
 from ca.keys.transit.key import TransitKey, TransitPaths, key_lost
 from ca.keys.transit.naming import TransitNames, new_key_id
 from ca.keys.transit.wrapping import wrapped_for
@@ -44,13 +44,13 @@ class TransitKeyManager:
         return await self._create(KeyPurpose.JWT, kind)
 
     async def adopt(self, key: AuthorityKey, purpose: KeyPurpose) -> str:
-        kind, key_id = kind_of(key), new_key_id()
+        wanted, key_id = type_of(key), new_key_id()
         name = self._names.name(key_id, purpose)
         receiver = str((await self._vault.read(self._names.path("", "wrapping_key"))).data.get("public_key"))
         wrapped = await asyncio.to_thread(wrapped_for, receiver, key)
-        request = {**_KEPT, "type": TYPES[kind], "hash_function": "SHA256", "ciphertext": wrapped}
+        request = {**_KEPT, "type": wanted, "hash_function": "SHA256", "ciphertext": wrapped}
         await self._vault.write(self._names.path(name, end="import"), request)
-        await self._check_new(name, kind, key)
+        await self._check_new(name, wanted, key)
         return key_id
 
     async def signer(self, key_id: str, purpose: KeyPurpose) -> TransitKey:
@@ -83,13 +83,13 @@ class TransitKeyManager:
         key_id = new_key_id()
         name = self._names.name(key_id, purpose)
         await self._vault.write(self._names.path(name), {**_KEPT, "type": TYPES[kind]})
-        await self._check_new(name, kind)
+        await self._check_new(name, TYPES[kind])
         return key_id
 
-    async def _check_new(self, name: str, kind: KeyKind, adopted: AuthorityKey | None = None) -> None:
+    async def _check_new(self, name: str, wanted: str, adopted: AuthorityKey | None = None) -> None:
         """That it became what it was to be; that it is there is known as well from now on."""
         facts = KeyFacts.parse((await self._vault.read(self._names.path(name))).data)
-        trouble = facts.trouble_as_new(kind)
+        trouble = facts.trouble_as_new(wanted)
         if adopted and facts.public_key and not same_key(facts.public_key, adopted.public_key()):
             trouble = "Vault holds another key than it was given"
         if trouble:

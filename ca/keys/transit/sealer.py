@@ -18,6 +18,7 @@ from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 
 _log = structlog.get_logger(__name__)
 
+_FIX: Final = "set keys.vault_seal to the key that seals, or restore that one from a backup of Vault"
 _BITS: Final = 256
 _FORM: Final = b"citadel-vault-seal:1\n"  # what a key-encryption key sealed begins with 12 bytes by chance
 
@@ -98,7 +99,7 @@ class VaultSealer:
         lost = key_lost(path, how)
         if self.lost is None:
             _log.error("the key in Vault that seals is lost: nothing is opened or sealed by it", key=path, why=how)
-        self.lost = FailedPrecondition(lost.reason, lost.message, fix="restore it from a backup of Vault")
+        self.lost = FailedPrecondition(lost.reason, lost.message, fix=_FIX)
         return self.lost
 
     def _not_ours(self, label: KeyLabel) -> CitadelError:

@@ -14,13 +14,11 @@ from citadel.probes import Health
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AWAY = Unavailable(Reason.VAULT_UNAVAILABLE, "Vault is sealed")
-LOST = Unavailable(Reason.VAULT_KEY_LOST, "the key transit/keys/x is no longer in Vault")
 
 
 def condition(**others: Any) -> KeysCondition:
     fields: dict[str, Any] = {
         "are_made_there": True,
-        "lost": None,
         "trouble": None,
         "since": None,
         "lifetime": timedelta(hours=1),
@@ -54,18 +52,11 @@ def condition(**others: Any) -> KeysCondition:
                 " (vault_unavailable)"
             ),
         ),
-        ({"lost": LOST, "trouble": AWAY}, f"{LOST} (vault_key_lost)"),
     ],
 )
 def test_it_is_said_what_goes_on_and_until_when(others: dict[str, Any], words: str) -> None:
     check = condition(**others).check(NOW)
     assert (check.text, check.health) == (words, Health.DEGRADED if words else Health.GOOD)
-
-
-def test_a_lost_key_is_shown_beside_a_good_connection() -> None:
-    status = admin_pb2.VaultStatus(good=True)
-    condition(lost=LOST).tell(status, NOW)
-    assert (status.good, status.reason, status.message) == (False, "vault_key_lost", str(LOST))
 
 
 def test_what_it_means_is_added_to_what_is_wrong() -> None:
