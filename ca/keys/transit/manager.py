@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 import structlog
 
-from ca.keys.kinds import AuthorityKey, KeyKind
+from ca.keys.kinds import AuthorityKey, AuthorityPublicKey, KeyKind
 from ca.keys.sealing import KeyPurpose
 from ca.keys.transit.facts import TYPES, KeyFacts, same_key, type_of
 from ca.keys.transit.key import TransitKey, TransitPaths, key_lost
-from ca.keys.transit.naming import TransitNames, new_key_id
+from ca.keys.transit.naming import TransitId, TransitNames
 from ca.keys.transit.wrapping import wrapped_for
 from ca.vault.ports import Vault
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
@@ -44,27 +45,30 @@ class TransitKeyManager:
         return await self._create(KeyPurpose.JWT, kind)
 
     async def adopt(self, key: AuthorityKey, purpose: KeyPurpose) -> str:
-        wanted, key_id = type_of(key), new_key_id()
-        name = self._names.name(key_id, purpose)
+        wanted, unique = type_of(key), uuid4().hex
+        name = self._names.name(unique, purpose)
         receiver = str((await self._vault.read(self._names.path("", "wrapping_key"))).data.get("public_key"))
         wrapped = await asyncio.to_thread(wrapped_for, receiver, key)
         request = {**_KEPT, "type": wanted, "hash_function": "SHA256", "ciphertext": wrapped}
         await self._vault.write(self._names.path(name, end="import"), request)
-        await self._check_new(name, wanted, key)
-        return key_id
+        return str(TransitId.of(unique, await self._check_new(name, wanted, key)))
 
     async def signer(self, key_id: str, purpose: KeyPurpose) -> TransitKey:
-        name = self._names.name(key_id, purpose)
+        meant = TransitId.parse(key_id)
+        name = self._names.name(meant.unique, purpose)
         known = self._opened.get(name)
         if known is None or known.lost is not None:
             known = self._open(name, await self._facts(name))
+        if TransitId.of(meant.unique, known.public_key()) != meant:
+            raise _lost(self._names.path(name), "is another one in Vault now")
         return known
 
     async def jwt_signer(self, key_id: str) -> TransitKey:
         return await self.signer(key_id, KeyPurpose.JWT)
 
     async def delete(self, key_id: str) -> None:
-        for name in self._names.names(key_id):
+        unique = TransitId.parse(key_id).unique
+        for name in (self._names.name(unique, purpose) for purpose in KeyPurpose):
             try:
                 await self._vault.read(self._names.path(name))
             except Unavailable as error:
@@ -80,13 +84,12 @@ class TransitKeyManager:
         return next((key.lost for key in self._opened.values() if key.lost is not None), None)
 
     async def _create(self, purpose: KeyPurpose, kind: KeyKind) -> str:
-        key_id = new_key_id()
-        name = self._names.name(key_id, purpose)
+        unique = uuid4().hex
+        name = self._names.name(unique, purpose)
         await self._vault.write(self._names.path(name), {**_KEPT, "type": TYPES[kind]})
-        await self._check_new(name, TYPES[kind])
-        return key_id
+        return str(TransitId.of(unique, await self._check_new(name, TYPES[kind])))
 
-    async def _check_new(self, name: str, wanted: str, adopted: AuthorityKey | None = None) -> None:
+    async def _check_new(self, name: str, wanted: str, adopted: AuthorityKey | None = None) -> AuthorityPublicKey:
         """That it became what it was to be; that it is there is known as well from now on."""
         facts = KeyFacts.parse((await self._vault.read(self._names.path(name))).data)
         trouble = facts.trouble_as_new(wanted)
@@ -94,7 +97,7 @@ class TransitKeyManager:
             trouble = "Vault holds another key than it was given"
         if trouble:
             raise Unavailable(Reason.VAULT_REFUSED, f"{trouble}, at {self._names.path(name)}")
-        self._open(name, facts)
+        return self._open(name, facts).public_key()
 
     async def _facts(self, name: str) -> KeyFacts:
         try:

@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Final
-from uuid import uuid4
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ca.keys.kinds import AuthorityPublicKey
 from ca.keys.sealing import KeyPurpose
 from citadel.errors import FailedPrecondition, Reason
 
 _MARK: Final = "vault-"
-_KEY_ID: Final = re.compile(r"vault-([0-9a-f]{32})")
-
-
-def new_key_id() -> str:
-    """An id that no other key has."""
-    return f"{_MARK}{uuid4().hex}"
+_DIGITS: Final = 24  # of a SHA-256: ids have room for no more
+_KEY_ID: Final = re.compile(rf"{_MARK}([0-9a-f]{{32}})-([0-9a-f]{{{_DIGITS}}})")
 
 
 def is_in_vault(key_id: str) -> bool:
     """Whether a key of this id is in Vault; the others are sealed."""
     return key_id.startswith(_MARK)
+
+
+@dataclass(frozen=True, slots=True)
+class TransitId:
+    """The id of a key in Vault. `unique` stands in its name there.
+
+    `digest` is of its public key: one that was put in its place under its name is not taken for it.
+    """
+
+    unique: str
+    digest: str
+
+    @classmethod
+    def of(cls, unique: str, public_key: AuthorityPublicKey) -> TransitId:
+        """The id of this key."""
+        encoded = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return cls(unique, hashlib.sha256(encoded).hexdigest()[:_DIGITS])
+
+    @classmethod
+    def parse(cls, key_id: str) -> TransitId:
+        """Raises `FailedPrecondition` (`key_unsealable`) where no key in Vault has such an id."""
+        found = _KEY_ID.fullmatch(key_id)
+        if found is None:
+            raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"{key_id[:64]!r} is not the id of a key in Vault")
+        return cls(found[1], found[2])
+
+    def __str__(self) -> str:
+        return f"{_MARK}{self.unique}-{self.digest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +61,9 @@ class TransitNames:
     mount: str
     prefix: str
 
-    def name(self, key_id: str, purpose: KeyPurpose) -> str:
-        """The name of the key of this id. Raises `FailedPrecondition` (`key_unsealable`) where none can have it."""
-        found = _KEY_ID.fullmatch(key_id)
-        if found is None:
-            raise FailedPrecondition(Reason.KEY_UNSEALABLE, f"{key_id[:50]!r} is not the id of a key in Vault")
-        return f"{self.prefix}-{purpose}-{found[1]}"
-
-    def names(self, key_id: str) -> list[str]:
-        """What it can be called, where its purpose is not known."""
-        return [self.name(key_id, purpose) for purpose in KeyPurpose]
+    def name(self, unique: str, purpose: KeyPurpose) -> str:
+        """The name of this key."""
+        return f"{self.prefix}-{purpose}-{unique}"
 
     def path(self, name: str, verb: str = "keys", end: str = "") -> str:
         """Where Vault's API has it."""
