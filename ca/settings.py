@@ -27,6 +27,7 @@ from citadel.config.types import (
     TrustDomainName,
     format_duration,
 )
+from citadel.name_constraints import is_one_host, is_refused_by_envoy
 
 _LEAST_LIFETIME: Final = timedelta(seconds=1)
 _LEAST_KEPT: Final = timedelta(days=1)
@@ -272,6 +273,17 @@ class ServerSettings(Settings):
         if self.vault is not None and not used:
             raise ValueError(f"vault is set, and nothing uses it: set one of {', '.join(uses)}")
         return self
+
+    @field_validator("upstream")
+    @classmethod
+    def _can_be_constrained(cls, upstream: UpstreamSettings, others: ValidationInfo) -> UpstreamSettings:
+        """Where nobody could be served by what is asked for."""
+        domain = others.data.get("trust_domain")  # absent where it is wrong itself
+        if domain is None or upstream.vault is None or not upstream.vault.constrained:
+            return upstream
+        if is_refused_by_envoy(domain) or not is_one_host(domain):
+            raise ValueError(f"vault.constrained cannot be for {domain}: in Envoy no constraint fits that name")
+        return upstream
 
     @field_validator("oidc")
     @classmethod

@@ -18,6 +18,7 @@ from citadel.certification_path import extension_of
 from citadel.errors import CitadelError
 from citadel.wire import to_duration
 from cli.server_process import run_server
+from tests.children import child_of
 from tests.integration.meshes import until
 from tests.openbao import OpenBao, new_openbao
 from tests.servers import reason_of, refusal, running_server
@@ -170,7 +171,11 @@ async def test_an_intermediate_signs_and_its_successor_is_taken_by_a_rotation(ba
         assert (between, await trusted(server)) == (["CN=Intermediate one"], {"CN=Root above"})
         bao.write(f"{mount}/config/issuers", default=second)
         await until("the rotation has ended", has_ended(server, "issuer"), seconds=20)
-        assert issuer_of(await server.join("node-2")).issuer.rfc4514_string() == "CN=Intermediate two"
+        member = await server.join("node-2")
+        assert issuer_of(member).issuer.rfc4514_string() == "CN=Intermediate two"
+        child = await (await child_of(server, member)).sign()
+        assert [each.subject.rfc4514_string() for each in child.chain[1:]] == ["CN=Intermediate two"]
+        assert child.root == server.bundle.x509_authorities[0]
 
 
 async def test_the_issuer_that_is_named_signs_whatever_the_default_is(bao: OpenBao, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from ca.authority.soundness import authority_faults, domain_fault, is_self_signed, root_faults
 from ca.upstream.lineage import (
+    MOST_BETWEEN,
     MOST_ROOTS,
     ONE_NAME_EACH,
     FaultyLineageError,
@@ -173,6 +174,8 @@ class _Judge:
 
     def _check(self, leading: VaultIssuer, path: Sequence[x509.Certificate]) -> None:
         """That an issuing authority may stand below all of this."""
+        if len(path) > MOST_BETWEEN:  # all of them but the root stand between an issuing authority and that
+            self._refuse(leading, f"which stands more than {MOST_BETWEEN - 1} below its root")
         if not leading.has_key:
             self._refuse(leading, "whose key is not there", fix="name one that can sign: upstream.vault.issuer")
         for depth, each in enumerate(path, start=1):

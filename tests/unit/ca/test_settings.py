@@ -114,3 +114,35 @@ def test_settings_up_to_the_bounds_are_taken(tmp_path: Path, line: str) -> None:
 def test_what_is_no_variable_in_capitals_is_no_name_of_one(name: str) -> None:
     with pytest.raises(ValueError, match="name of an environment variable in capitals"):
         ServerSettings.model_validate({"trust_domain": "a.test", "data_dir": "d", "keys": {"kek_env": name}})
+
+
+VAULT = "vault: {address: https://v.test:8200, login: {token: {token_file: t}}}"
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("{rotate_root: true}", "rotate_root needs alone"),
+        ("{rotate_root: true, alone: true, issuer: first}", "rotate_root needs the default issuer"),
+        ("{mount: ../pki}", "is not a mount path"),
+        ("{issuer: a/b}", "is not a name in Vault"),
+        ("{poll: 1ms}", "'upstream.vault.poll' is wrong"),
+    ],
+)
+def test_a_root_in_vault_that_cannot_work_is_refused(tmp_path: Path, section: str, problem: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        load_server(tmp_path, f"{VAULT}\nupstream: {{vault: {section}}}")
+    assert problem in str(refused.value)
+
+
+@pytest.mark.parametrize(("domain", "is_taken"), [("a.test", True), ("a_b.test", False), ("10.0.0.1", False)])
+def test_constraints_are_refused_for_a_name_that_they_would_shut_out(
+    tmp_path: Path, domain: str, *, is_taken: bool
+) -> None:
+    path = tmp_path / "server.yaml"
+    path.write_text(f"{LEAST}{VAULT}\nupstream: {{vault: {{constrained: true}}}}\n".replace("a.test", domain))
+    if is_taken:
+        assert load(path, ServerSettings).upstream.kind == "vault"
+        return
+    with pytest.raises(InvalidArgument, match=f"vault.constrained cannot be for {domain}"):
+        load(path, ServerSettings)
