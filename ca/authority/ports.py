@@ -31,7 +31,11 @@ class KeyManager(Protocol):
         ...
 
     async def signer(self, key_id: str, purpose: KeyPurpose) -> SigningKey:
-        """What signs with the key. Raises `FailedPrecondition` (`key_unsealable`), or as `RemoteKey.sign`."""
+        """What signs with the key.
+
+        Raises `FailedPrecondition` (`key_unsealable`, or `vault_key_lost` where it is gone from Vault), or as
+        `RemoteKey.sign`.
+        """
         ...
 
     async def delete(self, key_id: str) -> None:

@@ -45,9 +45,10 @@ class BackupMaker:
         """Write a backup into `file`; returns the number of its rows.
 
         What is in it had happened when this was called. Raises `Unavailable` (`store_unavailable`), and
-        `FailedPrecondition` (`restore_refused`) where the store has the schema of another version.
+        `FailedPrecondition` (`restore_refused`) where the store has the schema of another version. Also as `Sealer`.
         """
         label, made_at = backup_label(self._trust_domain), self._clock.now()
+        await self._sealer.seal(b"", label)  # where that cannot be done it is said now, and not after all is copied
         async with _snapshot(self._database) as connection:
             # A key is there before a row names it, and goes after no row does: those of before and after the snapshot
             # together hold every key that the snapshot names.

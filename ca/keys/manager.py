@@ -48,7 +48,11 @@ class Sealer(Protocol):
     """Seals keys, so that they can lie anywhere, and opens them again."""
 
     async def seal(self, plaintext: bytes, label: KeyLabel) -> bytes:
-        """What nobody can read, or pass off under another label."""
+        """What nobody can read, or pass off under another label.
+
+        Raises `FailedPrecondition` (`key_unsealable`, `vault_key_lost`) where there is no key to seal with, and
+        `Unavailable` as `open`.
+        """
         ...
 
     async def open(self, sealed: bytes, label: KeyLabel) -> bytes:

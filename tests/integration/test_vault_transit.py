@@ -355,6 +355,22 @@ async def test_a_mount_that_is_not_there_is_no_lost_key(world: World) -> None:
         assert (await refusal(call)).reason is Reason.VAULT_NOT_FOUND
 
 
+async def test_a_key_whose_making_was_not_heard_of_is_used_by_the_next_try(bao: OpenBao, world: World) -> None:
+    """Each try would leave one behind else, as where making an RSA key takes longer than one answer may."""
+    keys = world.again(prefix="unheard")
+
+    def unheard(path: str, answer: Answer) -> Answer:  # noqa: ARG001 - whatever it is
+        raise Unavailable(Reason.VAULT_UNAVAILABLE, "no answer in time")
+
+    world.wire.changed = unheard
+    for _ in range(3):
+        assert (await refusal(keys.create(KeyPurpose.ISSUER))).reason is Reason.VAULT_UNAVAILABLE
+    world.wire.changed = lambda _, answer: answer
+    ids = {await keys.create(KeyPurpose.ISSUER) for _ in range(2)}
+    made = [name for name in bao.root.list("transit/keys")["data"]["keys"] if name.startswith("unheard")]
+    assert len(made) == len(ids) == 2
+
+
 @pytest.mark.parametrize("field", ["exportable", "allow_plaintext_backup", "auto_rotate_period", "type"])
 async def test_a_key_that_vault_made_otherwise_is_not_used(bao: OpenBao, field: str) -> None:
     async with opened(bao) as world:

@@ -35,6 +35,7 @@ class TransitKeyManager:
         self._names = names
         self._timeout = timeout
         self._kind = kind
+        self._unheard: dict[tuple[KeyPurpose, KeyKind], str] = {}  # of which Vault did not say whether it made them
         self._opened: dict[str, TransitKey] = {}  # by name: one that was opened signs without being looked up again
 
     async def create(self, purpose: KeyPurpose) -> str:
@@ -84,10 +85,17 @@ class TransitKeyManager:
         return next((key.lost for key in self._opened.values() if key.lost is not None), None)
 
     async def _create(self, purpose: KeyPurpose, kind: KeyKind) -> str:
-        unique = uuid4().hex
+        # A key that took too long to make is there by the next try: no try leaves one behind that nobody knows of.
+        unique = self._unheard.pop((purpose, kind), "") or uuid4().hex
         name = self._names.name(unique, purpose)
-        await self._vault.write(self._names.path(name), {**_KEPT, "type": TYPES[kind]})
-        return str(TransitId.of(unique, await self._check_new(name, TYPES[kind])))
+        try:
+            await self._vault.write(self._names.path(name), {**_KEPT, "type": TYPES[kind]})
+            public_key = await self._check_new(name, TYPES[kind])
+        except Unavailable as error:
+            if error.reason is Reason.VAULT_UNAVAILABLE:
+                self._unheard[purpose, kind] = unique
+            raise
+        return str(TransitId.of(unique, public_key))
 
     async def _check_new(self, name: str, wanted: str, adopted: AuthorityKey | None = None) -> AuthorityPublicKey:
         """That it became what it was to be; that it is there is known as well from now on."""

@@ -14,6 +14,7 @@ from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KekSealer, KeyLabel, KeyPurpose, decode_kek
+from ca.keys.split import SplitKeyManager
 from ca.settings import KeySettings
 from citadel.config.files import write_private
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, Unavailable
@@ -176,3 +177,12 @@ def test_a_key_encryption_key_that_others_can_read_or_that_is_missing_is_refused
         assert refused.value.reason is reason
         assert refused.value.message.startswith("keys.kek_file: " if settings.kek_file else "keys.kek_env: ")
         assert "s3cr" not in str(refused.value)
+
+
+async def test_a_key_in_vault_is_not_looked_for_on_the_disk(tmp_path: Path) -> None:
+    keys = SplitKeyManager(transit=None, sealed=manager(tmp_path / "keys"))
+    own = await keys.create(KeyPurpose.ROOT)
+    await keys.signer(own, KeyPurpose.ROOT)
+    with pytest.raises(FailedPrecondition) as refused:
+        await keys.signer(f"vault-{own}-0123456789abcdef01234567", KeyPurpose.ROOT)
+    assert (refused.value.reason, refused.value.fix) == (Reason.KEY_UNSEALABLE, "set keys.vault_transit again")
