@@ -14,16 +14,25 @@ from citadel.errors import CitadelError
 
 
 class Elsewhere:
-    """Where the keys are: answers while its gate is open, and raises `failure` where that is set."""
+    """Where the keys are: answers while its gate is open, and raises `failure` where that is set.
+
+    Where `denial` is set it makes and deletes keys, and neither opens them nor signs by them.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Sequence[bytes]] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: CitadelError | None = None
+        self.denial: CitadelError | None = None
 
-    async def asked(self, messages: Sequence[bytes]) -> None:
+    async def sign(self, messages: Sequence[bytes]) -> None:
         self.calls.append(messages)
+        await self.asked()
+        if self.denial is not None:
+            raise self.denial
+
+    async def asked(self) -> None:
         await asyncio.sleep(0)  # nothing that is elsewhere answers at once
         await self.gate.wait()
         if self.failure is not None:
@@ -41,7 +50,7 @@ class LocalRemoteKey:
         return self._key.public_key()
 
     async def sign(self, messages: Sequence[bytes]) -> Sequence[bytes]:
-        await self.elsewhere.asked(messages)
+        await self.elsewhere.sign(messages)
         return [_signature(self._key, message) for message in messages]
 
 
@@ -50,24 +59,31 @@ class RemoteKeys:
 
     def __init__(self, keys: SealedKeyManager, elsewhere: Elsewhere | None = None) -> None:
         self.elsewhere = elsewhere or Elsewhere()
+        self.is_forgetful = False  # then no key is opened without asking
         self._keys = keys
 
     async def create(self, purpose: KeyPurpose) -> str:
+        await self.elsewhere.asked()
         return await self._keys.create(purpose)
 
     async def create_jwt(self, kind: KeyKind) -> str:
+        await self.elsewhere.asked()
         return await self._keys.create_jwt(kind)
 
     async def adopt(self, key: AuthorityKey, purpose: KeyPurpose) -> str:
+        await self.elsewhere.asked()
         return await self._keys.adopt(key, purpose)
 
     async def signer(self, key_id: str, purpose: KeyPurpose) -> LocalRemoteKey:
+        if self.is_forgetful:
+            await self.elsewhere.sign([])
         return LocalRemoteKey(await self._keys.signer(key_id, purpose), self.elsewhere)
 
     async def jwt_signer(self, key_id: str) -> LocalRemoteKey:
         return await self.signer(key_id, KeyPurpose.JWT)
 
     async def delete(self, key_id: str) -> None:
+        await self.elsewhere.asked()
         await self._keys.delete(key_id)
 
 

@@ -109,6 +109,7 @@ class Notary:
         self._signer: CheckpointSigner | None = None
         self._rows = 0
         self._enough = asyncio.Event()
+        self._one_pruning = asyncio.Lock()
 
     async def _opened(self, key_id: str) -> CheckpointSigner:
         key = await self._keys.signer(key_id, KeyPurpose.RECORDS)
@@ -186,6 +187,10 @@ class Notary:
         (`request_malformed`) for a moment to come, and `FailedPrecondition` (`chain_broken`) at the first row that is
         not what was written.
         """
+        async with self._one_pruning:
+            return await self._prune(log, before, by)
+
+    async def _prune(self, log: Log, before: datetime, by: Actor) -> int:
         removed, count = 0, await self.prunable(log, before=before)
         if not count:
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import bootstrap_pb2, rotation_pb2
 from citadel._wire.rotation_pb2_grpc import RotationsStub
 from citadel.bundle import TrustBundle
+from citadel.jwt_svid import verify_jwt_svid
 from tests.servers import Member, Server, Stream, running_server, server_settings, synced
 
 pytestmark = pytest.mark.integration
@@ -35,11 +37,16 @@ async def sign(server: Server, agent: Member, *items: tuple[str, Sequence[str]])
 
 def verified(token: str, bundle: TrustBundle, audience: str) -> dict[str, Any]:
     key = bundle.jwt_authorities[jwt.get_unverified_header(token)["kid"]]
-    return jwt.decode(token, key, algorithms=["ES256", "RS256"], audience=audience)
+    claims = jwt.decode(token, key, algorithms=["ES256", "ES384", "RS256"], audience=audience)
+    svid = verify_jwt_svid(token, {bundle.trust_domain: bundle}, audience, datetime.now(UTC))
+    assert str(svid.spiffe_id) == claims["sub"]
+    return claims
 
 
 @pytest.mark.spec("JWT-02", "JWT-05", "JWT-10", "JWT-12", "JWT-18", "JWT-25", "JWT-26", "JWT-29")
-@pytest.mark.parametrize(("kind", "algorithm"), [("ec-p256", "ES256"), ("rsa-2048", "RS256")])
+@pytest.mark.parametrize(
+    ("kind", "algorithm"), [("ec-p256", "ES256"), ("ec-p384", "ES384"), ("rsa-2048", "RS256"), ("rsa-4096", "RS256")]
+)
 async def test_tokens_verify_by_the_served_bundle_and_what_is_refused_says_why(
     tmp_path: Path, kind: str, algorithm: str
 ) -> None:

@@ -65,6 +65,11 @@ def test_a_server_whose_revocation_lists_are_not_pushed_is_degraded(trouble: str
     assert (check.health, trouble in check.text) == (health, True)
 
 
+def test_so_is_one_whose_lists_are_behind() -> None:
+    check = revocation_check("", behind="the list of i1 lacks what was revoked last")
+    assert (check.health, check.text) == (Health.DEGRADED, "the list of i1 lacks what was revoked last")
+
+
 @pytest.mark.parametrize(
     ("parts", "status"),
     [

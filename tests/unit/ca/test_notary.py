@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from ca.audit.model import Act, Actor, ActorKind
+from ca.keys.kinds import KeyKind
+from ca.keys.sealing import KeyPurpose
 from ca.ledger.chain import Head, Log
 from ca.ledger.checkpoints import Checkpoint, CheckpointKind
 from ca.ledger.notary import Keeping, Notary, RecordKey
@@ -18,10 +21,11 @@ from ca.ledger.pages import AuditQuery
 from ca.store.database import Database
 from ca.store.pages import SqlRecordPages
 from ca.store.records import SqlRecords
-from citadel.errors import FailedPrecondition, InvalidArgument, Reason
+from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
 from tests.clock import FakeClock
+from tests.remote_keys import Elsewhere, LocalRemoteKey
 from tests.unit.ca.records import ROOT, FakeKeys, act, checked, notary_of, problems, row, tamper, write, writing
-from tests.unit.ca.values import NOW
+from tests.unit.ca.values import NOW, a_key
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -284,3 +288,62 @@ async def test_nothing_that_has_not_ended_can_be_pruned(database: Database, cloc
         with pytest.raises(InvalidArgument, match="still to come"):
             await ask
     assert await notary.prune(log, before=NOW, by=ROOT) == 0
+
+
+class KeysElsewhere(FakeKeys):
+    """The same keys, which sign elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elsewhere = Elsewhere()
+
+    async def signer(self, key_id: str, purpose: KeyPurpose) -> Any:
+        return LocalRemoteKey(await super().signer(key_id, purpose), self.elsewhere)
+
+
+async def test_a_key_that_is_elsewhere_signs_and_what_it_missed_is_signed_later(
+    database: Database, late: FakeClock
+) -> None:
+    keys = KeysElsewhere()
+    notary = await notary_of(database, late, keys=keys)
+    await aged(database, 1, 30)
+    keys.elsewhere.failure = Unavailable(Reason.VAULT_UNAVAILABLE, "sealed")
+    for ask in (notary.checkpoint(), notary.prune(Log.LEDGER, before=NOW + 2 * HOUR, by=ROOT)):
+        with pytest.raises(Unavailable):
+            await ask
+    report = await checked(database)
+    assert (report.rows, report.pruned, report.checkpoints) == (2, 0, 0), "no row goes before its anchor is signed"
+    keys.elsewhere.failure = None
+    await notary.checkpoint()
+    assert await notary.prune(Log.LEDGER, before=NOW + 2 * HOUR, by=ROOT) == 1
+    report = await checked(database)
+    assert (report.rows, report.pruned, report.unsigned_rows, report.breaks) == (1, 1, 0, [])
+
+
+async def test_while_an_anchor_is_signed_the_store_takes_rows_and_who_prunes_too_takes_nothing_twice(
+    database: Database, late: FakeClock
+) -> None:
+    keys = KeysElsewhere()
+    notary = await notary_of(database, late, keys=keys)
+    async with writing(database) as ledger:
+        await ledger.append([row(), row()])
+        keys.elsewhere.gate.clear()
+        pruning = [asyncio.create_task(notary.prune(Log.LEDGER, before=NOW + DAY, by=ROOT)) for _ in range(2)]
+        while not keys.elsewhere.calls:
+            await asyncio.sleep(0.001)
+        await ledger.append([row(not_after=NOW + 30 * DAY)])
+        keys.elsewhere.gate.set()
+        assert sorted(await asyncio.gather(*pruning)) == [0, 2]
+    report = await checked(database)
+    assert (report.rows, report.pruned, report.breaks) == (1, 2, [])
+
+
+async def test_a_key_of_another_kind_signs_no_records(database: Database, clock: FakeClock) -> None:
+    class RsaKeys(KeysElsewhere):
+        async def create(self, purpose: KeyPurpose) -> str:
+            key_id = await super().create(purpose)
+            self.made[key_id] = a_key(KeyKind.RSA_2048)  # type: ignore[assignment] # which is the fault
+            return key_id
+
+    with pytest.raises(FailedPrecondition, match="not an elliptic-curve key"):
+        await notary_of(database, clock, keys=RsaKeys())

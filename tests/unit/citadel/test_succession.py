@@ -9,10 +9,13 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.authority.certificates import build_root
+from ca.keys.kinds import KeyKind
 from citadel._wire import bootstrap_pb2
 from citadel.succession import Succession, heirs_of
 from citadel.succession_wire import succession_to_wire, successions_from_wire
 from tests.certificates import A_TEST, B_TEST, NOW, Signed, root
+from tests.unit.ca.values import a_key
 
 DAY = timedelta(days=1)
 FIRST, SECOND, THIRD, STRANGER = (root(f"root {name}") for name in ("one", "two", "three", "of nobody"))
@@ -59,6 +62,20 @@ def test_a_word_that_was_changed_or_is_not_of_the_root_leads_nowhere(fault: str)
     good = word(FIRST, SECOND)
     assert led_from(FIRST, good) == {SECOND}
     assert led_from(FIRST, BAD[fault](good)) == set()
+
+
+@pytest.mark.parametrize("kind", KeyKind)
+def test_a_root_of_any_kind_of_key_has_its_word(kind: KeyKind) -> None:
+    key = a_key(kind)
+    own = build_root(trust_domain=A_TEST, key=key, now=NOW, lifetime=DAY, backdate=timedelta(0))
+    said = Succession.signed(
+        trust_domain=A_TEST, root=own, key=key, heirs=[SECOND.certificate], until=NOW + timedelta(hours=1)
+    )
+    assert said.is_word_of(own)
+    assert not said.is_word_of(SECOND.certificate)
+    assert not replace(said, heirs=(STRANGER.certificate,)).is_word_of(own)
+    assert not replace(said, signature=b"").is_word_of(own)
+    assert heirs_of([own], [said], trust_domain=A_TEST, now=NOW) == {SECOND.certificate}
 
 
 def test_a_word_holds_until_its_end_and_no_longer() -> None:

@@ -191,6 +191,11 @@ async def test_status_says_where_no_revocation_lists_are_pushed(admin: FakeAdmin
     assert "Far more" not in shown
 
 
+async def test_status_says_where_the_lists_are_behind(admin: FakeAdmin, program: Program) -> None:
+    admin.status.revocation_behind = "the list of i1 lacks what was revoked last: Vault is sealed\x1b[2J"
+    assert r"the list of i1 lacks what was revoked last: Vault is sealed\x1b[2J" in (await program("status")).stdout
+
+
 @pytest.mark.usefixtures("busy")
 async def test_what_a_proxy_says_cannot_steer_the_terminal(program: Program) -> None:
     text = (await program("status")).stdout
