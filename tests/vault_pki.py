@@ -15,6 +15,7 @@ from citadel.bundle import TrustBundle
 from tests.openbao import OpenBao
 from tests.servers import Member, Server, running_server, server_settings
 
+_POLICIES: Final = Path(__file__).parents[1] / "deploy" / "vault"
 POLL: Final = "100ms"
 
 
@@ -52,6 +53,13 @@ async def trusted(server: Server) -> set[str]:
 async def last_rotation(server: Server) -> rotation_pb2.Rotation:
     """The one that runs, or the last one."""
     return (await server.rotations().GetRotation(rotation_pb2.GetRotationRequest())).rotation
+
+
+def token_by(bao: OpenBao, policy: str, mount: str) -> str:
+    """A token with the policy that is shipped under this name, for `mount`, and nothing else."""
+    rules = (_POLICIES / f"{policy}.hcl").read_text().replace('path "pki/', f'path "{mount}/')
+    bao.root.sys.create_or_update_policy(mount, rules)
+    return bao.token(mount, no_default_policy=True)
 
 
 def default_of(bao: OpenBao, mount: str) -> str:

@@ -32,6 +32,7 @@ from tests.vault_pki import (
     new_root,
     server_under,
     settings_under,
+    token_by,
     trusted,
     trusts,
     usage_of,
@@ -56,7 +57,8 @@ async def test_a_root_that_signs_in_vault_from_now_on_is_taken_through_a_rotatio
     new_root(bao, mount, "second", key_type="rsa", key_bits=2048)
     new_root(bao, mount, "foreign", uri_sans="spiffe://b.test")
     new_root(bao, mount, "twin", common_name="Root first")
-    async with server_under(bao, mount, tmp_path) as server:
+    token = token_by(bao, "upstream", mount)
+    async with server_under(bao, mount, tmp_path, token=token) as server:
         status = await server.status()
         assert (status.upstream.kind, status.upstream.source, status.upstream.good) == ("vault", mount, True)
         assert await trusted(server) == {"CN=Root first", "CN=Root second"}
@@ -84,7 +86,8 @@ async def test_a_root_that_signs_in_vault_from_now_on_is_taken_through_a_rotatio
 
 async def test_the_root_is_rotated_from_here_where_the_policy_allows_it(bao: OpenBao, tmp_path: Path) -> None:
     mount, keys = bao.pki("pki-rotated"), {"authorities": {"key": "ec-p384"}}
-    async with server_under(bao, mount, tmp_path, alone=True, rotate_root=True, sections=keys) as server:
+    words = {"token": token_by(bao, "upstream-rotate-root", mount), "alone": True, "rotate_root": True}
+    async with server_under(bao, mount, tmp_path, **words, sections=keys) as server:
         for wish in (
             _ROOT,
             rotation_pb2.StartRotationRequest(kind="root", emergency=True, deadline=to_duration(timedelta(seconds=1))),
@@ -114,10 +117,7 @@ async def test_a_root_whose_time_has_come_is_rotated_by_itself(bao: OpenBao, tmp
 
 async def test_where_the_policy_does_not_allow_it_nothing_is_half_done(bao: OpenBao, tmp_path: Path) -> None:
     mount = bao.pki("pki-denied")
-    bao.root.sys.create_or_update_policy(
-        "signs", f'path "{mount}/issuer/+/sign-intermediate" {{ capabilities = ["update"] }}'
-    )
-    token = bao.token("signs")
+    token = token_by(bao, "upstream", mount)
     words = {"alone": True, "rotate_root": True, "sections": _TIME_HAS_COME}
     async with server_under(bao, mount, tmp_path, token=token, **words) as server:
         assert await is_told(server, "the root cannot be rotated from here")()
@@ -203,13 +203,21 @@ async def test_a_server_with_a_root_of_its_own_moves_to_vault_by_a_rotation(bao:
 @pytest.mark.parametrize(
     ("named", "policy", "reason", "words"),
     [
-        ({"mount": "nowhere"}, "", "vault_not_found", "nowhere"),
+        ({"mount": "nowhere"}, "", "vault_not_found", "no PKI engine at nowhere"),
+        ({"mount": "nowhere"}, "default", "vault_not_found", "no PKI engine at nowhere"),
         ({"issuer": "nobody"}, "", "vault_not_found", "compare upstream.vault.issuer"),
         ({}, "default", "vault_denied", "sign-intermediate"),
         ({"issuer": "foreign"}, "", "upstream_invalid", "is for spiffe://b.test"),
         ({"issuer": "short"}, "", "upstream_invalid", "path length 0"),
     ],
-    ids=["no mount", "no issuer", "no policy", "an issuer of others", "an issuer that may sign no authority"],
+    ids=[
+        "no mount",
+        "no mount and no rights",
+        "no issuer",
+        "no policy",
+        "an issuer of others",
+        "an issuer that may sign no authority",
+    ],
 )
 async def test_a_first_start_that_cannot_go_well_is_refused_with_what_to_do(
     bao: OpenBao, tmp_path: Path, named: dict[str, str], policy: str, reason: str, words: str

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from ca.authority.fresh_root import FreshRoot
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.vouching import Vouching
 from ca.keys.disk import DiskKeys
 from ca.keys.kinds import KeyKind
 from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KekSealer
+from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
 from ca.store.successions import SqlSuccessions
@@ -30,7 +32,7 @@ from ca.vault.client import VaultClient
 from citadel.certification_path import extension_of
 from citadel.clock import SystemClock
 from citadel.errors import FailedPrecondition, Reason, Unavailable
-from tests.certificates import A_TEST
+from tests.certificates import A_TEST, root
 from tests.csrs import csr, new_key
 from tests.openbao import OpenBao, new_openbao
 from tests.vault_pki import default_of, usage_of
@@ -214,3 +216,24 @@ async def test_nothing_is_minted_that_would_live_hardly_longer_than_what_signs(p
     upstream.follow(lambda: [second])
     assert not upstream.can_mint()
     assert upstream.pending() is None
+
+
+async def test_a_start_takes_the_root_in_vault_where_nothing_on_record_can_sign_any_more(place: Place) -> None:
+    ended = root("own").certificate  # of last winter
+    before = Authority(
+        id="own",
+        kind=AuthorityKind.ROOT,
+        state=AuthorityState.ACTIVE,
+        key_id="",
+        certificate=ended,
+        parent_id=None,
+        created_at=ended.not_valid_before_utc,
+    )
+    await place.store().record(before)
+    upstream = await place.started(place.bao.pki("pki-taken"))
+    await FreshRoot(upstream=upstream, acts=SqlAuditLog(database=place.database), clock=_CLOCK).take([])
+    [now] = upstream.authorities()
+    assert (now.state, now.certificate.subject.rfc4514_string()) == (AuthorityState.ACTIVE, "CN=Root first")
+    moment = _CLOCK.now()
+    minted = await upstream.mint(not_before=moment, not_after=moment + _WEEK)
+    assert minted.root_id == now.id

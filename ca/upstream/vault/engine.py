@@ -56,7 +56,7 @@ class PkiEngine:
 
     async def issuers(self) -> tuple[VaultIssuer, ...]:
         """All that there are."""
-        listed = await self.vault.list(f"{self.mount}/issuers")
+        listed = await self._listed()
         names: Mapping[str, Any] = listed.data.get("key_info") or {}
         found = []
         for issuer_id in listed.data.get("keys") or ():
@@ -85,7 +85,12 @@ class PkiEngine:
     async def retired(self, issuer_ids: Collection[str]) -> frozenset[str]:
         """Those of these that issue nothing any more, as far as this server may read that."""
         paths = {each: f"{self.mount}/issuer/{each}" for each in issuer_ids}
-        readable = await self._allowed(paths.values(), "read")
+        try:
+            readable = await self._allowed(paths.values(), "read")
+        except Unavailable as error:
+            if error.reason is not Reason.VAULT_DENIED:
+                raise
+            return frozenset()
         usages = {each: await self.vault.read(path) for each, path in paths.items() if path in readable}
         return frozenset(each for each, said in usages.items() if _ISSUES not in str(said.data.get("usage", _ISSUES)))
 
@@ -117,6 +122,19 @@ class PkiEngine:
                 f"{capability} on {self.mount}/{each}" for each in names if f"{self.mount}/{each}" not in allowed
             ]
         return missing
+
+    async def _listed(self) -> Answer:
+        try:
+            return await self.vault.list(f"{self.mount}/issuers")
+        except Unavailable as error:
+            if error.reason not in (Reason.VAULT_DENIED, Reason.VAULT_NOT_FOUND):
+                raise
+            # Where the engine is, everybody may list. Where nothing is, whoever may not do all is refused.
+            raise Unavailable(
+                Reason.VAULT_NOT_FOUND,
+                f"there is no PKI engine at {self.mount} in Vault, or it has no issuer",
+                fix="compare upstream.vault.mount and vault.namespace with what is there",
+            ) from error
 
     async def _allowed(self, paths: Collection[str], capability: str) -> frozenset[str]:
         if not paths:

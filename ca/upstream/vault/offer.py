@@ -27,6 +27,7 @@ from citadel.name_constraints import constrains_uris, is_refused_by_envoy
 from citadel.spiffe import TrustDomain
 
 _MOST_NOTES: Final = 10
+_ANOTHER: Final = "make another one the default there, or name one in upstream.vault.issuer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +154,8 @@ class _Judge:
         is_root = is_self_signed(certificate)
         for fault in (judged.get(leading), *authority_faults(certificate, now=self.now, is_anchor=is_root)):
             if fault:
-                self._refuse(leading, f"which {fault}", fix=ONE_NAME_EACH if fault.startswith("has the name") else "")
+                fix = ONE_NAME_EACH if fault.startswith("has the name") else _ANOTHER
+                self._refuse(leading, f"which {fault}", fix=fix)
         if is_root:
             line = Line(issuer_id=leading.id, chain=(), root=certificate)
         else:
@@ -187,7 +189,7 @@ class _Judge:
                     fix=f"make it with a path length of {depth} or more, or none",
                 )
             if fault := domain_fault(each, self.trust_domain):
-                self._refuse(leading, f"under {named(each)}, which {fault}")
+                self._refuse(leading, f"under {named(each)}, which {fault}", fix=_ANOTHER)
         if constrains_uris(path) and is_refused_by_envoy(self.trust_domain):
             self._refuse(
                 leading, f"under a name constraint, and Envoy then refuses every certificate of {self.trust_domain}"
