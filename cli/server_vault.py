@@ -153,7 +153,7 @@ def new_client(settings: VaultSettings, clock: Clock) -> tuple[VaultClient, Logi
             raise
         raise InvalidArgument(
             Reason.CONFIG_INVALID,
-            f"the section vault needs {error.name}, which is not installed",
+            f"the section vault needs {error.name.partition('.')[0]}, which is not installed",
             fix="pip install citadel[vault]",
         ) from error
     return VaultClient(settings), login_of(settings.login, clock=clock)

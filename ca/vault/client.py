@@ -17,7 +17,7 @@ from ca.vault.settings import VaultSettings
 from ca.vault.troubles import taken, trouble_of_error
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
 
-_THREADS: Final = 4
+_THREADS: Final = 8  # no more than requests keeps connections for, which is 10
 _SECRET: Final = ("secret_id", "jwt")  # of what a log-in sends
 # Otherwise its status says how it is.
 _HEALTH: Final = "sys/health?standbyok=true&perfstandbyok=true&" + "&".join(

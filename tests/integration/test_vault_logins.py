@@ -110,6 +110,7 @@ def without_the_file(login: dict[str, Any]) -> dict[str, Any]:
     return login
 
 
+@pytest.mark.invariant(10)
 @pytest.mark.parametrize(
     ("spoilt", "words"),
     [

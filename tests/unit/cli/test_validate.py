@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,3 +184,13 @@ def test_the_files_by_which_vault_is_reached_are_looked_at(
     result = validate(folder, VAULT.format(folder=folder))
     assert result.exit_code == 3
     assert words in result.stderr
+
+
+def test_what_is_missing_to_speak_to_vault_is_said(folder: Path) -> None:
+    (folder / "server.yaml").write_text(CONFIG + VAULT.format(folder=folder))
+    program = "import sys; sys.modules['hvac'] = None; from cli.citadel import main; main()"
+    command = [sys.executable, "-c", program, "server", "validate", "-c", str(folder / "server.yaml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 3
+    assert "the section vault needs hvac, which is not installed (config_invalid)" in result.stderr
+    assert "pip install citadel[vault]" in result.stderr
