@@ -78,6 +78,10 @@ class OpenBao:
             self.process.wait()
             self.process = None
 
+    def new_certificate(self) -> None:
+        """Another certificate with another authority, from its next start on."""
+        _write_tls(self.folder)
+
     def seal(self) -> None:
         self.root.sys.seal()
 
