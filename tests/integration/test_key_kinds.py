@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from citadel._wire import bootstrap_pb2
+from citadel._wire import bootstrap_pb2, revocation_pb2
+from citadel._wire.revocation_pb2_grpc import RevocationsStub
 from citadel.bundle import TrustBundle
 from citadel.succession import heirs_of
 from citadel.succession_wire import successions_from_wire
 from citadel.svid import verify_x509_svid
+from cli.demo.bookinfo import Productpage
 from tests.csrs import csr
+from tests.integration.meshes import live_mesh
 from tests.integration.test_vault_keys import check_token, issued, member, revoke, rotated
 from tests.servers import Member, Server, running_server, server_settings, sign
 
@@ -62,3 +67,20 @@ async def check_ours(server: Server, agent: Member, entry_id: str) -> None:
     [result] = await sign(server.agents(agent), (entry_id, csr()))
     bundles = {server.bundle.trust_domain: server.bundle}
     assert verify_x509_svid(list(result.svid.chain), bundles, datetime.now(UTC)).spiffe_id.path == "/web"
+
+
+@pytest.mark.invariant(3, 5)
+@pytest.mark.parametrize("kind", ["ec-p384", "rsa-2048"])
+async def test_envoys_take_what_such_authorities_sign_also_while_they_rotate(kind: str) -> None:
+    server = {"authorities": {"key": kind, "jwt_key": kind}}
+    async with live_mesh(leaf_seconds=60, as_root=os.geteuid() == 0, server=server) as mesh:
+        page = Productpage(sidecar_port=mesh.plan.productpage.listen_port)
+        assert await page.render() == (str(mesh.plan.productpage.spiffe_id), str(mesh.plan.reviews.spiffe_id))
+        async with mesh.under_load() as tally:
+            view = await mesh.rotate_root()
+        assert (view.rotation.phase, view.rotation.alarm, tally.failures) == ("done", "", Counter())
+        async with mesh.mesh.admin_channel() as channel:
+            request = revocation_pb2.RevokeRequest(target=str(mesh.plan.productpage.spiffe_id), reason="a test")
+            answer = await RevocationsStub(channel).Revoke(request)
+        assert answer.proxies_in_force == answer.proxies > 0, "the lists that it signed are taken too"
+        await page.close()

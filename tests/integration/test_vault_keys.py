@@ -268,6 +268,7 @@ async def test_while_vault_is_sealed_nothing_is_issued_and_it_is_said_until_when
         status = await server.status()
         assert (status.vault.good, status.vault.reason) == (False, "vault_unavailable")
         assert "sealed" in status.revocation_behind
+        assert status.refused["vault_unavailable"] == 1
         assert "nothing new is issued" in status.vault.message
         await asyncio.to_thread(frail.unseal)
         await until(server, agent, entry_id, "")
