@@ -210,9 +210,13 @@ async def test_a_slow_key_holds_up_no_other_revocation(new_office: NewOffice) ->
     async with new_office(is_remote=True).open() as office:
         first, second = await office.issue("/first"), await office.issue("/second")
         office.elsewhere.gate.clear()
-        revoking = [asyncio.create_task(office.revoke(each.spiffe_id)) for each in (first, second)]
-        while len(office.bars.messages[0].spiffe_ids) < 2:
+        calls, revoking = len(office.elsewhere.calls), [asyncio.create_task(office.revoke(first.spiffe_id))]
+        while len(office.elsewhere.calls) == calls:
             await asyncio.sleep(0.001)
+        revoking.append(asyncio.create_task(office.revoke(second.spiffe_id)))
+        async with asyncio.timeout(10):
+            while len(office.bars.messages[0].spiffe_ids) < 2:
+                await asyncio.sleep(0.001)
         assert not any(each.done() for each in revoking)
         office.elsewhere.gate.set()
         await asyncio.gather(*revoking)
