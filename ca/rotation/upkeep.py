@@ -14,7 +14,7 @@ from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.rotation import machine
 from ca.rotation.jwt_upkeep import JwtUpkeep
-from ca.rotation.model import Rotation, RotationKind
+from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
 from citadel.clock import Clock
@@ -192,9 +192,18 @@ class Upkeep:
         left, reserve = issuer.not_after - now, self._reserve(issuer)
         if running.paused and left <= reserve:
             await self._resume(running, _ISSUER_ENDS)
-        is_in_the_way = running.kind in (RotationKind.SVID, RotationKind.JWT) and left <= reserve * 1.5
-        if is_in_the_way and pending is not None and pending.is_root and self._is_rested(RotationKind.ROOT):
+        if pending is None or not pending.is_root or not self._is_rested(RotationKind.ROOT):
+            return
+        if running.kind in (RotationKind.SVID, RotationKind.JWT) and left <= reserve * 1.5:
             await self._end(running, _ISSUER_ENDS)
+        # It waits for an authority under a root from which none comes any more.
+        elif running.kind is RotationKind.ISSUER and running.phase is Phase.PREPARE and not self._may_come(running):
+            await self._end(running, pending.why)
+
+    def _may_come(self, running: Rotation) -> bool:
+        """Whether what this rotation is to prepare is there, or would be made."""
+        is_there = any(each.id == running.new_id for each in self._authorities.issuers())
+        return is_there or self._authorities.can_mint()
 
     async def _resume(self, running: Rotation, why: str) -> None:
         await self._steering.resume(why=why, by=Actor(ActorKind.SERVER))
@@ -209,7 +218,7 @@ class Upkeep:
             await self._steering.start(wish, by=Actor(ActorKind.SERVER), supersedes=running.id)
             self._note_start(RotationKind.ROOT)
         _log.error(
-            "rotation ended, since what signs nears its end",
+            "rotation ended, to rotate the root",
             rotation=running.id,
             why=why,
             kind=running.kind.value,

@@ -160,6 +160,21 @@ async def test_constraints_are_in_what_is_signed(bao: OpenBao, tmp_path: Path) -
         assert constraints.value.permitted_subtrees == [x509.UniformResourceIdentifier("a.test")]
 
 
+async def test_a_rotation_that_waits_for_a_root_that_is_gone_makes_way_for_the_new_one(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    mount = bao.pki("pki-gone")
+    async with server_under(bao, mount, tmp_path) as server:
+        new_root(bao, mount, "second")
+        bao.root.delete(f"{mount}/issuer/first")
+        await until("nothing signs there", is_told(server, "no default issuer"), seconds=5)
+        await server.rotations().StartRotation(rotation_pb2.StartRotationRequest(kind="issuer"))
+        bao.write(f"{mount}/root/replace", default="second")
+        await until("the root is rotated", has_ended(server, "root"), seconds=20)
+        assert await trusted(server) == {"CN=Root second"}
+        assert issuer_of(await server.join("node-1")).issuer.rfc4514_string() == "CN=Root second"
+
+
 async def test_an_intermediate_signs_and_its_successor_is_taken_by_a_rotation(bao: OpenBao, tmp_path: Path) -> None:
     above, mount = bao.pki("pki-above", name="above"), bao.mount("pki", "pki-below")
     first = new_intermediate(bao, mount, "one", above=above)

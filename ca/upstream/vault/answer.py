@@ -107,7 +107,7 @@ def notes_of(certificate: x509.Certificate, line: Line, term: Term, warnings: It
     """What was given otherwise than asked for, and what was warned of."""
     notes = []
     wanted, asked, got = (each - term.now for each in (term.wanted, term.ends, certificate.not_valid_after_utc))
-    if asked - got > min(CLOCKS_DIFFER, asked / 10):
+    if asked - got > max(2 * _SECOND, min(CLOCKS_DIFFER, asked / 10)):
         notes.append(
             f"Vault gave an authority for {_span(got)}, not {_span(asked)} as asked for: see max_lease_ttl of its mount"
         )
