@@ -121,6 +121,14 @@ def new_root(bao: OpenBao, mount: str, name: str, **words: Any) -> None:
     bao.write(f"{mount}/root/rotate/internal", **usual | words)
 
 
+def delete_issuer_keys(bao: OpenBao, transit: str) -> None:
+    """Delete the keys of issuing authorities from this engine, behind the back of whoever signs with them."""
+    for name in bao.root.list(f"{transit}/keys")["data"]["keys"]:
+        if "-x509-issuer-" in name:
+            bao.write(f"{transit}/keys/{name}/config", deletion_allowed=True)
+            bao.root.delete(f"{transit}/keys/{name}")
+
+
 def new_intermediate(bao: OpenBao, mount: str, name: str, *, above: str) -> str:
     """An authority in `mount` that the default issuer of `above` signed, whose certificate comes along. Its id."""
     words = {"common_name": f"Intermediate {name}", "key_type": "ec", "key_bits": 384, "add_basic_constraints": True}

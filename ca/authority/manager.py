@@ -94,7 +94,7 @@ class AuthorityManager:
         if active is None or self._has_ended(active) or not self._is_vouched_for(active):
             await self._activate(await self._successor())
         elif not await self._takes_up(active):
-            await self._activate(await self._make_issuer())
+            await self._activate(await self._in_its_place())
         await self.jwt.start()
         await self._settle()
 
@@ -289,6 +289,16 @@ class AuthorityManager:
         if self._prepared_under_the_active_root() is None:
             await self._fresh_root.take(self._issuers)
         return self._prepared_under_the_active_root() or await self._make_issuer()
+
+    async def _in_its_place(self) -> Authority:
+        """What is to sign where the key of what did is gone; those of others on record may be gone too."""
+        try:
+            return await self._make_issuer()
+        except FailedPrecondition as error:
+            if error.reason is not Reason.UPSTREAM_DECIDES:
+                raise
+            await self._fresh_root.take(self._issuers)  # as after a restore: the root was rotated since
+            return await self._make_issuer()
 
     def _prepared_under_the_active_root(self) -> Authority | None:
         active = {root.id for root in self._upstream.authorities() if root.state is AuthorityState.ACTIVE}

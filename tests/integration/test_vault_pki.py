@@ -24,6 +24,7 @@ from tests.openbao import OpenBao, new_openbao
 from tests.servers import reason_of, refusal, running_server
 from tests.vault_pki import (
     default_of,
+    delete_issuer_keys,
     has_ended,
     is_told,
     issuer_of,
@@ -173,6 +174,27 @@ async def test_a_rotation_that_waits_for_a_root_that_is_gone_makes_way_for_the_n
         await until("the root is rotated", has_ended(server, "root"), seconds=20)
         assert await trusted(server) == {"CN=Root second"}
         assert issuer_of(await server.join("node-1")).issuer.rfc4514_string() == "CN=Root second"
+
+
+async def test_a_start_without_the_key_of_what_signed_has_another_authority_signed(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    mount, transit = bao.pki("pki-key-lost"), bao.mount("transit", "key-lost")
+    keys = {"keys": {"vault_transit": {"mount": transit}}}
+    settings = settings_under(bao, mount, tmp_path, alone=True, sections=keys)
+    async with running_server(settings) as server:
+        first = issuer_of(await server.join("node-1"))
+    delete_issuer_keys(bao, transit)
+    async with running_server(settings) as server:
+        second = issuer_of(await server.join("node-2"))
+        assert (second != first, second.issuer) == (True, first.issuer)
+    delete_issuer_keys(bao, transit)  # and the root was rotated, as where a backup is restored that is older
+    new_root(bao, mount, "second")
+    bao.write(f"{mount}/root/replace", default="second")
+    bao.write(f"{mount}/issuer/first", issuer_name="first", usage="read-only,crl-signing")
+    async with running_server(settings) as server:
+        assert issuer_of(await server.join("node-3")).issuer.rfc4514_string() == "CN=Root second"
+        assert "CN=Root first" in await trusted(server)  # what it signed before lives on
 
 
 async def test_an_intermediate_signs_and_its_successor_is_taken_by_a_rotation(bao: OpenBao, tmp_path: Path) -> None:

@@ -69,11 +69,7 @@ class VaultUpstream:
         await self._roots.start()
         if can_go_on(await self._store.load(), self._roots.all, now=self._clock.now()):
             return
-        while (offer := (found := await self.look()).offer) is None:
-            await self._wait(found.trouble or not_yet())
-        if self._active_root() is None:
-            await self._roots.record(offer.line.root, AuthorityState.ACTIVE)
-        await self.take(found)
+        await self._look_first()
         await self._roots.drop(old_and_ended(self._roots.all, self._clock.now()))
 
     async def look(self) -> Look:
@@ -145,6 +141,8 @@ class VaultUpstream:
         return pending.why if pending is not None and pending.is_root else ""
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
+        if self._issuers is None and self.view.found.offer is None:
+            await self._look_first()  # what is on record seemed to go on, and its key is gone
         root = self._roots.by_id(root_id) if root_id else self._active_root()
         while True:
             line, name = self.view.line_to(root), root.id if root is not None else ""
@@ -202,6 +200,14 @@ class VaultUpstream:
 
     def authorities(self) -> tuple[Authority, ...]:
         return self._roots.all
+
+    async def _look_first(self) -> None:
+        """Go by what is there, once something is: the start has nothing else."""
+        while (offer := (found := await self.look()).offer) is None:
+            await self._wait(found.trouble or not_yet())
+        if self._active_root() is None:
+            await self._roots.record(offer.line.root, AuthorityState.ACTIVE)
+        await self.take(found)
 
     async def _wait(self, trouble: CitadelError) -> None:
         """Where waiting can mend it; said every minute."""
