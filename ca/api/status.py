@@ -78,16 +78,18 @@ def rotation_status(rotator: Rotating) -> pb.RotationStatus | None:
     running = rotator.running
     if running is None:
         return None
+    holders = [holder for holder, _ in rotator.view().holders]
     return pb.RotationStatus(
         id=running.id,
         kind=running.kind.value,
         phase=running.phase.value,
         started_at=to_timestamp(running.started_at),
         phase_since=to_timestamp(running.phase_since),
-        holders=len(rotator.view().holders),
+        holders=len(holders),
         paused=running.paused,
         emergency=running.is_emergency,
         alarm=running.alarm,
+        failing=next((holder.words for holder in holders if holder.is_error), ""),
     )
 
 

@@ -46,12 +46,15 @@ def clock_check(jump: timedelta) -> Check:
 
 
 def rotation_check(rotation: Rotation | None, holders: Sequence[tuple[Holder, datetime]], *, now: datetime) -> Check:
-    """Degraded where it is paused, went on without everybody, or waits for somebody beyond its window and patience."""
+    """Degraded where it is paused, went on without everybody, cannot go on, or waits beyond its window and patience."""
     if rotation is None or rotation.phase.is_over:
         return Check("rotation", Health.GOOD, "none runs")
     where = f"{rotation.kind.value}, in {rotation.phase.value}"
     if rotation.paused:
         return Check("rotation", Health.DEGRADED, f"{where}, paused")
+    failing = next((holder for holder, _ in holders if holder.is_error), None)
+    if failing is not None:
+        return Check("rotation", Health.DEGRADED, f"{where}, cannot go on: {failing.words}")
     if rotation.alarm:
         return Check("rotation", Health.DEGRADED, f"{where}: {rotation.alarm}")
     late = [

@@ -98,7 +98,7 @@ class Holder:
     """Who is waited for. `name` is what a person may skip; `until` is when it is waited for no longer, if ever.
 
     `agent` is set for a stream: who skips its agent skips it too. `is_mere_time` where nobody is late, and time alone
-    has to pass.
+    has to pass. `is_error` where it is this server itself, which cannot do what the phase asks for.
     """
 
     name: str
@@ -106,3 +106,4 @@ class Holder:
     until: datetime | None = None
     agent: str = ""
     is_mere_time: bool = False
+    is_error: bool = False

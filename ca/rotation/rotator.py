@@ -43,6 +43,7 @@ _RETRY_SECONDS: Final = 1.0
 # A look at 100,000 proxies takes its time, and others wait meanwhile: the next one follows after ten times as long.
 _REST: Final = 10
 _LONGEST_REST: Final = 1.0
+_ITSELF: Final = "this server"  # no node is called so, since there is a space in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,7 @@ class Rotator:
         self._holders: dict[str, tuple[Holder, datetime]] = {}
         self._news = asyncio.Event()
         self._said = Repeated(clock=clock)
+        self._failing: tuple[Holder, datetime] | None = None
         self.mesh = mesh
         self.time = SteadyTime(clock)
         self.leaving = Leaving(authorities=authorities, longest_leaf=longest.leaf)
@@ -130,9 +132,11 @@ class Rotator:
             except CitadelError as error:
                 if self._said.is_news(str(error)):
                     _log.error("rotation cannot go on, trying again", reason=error.reason.value, error=str(error))
+                self._note_failure(error)
                 self._acted_in = None
                 await self._clock.sleep(_RETRY_SECONDS)
                 continue
+            self._failing = None
             if not moved:
                 pause = max(_LOOK_SECONDS, min(_LONGEST_REST, _REST * self._looked_for))
                 await self._rest(pause if self.running is not None else _IDLE_SECONDS)
@@ -147,7 +151,7 @@ class Rotator:
                 order_id=rotation.id if rotation is not None else "",
             ),
             clusters=self.waiting.clusters(),
-            holders=tuple(self._holders.values()),
+            holders=(*([self._failing] if self._failing is not None else []), *self._holders.values()),
         )
 
     async def change(self, rotation: Rotation, act: Act) -> None:
@@ -218,6 +222,11 @@ class Rotator:
         if alarm:
             _log.error("rotation goes on without everybody", rotation=rotation.id, phase=phase.value, alarm=alarm)
         _log.info("rotation", rotation=rotation.id, kind=rotation.kind.value, phase=phase.value)
+
+    def _note_failure(self, error: CitadelError) -> None:
+        since = self._failing[1] if self._failing is not None else self._clock.now()
+        words = f"{error.message} ({error.reason.value})" + (f"; {error.fix}" if error.fix else "")
+        self._failing = Holder(name=_ITSELF, words=words, is_error=True), since
 
     def _is_pressing(self, rotation: Rotation) -> bool:
         of = self.tokens if rotation.kind is RotationKind.JWT else self.leaving

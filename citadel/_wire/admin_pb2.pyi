@@ -660,6 +660,7 @@ class RotationStatus(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     EMERGENCY_FIELD_NUMBER: _builtins.int
     ALARM_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     phase: _builtins.str
@@ -669,6 +670,8 @@ class RotationStatus(_message.Message):
     emergency: _builtins.bool
     alarm: _builtins.str
     """why it went on without everybody, where it did"""
+    failing: _builtins.str
+    """why this server cannot do what the phase asks for; it tries again"""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -685,10 +688,11 @@ class RotationStatus(_message.Message):
         paused: _builtins.bool = ...,
         emergency: _builtins.bool = ...,
         alarm: _builtins.str = ...,
+        failing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["phase_since", b"phase_since", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "emergency", b"emergency", "holders", b"holders", "id", b"id", "kind", b"kind", "paused", b"paused", "phase", b"phase", "phase_since", b"phase_since", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "emergency", b"emergency", "failing", b"failing", "holders", b"holders", "id", b"id", "kind", b"kind", "paused", b"paused", "phase", b"phase", "phase_since", b"phase_since", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -149,6 +149,8 @@ def _rotation(rotation: admin_pb2.RotationStatus, now: datetime) -> str:
     phase = f"{rotation.phase}, paused" if rotation.paused else rotation.phase
     since = about(max(now - from_timestamp(rotation.phase_since), timedelta(0)))
     alarm = f"; alarm: {rotation.alarm}" if rotation.alarm else ""
+    if rotation.failing:
+        return f"{kind}: {phase} for {since}, cannot go on: {rotation.failing}{alarm}"
     return f"{kind}: {phase} for {since}, waits for {rotation.holders or 'nobody'}{alarm}"
 
 

@@ -108,6 +108,19 @@ def test_tokens_that_have_to_end_are_nobody_s_delay(clock: FakeClock) -> None:
     assert (told["citadel_rotation_holders"], told["citadel_rotation_longest_wait_seconds"]) == (0, 0)
 
 
+def test_what_keeps_this_server_itself_from_going_on_is_said_at_once(clock: FakeClock) -> None:
+    itself = Holder(name="this server", words="the disk is full (store_unavailable)", is_error=True)
+    rotator = FakeRotator(clock, replace(rotation(clock), alarm="went on without a"))
+    view = replace(rotator.view(), holders=((itself, clock.now()),))
+    rotator.view = lambda: view  # type: ignore[method-assign]
+    check = rotation_check(rotator.running, view.holders, now=clock.now())
+    assert check.health is Health.DEGRADED
+    assert check.text == "root, in observe, cannot go on: the disk is full (store_unavailable)"
+    told = rotation_status(rotator)
+    assert told is not None
+    assert told.failing == "the disk is full (store_unavailable)"
+
+
 def test_no_rotation_is_good(clock: FakeClock) -> None:
     assert rotation_check(None, (), now=clock.now()).health is Health.GOOD
 

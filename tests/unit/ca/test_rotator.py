@@ -12,7 +12,7 @@ import pytest
 from ca.authority.model import AuthorityKind, AuthorityState
 from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.steering import Wish
-from citadel.errors import FailedPrecondition, Reason, Unavailable
+from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Node, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR, NODE_1
 
@@ -117,6 +117,33 @@ async def test_a_rotation_of_svids_renews_what_was_signed_before_and_no_authorit
     await server.over()
     assert server.authorities.authorities() == before
     assert all(node.svid and node.svid.serial not in serials for node in server.nodes)
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full"), "the disk is full (store_unavailable)"),
+        (
+            FailedPrecondition(Reason.KEY_UNSEALABLE, "cannot be opened", fix="restore it"),
+            "cannot be opened (key_unsealable); restore it",
+        ),
+    ],
+)
+async def test_what_keeps_a_rotation_from_going_on_is_what_it_waits_for_until_it_goes_on(
+    disk: Disk, failure: CitadelError, words: str
+) -> None:
+    fate = Fate()
+    async with disk.server(fate) as server:
+        begun = await server.begin(ROOT)
+        fate.failure = failure
+        await server.until(lambda: server.holders() == {"this server": words})
+        ((_, since),) = server.rotator.view().holders
+        for _ in range(50):
+            await server.turn()
+        assert [each for _, each in server.rotator.view().holders] == [since], "it is the same trouble still"
+        fate.failure = None
+        await server.until(lambda: "this server" not in server.holders())
+        assert (await server.over()).id == begun.id
 
 
 @pytest.mark.invariant(3)

@@ -231,6 +231,10 @@ async def test_status_shows_no_rotation_and_no_jump_where_there_is_none(program:
     [
         ({}, "root: observe for 3m, waits for nobody"),
         ({"holders": 2}, "root: observe for 3m, waits for 2"),
+        (
+            {"holders": 1, "failing": "no\x1b (vault_denied)"},
+            r"root: observe for 3m, cannot go on: no\x1b (vault_denied)",
+        ),
         ({"paused": True, "emergency": True}, "root, emergency: observe, paused for 3m, waits for nobody"),
         ({"alarm": "went on\x1b[2J"}, r"root: observe for 3m, waits for nobody; alarm: went on\x1b[2J"),
     ],
