@@ -166,10 +166,10 @@ async def server_core(
         )
         revoking = revoker(revocation, database=database, roster=roster, commits=ledger, clock=clock)
         await revoking.load()
-        await children.records.start()
+        directory, registry = await _entries(settings, database, clock)
+        await children.records.start(entitled=directory.downstream.identities(clock.now()))
         following = await upstream.start(authorities, lambda work: stack.enter_async_context(_running(work)))
         await records.start()
-        directory, registry = await _entries(settings, database, clock)
         gaps, metrics = await _ledger_gaps(database), new_registry()
         metered = MeteredLedger(ledger, registry=metrics, clock=clock)
         issuer = Issuer(

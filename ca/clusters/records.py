@@ -62,8 +62,9 @@ class ChildRecords:
         self.entitled: frozenset[SpiffeId] | None = None  # who has an entry; None before anybody looked
         self.gaps = Gaps(longest=longest)
 
-    async def start(self) -> None:
-        """Take up what is kept."""
+    async def start(self, *, entitled: frozenset[SpiffeId] | None = None) -> None:
+        """Take up what is kept. Where it is not known yet who has an entry, a restored server has not all lists."""
+        self.entitled = entitled
         now = self._clock.now()
         self.gaps = Gaps(await self._store.gaps(), longest=self._longest)
         for authority in await self._store.authorities(now):

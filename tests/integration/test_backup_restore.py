@@ -7,12 +7,14 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 import yaml
 from grpc import StatusCode
+from structlog.testing import capture_logs
 
 from ca.settings import ServerSettings
 from citadel._wire import bootstrap_pb2
@@ -87,7 +89,7 @@ async def test_a_server_comes_back_from_a_backup_that_was_made_while_it_ran(
     code, said = await citadel_cli("restore", str(path), "--config", config_of(again, elsewhere))
     assert code == 0, said
     assert "are not in the ledger" in said
-    async with running_server(again) as server:
+    async with _started_without_an_error(again) as server:
         assert server.bundle.x509_digest() == roots
         new = await server.status()
         assert new.bundle_sequence > old.bundle_sequence
@@ -102,6 +104,15 @@ async def test_a_server_comes_back_from_a_backup_that_was_made_while_it_ran(
         assert await refusal(synced_once(server, late)) == (StatusCode.PERMISSION_DENIED, "agent_unknown")
         join = bootstrap_pb2.JoinRequest(token=unused, csr=csr())
         assert await refusal(server.bootstrap().Join(join)) == (StatusCode.UNAUTHENTICATED, "token_expired")
+
+
+@asynccontextmanager
+async def _started_without_an_error(settings: ServerSettings) -> AsyncIterator[Server]:
+    async with AsyncExitStack() as stack:
+        with capture_logs() as logged:
+            server = await stack.enter_async_context(running_server(settings))
+        assert [each for each in logged if each["log_level"] == "error"] == []
+        yield server
 
 
 async def synced_once(server: Server, member: object) -> None:
