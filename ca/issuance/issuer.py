@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from ca.agents.model import Agent
 from ca.authority.manager import IssuingAuthority
 from ca.issuance.csr import WorkloadPublicKey, public_key_of
+from ca.issuance.entries import Entries, check_unchanged
 from ca.issuance.fast_leaf import leaf_signer
 from ca.issuance.leaf import LeafSigner
 from ca.issuance.ledger import Ledger, LedgerRow
@@ -53,14 +54,6 @@ class IssuedSvid:
     def chain(self) -> tuple[x509.Certificate, ...]:
         """The same chain, parsed."""
         return tuple(map(x509.load_der_x509_certificate, self.chain_der))
-
-
-class Entries(Protocol):
-    """Answers which entries an agent may ask for."""
-
-    def authorized(self, agent: Agent, entry_id: str, now: datetime) -> Entry:
-        """The entry. Raises `PermissionDenied` (`entry_not_authorized`) where it is not this agent's."""
-        ...
 
 
 class Bars(Protocol):
@@ -236,12 +229,16 @@ class Issuer:
         drafts = await self._worker.map(draft, requests, inline=press.inline)
         good = [each for each in drafts if isinstance(each, _Draft)]
         # 5. Sign what was not refused, all at once, wherever the key is.
-        signed = iter(await self._worker.sign(press.issuing.key, press.signed, good, inline=press.inline))
+        signed = await self._worker.sign(press.issuing.key, press.signed, good, inline=press.inline)
         self._on_signed(len(drafts), self._clock.monotonic() - begun)
-        # 6. Make the rows durable; a ban or a revocation that came meanwhile refuses them here.
-        await self._ledger.append([each.row for each in good])
-        # 7. Answer.
-        return [next(signed) if isinstance(each, _Draft) else each for each in drafts]
+        # 6. Authorize again, since that can have taken long: a change of its entry that came meanwhile refuses.
+        outcomes = [self._unless_changed(*each, agent) for each in zip(good, signed, strict=True)]
+        # 7. Make the rows durable; a ban or a revocation that came meanwhile refuses them here.
+        pairs = zip(good, outcomes, strict=True)
+        await self._ledger.append([draft.row for draft, outcome in pairs if isinstance(outcome, IssuedSvid)])
+        # 8. Answer.
+        answers = iter(outcomes)
+        return [next(answers) if isinstance(each, _Draft) else each for each in drafts]
 
     async def issue_reserved(self, spiffe_id: SpiffeId, csr: bytes, *, dns_names: tuple[str, ...] = ()) -> IssuedSvid:
         """Sign for one of Citadel's own identities (an agent, the server), whose right to it the caller has checked."""
@@ -260,9 +257,25 @@ class Issuer:
         return await self._issued(press, press.drafted(subject, public_key_of(csr), requested_by=requested_by, now=now))
 
     async def _issued(self, press: _Press, draft: _Draft) -> IssuedSvid:
-        """Steps 5 to 7 of `issue`, for one."""
+        """Steps 5, 7 and 8 of `issue`, for one that no entry stands for."""
         (svid,) = await self._worker.sign(press.issuing.key, press.signed, [draft], inline=press.inline)
         await self._ledger.append([draft.row])
+        return svid
+
+    def _unless_changed(self, draft: _Draft, svid: IssuedSvid, agent: Agent) -> IssuedSvid | CitadelError:
+        subject, now = draft.subject, self._clock.now()
+        try:
+            check_unchanged(
+                self._entries,
+                agent,
+                subject.entry_id,
+                spiffe_id=subject.spiffe_id,
+                dns_names=subject.dns_names,
+                not_after=subject.validity.not_after,
+                now=now,
+            )
+        except CitadelError as refusal:
+            return refusal
         return svid
 
     def _press(self) -> _Press:

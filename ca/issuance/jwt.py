@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from ca.agents.model import Agent
 from ca.authority.jwt_model import JwtSigner
 from ca.issuance.audiences import checked_audiences
-from ca.issuance.issuer import Bars, Entries
+from ca.issuance.entries import Entries, check_unchanged
+from ca.issuance.issuer import Bars
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy, Validity, settle
 from ca.issuance.quota import Quota
 from ca.issuance.worker import SigningWorker
@@ -23,7 +24,7 @@ from ca.keys.signing import most_inline
 from citadel import jws
 from citadel.clock import Clock
 from citadel.entry import Entry
-from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.errors import CitadelError
 from citadel.spiffe import SpiffeId
 
 
@@ -172,10 +173,14 @@ class JwtIssuer:
 
     def _unless_changed(self, item: IssuedJwt, agent: Agent) -> IssuedJwt | CitadelError:
         try:
-            entry = self._entries.authorized(agent, item.entry_id, self._clock.now())
-            ends_sooner = entry.expires_at is not None and entry.expires_at < item.expires_at
-            if entry.spiffe_id != item.spiffe_id or ends_sooner:
-                return Unavailable(Reason.ENTRY_CHANGED, f"entry {entry.id} was changed meanwhile", fix="ask again")
+            check_unchanged(
+                self._entries,
+                agent,
+                item.entry_id,
+                spiffe_id=item.spiffe_id,
+                not_after=item.expires_at,
+                now=self._clock.now(),
+            )
             self._bars.refuse(item.spiffe_id, entry_id=item.entry_id, requested_by=agent.spiffe_id)
         except CitadelError as refusal:
             return refusal

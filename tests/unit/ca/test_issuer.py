@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -419,6 +420,50 @@ async def test_what_comes_while_a_slow_key_signs_refuses(database: Database, com
             assert refused.value.reason is reason
     async with database.reading() as connection:
         assert bool((await connection.execute(select(ledger_rows.c.serial))).all()) is (reason is None)
+
+
+CHANGES = [
+    pytest.param(None, Reason.ENTRY_NOT_AUTHORIZED, id="deleted"),
+    pytest.param({"parent_id": NODE_2}, Reason.ENTRY_NOT_AUTHORIZED, id="moved to another agent"),
+    pytest.param({"expires_at": NOW}, Reason.ENTRY_EXPIRED, id="expired"),
+    pytest.param({"expires_at": NOW + HOUR / 2}, Reason.ENTRY_CHANGED, id="to expire before the certificate"),
+    pytest.param({"spiffe_id": A_TEST.member("renamed")}, Reason.ENTRY_CHANGED, id="another identity"),
+    pytest.param({"dns_names": ("other.a.test",)}, Reason.ENTRY_CHANGED, id="other DNS names"),
+    pytest.param({"hint": "x", "expires_at": NOW + HOUR}, None, id="nothing that the certificate says"),
+]
+
+
+@pytest.mark.invariant(2)
+@pytest.mark.parametrize("remote", [True, False], ids=["elsewhere", "here"])
+@pytest.mark.parametrize(("terms", "reason"), CHANGES)
+async def test_an_entry_that_is_changed_while_a_key_signs_gives_no_certificate_and_no_row(
+    terms: dict[str, Any] | None, reason: Reason | None, remote: bool
+) -> None:
+    web, other = entry(), entry("/other")
+    key = LocalRemoteKey(new_key())
+    desk = Desk(web, other, key=key if remote else KEYS[KeyKind.EC_P256])
+
+    def change(*_: Any) -> None:
+        if terms is None:
+            desk.directory.remove(web.id, revision=9)
+        else:
+            desk.directory.put(replace(web, **terms), revision=9)
+
+    asking = asyncio.create_task(desk.issue((other, csr()), (web, csr()), (other, csr())))
+    if remote:
+        key.elsewhere.gate.clear()
+        while not key.elsewhere.calls:
+            await asyncio.sleep(0)
+        change()
+        key.elsewhere.gate.set()
+    else:
+        desk.issuer._on_signed = change
+    first, changed, last = await asking
+    assert isinstance(first, IssuedSvid)
+    assert isinstance(last, IssuedSvid)
+    assert [row.spiffe_id for row in desk.ledger.rows].count(web.spiffe_id) == (reason is None)
+    assert len(desk.ledger.rows) == 2 + (reason is None)
+    assert getattr(changed, "reason", None) is reason
 
 
 @pytest.mark.parametrize("kind", KeyKind)
