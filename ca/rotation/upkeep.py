@@ -26,8 +26,10 @@ _log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 1.0
 _TAKES_AGAIN: Final = 60.0  # seconds
 _URGENT: Final = timedelta(seconds=30)  # for renewing what hangs on a root that is trusted no more
+_HANGS: Final = timedelta(minutes=5)  # in a phase where there is nothing to wait for
 _ROOT_ENDS: Final = "the root that signs nears its end"
 _ISSUER_ENDS: Final = "the authority that signs nears its end"
+_NOTHING_COMES: Final = "nothing came of it, and the authority that signs is due"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class Upkeep:
             authorities=authorities, tokens=rotator.tokens, acts=acts, margin=margin, at=shares.jwt, clock=clock
         )
         self._starts_again_at: dict[RotationKind, float] = {}  # by the clock that never jumps
+        self._roots_rest_until = 0.0  # by the same
         self._replaces_again_at = 0.0  # by the same
         self._taken = ("", 0.0)  # what signed when something pending was taken last, and when it may be again
         self._replacing = ""  # the issuing authority whose replacement was noted last
@@ -129,6 +132,8 @@ class Upkeep:
 
     def _is_root_due(self, now: datetime) -> bool:
         """Also where roots are rotated by hand alone: the last moment is waited for, and not the outage after it."""
+        if self._clock.monotonic() < self._roots_rest_until and not self._authorities.root_cannot_sign:
+            return False
         pending = self._authorities.pending()
         if pending is not None and pending.is_root and self._may_take_what_is_up():
             return True
@@ -136,7 +141,7 @@ class Upkeep:
             return False
         root = self._active(AuthorityKind.ROOT)
         is_old = self._root_at is not None and _is_older(root, self._root_at, now)
-        is_due = is_old or root.not_after - now <= 2 * self._reserve(root) or self._is_stuck(now)
+        is_due = is_old or self._left_of_the_root(root, now) <= timedelta(0) or self._is_stuck(now)
         return is_due and self._rotator.running is None and self._may_make_root()
 
     def _is_issuer_due(self, now: datetime) -> bool:
@@ -174,6 +179,8 @@ class Upkeep:
             return
         if decides or self._authorities.pending() is not None:
             await self._make_way_for_what_is_up(running, now)
+        if self._hangs(running, now):
+            await self._make_way_for_the_issuer(running, now)
         if AuthorityKind.ROOT in decides:
             return
         root = self._active(AuthorityKind.ROOT)
@@ -204,6 +211,38 @@ class Upkeep:
         """Whether what this rotation is to prepare is there, or would be made."""
         is_there = any(each.id == running.new_id for each in self._authorities.issuers())
         return is_there or self._authorities.can_mint()
+
+    def _hangs(self, running: Rotation, now: datetime) -> bool:
+        """Whether nothing comes of a root that this server wants by itself, while its authority is due.
+
+        That can have a successor under the same root, and is not left to its last moment.
+        """
+        issuer, root = self._active(AuthorityKind.ISSUER), self._active(AuthorityKind.ROOT)
+        is_own = running.kind is RotationKind.ROOT and running.started_by == str(Actor(ActorKind.SERVER))
+        if not is_own or running.phase is not Phase.PREPARE or running.paused:
+            return False
+        if any(each.parent_id == running.new_id for each in self._authorities.issuers()):
+            return False
+        is_late = now - running.phase_since >= min(_HANGS, self._reserve(issuer))
+        if not is_late or not _is_older(issuer, self._issuer_at, now):
+            return False
+        if self._left_of_the_root(root, now) <= timedelta(0):
+            return False
+        return self._authorities.can_mint() and not self._authorities.root_cannot_sign
+
+    async def _make_way_for_the_issuer(self, running: Rotation, now: datetime) -> None:
+        """End a rotation of the root, which rests for a good while; but not until the root itself must be rotated."""
+        await self._steering.abort(why=_NOTHING_COMES, by=Actor(ActorKind.SERVER))
+        issuer, root = self._active(AuthorityKind.ISSUER), self._active(AuthorityKind.ROOT)
+        longest = self._clock.monotonic() + self._left_of_the_root(root, now).total_seconds()
+        self._roots_rest_until = min(self._rested(issuer), longest)
+        self._starts_again_at[RotationKind.ROOT] = self._roots_rest_until
+        self._starts_again_at.pop(RotationKind.ISSUER, None)
+        _log.error("rotation of the root ended, to renew the authority that signs", rotation=running.id)
+
+    def _left_of_the_root(self, root: Authority, now: datetime) -> timedelta:
+        """Until it must be rotated, whatever else is due."""
+        return root.not_after - now - 2 * self._reserve(root)
 
     async def _resume(self, running: Rotation, why: str) -> None:
         await self._steering.resume(why=why, by=Actor(ActorKind.SERVER))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from citadel.errors import FailedPrecondition, Reason, Unavailable
 from tests.certificates import A_TEST, root
 from tests.csrs import csr, new_key
 from tests.openbao import OpenBao, new_openbao
-from tests.vault_pki import default_of, usage_of
+from tests.vault_pki import default_of, new_root, usage_of
 
 pytestmark = pytest.mark.integration
 
@@ -192,6 +192,31 @@ async def test_where_authorities_are_constrained_no_child_has_one(place: Place) 
     with pytest.raises(FailedPrecondition) as refused:
         await upstream.sign_downstream(csr(), not_before=now, not_after=now + _WEEK)
     assert refused.value.reason is Reason.UPSTREAM_CANNOT_SIGN
+
+
+async def test_a_root_that_signs_nothing_for_this_server_keeps_it_from_no_other(place: Place) -> None:
+    mount = place.bao.pki("pki-other-refused")
+    first = place.bao.root.read(f"{mount}/issuer/first")["data"]["issuer_id"]
+    place.bao.policy(mount, {f"{mount}/issuer/{first}/sign-intermediate": ["update"]})
+    vault = place.bao.vault(place.bao.token(mount))
+    upstream = await replace(place, vault=vault).started(mount)
+    new_root(place.bao, mount, "second")
+    place.bao.write(f"{mount}/root/replace", default="second")
+    await upstream.take(await upstream.look())
+    assert upstream.pending() is not None
+    assert upstream.cannot_sign() == ""
+    await upstream.prepare("f00d")
+    now = _CLOCK.now()
+    with pytest.raises(Unavailable) as refused:
+        await upstream.mint(not_before=now, not_after=now + _WEEK, root_id="f00d")
+    assert refused.value.reason is Reason.VAULT_DENIED
+    assert upstream.can_mint()
+    minted = await upstream.mint(not_before=now, not_after=now + _WEEK)
+    assert minted.certificate.issuer.rfc4514_string() == "CN=Root first"
+    still = upstream.signing.refused()
+    assert still is not None
+    assert still.last is refused.value
+    vault.close()
 
 
 async def test_nothing_is_minted_that_would_live_hardly_longer_than_what_signs(place: Place) -> None:

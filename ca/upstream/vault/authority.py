@@ -87,7 +87,7 @@ class VaultUpstream:
         """
         if not self.view.take(look):
             return []
-        self.signing.answered.waiting_is_over()
+        self.signing.note_lines(self.view.lines().values())
         return await self._roots.take(self.view.offered().roots)
 
     def tainted_and_listed(self) -> x509.Certificate | None:
@@ -111,10 +111,10 @@ class VaultUpstream:
     def can_mint(self) -> bool:
         """Not where it would live hardly longer than what signs: as the end of the root comes near, all end with it."""
         root, signing, now = self._active_root(), self._signing(), self._clock.now()
-        if root is None or self._vault.trouble() is not None or not self.signing.answered.are_over:
+        if root is None or self._vault.trouble() is not None or self.view.found.offer is None:
             return False
-        line = self.view.lines().get(root.certificate) if self.view.found.offer is not None else None
-        if line is None:
+        line = self.view.lines().get(root.certificate)
+        if line is None or not self.signing.answered(line).are_over:
             return False
         if signing is None or self._is_other_line(signing, line):
             return True
@@ -137,8 +137,10 @@ class VaultUpstream:
         return None
 
     def cannot_sign(self) -> str:
-        pending = self.pending()
-        return pending.why if pending is not None and pending.is_root else ""
+        pending, root = self.pending(), self._active_root()
+        if pending is None or not pending.is_root or (root is not None and root.certificate in self.view.lines()):
+            return ""
+        return pending.why
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         if self._issuers is None and self.view.found.offer is None:
@@ -161,7 +163,7 @@ class VaultUpstream:
         offer, known = self.view.offered(), self._roots.by_id(authority_id)
         if known is not None and (known.certificate in self.view.lines() or await self._roots.has_issuers(known)):
             return
-        if self.cannot_sign():
+        if (pending := self.pending()) is not None and pending.is_root:
             await self._roots.prepare(offer.line.root, authority_id)
         elif self.rooting is not None:
             issuer, root = await self.rooting.make(authority_id, self.roots(), now=self._clock.now())

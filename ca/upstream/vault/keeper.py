@@ -83,8 +83,8 @@ class VaultKeeper:
         if view.found.trouble is not None:
             return view.found.trouble, view.troubled_since
         of_roots = (rooting.making, rooting.ending) if rooting is not None else ()
-        for answered in (signing.answered, *of_roots):
-            if answered.last is not None:
+        for answered in (signing.refused(), *of_roots):
+            if answered is not None and answered.last is not None:
                 return answered.last, answered.since
         return None, None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -40,18 +40,34 @@ class VaultSigning:
         self._keys = keys
         self._is_constrained = is_constrained
         self._clock = clock
-        self.answered = Refusals(clock=clock)
+        self._answered: dict[str, Refusals] = {}  # by issuer: one that refuses keeps nothing from another
         self._below = Refusals(clock=clock)  # what children ask for keeps nothing from this server
         self.notes: tuple[str, ...] = ()
+
+    def answered(self, line: Line) -> Refusals:
+        """What was answered last by what signs there."""
+        return self._answered.setdefault(line.issuer_id, Refusals(clock=self._clock))
+
+    def refused(self) -> Refusals | None:
+        """Of what signs somewhere, where that was no."""
+        return next((each for each in self._answered.values() if each.last is not None), None)
+
+    def note_lines(self, lines: Iterable[Line]) -> None:
+        """These can sign from now on, and Vault answers."""
+        ids = {line.issuer_id for line in lines}
+        self._answered = {each: answered for each, answered in self._answered.items() if each in ids}
+        for answered in self._answered.values():
+            answered.waiting_is_over()
 
     async def mint(self, line: Line, *, root_id: str, not_before: datetime, not_after: datetime) -> MintedIssuer:
         """An issuing authority of this server."""
         if (trouble := self._engine.vault.trouble()) is not None:
             raise trouble  # before a key is made: this may be tried again and again
-        self.answered.check()
+        answered = self.answered(line)
+        answered.check()
         async with fresh_key(self._keys, KeyPurpose.ISSUER) as (key_id, key):
             csr = await issuer_request(key, self._trust_domain, is_constrained=self._is_constrained)
-            with self.answered.asking(soon=_ASK_SOON, later=_ASK_AGAIN):
+            with answered.asking(soon=_ASK_SOON, later=_ASK_AGAIN):
                 signed, notes = await self._signed(
                     line, by_request(csr), key.public_key(), not_before=not_before, not_after=not_after
                 )
