@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
@@ -38,6 +39,7 @@ class TokenKeeper:
         self._acts = acts
         self._grant: Grant | None = None
         self._is_untrusted = False
+        self.is_in_doubt = False  # whether the token in use may not be looked at: it has ended, or the policy is short
         self.ending: CitadelError | None = None  # why the token in use will not be renewed, and when it ends
 
     @property
@@ -79,9 +81,11 @@ class TokenKeeper:
         except Unavailable as error:
             if error.reason is not Reason.VAULT_DENIED:
                 raise
-            self._grant = self._client.token = None  # Vault does not know it any more
+            # Vault does not know it any more, or nobody may look at tokens, in which case it may be all there is.
+            self.is_in_doubt = True
             await self._log_in(None)
         else:
+            self.is_in_doubt = False
             self._grant = held.seen(found, now=self._clock.monotonic())
 
     async def _renew(self, held: Grant) -> None:
@@ -117,9 +121,12 @@ class TokenKeeper:
         if held is None or held.token != token:
             self.ending = None
         else:  # nobody has put another one there yet
-            fresh = replace(fresh, due=now + LOOK_SECONDS)
-            self.ending = self.ending or self._that_it_ends(fresh.left(now))
+            # What is left of it is no lease: measured by that, the next renewal would be as long as it should.
+            lease = fresh.lease if found.get("period") else held.lease
+            fresh = replace(fresh, lease=lease, due=now + LOOK_SECONDS)
+            self.ending = self._that_it_ends(fresh.left(now))
         self._grant, self._client.token = fresh, token
+        self.is_in_doubt = False
 
     async def _found(self, token: str) -> Mapping[str, Any]:
         """What Vault knows of a token that nobody has used yet."""
@@ -129,6 +136,8 @@ class TokenKeeper:
             if error.reason is not Reason.VAULT_DENIED:
                 raise
             if self._login.makes_tokens:  # it was made a moment ago
+                with suppress(Unavailable):
+                    await self._client.revoke(token)
                 raise Unavailable(error.reason, error.message, fix="let the role have the policy `default`") from None
             raise Unavailable(
                 Reason.VAULT_LOGIN_REFUSED,

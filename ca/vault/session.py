@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from ca.vault.client import VaultClient
+from ca.vault.denials import Denials
 from ca.vault.grant import Grant
 from ca.vault.keeper import AWAY, LOOK_SECONDS, TokenKeeper
 from ca.vault.logins import Login
@@ -26,7 +27,6 @@ from citadel.waiting import news_or_time
 _LONGEST_AWAY: Final = 10.0
 _LONGEST_REFUSED: Final = 60.0
 _SHORTEST: Final = 1.0  # seconds between two looks
-_DENIAL_STANDS: Final = 600.0  # seconds after the last one
 _LAST_WORD: Final = 2.0  # seconds for giving the token back
 
 _log = structlog.get_logger(__name__)
@@ -49,7 +49,9 @@ class VaultSession:
         self._lock = asyncio.Lock()  # one log-in, renewal or look at a time, which all callers share
         self._look_now = asyncio.Event()
         self._trouble: CitadelError | None = None
-        self._denial: tuple[CitadelError, str, float] | None = None
+        self._denials = Denials(clock=clock)
+        self._is_spent = False  # a call with the token was denied, and so is a look at it
+        self._looks = self._last_good = 0  # looks at the token that were begun, and which of them was the last good one
         self._is_kept = False
         self._told: CitadelError | None = None
         self._repeated = Repeated(clock=clock)
@@ -72,15 +74,11 @@ class VaultSession:
 
     def trouble(self) -> CitadelError | None:
         """Why no call would be answered now."""
-        if self._trouble is None or (self._keeper.held is not None and self._trouble.reason not in AWAY):
-            return None
-        return self._trouble
+        return self._trouble if self._is_spent else self._hindrance()
 
     def worry(self) -> CitadelError | None:
         """What somebody should look at: trouble, a token that ends, or what the policy has lately not allowed."""
-        if self._denial is not None and self._clock.monotonic() - self._denial[2] > _DENIAL_STANDS:
-            self._denial = None
-        return self._trouble or self._keeper.ending or (self._denial[0] if self._denial is not None else None)
+        return self._trouble or self._keeper.ending or self._denials.first()
 
     @property
     def token_until(self) -> datetime | None:
@@ -126,11 +124,11 @@ class VaultSession:
         self._client.close()
 
     async def _call(self, what: str, call: Callable[[], Awaitable[_Result]]) -> _Result:
-        used = await self._granted()
+        used, looks = await self._granted(), self._looks
         try:
             result = await call()
         except Unavailable as error:
-            if error.reason is not Reason.VAULT_DENIED or not await self._was_spent(used):
+            if error.reason is not Reason.VAULT_DENIED or not await self._was_spent(used, looks):
                 self._went_wrong(what, error)
                 raise
             try:
@@ -139,40 +137,56 @@ class VaultSession:
                 self._went_wrong(what, again)
                 raise
         self.acts["call", "ok"] += 1
-        if self._denial is not None and self._denial[1] == what:
-            self._denial = None
+        self._is_spent = False
+        if self._denials.allowed(what):
             self._tell()
         return result
 
+    def _hindrance(self) -> CitadelError | None:
+        """Why no call is worth a try: there is no token, or Vault is away."""
+        if self._trouble is None or (self._keeper.held is not None and self._trouble.reason not in AWAY):
+            return None
+        return self._trouble
+
     async def _granted(self) -> Grant | None:
         """The token in use. Fails at once where it is known that it would be of no use, and `run` sees to that."""
-        trouble = self.trouble()
+        trouble = self._hindrance()
         if trouble is not None and self._is_kept:
             raise trouble.with_traceback(None)
         if self._keeper.held is None or trouble is not None:
             await self.log_in()
         return self._keeper.held
 
-    async def _was_spent(self, used: Grant | None) -> bool:
-        """Whether Vault did not know this token any more; then there is another one now, or it is raised why not."""
+    async def _was_spent(self, used: Grant | None, looks: int) -> bool:
+        """Whether Vault did not know this token any more; then there is another one now, or it is raised why not.
+
+        `looks` had been begun before the call: a good one since then has told already that it is the policy.
+        """
         async with self._lock:
             held = self._keeper.held
             if held is None and self._trouble is not None:
                 raise self._trouble.with_traceback(None)
-            if self._pace.wait == 0 and (held is None or (used is not None and held.token == used.token)):
-                await self._keep()
+            is_same = held is None or (used is not None and held.token == used.token)
+            if self._pace.wait == 0 and is_same and self._last_good <= looks:
+                await self._keep(is_spent=True)
+            elif is_same and self._keeper.is_in_doubt and self._trouble is not None:
+                self._is_spent = True
+                raise self._trouble.with_traceback(None)
             held = self._keeper.held
             return held is not None and used is not None and held.token != used.token
 
-    async def _keep(self) -> None:
+    async def _keep(self, *, is_spent: bool = False) -> None:
+        """`is_spent`: a call with the token in hand was denied."""
+        self._looks = look = self._looks + 1
         try:
             await self._keeper.keep()
         except CitadelError as error:
             self._trouble = error
+            self._is_spent = self._is_spent or (is_spent and self._keeper.is_in_doubt)
             self._pace.failed(longest=_LONGEST_AWAY if error.reason in AWAY else _LONGEST_REFUSED)
             self._tell()
             raise
-        self._trouble = None
+        self._trouble, self._is_spent, self._last_good = None, False, look
         self._pace.worked()
         self._tell()
 
@@ -190,7 +204,7 @@ class VaultSession:
     def _went_wrong(self, what: str, error: CitadelError) -> None:
         self.acts["call", error.reason.value] += 1
         if error.reason is Reason.VAULT_DENIED:
-            self._denial = (error, what, self._clock.monotonic())
+            self._denials.add(what, error)
             self._tell()
         elif error.reason in AWAY:
             self._look_now.set()  # one slow answer is no outage
@@ -204,8 +218,8 @@ class VaultSession:
             self._repeated.is_over()
             _log.info("Vault serves this server again")
         self._told = worry
-        # An outage has many messages, and is one.
-        if worry is None or not self._repeated.is_news(worry.reason if worry.reason in AWAY else worry.message):
+        # An outage has many messages, and is one; so is a policy that lacks many paths.
+        if worry is None or not self._repeated.is_news(worry.reason):
             return
         say, until = _log.warning if worry.reason in AWAY else _log.error, self.token_until
         say(

@@ -77,6 +77,65 @@ async def test_a_policy_that_is_taken_away_is_named_until_it_is_back(bao: OpenBa
     assert [log["event"] for log in logs] == ["trouble with Vault", "Vault serves this server again"]
 
 
+async def test_many_paths_that_are_denied_are_a_line_a_minute_and_each_stands_until_it_is_allowed(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    bao.policy("shrinks", {})
+    with capture_logs() as logs:
+        async with kept(bao, bao.approle("two-paths", tmp_path, "shrinks")) as one:
+            for _ in range(20):
+                assert (await refused(one.reads())).reason is Reason.VAULT_DENIED
+                assert (await refused(one.session.list("pki/certs"))).reason is Reason.VAULT_DENIED
+            assert len(logs) == 1
+            bao.policy("shrinks", {"pki/config/issuers": ["read"]})
+            await one.reads()
+            assert "`list` on `pki/certs`" in str(one.session.worry())
+            assert len(logs) == 1
+            bao.policy("shrinks", {"pki/certs": ["list"]})
+            await one.session.list("pki/certs")
+            assert one.session.worry() is None
+    assert [log["event"] for log in logs] == ["trouble with Vault", "Vault serves this server again"]
+
+
+async def test_calls_that_are_denied_at_once_share_a_look_at_the_token(bao: OpenBao, tmp_path: Path) -> None:
+    bao.policy("looks-once", {"auth/token/lookup-self": ["read"]})
+    login = bao.approle("looks-once", tmp_path, "looks-once", token_no_default_policy=True, token_num_uses=35)
+    async with kept(bao, login) as one:
+        await one.session.log_in()
+        # A use for each call, and what is left is by far not enough for as many looks.
+        await asyncio.gather(*(refused(one.reads()) for _ in range(30)))
+        assert one.logins == 1
+
+
+@pytest.mark.parametrize("way", ["approle", "token"])
+async def test_a_token_that_may_not_be_looked_at_any_more_is_used_while_it_lasts(
+    bao: OpenBao, tmp_path: Path, way: str
+) -> None:
+    looks, reads = {"auth/token/lookup-self": ["read"]}, {"pki/config/issuers": ["read"]}
+    policy = f"no-looks-{way}"
+    bao.policy(policy, looks | reads)
+    login = (
+        bao.approle(policy, tmp_path, policy, token_no_default_policy=True, token_ttl="600s")
+        if way == "approle"
+        else token_in(tmp_path, bao.token(policy, no_default_policy=True, period="600s"))
+    )
+    async with kept(bao, login, run=True) as one:
+        token = one.client.token
+        bao.policy(policy, reads)
+        await one.pass_by(100)
+        assert one.session.worry() is not None
+        for _ in range(3):
+            await one.reads()
+        denied = await refused(one.session.list("pki/certs"))
+        assert denied.reason is (Reason.VAULT_DENIED if way == "approle" else Reason.VAULT_LOGIN_REFUSED)
+        assert (denied, one.client.token) == (one.session.trouble(), token)
+        await one.reads()  # what is allowed is asked all the same
+        assert one.session.trouble() is None
+        bao.policy(policy, looks | reads)
+        await one.pass_by(60)
+        assert one.session.worry() is None
+
+
 async def test_what_was_denied_once_and_is_not_asked_again_is_no_worry_for_ever(bao: OpenBao, tmp_path: Path) -> None:
     async with kept(bao, bao.approle("asks-once", tmp_path, "reads"), run=True) as one:
         await refused(one.session.write("pki/root/sign-intermediate", {}))
@@ -164,6 +223,26 @@ async def test_a_token_in_a_file_that_ends_is_said_well_before_and_replaced_when
             assert one.session.worry() is None
             await one.reads()
     assert [log["log_level"] for log in logs] == ["error", "info"]
+
+
+async def test_a_token_in_a_file_that_comes_to_its_longest_life_is_a_worry_to_its_end(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    role = bao.approle("longest", tmp_path, "reads", token_ttl="300s")["approle"]
+    secret = Path(role["secret_id_file"]).read_text()
+    log_in = bao.root.auth.approle.login
+    made = log_in(role["role_id"], secret, use_token=False, mount_point="longest")
+    token = made["auth"]["client_token"]
+    async with kept(bao, token_in(tmp_path, token), run=True) as one:
+        bao.write("auth/longest/role/server", token_max_ttl="200s", token_policies=["reads"], token_ttl="200s")
+        await one.pass_by(205)
+        worry = one.session.worry()
+        assert worry is not None
+        assert "cannot be renewed" in worry.message
+        for _ in range(12):
+            await one.pass_by(5)  # each renewal gives all that is left, which is less than there was
+            assert one.session.worry() is not None
+        assert one.session.acts["renewal", "ok"] >= 3
 
 
 async def test_a_token_in_a_file_that_was_revoked_is_said_and_the_next_one_taken(bao: OpenBao, tmp_path: Path) -> None:
