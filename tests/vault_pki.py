@@ -94,6 +94,15 @@ def is_told(server: Server, *words: str) -> Callable[[], Awaitable[bool]]:
     return look
 
 
+def is_good(server: Server) -> Callable[[], Awaitable[bool]]:
+    """Whether `status` says that all is well with the upstream."""
+
+    async def look() -> bool:
+        return (await server.status()).upstream.good
+
+    return look
+
+
 def trusts(server: Server, *names: str) -> Callable[[], Awaitable[bool]]:
     """Whether it trusts roots of these names, and no other."""
 

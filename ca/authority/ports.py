@@ -70,6 +70,10 @@ class AuthorityStore(Protocol):
         """Change the states of authorities, by id, all in one transaction."""
         ...
 
+    async def tainted_roots(self) -> Sequence[x509.Certificate]:
+        """Every root that was tainted once, also those that are gone."""
+        ...
+
     async def bundle_sequences(self, *, x509: str, jwt: str) -> BundleSequences:
         """The numbers of the own bundle whose halves have these digests: as recorded, or the next if one changed."""
         ...

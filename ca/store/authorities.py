@@ -50,9 +50,16 @@ class SqlAuthorityStore:
     async def set_states(self, states: Mapping[str, AuthorityState]) -> None:
         async with self._database.transaction() as connection:
             for authority_id, state in states.items():
+                taint = {"was_tainted": True} if state is AuthorityState.TAINTED else {}
                 await connection.execute(
-                    update(authorities).where(authorities.c.id == authority_id).values(state=state.value)
+                    update(authorities).where(authorities.c.id == authority_id).values(state=state.value, **taint)
                 )
+
+    async def tainted_roots(self) -> Sequence[x509.Certificate]:
+        is_root = authorities.c.kind == AuthorityKind.ROOT.value
+        query = select(authorities.c.certificate).where(is_root, authorities.c.was_tainted.is_(True))
+        async with self._database.transaction() as connection:
+            return [x509.load_der_x509_certificate(der) for der in (await connection.execute(query)).scalars()]
 
     async def bundle_sequences(self, *, x509: str, jwt: str) -> BundleSequences:
         name = self._trust_domain.name

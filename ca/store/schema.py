@@ -33,6 +33,7 @@ authorities: Final = Table(
     Column("parent_id", String(32)),
     Column("created_at", Moment, nullable=False),
     Column("chain", LargeBinary),  # PEM of what stands between it and its root
+    Column("was_tainted", Boolean),  # stays when it is gone; null is no
 )
 
 jwt_authorities: Final = Table(

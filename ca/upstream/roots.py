@@ -1,4 +1,7 @@
-"""Roots that an upstream lists, on record here: trusted as soon as they are listed, gone once nothing needs them."""
+"""Roots that an upstream lists, on record here: trusted as soon as they are listed, gone once nothing needs them.
+
+What was tainted once is never taken again, whoever lists it: its key is in the wrong hands for good.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from ca.authority.fresh_key import forget_key
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.ports import AuthorityStore, KeyManager
 from ca.authority.vouching import Vouching
+from ca.upstream.lineage import named, public_key_of
 from citadel.clock import Clock
+from citadel.errors import FailedPrecondition, Reason
 from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
@@ -46,6 +51,7 @@ class ListedRoots:
         self._vouching = vouching
         self._clock = clock
         self._left_out: dict[str, float] = {}  # since when, by the clock that never jumps
+        self._tainted: frozenset[bytes] = frozenset()  # keys, not certificates: a leaked one may have several
         self.all: tuple[Authority, ...] = ()
         self.listed: tuple[x509.Certificate, ...] | None = None
 
@@ -53,6 +59,7 @@ class ListedRoots:
         """Take up what is on record."""
         await self._vouching.start()
         self.all = tuple(a for a in await self._store.load() if a.kind is AuthorityKind.ROOT)
+        self._tainted = frozenset(map(public_key_of, await self._store.tainted_roots()))
 
     def of(self, *states: AuthorityState) -> list[Authority]:
         """Those in one of these states, oldest first."""
@@ -70,10 +77,13 @@ class ListedRoots:
         """What roots that are gone said of those after them."""
         return self._vouching.current()
 
-    def tainted_and_listed(self) -> x509.Certificate | None:
-        """A root that is not to be trusted, and is only because it is listed."""
-        tainted = (root.certificate for root in self.of(AuthorityState.TAINTED))
-        return next((each for each in tainted if each in (self.listed or ())), None)
+    def is_tainted(self, root: x509.Certificate) -> bool:
+        """Whether it is one that was tainted, or has its key."""
+        return public_key_of(root) in self._tainted
+
+    def tainted_and_listed(self) -> Sequence[x509.Certificate]:
+        """Those that are listed, and not to be trusted."""
+        return [root for root in self.listed or () if self.is_tainted(root)]
 
     @property
     def are_leaving(self) -> bool:
@@ -86,7 +96,11 @@ class ListedRoots:
         return [*await self._add(listed), *await self._drop_left_out(listed)]
 
     async def record(self, certificate: x509.Certificate, state: AuthorityState, authority_id: str = "") -> None:
-        """Have it on record, under this id or a new one."""
+        """Have it on record, under this id or a new one. Raises `FailedPrecondition` where it was tainted."""
+        if self.is_tainted(certificate):
+            raise FailedPrecondition(
+                Reason.UPSTREAM_INVALID, f"{named(certificate)} is a tainted root, and is never trusted again"
+            )
         root = Authority(
             id=authority_id or uuid4().hex,
             kind=AuthorityKind.ROOT,
@@ -117,20 +131,28 @@ class ListedRoots:
             for root in self.of(AuthorityState.ACTIVE):
                 if root.key_id and root.id != authority_id:  # it was a root of this server's own
                     await self._vouching.leave(root, new)
-        leaving = (AuthorityState.ACTIVE, AuthorityState.OLD) if taints else (AuthorityState.ACTIVE,)
-        states = {root.id: left for root in self.of(*leaving)} | {authority_id: AuthorityState.ACTIVE}
+        leaving = self.of(AuthorityState.ACTIVE, AuthorityState.OLD) if taints else self.of(AuthorityState.ACTIVE)
+        if taints:  # whoever has a key can sign under each root that has it
+            keys = {public_key_of(root.certificate) for root in leaving if root.id != authority_id}
+            leaving += [r for r in self.of(AuthorityState.PREPARED) if public_key_of(r.certificate) in keys]
+            self._tainted |= keys
+        states = {root.id: left for root in leaving} | {authority_id: AuthorityState.ACTIVE}
         await self._store.set_states(states)
         self.all = tuple(replace(root, state=states.get(root.id, root.state)) for root in self.all)
 
     async def drop(self, authority_ids: Collection[str], *, unlisted: Collection[x509.Certificate] = ()) -> None:
-        """Forget those of these that do not sign; but one that is listed stays, unless it is `unlisted` by now."""
+        """Forget those of these that do not sign; but one that is listed stays, unless it is `unlisted` by now.
+
+        A tainted one goes, whoever needs it still: that is what an emergency is for.
+        """
         going = [r for r in self.all if r.id in authority_ids and r.state is not AuthorityState.ACTIVE]
         stay = {root.certificate for root in self.all if root not in going}
         gone = []
         for root in going:
             # It is listed still, for other clusters. Before a good list was seen, nobody knows.
             is_listed = self.listed is None or root.certificate in self.listed
-            if root.certificate not in stay and is_listed and root.certificate not in unlisted:
+            is_needed = is_listed and root.certificate not in unlisted and root.state is not AuthorityState.TAINTED
+            if is_needed and root.certificate not in stay:
                 stay.add(root.certificate)
             else:
                 gone.append(root)
@@ -142,7 +164,7 @@ class ListedRoots:
 
     async def _add(self, listed: Sequence[x509.Certificate]) -> list[RootChange]:
         known = set(self.certificates())
-        added = [root for root in listed if root not in known]
+        added = [root for root in listed if root not in known and not self.is_tainted(root)]
         for root in added:
             await self.record(root, AuthorityState.PREPARED)
         return [RootChange(certificate=root, is_added=True) for root in added]

@@ -26,6 +26,7 @@ from tests.vault_pki import (
     default_of,
     delete_issuer_keys,
     has_ended,
+    is_good,
     is_told,
     issuer_of,
     last_rotation,
@@ -107,6 +108,32 @@ async def test_the_root_is_rotated_from_here_where_the_policy_allows_it(bao: Ope
         issuer = issuer_of(await server.join("node-1"))
         assert isinstance(key := issuer.public_key(), ec.EllipticCurvePublicKey)
         assert (key.curve.name, {issuer.issuer.rfc4514_string()}) == ("secp384r1", await trusted(server))
+
+
+async def test_a_tainted_root_is_never_trusted_again_and_a_right_that_is_lost_adds_no_trust(
+    bao: OpenBao, tmp_path: Path
+) -> None:
+    mount = bao.pki("pki-tainted")
+    new_root(bao, mount, "spare")
+    bao.write(f"{mount}/issuer/spare", issuer_name="spare", usage="read-only,crl-signing")
+    token_by(bao, "upstream-rotate-root", mount)
+    token = bao.token(mount)
+    async with server_under(bao, mount, tmp_path, token=token, alone=True, rotate_root=True) as server:
+        assert await trusted(server) == {"CN=Root first"}
+        await server.rotations().StartRotation(_EMERGENCY)
+        await until("the rotation has ended", has_ended(server, "root"), seconds=20)
+        new = await trusted(server)
+        await until("all is well", is_good(server), seconds=5)
+        bao.policy(mount, {f"{mount}/issuer/+/sign-intermediate": ["update"]})
+        await until("the right is lost", is_told(server, "the root cannot be rotated from here"), seconds=5)
+        assert await trusted(server) == new
+        assert len(new) == 1
+    async with server_under(bao, mount, tmp_path, token=token, alone=True) as server:
+        await until("it is told", is_told(server, "issuer spare", "the policy hides its usage"), seconds=5)
+        assert await trusted(server) == new
+    async with server_under(bao, mount, tmp_path, token=token) as server:
+        await until("it is told", is_told(server, "upstream_invalid", "CN=Root first, a tainted root"), seconds=5)
+        assert await trusted(server) == {*new, "CN=Root spare"}  # which may be for other clusters
 
 
 async def test_a_root_whose_time_has_come_is_rotated_by_itself(bao: OpenBao, tmp_path: Path) -> None:

@@ -6,23 +6,23 @@ What is in force is on record here, and its key with the key manager: whatever h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 
-from ca.authority.model import Authority, AuthorityKind, AuthorityState, old_and_ended
+from ca.authority.model import AuthorityKind, AuthorityState, old_and_ended
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.keys.sealing import KeyPurpose
 from ca.upstream.files.beside import check_beside
 from ca.upstream.files.folder import invalid
 from ca.upstream.files.offer import Offer
+from ca.upstream.listing import ListingUpstream
 from ca.upstream.roots import ListedRoots, RootChange
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
-from citadel.succession import Succession
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Look:
     trouble: CitadelError | None = None
 
 
-class FilesUpstream:
+class FilesUpstream(ListingUpstream):
     """Fulfils `UpstreamAuthority`. `read` reads and judges the folder, and blocks while it does."""
 
     def __init__(
@@ -48,12 +48,12 @@ class FilesUpstream:
         alone: bool,
     ) -> None:
         """`alone` where no other cluster has an authority under these roots, so that revocation lists are pushed."""
+        super().__init__(roots)
         self.folder = folder
         self._alone = alone
         self._read = read
         self._keys = keys
         self._store = store
-        self._roots = roots
         self._clock = clock
         self.found = Look()
         self.troubled_since: datetime | None = None
@@ -61,7 +61,7 @@ class FilesUpstream:
     async def start(self) -> None:
         await self._roots.start()
         found = await self.look()
-        if not self._roots.of(AuthorityState.ACTIVE):
+        if self._active_root() is None:
             if found.offer is None:
                 raise found.trouble or invalid(self.folder, "was not read")
             await self._roots.record(found.offer.root, AuthorityState.ACTIVE)
@@ -78,10 +78,6 @@ class FilesUpstream:
         except CitadelError as error:
             return Look(trouble=error)
         return Look(offer=offer)
-
-    def tainted_and_listed(self) -> x509.Certificate | None:
-        """A root that is not to be trusted, and is only because the folder lists it."""
-        return self._roots.tainted_and_listed()
 
     def is_news(self, look: Look) -> bool:
         """Whether taking this would change anything."""
@@ -116,7 +112,7 @@ class FilesUpstream:
 
     def pending(self) -> Pending | None:
         offer = self.found.offer
-        if offer is None:
+        if offer is None or self._roots.is_tainted(offer.root):
             return None
         is_root = all(root.certificate != offer.root for root in self._roots.of(AuthorityState.ACTIVE))
         why = f"{self.folder} holds another issuing authority{', under another root' if is_root else ''}"
@@ -125,6 +121,8 @@ class FilesUpstream:
     def cannot_sign(self) -> str:
         if self.found.offer is None:
             return f"{self.folder} holds nothing that could sign"
+        if self._roots.is_tainted(self.found.offer.root):
+            return f"{self.folder} holds an authority under a tainted root"
         pending = self.pending()
         return pending.why if pending is not None and pending.is_root else ""
 
@@ -165,15 +163,6 @@ class FilesUpstream:
 
     async def drop(self, authority_ids: Collection[str]) -> None:
         await self._roots.drop(authority_ids)
-
-    def roots(self) -> tuple[x509.Certificate, ...]:
-        return self._roots.certificates()
-
-    def successions(self) -> Sequence[Succession]:
-        return self._roots.successions()
-
-    def authorities(self) -> tuple[Authority, ...]:
-        return self._roots.all
 
     def _offered(self) -> Offer:
         if self.found.offer is None:

@@ -14,7 +14,6 @@ from ca.authority.model import Authority, AuthorityState
 from ca.upstream.condition import UpstreamCondition
 from ca.upstream.files.authority import FilesUpstream
 from ca.upstream.files.folder import invalid
-from ca.upstream.lineage import named
 from ca.upstream.telling import Telling
 from citadel.clock import Clock
 from citadel.errors import CitadelError
@@ -77,13 +76,8 @@ class FolderKeeper:
         """How it is with the folder. What is in force goes on until its end."""
         signing = self._signing()
         trouble, since = self._upstream.found.trouble, self._upstream.troubled_since
-        tainted = self._upstream.tainted_and_listed()
-        if trouble is None and tainted is not None:
-            trouble = invalid(
-                self._upstream.folder,
-                f"lists {named(tainted)}, a tainted root, which is trusted for as long as it is listed",
-                fix="take it out of the file of roots",
-            )
+        if trouble is None and (taint := self._upstream.taint()):
+            trouble = invalid(self._upstream.folder, f"lists {taint}", fix="take it out of the file of roots")
         elif trouble is None and signing is not None and self._is_near_its_end(signing):
             trouble = invalid(
                 self._upstream.folder,

@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Final
 
 import structlog
-from cryptography import x509
 
 from ca.authority.model import Authority, AuthorityKind, AuthorityState, can_go_on, old_and_ended
 from ca.authority.ports import AuthorityStore, MintedIssuer, Pending, SignedDownstream
+from ca.upstream.listing import ListingUpstream
 from ca.upstream.roots import ListedRoots, RootChange
 from ca.upstream.vault.answer import longest_end
 from ca.upstream.vault.engine import PkiEngine
@@ -24,7 +24,6 @@ from ca.upstream.vault.view import EngineView, Look, not_yet
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.repeated import Repeated
-from citadel.succession import Succession
 
 _log = structlog.get_logger(__name__)
 
@@ -32,7 +31,7 @@ _LOOK_AGAIN: Final = 1.0  # seconds, where a start waits
 _WORTH_IT: Final = 1.5  # times the life that is left
 
 
-class VaultUpstream:
+class VaultUpstream(ListingUpstream):
     """Fulfils `UpstreamAuthority`. `rooting` is there where the root is rotated from here."""
 
     def __init__(
@@ -48,12 +47,12 @@ class VaultUpstream:
         on_wait: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_wait` is told why the start waits."""
+        super().__init__(roots)
         self.mount = engine.mount
         self.view = view
         self.signing = signing
         self.rooting = rooting
         self._vault = engine.vault
-        self._roots = roots
         self._store = store
         self._clock = clock
         self._on_wait = on_wait
@@ -90,10 +89,6 @@ class VaultUpstream:
         self.signing.note_lines(self.view.lines().values())
         return await self._roots.take(self.view.offered().roots)
 
-    def tainted_and_listed(self) -> x509.Certificate | None:
-        """A root that is not to be trusted, and is only because it is there."""
-        return self._roots.tainted_and_listed()
-
     @property
     def decides(self) -> frozenset[AuthorityKind]:
         return frozenset() if self.rooting is not None else frozenset({AuthorityKind.ROOT})
@@ -128,7 +123,7 @@ class VaultUpstream:
 
     def pending(self) -> Pending | None:
         offer, signing = self.view.found.offer, self._signing()
-        if offer is None or self._is_tainted(offer.line.root):
+        if offer is None or self._roots.is_tainted(offer.line.root):
             return None
         if all(root.certificate != offer.line.root for root in self._roots.of(AuthorityState.ACTIVE)):
             return Pending(is_root=True, why=f"the PKI engine at {self.mount} signs by another root")
@@ -194,15 +189,6 @@ class VaultUpstream:
         self.view.note_retired()
         await self._roots.drop(authority_ids, unlisted=going)
 
-    def roots(self) -> tuple[x509.Certificate, ...]:
-        return self._roots.certificates()
-
-    def successions(self) -> Sequence[Succession]:
-        return self._roots.successions()
-
-    def authorities(self) -> tuple[Authority, ...]:
-        return self._roots.all
-
     async def _look_first(self) -> None:
         """Go by what is there, once something is: the start has nothing else."""
         while (offer := (found := await self.look()).offer) is None:
@@ -220,9 +206,6 @@ class VaultUpstream:
             _log.warning("waiting for Vault before anything is served", why=why)
         await self._clock.sleep(_LOOK_AGAIN)
 
-    def _active_root(self) -> Authority | None:
-        return next(iter(self._roots.of(AuthorityState.ACTIVE)), None)
-
     def _signing(self) -> Authority | None:
         issuers = self._issuers() if self._issuers is not None else ()
         return next((each for each in issuers if each.state is AuthorityState.ACTIVE), None)
@@ -231,6 +214,3 @@ class VaultUpstream:
         """Whether this issuing authority was signed by something else."""
         root = self._roots.by_id(issuer.parent_id or "")
         return root is None or root.certificate != line.root or issuer.chain[:1] != line.chain[:1]
-
-    def _is_tainted(self, certificate: x509.Certificate) -> bool:
-        return any(root.certificate == certificate for root in self._roots.of(AuthorityState.TAINTED))

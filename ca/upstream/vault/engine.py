@@ -82,17 +82,17 @@ class PkiEngine:
             ) from error
         return str(answer.data.get("issuer_id"))
 
-    async def retired(self, issuer_ids: Collection[str]) -> frozenset[str]:
-        """Those of these that issue nothing any more, as far as this server may read that."""
+    async def retired(self, issuer_ids: Collection[str]) -> Mapping[str, bool]:
+        """Whether each of these issues nothing any more; nothing of those of which this server may not read that."""
         paths = {each: f"{self.mount}/issuer/{each}" for each in issuer_ids}
         try:
             readable = await self._allowed(paths.values(), "read")
         except Unavailable as error:
             if error.reason is not Reason.VAULT_DENIED:
                 raise
-            return frozenset()
+            return {}
         usages = {each: await self.vault.read(path) for each, path in paths.items() if path in readable}
-        return frozenset(each for each, said in usages.items() if _ISSUES not in str(said.data.get("usage", _ISSUES)))
+        return {each: _ISSUES not in str(said.data.get("usage", _ISSUES)) for each, said in usages.items()}
 
     async def sign(self, issuer_id: str, parameters: Mapping[str, Any]) -> Issued:
         """Have an authority signed by this issuer."""

@@ -11,7 +11,6 @@ from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import AuthorityState
 from ca.upstream.condition import UpstreamCondition
-from ca.upstream.lineage import named
 from ca.upstream.telling import Telling
 from ca.upstream.vault.authority import VaultUpstream
 from ca.upstream.vault.offer import invalid
@@ -60,13 +59,8 @@ class VaultKeeper:
     def condition(self) -> UpstreamCondition:
         """How it is with the engine. What is in force goes on until its end."""
         trouble, since = self._trouble()
-        tainted = self._upstream.tainted_and_listed()
-        if trouble is None and tainted is not None:
-            trouble = invalid(
-                self._upstream.mount,
-                f"holds {named(tainted)}, a tainted root, which is trusted for as long as it is there",
-                fix="delete that issuer",
-            )
+        if trouble is None and (taint := self._upstream.taint()):
+            trouble = invalid(self._upstream.mount, f"holds {taint}", fix="delete that issuer")
         ends = [each.not_after for each in self._authorities.issuers() if each.state is AuthorityState.ACTIVE]
         return UpstreamCondition(
             kind="vault",

@@ -46,11 +46,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What was read: all issuers, the id of the one that leads, and the ids of those that issue nothing any more."""
+    """What was read: all issuers, the id of the one that leads, and the ids of those that issue nothing any more.
+
+    Of those that are `unread` nobody knows whether they do.
+    """
 
     issuers: tuple[VaultIssuer, ...]
     leading: str
     retired: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +90,13 @@ def offer_of(
     roots = {each.certificate: each for each, fault in judged.items() if not fault and each.certificate is not None}
     judge = _Judge(mount=mount, trust_domain=trust_domain, now=now)
     line = judge.line(leading, leading.certificate, found, roots, judged, trusted)
-    listed = [root for root, each in roots.items() if root == line.root or each.id not in found.retired]
+    # A right that is lost takes nothing away from what is trusted here, and adds nothing to it.
+    unclear = [each for root, each in roots.items() if each.id in found.unread and root not in (*known, line.root)]
+    left_out = found.retired.union(each.id for each in unclear)
+    listed = [root for root, each in roots.items() if root == line.root or each.id not in left_out]
     listed.sort(key=lambda each: each != line.root and each not in trusted)  # where there are too many, these stay
     notes = [f"{each} in {mount} is not trusted: it {fault}" for each, fault in judged.items() if fault]
+    notes += [f"{each} in {mount} is not trusted before it signs: the policy hides its usage" for each in unclear]
     if len(notes) > _MOST_NOTES:
         notes = [*notes[:_MOST_NOTES], f"{len(notes) - _MOST_NOTES} more issuers in {mount} are not trusted"]
     if len(listed) > MOST_ROOTS:
@@ -99,7 +107,7 @@ def offer_of(
         lines={
             root: Line(issuer_id=each.id, chain=(), root=root)
             for root, each in roots.items()
-            if each.has_key and each.id not in found.retired
+            if each.has_key and each.id not in left_out
         }
         | {line.root: line},
         notes=tuple(notes),

@@ -27,11 +27,13 @@ _ODD: Final = (AttributeError, LookupError, TypeError, ValueError)
 class Look:
     """What one look found: an offer, or why there is none.
 
-    `missing` is what the policy lacks for rotating the root, `changes` how many were made from here before it.
+    `retired` are the ids of issuers that issue nothing any more. `missing` is what the policy lacks for rotating the
+    root, `changes` how many were made from here before it.
     """
 
     offer: Offer | None = None
     trouble: CitadelError | None = None
+    retired: frozenset[str] = frozenset()
     missing: tuple[str, ...] = ()
     changes: int = 0
 
@@ -47,6 +49,7 @@ class EngineView:
         self._trust_domain = trust_domain
         self._clock = clock
         self._made: dict[x509.Certificate, Line] = {}  # roots that no look has seen yet
+        self._retired: frozenset[str] = frozenset()  # stays while it cannot be read
         self._changes = 0
         self.found = Look()
         self.troubled_since: datetime | None = None
@@ -59,16 +62,18 @@ class EngineView:
             leading = await self._engine.leading(self._settings.issuer)
             others = [each.id for each in issuers if each.id != leading and each.certificate is not None]
             # Only where no other cluster signs under what has retired may it be trusted no more.
-            retired = await self._engine.retired(others) if self._settings.alone else frozenset()
+            usages = await self._engine.retired(others) if self._settings.alone else dict.fromkeys(others, False)
+            unread = frozenset(others) - usages.keys()
+            retired = frozenset(each for each in others if usages.get(each, each in self._retired))
             missing = await self._engine.missing_to_rotate() if self._settings.rotate_root else ()
-            found = Found(issuers=issuers, leading=leading, retired=retired)
+            found = Found(issuers=issuers, leading=leading, retired=retired, unread=unread)
             offer = await asyncio.to_thread(self._judged, found, roots)
         except CitadelError as error:
             return Look(trouble=error, changes=changes)
         except _ODD as error:
             odd = invalid(self._engine.mount, f"answers in a way that is not understood: {error}")
             return Look(trouble=odd, changes=changes)
-        return Look(offer=offer, missing=tuple(missing), changes=changes)
+        return Look(offer=offer, retired=retired, missing=tuple(missing), changes=changes)
 
     def is_news(self, look: Look) -> bool:
         """Whether this is another view than that of the last look."""
@@ -94,7 +99,7 @@ class EngineView:
         if look.offer is None:
             self.troubled_since = self.troubled_since or self._clock.now()
             return False
-        self.troubled_since = None
+        self.troubled_since, self._retired = None, look.retired
         return True
 
     def note_made(self, line: Line) -> None:

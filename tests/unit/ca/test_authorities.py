@@ -84,6 +84,9 @@ class CrashingStore:
         await self._store.set_states(states)
         self._written()
 
+    async def tainted_roots(self) -> Sequence[x509.Certificate]:
+        return await self._store.tainted_roots()
+
     def _written(self) -> None:
         self._left -= 1
         if self._left == 0:
