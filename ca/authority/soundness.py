@@ -135,3 +135,5 @@ def _profile_faults(certificate: x509.Certificate) -> Iterator[str]:
         yield "may not sign certificates: its key usage lacks keyCertSign"
     if extension_of(certificate, x509.SubjectKeyIdentifier) is None:
         yield "has no subject key identifier"
+    if not certificate.subject.rdns:  # RFC 5280 section 4.1.2.6: what it signs could not name it
+        yield "has an empty subject"

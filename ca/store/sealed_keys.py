@@ -9,6 +9,12 @@ from ca.store.schema import sealed_keys
 from citadel.errors import FailedPrecondition, Reason
 
 
+async def all_sealed(database: Database) -> list[bytes]:
+    """Every sealed key that is there. Raises `Unavailable` (`store_unavailable`)."""
+    async with database.transaction() as connection:
+        return [bytes(sealed) for sealed in await connection.scalars(select(sealed_keys.c.sealed))]
+
+
 class SqlKeys:
     """Fulfils `ca.keys.manager.SealedKeys`."""
 

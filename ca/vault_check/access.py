@@ -51,19 +51,22 @@ def login_findings(facts: VaultFacts, settings: ServerSettings) -> Iterator[Find
     login, vault = facts.login, settings.vault
     method = next(name for name, each in vault.login if each is not None)
     where = f" in the namespace {vault.namespace}" if vault.namespace else ""
+    # Nobody but who may look at the role can tell more of it.
+    unseen = "; when its secret id ends, or how often it may be used, cannot be told" if vault.login.approle else ""
     if login is None:
         yield unknown(Subject.LOGIN, "not tried: Vault does not serve")
         return
     if isinstance(login, CitadelError):
         # Who may look neither at itself nor at its rights has no rights, or no good token.
         if login.reason is not Reason.VAULT_DENIED or isinstance(facts.allowed, CitadelError):
-            fix = f"give this server another one: see `vault.login.{method}`"
+            fix = f"compare `vault.login.{method}` and `vault.namespace` with what is there"
             yield failed(Subject.LOGIN, login, _ATTACH if login.reason is Reason.VAULT_DENIED else fix)
             return
-        yield good(Subject.LOGIN, f"by {method}{where}")
+        yield good(Subject.LOGIN, f"by {method}{where}{unseen}")
         yield unknown(Subject.LEASE, "the policy does not allow to look at the token")
     else:
-        yield good(Subject.LOGIN, f"by {method}{where}, with the policies {', '.join(login.policies) or 'none'}")
+        policies = ", ".join(login.policies) or "none"
+        yield good(Subject.LOGIN, f"by {method}{where}, with the policies {policies}{unseen}")
         yield _lease(login, by_token=vault.login.token is not None)
         if "root" in login.policies:
             yield warning(Subject.POWER, "this is a root token, which may do anything in Vault", _SMALLEST)

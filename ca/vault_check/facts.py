@@ -72,10 +72,15 @@ class Keys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """The key that seals others."""
+    """The key that seals others.
+
+    `has_sealed` says whether a key is known to be on record that Vault sealed, `opened` why it cannot be opened.
+    """
 
     mount: Seen[Mount]
     key: Seen[Key]
+    has_sealed: bool = False
+    opened: CitadelError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
+from ca.keys.transit.sealer import data_key_of
 from ca.settings import ServerSettings, VaultSealSettings, VaultTransitSettings
 from ca.upstream.settings import VaultPkiSettings
 from ca.upstream.vault.engine import PkiEngine
@@ -27,9 +28,17 @@ class AsksHealth(Protocol):
 
 
 async def gather(
-    settings: ServerSettings, vault: Vault, *, health: Awaitable[Health], log_in: Callable[[], Awaitable[None]]
+    settings: ServerSettings,
+    vault: Vault,
+    *,
+    health: Awaitable[Health],
+    log_in: Callable[[], Awaitable[None]],
+    sealed: Callable[[], Awaitable[bytes | None]],
 ) -> VaultFacts:
-    """All facts about what these settings use. Once `log_in` has returned, `vault` is called with a token."""
+    """All facts about what these settings use. Once `log_in` has returned, `vault` is called with a token.
+
+    `sealed` is a key on record that Vault sealed; None where there is none.
+    """
     healthy = await _seen(health)
     if isinstance(healthy, CitadelError) or healthy.is_sealed or not healthy.is_initialized:
         return VaultFacts(health=healthy)
@@ -46,7 +55,7 @@ async def gather(
         allowed=allowed,
         pki=await _pki(vault, named) if named is not None else None,
         transit=await _keys(vault, transit) if transit is not None else None,
-        seal=await _seal(vault, seal) if seal is not None else None,
+        seal=await _seal(vault, seal, await _seen(sealed())) if seal is not None else None,
     )
 
 
@@ -126,9 +135,18 @@ async def _names(vault: Vault, path: str) -> tuple[str, ...]:
         raise
 
 
-async def _seal(vault: Vault, named: VaultSealSettings) -> Seal:
+async def _seal(vault: Vault, named: VaultSealSettings, sealed: Seen[bytes | None]) -> Seal:
     mount, key = _mount(vault, named.mount), _key(vault, f"{named.mount}/keys/{named.key}")
-    return Seal(mount=await _seen(mount), key=await _seen(key))
+    opened: CitadelError | None = None
+    if isinstance(sealed, bytes):
+        tried = await _seen(vault.write(f"{named.mount}/decrypt/{named.key}", {"ciphertext": data_key_of(sealed)}))
+        opened = tried if isinstance(tried, CitadelError) else None
+    return Seal(
+        mount=await _seen(mount),
+        key=await _seen(key),
+        has_sealed=isinstance(sealed, bytes),
+        opened=opened,
+    )
 
 
 async def _key(vault: Vault, path: str) -> Key:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+from ca.authority.soundness import trust_domain_of
 from ca.settings import ServerSettings
 from ca.upstream.settings import VaultPkiSettings
 from ca.upstream.vault.engine import VaultIssuer
@@ -20,11 +21,11 @@ _SIGNING: Final = "issuing-certificates"
 _OTHERWISE: Final = timedelta(hours=768)  # how long leases last at most where nobody has set anything
 
 
-def pki_findings(pki: Pki, settings: ServerSettings, *, now: datetime) -> Iterator[Finding]:
+def pki_findings(pki: Pki, settings: ServerSettings, *, is_hidden: bool, now: datetime) -> Iterator[Finding]:
     """Everything about `upstream.vault`."""
     named = settings.upstream.vault
     assert named is not None  # noqa: S101 - for the type checker: it was looked at because it is set
-    yield mount_finding(pki.mount, named.mount, "pki")
+    yield mount_finding(pki.mount, named.mount, "pki", is_hidden=is_hidden)
     if isinstance(pki.mount, CitadelError) or pki.mount.engine != "pki":
         return
     yield from _issuers(pki, named, settings, now)
@@ -54,6 +55,11 @@ def _issuers(pki: Pki, named: VaultPkiSettings, settings: ServerSettings, now: d
     yield good(Subject.ISSUER, f"{_name(signer)} can sign authorities")
     yield _usage(pki.usages, signer, named)
     yield from (warning(Subject.ROOTS, note, "delete it there, or make it anew") for note in offer.notes)
+    nameless = [_name(names[each]) for each in offer.roots if each in names and trust_domain_of(each) is None]
+    if nameless:
+        told = f"{', '.join(nameless)}: no trust domain is named in it, and it is trusted all the same"
+        fix = f"give this server a mount of its own, whose roots have uri_sans={settings.trust_domain.id}"
+        yield warning(Subject.ROOTS, told, fix)
     trusted = ", ".join(_name(names[each]) for each in offer.roots if each in names)
     yield good(Subject.ROOTS, f"trusted will be {trusted}")
     yield _lifetime(offer, settings, now)

@@ -28,6 +28,11 @@ def is_sealed_by_vault(sealed: bytes) -> bool:
     return sealed.startswith(_FORM)
 
 
+def data_key_of(sealed: bytes) -> str:
+    """The data key of what `VaultSealer` made, as Vault wrapped it."""
+    return sealed.removeprefix(_FORM).partition(b"\n")[0].decode("ascii", "replace")
+
+
 class VaultSealer:
     """Fulfils `ca.keys.manager.Sealer` with the key `key` of the Transit secrets engine at `mount`.
 

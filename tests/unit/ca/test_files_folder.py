@@ -166,6 +166,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, bytes]], str, str]] = {
         CERTIFICATE,
         "no subject key identifier",
     ),
+    "no name": (lambda: bad(subject=x509.Name([])), CERTIFICATE, "has an empty subject"),
     "of another trust domain": (lambda: bad(uri="spiffe://b.test"), CERTIFICATE, "is for spiffe://b.test"),
     "constrained to another trust domain": (
         lambda: bad(extra=(certificates.permitted("b.test"),)),

@@ -22,6 +22,7 @@ from tests.certificates import NOW, Signed, intermediate, root
 
 _YEAR: Final = timedelta(days=365)
 _DENIED: Final = Unavailable(Reason.VAULT_DENIED, "the policy does not allow it")
+_REFUSED: Final = Unavailable(Reason.VAULT_REFUSED, "no")
 _GONE: Final = Unavailable(Reason.VAULT_NOT_FOUND, "there is nothing")
 _EVERYTHING: Final = {
     "upstream": {"vault": {"alone": True, "rotate_root": True}},
@@ -62,10 +63,11 @@ _HEALTH: Final = Health(version="2.7.2", is_initialized=True, is_sealed=False, t
 _LOGIN: Final = Login(policies=("citadel",), lease=timedelta(hours=1), is_renewable=True)
 _TRANSIT: Final = Mount(engine="transit", longest=None)
 _NAMES: Final = (f"citadel-x509-issuer-{'0' * 32}", "seal-of-citadel", "others")
+_GOOD_ALLOWED: Final = allowed(settings())
 _GOOD: Final = VaultFacts(
     health=_HEALTH,
     login=_LOGIN,
-    allowed=allowed(settings()),
+    allowed=_GOOD_ALLOWED,
     pki=pki(issuer(_ROOT)),
     transit=Keys(mount=_TRANSIT, names=_NAMES),
     seal=Seal(mount=_TRANSIT, key=_SEAL_KEY),
@@ -84,6 +86,7 @@ def test_a_vault_that_fits_is_good_in_every_point() -> None:
 
 
 _LEAVES_ALONE: Final = root(lifetime=_YEAR, constraints=x509.BasicConstraints(ca=True, path_length=0))
+_NAMELESS: Final = root(lifetime=_YEAR, subject=x509.Name([]))
 _WITHOUT_LOOKUP: Final = {**allowed(settings()), "auth/token/lookup-self": frozenset({"deny"})}
 _WITHOUT_REVOKE: Final = {**allowed(settings()), "auth/token/revoke-self": frozenset({"deny"})}
 _WITHOUT_DELETE: Final = {**allowed(settings()), "transit/keys/citadel-*": frozenset({"read", "update"})}
@@ -128,6 +131,13 @@ _WITH_ALL: Final = {path: frozenset({"read", "update", "delete", "sudo"}) for pa
             Grade.WARNING,
             "the issuer twin in pki is not trusted: it has the name of another root",
         ),
+        (
+            {"pki": pki(issuer(_ROOT), issuer(root("company", uri=None), "company"))},
+            Subject.ROOTS,
+            Grade.WARNING,
+            "company: no trust domain is named in it, and it is trusted all the same",
+        ),
+        ({"pki": pki(issuer(_NAMELESS))}, Subject.ISSUER, Grade.BAD, "has an empty subject"),
         ({"pki": pki(issuer(root(lifetime=timedelta(days=3))))}, Subject.LIFETIME, Grade.WARNING, "ends in 3d, before"),
         (
             {"pki": pki(issuer(_ROOT), mount=Mount(engine="pki", longest=timedelta(days=30)))},
@@ -147,9 +157,14 @@ _WITH_ALL: Final = {path: frozenset({"read", "update", "delete", "sudo"}) for pa
             Grade.WARNING,
             "citadel-west-jwt-1: not of this server's making",
         ),
-        ({"transit": Keys(mount=_TRANSIT, names=_DENIED)}, Subject.PREFIX, Grade.UNKNOWN, "that needs list"),
         ({"transit": Keys(mount=_DENIED, names=_DENIED)}, Subject.MOUNT, Grade.BAD, "is mounted at transit"),
         ({"seal": Seal(mount=_TRANSIT, key=_GONE)}, Subject.SEAL_KEY, Grade.BAD, "there is nothing"),
+        (
+            {"seal": Seal(mount=_TRANSIT, key=_SEAL_KEY, has_sealed=True, opened=_REFUSED)},
+            Subject.SEAL_KEY,
+            Grade.BAD,
+            "seal-of-citadel does not open what is sealed on record: no",
+        ),
         ({"seal": Seal(mount=_TRANSIT, key=_DENIED)}, Subject.SEAL_KEY, Grade.UNKNOWN, "does not allow to read"),
         (
             {"seal": Seal(mount=_TRANSIT, key=replace(_SEAL_KEY, kind="rsa-2048"))},
@@ -174,6 +189,29 @@ def test_each_misfit_is_found_and_named(changes: dict[str, Any], subject: Subjec
     assert is_fit(points) is (grade is not Grade.BAD)
 
 
+def test_a_seal_key_that_is_gone_is_never_made_anew_where_keys_are_sealed_by_it() -> None:
+    for has_sealed, reason, words in (
+        (False, Reason.VAULT_NOT_FOUND, "make it, if no server has ever used it"),
+        (True, Reason.VAULT_KEY_LOST, "restore it from a backup of Vault: a new one opens nothing that is sealed"),
+    ):
+        points = found(replace(_GOOD, seal=Seal(mount=_TRANSIT, key=_GONE, has_sealed=has_sealed, opened=_GONE)))
+        [hit] = [each for each in points if each.subject is Subject.SEAL_KEY]
+        assert (hit.reason, words in hit.fix, "make" in hit.fix) == (reason, True, not has_sealed)
+
+
+def test_whether_something_is_mounted_is_not_told_by_a_policy_that_allows_nothing_below_it() -> None:
+    less = {path: has if not path.startswith("pki/") else frozenset({"deny"}) for path, has in _GOOD_ALLOWED.items()}
+    points = found(replace(_GOOD, allowed=less, pki=pki(mount=_DENIED)))
+    assert {each.grade for each in points if each.subject is Subject.POLICY} == {Grade.BAD}
+    [hit] = [each for each in points if each.subject is Subject.MOUNT and "pki" in each.found]
+    assert (hit.grade, hit.fix) == (Grade.UNKNOWN, "")
+
+
+def test_names_that_nobody_may_list_are_nothing_to_look_into() -> None:
+    points = found(replace(_GOOD, transit=Keys(mount=_TRANSIT, names=_DENIED)))
+    assert {each.grade for each in points} == {Grade.GOOD}
+
+
 def test_a_token_from_a_file_that_cannot_be_renewed_is_one_that_ends() -> None:
     of = settings(
         vault={"address": "https://vault.test:8200", "login": {"token": {"token_file": "/token"}}, "namespace": "team"}
@@ -183,6 +221,7 @@ def test_a_token_from_a_file_that_cannot_be_renewed_is_one_that_ends() -> None:
     assert by_subject[Subject.LEASE].grade is Grade.WARNING
     assert by_subject[Subject.LOGIN].found == "by token in the namespace team, with the policies citadel"
     approle = {each.subject: each for each in found(replace(_GOOD, login=facts.login))}
+    assert approle[Subject.LOGIN].found.endswith("how often it may be used, cannot be told")
     assert approle[Subject.LEASE].found == "it lasts 1h, and cannot be renewed: this server logs in again"
 
 
