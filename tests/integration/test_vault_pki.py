@@ -21,7 +21,7 @@ from cli.server_process import run_server
 from tests.children import child_of
 from tests.integration.meshes import until
 from tests.openbao import OpenBao, new_openbao
-from tests.servers import reason_of, refusal, running_server
+from tests.servers import http_status, reason_of, refusal, running_server
 from tests.vault_pki import (
     default_of,
     delete_issuer_keys,
@@ -157,6 +157,12 @@ async def test_where_the_policy_does_not_allow_it_nothing_is_half_done(bao: Open
         assert len(bao.root.list(f"{mount}/issuers")["data"]["keys"]) == 1
         await server.rotations().StartRotation(rotation_pb2.StartRotationRequest(kind="issuer"))
         await until("issuing authorities rotate still", has_ended(server, "issuer"), seconds=10)
+
+        bao.policy(mount, {"sys/capabilities-self": ["update"], "auth/token/lookup-self": ["read"]})
+        lacks = f"update on {mount}/issuer/{bao.root.read(f'{mount}/issuer/first')['data']['issuer_id']}"
+        await until("it is told in time", is_told(server, "vault_denied", f"{lacks}/sign-intermediate"), seconds=10)
+        status, said = await http_status(server.settings.listen.probes, "/ready")
+        assert (status, lacks in said) == (200, True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ everybody. Where the root is rotated from here, also what `_TO_ROTATE` names.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from cryptography import x509
 
 from ca.vault.ports import Answer, Vault
 from citadel.certification_path import UNREADABLE
-from citadel.errors import Reason, Unavailable
+from citadel.errors import FailedPrecondition, Reason, Unavailable
 
 _ISSUES: Final = "issuing-certificates"
 _RETIRED: Final = "read-only,crl-signing"
@@ -22,6 +23,9 @@ _TO_ROTATE: Final[Mapping[str, Sequence[str]]] = {
     "update": ("root/rotate/internal", "root/replace", "issuer/+"),
     "read": ("issuer/+",),
 }
+_CAPABILITIES: Final = "sys/capabilities-self"
+# What comes of data that is not in the form that Vault documents: nobody's fault here, and no end of this process.
+_ODD: Final = (AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,14 @@ class Issued:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lacking:
+    """What a policy does not allow, in its words, as `update on pki/root/replace`."""
+
+    to_sign: tuple[str, ...] = ()
+    to_rotate: tuple[str, ...] = ()
+
+
 class PkiEngine:
     """Calls of one mount. Each raises as `Vault` does."""
 
@@ -56,15 +68,15 @@ class PkiEngine:
 
     async def issuers(self) -> tuple[VaultIssuer, ...]:
         """All that there are."""
-        listed = await self._listed()
-        names: Mapping[str, Any] = listed.data.get("key_info") or {}
-        found = []
-        for issuer_id in listed.data.get("keys") or ():
-            known = self._known.get(issuer_id) or await self._read(issuer_id)
-            if known is not None:
-                said = names.get(issuer_id) or {}
-                has_key, name = bool(said.get("key_id", True)), str(said.get("issuer_name") or "")
-                found.append(replace(known, has_key=has_key, name=name))
+        listed, found = await self._listed(), []
+        with self.understood():
+            names: Mapping[str, Any] = listed.data.get("key_info") or {}
+            for issuer_id in listed.data.get("keys") or ():
+                known = self._known.get(issuer_id) or await self._read(issuer_id)
+                if known is not None:
+                    said = names.get(issuer_id) or {}
+                    has_key, name = bool(said.get("key_id", True)), str(said.get("issuer_name") or "")
+                    found.append(replace(known, has_key=has_key, name=name))
         self._known = {each.id: each for each in found}
         return tuple(found)
 
@@ -113,15 +125,29 @@ class PkiEngine:
         words = {"usage": _RETIRED} | ({"issuer_name": issuer.name} if issuer.name else {})
         await self.vault.write(f"{self.mount}/issuer/{issuer.id}", words)
 
-    async def missing_to_rotate(self) -> Sequence[str]:
-        """What this server may not, of what the rotation of a root needs, in words of a policy."""
-        missing = []
-        for capability, names in _TO_ROTATE.items():
-            allowed = await self._allowed([f"{self.mount}/{each}" for each in names], capability)
-            missing += [
-                f"{capability} on {self.mount}/{each}" for each in names if f"{self.mount}/{each}" not in allowed
-            ]
-        return missing
+    async def lacking(self, issuer_ids: Collection[str], *, rotates: bool) -> Lacking:
+        """What this server may not, of what it needs to have these sign, and to rotate a root."""
+        to_sign = {f"{self.mount}/issuer/{each}/sign-intermediate": {"update"} for each in issuer_ids}
+        to_rotate: dict[str, set[str]] = {}
+        for capability, names in _TO_ROTATE.items() if rotates else ():
+            for name in names:
+                to_rotate.setdefault(f"{self.mount}/{name}", set()).add(capability)
+        try:
+            has = await self._capabilities((*to_sign, *to_rotate))
+        except Unavailable as error:
+            if error.reason is not Reason.VAULT_DENIED:
+                raise
+            # Whoever may not look may sign nevertheless; but no root is begun that may not come to its end.
+            return Lacking(to_rotate=(f"update on {_CAPABILITIES}",) if rotates else ())
+        return Lacking(to_sign=_missing(to_sign, has), to_rotate=_missing(to_rotate, has))
+
+    @contextmanager
+    def understood(self) -> Iterator[None]:
+        """Read what was answered within this. Raises `FailedPrecondition` (`upstream_invalid`)."""
+        try:
+            yield
+        except _ODD as error:
+            raise invalid(self.mount, f"answers in a way that is not understood: {error}") from error
 
     async def _listed(self) -> Answer:
         try:
@@ -137,11 +163,15 @@ class PkiEngine:
             ) from error
 
     async def _allowed(self, paths: Collection[str], capability: str) -> frozenset[str]:
+        has = await self._capabilities(paths)
+        return frozenset(path for path in paths if capability in has[path] or "root" in has[path])
+
+    async def _capabilities(self, paths: Collection[str]) -> Mapping[str, Collection[str]]:
         if not paths:
-            return frozenset()
-        answer = await self.vault.write("sys/capabilities-self", {"paths": list(paths)})
-        good = {capability, "root"}
-        return frozenset(path for path in paths if good & set(answer.data.get(path) or ()))
+            return {}
+        answer = await self.vault.write(_CAPABILITIES, {"paths": list(paths)})
+        with self.understood():
+            return {path: frozenset(answer.data.get(path) or ()) for path in paths}
 
     async def _read(self, issuer_id: str) -> VaultIssuer | None:
         try:
@@ -164,6 +194,20 @@ def read_pem(text: object) -> x509.Certificate | None:
         return x509.load_pem_x509_certificate(str(text).encode())
     except UNREADABLE:
         return None
+
+
+def invalid(mount: str, problem: str, *, fix: str = "") -> FailedPrecondition:
+    """That nothing good comes from this engine."""
+    return FailedPrecondition(Reason.UPSTREAM_INVALID, f"the PKI engine at {mount} {problem}", fix=fix)
+
+
+def _missing(needed: Mapping[str, Collection[str]], has: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    return tuple(
+        f"{capability} on {path}"
+        for path, capabilities in needed.items()
+        for capability in sorted(capabilities)
+        if not {capability, "root"} & set(has[path])
+    )
 
 
 def _issued(answer: Answer) -> Issued:

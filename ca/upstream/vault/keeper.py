@@ -13,7 +13,7 @@ from ca.authority.model import AuthorityState
 from ca.upstream.condition import UpstreamCondition
 from ca.upstream.telling import Telling
 from ca.upstream.vault.authority import VaultUpstream
-from ca.upstream.vault.offer import invalid
+from ca.upstream.vault.engine import invalid
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 

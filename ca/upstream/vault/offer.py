@@ -20,9 +20,8 @@ from ca.upstream.lineage import (
     named,
     namesakes,
 )
-from ca.upstream.vault.engine import VaultIssuer
+from ca.upstream.vault.engine import VaultIssuer, invalid
 from citadel.certification_path import UNREADABLE, extension_of
-from citadel.errors import FailedPrecondition, Reason
 from citadel.name_constraints import constrains_uris, is_refused_by_envoy
 from citadel.spiffe import TrustDomain
 
@@ -209,8 +208,3 @@ class _Judge:
 
 def _certificates(issuers: Iterable[VaultIssuer]) -> Iterator[x509.Certificate]:
     return (each.certificate for each in issuers if each.certificate is not None)
-
-
-def invalid(mount: str, problem: str, *, fix: str = "") -> FailedPrecondition:
-    """That nothing good comes from this engine."""
-    return FailedPrecondition(Reason.UPSTREAM_INVALID, f"the PKI engine at {mount} {problem}", fix=fix)

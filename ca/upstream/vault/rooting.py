@@ -18,8 +18,7 @@ from ca.authority.soundness import domain_fault, root_faults
 from ca.keys.kinds import KeyKind
 from ca.upstream.lineage import namesakes
 from ca.upstream.refusals import Refusals
-from ca.upstream.vault.engine import PkiEngine, VaultIssuer
-from ca.upstream.vault.offer import invalid
+from ca.upstream.vault.engine import PkiEngine, VaultIssuer, invalid
 from citadel.clock import Clock
 from citadel.config.types import format_duration
 from citadel.errors import Reason, Unavailable
@@ -97,7 +96,7 @@ class VaultRooting:
     ) -> tuple[VaultIssuer, x509.Certificate]:
         found = await self._named(name)
         if found is None:
-            if missing := await self._engine.missing_to_rotate():
+            if missing := (await self._engine.lacking((), rotates=True)).to_rotate:
                 raise Unavailable(
                     Reason.VAULT_DENIED,
                     f"the policy does not allow {', '.join(missing)}: nothing was changed",

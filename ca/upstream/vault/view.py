@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 from cryptography import x509
 
@@ -14,18 +13,15 @@ from ca.authority.model import Authority, AuthorityState
 from ca.upstream.settings import VaultPkiSettings
 from ca.upstream.telling import is_same_trouble
 from ca.upstream.vault.engine import PkiEngine
-from ca.upstream.vault.offer import Found, Line, Offer, invalid, offer_of
+from ca.upstream.vault.offer import Found, Line, Offer, offer_of
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
 
-# What comes of data that is not in the form that Vault documents: nobody's fault here, and no end of this process.
-_ODD: Final = (AttributeError, LookupError, TypeError, ValueError)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What one look found: an offer, or why there is none.
+    """What one look found: an offer, or why there is none; or why nothing comes of it, as far as is known.
 
     `retired` are the ids of issuers that issue nothing any more. `missing` is what the policy lacks for rotating the
     root, `changes` how many were made from here before it.
@@ -65,21 +61,22 @@ class EngineView:
             usages = await self._engine.retired(others) if self._settings.alone else dict.fromkeys(others, False)
             unread = frozenset(others) - usages.keys()
             retired = frozenset(each for each in others if usages.get(each, each in self._retired))
-            missing = await self._engine.missing_to_rotate() if self._settings.rotate_root else ()
             found = Found(issuers=issuers, leading=leading, retired=retired, unread=unread)
-            offer = await asyncio.to_thread(self._judged, found, roots)
+            with self._engine.understood():
+                offer = await asyncio.to_thread(self._judged, found, roots)
+            sign = {offer.lines[each].issuer_id for each in _signing(roots) if each in offer.lines}
+            lacking = await self._engine.lacking(sorted({leading} | sign), rotates=self._settings.rotate_root)
         except CitadelError as error:
             return Look(trouble=error, changes=changes)
-        except _ODD as error:
-            odd = invalid(self._engine.mount, f"answers in a way that is not understood: {error}")
-            return Look(trouble=odd, changes=changes)
-        return Look(offer=offer, retired=retired, missing=tuple(missing), changes=changes)
+        trouble = _denied(lacking.to_sign) if lacking.to_sign else None
+        return Look(offer=offer, trouble=trouble, retired=retired, missing=lacking.to_rotate, changes=changes)
 
     def is_news(self, look: Look) -> bool:
         """Whether this is another view than that of the last look."""
         seen = self.found
         is_other = (look.offer, look.missing) != (seen.offer, seen.missing)
-        return is_other or not is_same_trouble(look.trouble, seen.trouble)
+        is_seen_first = look.offer is not None and bool(self._made)
+        return is_other or is_seen_first or not is_same_trouble(look.trouble, seen.trouble)
 
     def notes(self) -> tuple[str, ...]:
         """What is otherwise there than one might think."""
@@ -96,10 +93,11 @@ class EngineView:
         if look.changes != self._changes:
             return False  # it was begun before something was changed from here
         self.found = look
+        self.troubled_since = (self.troubled_since or self._clock.now()) if look.trouble is not None else None
         if look.offer is None:
-            self.troubled_since = self.troubled_since or self._clock.now()
             return False
-        self.troubled_since, self._retired = None, look.retired
+        self._retired = look.retired
+        self._made.clear()  # what is still there was seen
         return True
 
     def note_made(self, line: Line) -> None:
@@ -147,8 +145,19 @@ class EngineView:
             trust_domain=self._trust_domain,
             now=self._clock.now(),
             known=tuple(dict.fromkeys(root.certificate for root in roots)),
-            trusted=[root.certificate for root in roots if root.state is AuthorityState.ACTIVE],
+            trusted=_signing(roots),
         )
+
+
+def _signing(roots: Collection[Authority]) -> Sequence[x509.Certificate]:
+    return [root.certificate for root in roots if root.state is AuthorityState.ACTIVE]
+
+
+def _denied(missing: Sequence[str]) -> Unavailable:
+    """Known before it is asked for, when there is time left to mend it."""
+    return Unavailable(
+        Reason.VAULT_DENIED, f"Vault's policy does not allow {', '.join(missing)}", fix="add it to the policy"
+    )
 
 
 def not_yet() -> Unavailable:
