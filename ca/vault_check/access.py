@@ -10,7 +10,7 @@ from typing import Final
 from ca.settings import ServerSettings
 from ca.vault_check.facts import Health, Login, VaultFacts
 from ca.vault_check.finding import Finding, Subject, bad, failed, good, unknown, warning
-from ca.vault_check.policy import Rule, rules_for
+from ca.vault_check.policy import Rule, own_beginnings, rules_for
 from citadel.config.types import format_duration
 from citadel.errors import CitadelError, Reason
 
@@ -85,7 +85,7 @@ def is_among_own(settings: ServerSettings) -> bool:
     transit, seal = settings.keys.vault_transit, settings.keys.vault_seal
     if transit is None or seal is None:
         return False
-    return seal.mount == transit.mount and seal.key.startswith(f"{transit.prefix}-")
+    return seal.mount == transit.mount and seal.key.startswith(own_beginnings(transit))
 
 
 def _version(health: Health, settings: ServerSettings) -> Finding:
@@ -178,7 +178,7 @@ def _beyond(settings: ServerSettings) -> Iterator[str]:
             yield from (f"{pki.mount}/root/rotate/internal", f"{pki.mount}/root/replace")
     if (transit := settings.keys.vault_transit) is not None:
         own = f"{transit.prefix}-"
-        yield from (f"{transit.mount}/{kind}/{own}*" for kind in ("export/signing-key", "backup"))
+        yield from (f"{transit.mount}/{kind}/{own}*" for kind in ("export/signing-key", "backup", "keys", "sign"))
         yield from (f"{transit.mount}/{kind}/*" for kind in ("keys", "sign", "decrypt"))
     if (seal := settings.keys.vault_seal) is not None:
         if not is_among_own(settings):

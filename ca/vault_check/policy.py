@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
+from ca.keys.sealing import KeyPurpose
+from ca.keys.transit.naming import PURPOSES
 from ca.settings import ServerSettings, VaultSealSettings, VaultTransitSettings
 from ca.upstream.settings import VaultPkiSettings
 
+_MADE: Final[Mapping[KeyPurpose, str]] = MappingProxyType(
+    {
+        KeyPurpose.ROOT: "the keys of root authorities",
+        KeyPurpose.ISSUER: "the keys of issuing authorities",
+        KeyPurpose.JWT: "the keys that sign tokens",
+        KeyPurpose.RECORDS: "the key that signs the records of this server",
+    }
+)
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -75,13 +86,25 @@ def _pki(pki: VaultPkiSettings) -> Iterator[Rule]:
     yield _update(f"{pki.mount}/root/replace", "Let the next root sign.")
 
 
+def own_beginnings(transit: VaultTransitSettings) -> tuple[str, ...]:
+    """How names of keys begin that this server may use there: with the prefix alone also others' could."""
+    return tuple(f"{transit.prefix}-{purpose}-" for purpose in PURPOSES)
+
+
 def _transit(transit: VaultTransitSettings, *, takes_in: bool) -> Iterator[Rule]:
-    names = f"{transit.prefix}-*"
-    why = "Make the keys of this server's authorities, look at them, and delete those that are no longer needed."
-    yield Rule(path=f"{transit.mount}/keys/{names}", capabilities=("read", "update", "delete"), why=why)
-    yield _update(f"{transit.mount}/sign/{names}", "Sign with them.")
+    for purpose, begin in zip(PURPOSES, own_beginnings(transit), strict=True):
+        yield _kept(f"{transit.mount}/keys/{begin}*", purpose)
+        yield _update(f"{transit.mount}/sign/{begin}*", "Sign with them.")
     if takes_in:
         yield _read(f"{transit.mount}/wrapping_key", "Take in the key of the folder that `upstream.files` names.")
+
+
+def _kept(path: str, purpose: KeyPurpose) -> Rule:
+    if purpose is KeyPurpose.RECORDS:
+        why = f"Make {_MADE[purpose]}, and look at it."
+        return Rule(path=path, capabilities=("read", "update"), why=why)
+    why = f"Make {_MADE[purpose]}, look at them, and delete those that are no longer needed."
+    return Rule(path=path, capabilities=("read", "update", "delete"), why=why)
 
 
 def _seal(seal: VaultSealSettings) -> Iterator[Rule]:

@@ -12,6 +12,7 @@ from ca.vault_check.access import is_among_own
 from ca.vault_check.facts import Keys, Seal
 from ca.vault_check.finding import Finding, Subject, bad, failed, good, unknown, warning
 from ca.vault_check.mounts import mount_finding
+from ca.vault_check.policy import own_beginnings
 from citadel.errors import CitadelError, Reason
 
 _SEALING: Final = "aes256-gcm96"
@@ -74,7 +75,8 @@ def _prefix(keys: Keys, settings: ServerSettings) -> Finding:
         return warning(Subject.PREFIX, found, "give one of the two another name, or another mount")
     # No server needs to list names: `citadel-cli vault policy` does not allow it, and that is nothing to look into.
     names = () if isinstance(keys.names, CitadelError) else keys.names
-    others = [each for each in names if each.startswith(begin) and not _OWN_FORM.fullmatch(each[len(begin) :])]
+    alike = [each for each in names if each.startswith(own_beginnings(named))]
+    others = [each for each in alike if not _OWN_FORM.fullmatch(each[len(begin) :])]
     if others:
         shown = ", ".join(sorted(others)[:_SHOWN]) + (" and others" if len(others) > _SHOWN else "")
         found = f"{shown}: not of this server's making, and it may delete them"

@@ -318,9 +318,11 @@ async def test_keys_of_others_that_begin_alike_are_seen_by_who_may_list(bao: Ope
     place.allow(as_hcl(rules_for(place.settings())) + 'path "transit/keys" { capabilities = ["list"] }')
     assert await place.off() == []
     bao.write("transit/keys/east-2-jwt-1", type="ecdsa-p256")
+    assert await place.off() == [], "the policy does not reach it"
+    bao.write("transit/keys/east-jwt-1", type="ecdsa-p256")
     [(subject, grade, found)] = await place.off()
     assert (subject, grade) == ("prefix", "warning")
-    assert "east-2-jwt-1: not of this server's making" in found
+    assert "east-jwt-1: not of this server's making" in found
 
 
 async def test_in_a_namespace_of_its_own_everything_is_good(bao: OpenBao, tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ import pytest
 
 from ca.settings import ServerSettings
 from ca.vault_check.finding import is_fit
-from ca.vault_check.policy import Rule, rules_for
-from citadel._wire import admin_pb2, rotation_pb2
+from ca.vault_check.policy import Rule, as_hcl, rules_for
+from citadel._wire import admin_pb2, agent_api_pb2, rotation_pb2
 from citadel.bundle import TrustBundle
 from citadel.clock import SystemClock
 from cli.vault_check import look
 from tests.csrs import csr, new_key
+from tests.folders import a_root, an_issuer, contents, put
 from tests.openbao import OpenBao, new_openbao
 from tests.servers import Server, running_server, server_settings, sign
 
@@ -62,11 +63,16 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
     bao.stop()
 
 
-async def _issue(server: Server, name: str) -> None:
+async def _issue(server: Server, name: str, *, token: bool = False) -> None:
     agent = await server.join(name)
     entry = await server.entry(f"/{name}", agent)
     [answer] = await sign(server.agents(agent), (entry.id, csr(new_key())))
     assert answer.refusal.reason == ""
+    if not token:  # which a rotation of its key would wait for
+        return
+    asked = agent_api_pb2.JwtSvidRequest(entry_id=entry.id, audience=["shop"])
+    tokens = await server.agents(agent).SignJwtSvids(agent_api_pb2.SignJwtSvidsRequest(requests=[asked]))
+    assert tokens.results[0].refusal.reason == ""
 
 
 async def _rotate(server: Server, kind: str) -> None:
@@ -112,7 +118,7 @@ async def test_a_server_works_with_the_shipped_policy_and_needs_all_of_it(
     async with running_server(settings) as server:
         await paces(server)
     async with running_server(settings) as server:  # which opens what was sealed, and finds what was made
-        await _issue(server, "again")
+        await _issue(server, "again", token=True)
         # Until the log-in was renewed, at two thirds of its life.
         await _until(lambda: ("auth/token/renew-self", "update", True) in audited.asked(use))
     assert [path for path, _, is_allowed in audited.asked(use) if not is_allowed] == []
@@ -127,8 +133,23 @@ async def test_a_server_works_with_the_shipped_policy_and_needs_all_of_it(
     assert unused == [], "a right that nobody has used is none that is needed"
 
 
+async def test_an_authority_of_a_folder_is_taken_into_transit_with_what_is_printed_for_it(
+    audited: Audited, tmp_path: Path
+) -> None:
+    folder = put(tmp_path / "cacerts", contents(an_issuer(root := a_root()), root))
+    sections = {"keys": {"vault_transit": {}}, "upstream": {"files": {"folder": folder, "alone": True}}}
+    settings = _settings("folder", sections, audited.bao, tmp_path)
+    audited.bao.root.sys.create_or_update_policy("folder", as_hcl(rules_for(settings)))
+    async with running_server(settings) as server:
+        await _issue(server, "before", token=True)
+    asked = audited.asked("folder")
+    assert [path for path, _, is_allowed in asked if not is_allowed] == []
+    assert any(re.fullmatch(r"transit/keys/citadel-x509-issuer-\w+/import", path) for path, _, _ in asked)
+
+
 def _settings(use: str, sections: dict[str, Any], bao: OpenBao, folder: Path) -> ServerSettings:
-    bao.root.sys.create_or_update_policy(use, (_POLICIES / f"{use}.hcl").read_text())
+    if use in USES:
+        bao.root.sys.create_or_update_policy(use, (_POLICIES / f"{use}.hcl").read_text())
     login = bao.approle(use, folder, use, token_ttl="3s", token_no_default_policy=True)
     vault = {"address": bao.address, "ca_file": str(bao.ca_file), "login": login}
     return server_settings(folder, vault=vault, rotation={"margin": "500ms", "window": "0s"}, **sections)

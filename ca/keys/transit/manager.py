@@ -14,7 +14,7 @@ from ca.keys.kinds import AuthorityKey, AuthorityPublicKey, KeyKind
 from ca.keys.sealing import KeyPurpose
 from ca.keys.transit.facts import TYPES, KeyFacts, same_key, type_of
 from ca.keys.transit.key import TransitKey, TransitPaths, key_lost
-from ca.keys.transit.naming import TransitId, TransitNames
+from ca.keys.transit.naming import PURPOSES, TransitId, TransitNames
 from ca.keys.transit.wrapping import wrapped_for
 from ca.vault.ports import Vault
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
@@ -69,7 +69,7 @@ class TransitKeyManager:
 
     async def delete(self, key_id: str) -> None:
         unique = TransitId.parse(key_id).unique
-        for name in (self._names.name(unique, purpose) for purpose in KeyPurpose):
+        for name in (self._names.name(unique, purpose) for purpose in PURPOSES):
             try:
                 await self._vault.read(self._names.path(name))
             except Unavailable as error:

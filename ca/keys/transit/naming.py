@@ -13,6 +13,8 @@ from ca.keys.kinds import AuthorityPublicKey
 from ca.keys.sealing import KeyPurpose
 from citadel.errors import FailedPrecondition, Reason
 
+# What keys in Vault are for: a backup is sealed by one that somebody else made.
+PURPOSES: Final = tuple(purpose for purpose in KeyPurpose if purpose is not KeyPurpose.BACKUP)
 _MARK: Final = "vault-"
 _DIGITS: Final = 24  # of a SHA-256: ids have room for no more
 _KEY_ID: Final = re.compile(rf"{_MARK}([0-9a-f]{{32}})-([0-9a-f]{{{_DIGITS}}})")

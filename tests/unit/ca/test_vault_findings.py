@@ -89,7 +89,7 @@ _LEAVES_ALONE: Final = root(lifetime=_YEAR, constraints=x509.BasicConstraints(ca
 _NAMELESS: Final = root(lifetime=_YEAR, subject=x509.Name([]))
 _WITHOUT_LOOKUP: Final = {**allowed(settings()), "auth/token/lookup-self": frozenset({"deny"})}
 _WITHOUT_REVOKE: Final = {**allowed(settings()), "auth/token/revoke-self": frozenset({"deny"})}
-_WITHOUT_DELETE: Final = {**allowed(settings()), "transit/keys/citadel-*": frozenset({"read", "update"})}
+_WITHOUT_DELETE: Final = {**allowed(settings()), "transit/keys/citadel-jwt-*": frozenset({"read", "update"})}
 _WITH_SUDO: Final = {**allowed(settings()), "pki/issuer/+": frozenset({"read", "update", "sudo"})}
 _WITH_VERBATIM: Final = {**allowed(settings()), "pki/sign-verbatim": frozenset({"update"})}
 _WITH_ALL: Final = {path: frozenset({"read", "update", "delete", "sudo"}) for path in probes(settings())}
@@ -110,7 +110,7 @@ _WITH_ALL: Final = {path: frozenset({"read", "update", "delete", "sudo"}) for pa
         ({"login": replace(_LOGIN, policies=("root",))}, Subject.POWER, Grade.WARNING, "a root token"),
         ({"allowed": _DENIED}, Subject.POLICY, Grade.BAD, "does not allow it"),
         ({"allowed": _WITHOUT_LOOKUP}, Subject.POLICY, Grade.BAD, "lookup-self does not allow read"),
-        ({"allowed": _WITHOUT_DELETE}, Subject.POLICY, Grade.BAD, "keys/citadel-* does not allow delete"),
+        ({"allowed": _WITHOUT_DELETE}, Subject.POLICY, Grade.BAD, "keys/citadel-jwt-* does not allow delete"),
         ({"allowed": _WITHOUT_REVOKE}, Subject.POLICY, Grade.WARNING, "revoke-self does not allow update"),
         ({"allowed": _WITH_SUDO}, Subject.POWER, Grade.WARNING, "pki/issuer/+ allows sudo"),
         ({"allowed": _WITH_VERBATIM}, Subject.POWER, Grade.WARNING, "pki/sign-verbatim allows update"),
@@ -152,10 +152,10 @@ _WITH_ALL: Final = {path: frozenset({"read", "update", "delete", "sudo"}) for pa
             "Vault's own, 32d unless",
         ),
         (
-            {"transit": Keys(mount=_TRANSIT, names=(*_NAMES, "citadel-west-jwt-1"))},
+            {"transit": Keys(mount=_TRANSIT, names=(*_NAMES, "citadel-jwt-1"))},
             Subject.PREFIX,
             Grade.WARNING,
-            "citadel-west-jwt-1: not of this server's making",
+            "citadel-jwt-1: not of this server's making",
         ),
         ({"transit": Keys(mount=_DENIED, names=_DENIED)}, Subject.MOUNT, Grade.BAD, "is mounted at transit"),
         ({"seal": Seal(mount=_TRANSIT, key=_GONE)}, Subject.SEAL_KEY, Grade.BAD, "there is nothing"),
@@ -226,9 +226,9 @@ def test_a_token_from_a_file_that_cannot_be_renewed_is_one_that_ends() -> None:
 
 
 def test_a_seal_key_that_a_server_may_delete_with_its_own_is_told() -> None:
-    of = settings(keys={"vault_transit": {}, "vault_seal": {}})
+    of = settings(keys={"vault_transit": {}, "vault_seal": {"key": "citadel-jwt-seal"}})
     [point] = [each for each in found(replace(_GOOD, allowed=allowed(of)), of) if each.subject is Subject.PREFIX]
-    assert (point.grade, point.found.split(",")[0]) == (Grade.WARNING, "citadel-seal")
+    assert (point.grade, point.found.split(",")[0]) == (Grade.WARNING, "citadel-jwt-seal")
 
 
 @pytest.mark.parametrize("error", [_DENIED, Unavailable(Reason.VAULT_UNAVAILABLE, "sealed")])

@@ -55,8 +55,14 @@ def test_mounts_and_names_stand_in_the_paths() -> None:
         "sys/capabilities-self": "update",
         "mesh/pki/issuer/+/sign-intermediate": "update",
         "mesh/pki/issuer/+": "read",
-        "keys/keys/east-*": "read update delete",
-        "keys/sign/east-*": "update",
+        "keys/keys/east-x509-root-*": "read update delete",
+        "keys/sign/east-x509-root-*": "update",
+        "keys/keys/east-x509-issuer-*": "read update delete",
+        "keys/sign/east-x509-issuer-*": "update",
+        "keys/keys/east-jwt-*": "read update delete",
+        "keys/sign/east-jwt-*": "update",
+        "keys/keys/east-records-*": "read update",
+        "keys/sign/east-records-*": "update",
         "seals/datakey/plaintext/old": "update",
         "seals/decrypt/old": "update",
         "seals/keys/old": "read",
@@ -69,6 +75,21 @@ def test_an_issuer_that_is_pinned_by_its_id_is_the_only_one_that_may_be_asked() 
         f"pki/issuer/{pinned}/sign-intermediate",
         f"pki/issuer/{pinned}",
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["citadel-seal", "citadel-eu-seal", "citadel-eu-x509-root-1", "citadel-2", "citadel", "citadel-backup-1"]
+)
+def test_a_server_may_touch_no_key_in_transit_that_is_none_of_its_own(name: str) -> None:
+    rules = paths(settings(keys={"vault_transit": {}}))
+    for verb in ("keys", "sign"):
+        own = [path for path in rules if path.startswith(f"transit/{verb}/")]
+        assert len(own) == 4
+        assert not any(f"transit/{verb}/{name}".startswith(path.rstrip("*")) for path in own)
+
+
+def test_the_key_of_the_records_is_for_good() -> None:
+    assert paths(settings(keys={"vault_transit": {}}))["transit/keys/citadel-records-*"] == "read update"
 
 
 def test_only_a_folder_s_key_is_taken_into_transit() -> None:
