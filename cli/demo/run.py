@@ -40,7 +40,8 @@ async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> Ending
         mesh = Mesh(plan, client, issuer=issuer, vault=vault)
         try:
             _introduce(plan, screen)
-            await mesh.start()
+            if not await _is_up(mesh, stop):
+                return Ending.INTERRUPTED
             screen.say("The mesh is up. productpage calls reviews, a new TLS connection for each request, no retries:")
             onlooker = _Onlooker(plan, screen, mesh, client, stop)
             envoys = {each.name: EnvoyAdmin(client, each.admin_port) for each in (plan.productpage, plan.reviews)}
@@ -66,6 +67,21 @@ async def run_demo(plan: Plan, screen: Screen, *, stop: asyncio.Event) -> Ending
     return Ending.BROKEN if found else Ending.GOOD
 
 
+async def _is_up(mesh: Mesh, stop: asyncio.Event) -> bool:
+    """Bring up the mesh; false where the demo is stopped meanwhile, and it is broken off. Raises as `Mesh.start`."""
+    starting, stopped = asyncio.ensure_future(mesh.start()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in (starting, stopped):
+            each.cancel()
+        await asyncio.gather(starting, stopped, return_exceptions=True)
+    if stop.is_set():
+        return False
+    starting.result()
+    return True
+
+
 class _Onlooker:
     """Shows the mesh as it is, again and again, while something is waited for."""
 
@@ -77,6 +93,11 @@ class _Onlooker:
         self._stop = stop
         self.tally = Tally()
         self.sightings: list[Sighting] = []
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the demo is to end."""
+        return self._stop.is_set()
 
     async def look(self) -> None:
         """Look once. Raises `CitadelError` where a process has ended or an Envoy does not answer."""
@@ -114,6 +135,8 @@ async def _observe_load(plan: Plan, screen: Screen, onlooker: _Onlooker, rotator
     try:
         async with asyncio.timeout(plan.most_seconds):
             await onlooker.until(lambda: is_enough(plan, tally, onlooker.sightings))
+            if onlooker.is_stopped:
+                return
             screen.say("The load goes on while the root is rotated, as `citadel-cli rotate root --window 0s` does it:")
             await onlooker.during(rotator.run())
             with_new_root = tally.done + plan.pace  # a second's worth

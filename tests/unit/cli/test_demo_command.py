@@ -73,7 +73,8 @@ async def test_without_openbao_only_the_demo_with_vault_is_missing(temporary: Pa
 
 
 @pytest.mark.integration
-async def test_an_interrupted_demo_is_not_a_broken_one(temporary: Path) -> None:
+@pytest.mark.parametrize("after", [b"Citadel demo in", b"The mesh is up"])
+async def test_an_interrupted_demo_is_not_a_broken_one(temporary: Path, after: bytes) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "cli.entry", "demo"),
         stdout=-1,
@@ -82,13 +83,15 @@ async def test_an_interrupted_demo_is_not_a_broken_one(temporary: Path) -> None:
     )
     assert process.stdout is not None
     async for line in process.stdout:
-        if line.startswith(b"The mesh is up"):
+        if line.startswith(after):
             process.send_signal(signal.SIGINT)
             break
     rest = (await process.stdout.read()).decode()
     assert await process.wait() == 130, rest
     assert rest.splitlines()[-1] == "interrupted"
     assert "BROKEN" not in rest
+    assert "The mesh is up" not in rest, "it is not brought up first"
+    assert "The load goes on" not in rest
     assert list(temporary.iterdir()) == []
 
 
