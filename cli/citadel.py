@@ -9,6 +9,7 @@ import click
 from ca.settings import ServerSettings
 from citadel import logs
 from citadel.config.loader import load
+from citadel.errors import CitadelError
 from cli.completion import completion_command
 from cli.demo.command import demo
 from cli.limits import raise_open_files
@@ -55,7 +56,12 @@ def server_run(path: Path) -> None:
     from cli.server_process import run_server  # noqa: PLC0415 - the other commands start without SQLAlchemy
 
     raise_open_files()
-    run_until_signal(lambda stop: run_server(settings, stop=stop))
+    try:
+        run_until_signal(lambda stop: run_server(settings, stop=stop))
+    except CitadelError as error:
+        if error.reason.value.startswith("vault_"):
+            error.fix = error.fix or f"`citadel-cli vault check -c {path}` says what does not fit"
+        raise
 
 
 @server.command("validate")

@@ -130,7 +130,10 @@ class VaultClient:
         except TimeoutError:
             raise Unavailable(Reason.VAULT_UNAVAILABLE, f"Vault did not answer within {self._bound:g} s") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise trouble_of_error(error) from None  # what is below holds the request, with the token
+            address, ca_file = self._settings.address, self._settings.ca_file
+            raise trouble_of_error(
+                error, address=address, ca_file=ca_file
+            ) from None  # what is below holds the request, with the token
         finally:
             call.cut()
         secrets = [secret for secret in (token, *(sent.get("json", {}).get(name) for name in _SECRET)) if secret]

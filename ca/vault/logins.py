@@ -162,4 +162,9 @@ def _refusal(error: Unavailable, login: Login) -> Unavailable:
         return error
     # An auth method that is not mounted is no path that anybody may use, so that it is refused alike.
     said = "" if error.reason is Reason.VAULT_DENIED else f": {error.message}"
-    return Unavailable(Reason.VAULT_LOGIN_REFUSED, f"Vault does not log in {login.shows}{said}")
+    fix = error.fix or (
+        f"look whether that auth method is mounted there, or set vault.login.{login.kind}.mount"
+        if error.reason is Reason.VAULT_DENIED
+        else f"compare vault.login.{login.kind} and vault.namespace with what is there; a new secret is taken by itself"
+    )
+    return Unavailable(Reason.VAULT_LOGIN_REFUSED, f"Vault does not log in {login.shows}{said}", fix=fix)

@@ -12,6 +12,7 @@ from citadel.clock import Clock
 from citadel.errors import InvalidArgument, Reason, Unavailable
 
 _SENT_AT_ONCE: Final = 3
+_PUT_IT_THERE: Final = "put it there; it is read again by itself"
 _UNTIL_FORGOTTEN: Final = 1000.0  # seconds
 
 
@@ -31,13 +32,15 @@ class SecretFile:
         try:
             return await asyncio.to_thread(self.read, self.path)
         except InvalidArgument as error:
-            raise Unavailable(Reason.VAULT_LOGIN_REFUSED, error.message, fix=error.fix) from None
+            fix = error.fix or _PUT_IT_THERE
+            raise Unavailable(Reason.VAULT_LOGIN_REFUSED, error.message, fix=fix) from None
 
     async def word(self) -> str:
         """What stands in it, which is one word. Raises as above."""
         content = (await self.content()).decode("ascii", "replace").strip()
         if not content or not content.isascii() or not content.isprintable() or " " in content:
-            raise Unavailable(Reason.VAULT_LOGIN_REFUSED, f"{self.path} does not hold a secret in one line")
+            problem = f"{self.path} does not hold a secret in one line"
+            raise Unavailable(Reason.VAULT_LOGIN_REFUSED, problem, fix=_PUT_IT_THERE)
         return content
 
 

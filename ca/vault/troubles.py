@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ _ELSEWHERE: Final = range(300, 400)
 _ITS_OWN: Final = range(500, 600)
 _FORBIDDEN: Final = frozenset({401, 403})
 _MISSING: Final = 404
+_ALWAYS_THERE: Final = ("sys/", "auth/token/")
+_WITHOUT_TLS: Final = b"Client sent an HTTP request to an HTTPS server"  # as Go says it
 # 412: a node that has not heard of it yet; 429: a quota; 501: not initialised; 503: sealed; others by what is between.
 _PASSING: Final = frozenset({408, 412, 429, 501, 502, 503, 504})
 # A 500 that says that there is no leader, or that the storage does not answer.
@@ -33,6 +36,10 @@ def taken(status: int, body: bytes, *, method: str, path: str, secrets: Collecti
     """The answer, where it is a good one. Raises `Unavailable` for any other; none of `secrets` is in its words."""
     if status in _GOOD and not body:
         return {}
+    if _WITHOUT_TLS in body:
+        raise Unavailable(
+            Reason.VAULT_REFUSED, "Vault speaks TLS, and vault.address does not", fix="let it begin with https://"
+        )
     answer = _parsed(body)
     if status in _GOOD and answer is not None:
         return answer
@@ -42,16 +49,23 @@ def taken(status: int, body: bytes, *, method: str, path: str, secrets: Collecti
     raise _trouble(status, words, method=method, path=path)
 
 
-def trouble_of_error(error: Exception) -> Unavailable:
-    """What kept an answer from coming."""
+def trouble_of_error(error: Exception, *, address: str, ca_file: Path | None) -> Unavailable:
+    """What kept an answer from coming, asked at `address`."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Unavailable(Reason.VAULT_UNTRUSTED, f"Vault's certificate does not verify: {cause.verify_message}")
+            anchors = f"the authority in {ca_file}" if ca_file is not None else "the authorities of the system"
+            return Unavailable(
+                Reason.VAULT_UNTRUSTED,
+                f"Vault's certificate does not verify: {cause.verify_message}, at {address} with {anchors}",
+                fix="set vault.ca_file to the authority of that certificate, and vault.address to a host that it names",
+            )
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CUT):
             return Unavailable(
-                Reason.VAULT_UNTRUSTED, f"Vault does not speak TLS with this server: {cause.strerror or cause}"
+                Reason.VAULT_UNTRUSTED,
+                f"Vault does not speak TLS with this server at {address}: {cause.strerror or cause}",
+                fix="look whether Vault's listener there has TLS, and which versions of it",
             )
     if isinstance(error, requests.Timeout):
         return Unavailable(Reason.VAULT_UNAVAILABLE, "Vault did not answer in time")
@@ -77,9 +91,10 @@ def _trouble(status: int, words: str | None, *, method: str, path: str) -> Unava
             Reason.VAULT_REFUSED, f"what answers `{path}` ({status}) is not Vault", fix="look at vault.address"
         )
     if status in _FORBIDDEN:
-        return Unavailable(
-            Reason.VAULT_DENIED, f"Vault's policy does not allow `{_CAPABILITIES.get(method, method)}` on `{path}`"
-        )
+        # Said alike where nothing is mounted, but of what is always there.
+        or_nothing = "" if path.startswith(_ALWAYS_THERE) else ", or nothing is mounted there"
+        capability = _CAPABILITIES.get(method, method)
+        return Unavailable(Reason.VAULT_DENIED, f"Vault's policy does not allow `{capability}` on `{path}`{or_nothing}")
     if status == _MISSING:  # of a missing name Vault says nothing, of a missing mount it does
         what = (
             f"nothing serves `{path}` in Vault; is its mount right?"

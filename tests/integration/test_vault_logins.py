@@ -132,6 +132,7 @@ async def test_what_is_wrong_with_a_login_is_said(
         error = await refused(one.reads())
         assert error.reason is Reason.VAULT_LOGIN_REFUSED
         assert words.format(mount=mount) in error.message
+        assert error.fix
         assert secret not in str(error)
         assert one.session.trouble() is error
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from ca.settings import ServerSettings
 from citadel._wire import rotation_pb2
-from citadel.errors import Reason, Unavailable
+from citadel.errors import Kind, Reason, Unavailable
 from cli.citadel_cli import citadel_cli
+from cli.output import EXIT_CODES
 from cli.server_process import run_server
 from tests.integration.meshes import until
 from tests.openbao import OpenBao, new_openbao
@@ -123,3 +126,21 @@ async def test_a_wrong_secret_refuses_the_start_and_says_which(bao: OpenBao, tmp
         await run_server(settings, stop=asyncio.Event())
     assert error.value.reason is Reason.VAULT_LOGIN_REFUSED
     assert f"{tmp_path.name}-secret-id, at auth/{tmp_path.name}" in error.value.message
+
+
+async def test_a_refused_start_says_what_to_do(bao: OpenBao, tmp_path: Path) -> None:
+    settings = sealed_settings(bao, tmp_path)
+    bao.write(f"auth/{tmp_path.name}/role/server", token_policies=["default"])
+    document = settings.model_dump(mode="json", include={"data_dir", "keys", "vault"}, exclude_none=True)
+    del document["vault"]["timeout"]  # in a form for others
+    document["listen"] = {name: str(getattr(settings.listen, name)) for name in type(settings.listen).model_fields}
+    document["trust_domain"] = settings.trust_domain.name
+    path = tmp_path / "server.yaml"
+    path.write_text(yaml.safe_dump(document))
+    command = (sys.executable, "-P", "-m", "cli.entry", "server", "run", "--config", str(path))
+    process = await asyncio.create_subprocess_exec(*command, stdout=-1, stderr=-2)
+    said = (await process.communicate())[0].decode()
+    assert process.returncode == EXIT_CODES[Kind.UNAVAILABLE], said
+    denied = "does not allow `update` on `transit/datakey/plaintext/citadel-seal`, or nothing is mounted there"
+    assert denied in said
+    assert said.endswith(f"  try: `citadel-cli vault check -c {path}` says what does not fit\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from pathlib import Path
 
 import pytest
 import requests
@@ -48,6 +49,7 @@ def words(*errors: str) -> bytes:
         (403, b"<html>forbidden</html>", Reason.VAULT_REFUSED, "is not Vault"),
         (404, b"<html>not found</html>", Reason.VAULT_REFUSED, "is not Vault"),
         (404, b'{"errors": "text"}', Reason.VAULT_REFUSED, "is not Vault"),
+        (400, b"Client sent an HTTP request to an HTTPS server.\n", Reason.VAULT_REFUSED, "Vault speaks TLS"),
         (302, b"", Reason.VAULT_REFUSED, "elsewhere"),
         (307, b"", Reason.VAULT_REFUSED, "elsewhere"),
     ],
@@ -67,6 +69,14 @@ def test_what_the_policy_lacks_is_named(method: str, capability: str) -> None:
         f"does not allow `{capability}` on `transit/keys`"
         in refusal(403, words("permission denied"), method=method, path="transit/keys").message
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "is_said"), [("pki/issuers", True), ("auth/approle/login", True), ("sys/capabilities-self", False)]
+)
+def test_what_may_not_be_mounted_is_said_to_be_so(path: str, is_said: bool) -> None:
+    said = refusal(403, words("permission denied"), path=path).message
+    assert said.endswith(", or nothing is mounted there") is is_said
 
 
 def test_vaults_words_are_cut_and_have_no_secret() -> None:
@@ -102,7 +112,17 @@ def unverified() -> ssl.SSLCertVerificationError:
 )
 def test_what_keeps_an_answer_from_coming(below: Exception | None, error: Exception, reason: Reason, said: str) -> None:
     error.__cause__ = below
-    trouble = trouble_of_error(error)
+    trouble = trouble_of_error(error, address="https://vault.test:8200", ca_file=Path("/ca.pem"))
     assert trouble.reason is reason
     assert said in trouble.message
     assert "token in here" not in trouble.message
+    if reason is Reason.VAULT_UNTRUSTED:
+        assert "https://vault.test:8200" in trouble.message
+        assert trouble.fix
+
+
+def test_what_does_not_verify_names_the_file_of_its_authority() -> None:
+    for ca_file, words in ((Path("/ca.pem"), "the authority in /ca.pem"), (None, "the authorities of the system")):
+        trouble = trouble_of_error(unverified(), address="https://vault.test:8200", ca_file=ca_file)
+        assert words in trouble.message
+        assert "vault.ca_file" in trouble.fix
