@@ -16,7 +16,6 @@ from ca.agents.roster import AgentRoster
 from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
-from ca.authority.model import AuthorityState
 from ca.authority.own_bundle import OwnBundle
 from ca.authority.ports import Neighbours, UpstreamAuthority
 from ca.clusters.knowing import Knowing
@@ -107,8 +106,7 @@ class ServerCore:
         """How it is with keys that have to do with Vault."""
         if self.vault is None or not self.keys.need_vault:
             return None
-        ends = [each.not_after for each in self.authorities.issuers() if each.state is AuthorityState.ACTIVE]
-        return self.keys.condition(self.vault, issuer_ends=max(ends, default=None))
+        return self.keys.condition(self.vault, self.authorities)
 
 
 @asynccontextmanager
@@ -121,7 +119,7 @@ async def server_core(
     """
     async with AsyncExitStack() as stack:
         vault = await stack.enter_async_context(running_vault(settings, clock))
-        kept = await ready_keys(settings, database=database, vault=vault, on_wait=start.waits_for)
+        kept = await ready_keys(settings, database=database, vault=vault, on_wait=start.waits_for, clock=clock)
         keys = kept.manager
         records = RecordKeeping(settings, database=database, keys=keys, clock=clock)
         stack.push_async_callback(records.close)
@@ -266,6 +264,7 @@ async def server_core(
                     authorities, revocation.lists, rotator=rotation.rotator, clusters=clusters, knowing=knowing
                 ),
                 records.run(),
+                *([kept.run(vault, authorities, clock)] if vault is not None else []),
             )
         ]
         yield ServerCore(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import Final
 
+from ca.authority.manager import AuthorityManager
+from ca.authority.model import AuthorityKind, AuthorityState
 from ca.keys.disk import DiskKeys
 from ca.keys.forms import SealerByForm
 from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager, Sealer
-from ca.keys.sealing import KekSealer
+from ca.keys.sealing import KekSealer, KeyPurpose
 from ca.keys.split import SplitKeyManager
 from ca.keys.transit.condition import KeysCondition
 from ca.keys.transit.manager import TransitKeyManager
@@ -21,8 +25,11 @@ from ca.settings import ServerSettings
 from ca.store.database import Database
 from ca.store.sealed_keys import SqlKeys
 from ca.vault.ports import Vault
+from citadel.clock import Clock
 from citadel.errors import CitadelError
-from cli.server_vault import VaultAffairs
+from cli.server_vault import VaultAffairs, Worry
+
+_LOOK_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,27 +38,68 @@ class ServerKeys:
 
     manager: SplitKeyManager
     sealer: Sealer
-    need_vault: bool
+    by_vault: VaultSealer | None
     are_made_in_vault: bool
     lifetime: timedelta  # of the certificates that they sign
 
-    def condition(self, vault: VaultAffairs, *, issuer_ends: datetime | None) -> KeysCondition:
+    @property
+    def need_vault(self) -> bool:
+        """Whether nothing is made or opened without it."""
+        return self.are_made_in_vault or self.by_vault is not None
+
+    def worry(self, authorities: AuthorityManager) -> Worry | None:
+        """What is wrong with a key in Vault that is in use, whatever the session thinks of Vault."""
+        if (trouble := self.manager.trouble(keys_in_use(authorities))) is not None:
+            return Worry(trouble.error, trouble.since)
+        lost = self.by_vault.lost if self.by_vault is not None else None
+        return Worry(lost, None) if lost is not None else None
+
+    def condition(self, vault: VaultAffairs, authorities: AuthorityManager) -> KeysCondition:
         """What it means for them how it is with Vault."""
+        of_key, worry = self.manager.trouble(keys_in_use(authorities)), self.worry(authorities)
+        away = vault.vault.trouble()
+        ends = [each.not_after for each in authorities.issuers() if each.state is AuthorityState.ACTIVE]
         return KeysCondition(
             are_made_there=self.are_made_in_vault,
-            trouble=vault.vault.trouble(),
-            since=vault.condition().since,
+            trouble=away or (worry.error if worry is not None else None),
+            since=vault.condition().since if away is not None or worry is None else worry.since,
+            concerns=of_key.purpose if of_key is not None and away is None else None,
             lifetime=self.lifetime,
-            issuer_ends=issuer_ends,
+            issuer_ends=max(ends, default=None),
         )
+
+    async def run(self, vault: VaultAffairs, authorities: AuthorityManager, clock: Clock) -> None:
+        """Look at each key in Vault that is in use, now and then, for ever: one that signs seldom can be gone long."""
+        vault.watch(lambda: self.worry(authorities))
+        while True:
+            for key_id, purpose in keys_in_use(authorities).items():
+                with suppress(CitadelError):  # its trouble is known now, or that of Vault
+                    await self.manager.look(key_id, purpose)
+            await clock.sleep(_LOOK_SECONDS)
+
+
+def keys_in_use(authorities: AuthorityManager) -> Mapping[str, KeyPurpose]:
+    """Ids of the keys of the authorities that sign now."""
+    found = {
+        each.key_id: KeyPurpose.ROOT if each.kind is AuthorityKind.ROOT else KeyPurpose.ISSUER
+        for each in authorities.authorities()
+        if each.state is AuthorityState.ACTIVE
+    }
+    tokens = [each for each in authorities.jwt.authorities() if each.state is AuthorityState.ACTIVE]
+    return found | {each.key_id: KeyPurpose.JWT for each in tokens}
 
 
 async def ready_keys(
-    settings: ServerSettings, *, database: Database, vault: VaultAffairs | None, on_wait: Callable[[str], None]
+    settings: ServerSettings,
+    *,
+    database: Database,
+    vault: VaultAffairs | None,
+    on_wait: Callable[[str], None],
+    clock: Clock,
 ) -> ServerKeys:
     """What `settings.keys` asks for; where they need Vault, it is waited for. Raises as `read_kek`, and as Vault."""
     spoken_to = vault.vault if vault is not None else None
-    by_vault, transit = _vault_sealer(settings, spoken_to), _transit(settings, spoken_to)
+    by_vault, transit = _vault_sealer(settings, spoken_to), _transit(settings, spoken_to, clock)
     sealer = _sealer(settings, by_vault)
     sealed = SealedKeyManager(
         keys=SqlKeys(database=database) if settings.keys_in_database else DiskKeys(settings.data_dir / "keys"),
@@ -60,21 +108,16 @@ async def ready_keys(
         kind=settings.authorities.key,
     )
 
-    def lost() -> CitadelError | None:
-        of_keys = transit.trouble() if transit is not None else None
-        return of_keys or (by_vault.lost if by_vault is not None else None)
-
-    needs_vault = by_vault is not None or transit is not None
-    if vault is not None and needs_vault:
-        vault.watch(lost)
-        await vault.until_heard(on_wait)
-    return ServerKeys(
+    kept = ServerKeys(
         manager=SplitKeyManager(transit=transit, sealed=sealed),
         sealer=sealer,
-        need_vault=needs_vault,
+        by_vault=by_vault,
         are_made_in_vault=transit is not None,
         lifetime=settings.svids.default_lifetime,
     )
+    if vault is not None and kept.need_vault:
+        await vault.until_heard(on_wait)
+    return kept
 
 
 def sealer_of(settings: ServerSettings, vault: Vault | None) -> Sealer:
@@ -98,7 +141,7 @@ def _vault_sealer(settings: ServerSettings, vault: Vault | None) -> VaultSealer 
     return VaultSealer(vault=vault, mount=seal.mount, key=seal.key) if seal is not None and vault is not None else None
 
 
-def _transit(settings: ServerSettings, vault: Vault | None) -> TransitKeyManager | None:
+def _transit(settings: ServerSettings, vault: Vault | None, clock: Clock) -> TransitKeyManager | None:
     transit = settings.keys.vault_transit
     if transit is None or vault is None or settings.vault is None:
         return None
@@ -106,5 +149,6 @@ def _transit(settings: ServerSettings, vault: Vault | None) -> TransitKeyManager
         vault=vault,
         names=TransitNames(mount=transit.mount, prefix=transit.prefix),
         timeout=settings.vault.timeout,
+        clock=clock,
         kind=settings.authorities.key,
     )

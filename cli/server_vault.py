@@ -6,6 +6,8 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Worry:
+    """What somebody should look at, and since when, where that is known."""
+
+    error: CitadelError
+    since: datetime | None
+
+
 class VaultAffairs:
     """The session, what keeps it, and how it is with it."""
 
@@ -39,11 +49,11 @@ class VaultAffairs:
         self._settings = settings
         self._keys = keys
         self._clock = clock
-        self._lost: Callable[[], CitadelError | None] = lambda: None
+        self._further: Callable[[], Worry | None] = lambda: None
 
-    def watch(self, lost: Callable[[], CitadelError | None]) -> None:
-        """Say from now on also what `lost` does: that a key which is needed is gone from there."""
-        self._lost = lost
+    def watch(self, further: Callable[[], Worry | None]) -> None:
+        """Say from now on also what `further` does: what is wrong with a key there that is needed."""
+        self._further = further
 
     @property
     def vault(self) -> Vault:
@@ -79,13 +89,14 @@ class VaultAffairs:
 
     def condition(self) -> VaultCondition:
         """How it is."""
-        worry, lost = self._session.worry(), self._lost()
+        own = self._session.worry()
+        worry = Worry(own, self._session.since) if own is not None else self._further()
         return VaultCondition(
             address=self._settings.address,
             login=self._session.login,
             keys=self._keys,
-            worry=worry or lost,
-            since=self._session.since if worry is not None else None,
+            worry=worry.error if worry is not None else None,
+            since=worry.since if worry is not None else None,
             token_until=self._session.token_until,
         )
 

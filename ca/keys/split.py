@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ca.keys.kinds import AuthorityKey, KeyKind
 from ca.keys.manager import SealedKeyManager
 from ca.keys.remote import SigningKey
 from ca.keys.sealing import KeyPurpose
 from ca.keys.transit.manager import TransitKeyManager
 from ca.keys.transit.naming import is_in_vault
+from ca.keys.transit.troubles import KeyTrouble
 from citadel.errors import FailedPrecondition, Reason
 
 
@@ -33,6 +36,15 @@ class SplitKeyManager:
 
     async def jwt_signer(self, key_id: str) -> SigningKey:
         return await self._place_of(key_id).signer(key_id, KeyPurpose.JWT)
+
+    async def look(self, key_id: str, purpose: KeyPurpose) -> None:
+        """That a key which signs from Vault is there; what is wrong is known from then on. Raises as `signer`."""
+        if self._transit is not None and is_in_vault(key_id):
+            await self._transit.look(key_id, purpose)
+
+    def trouble(self, in_use: Collection[str]) -> KeyTrouble | None:
+        """What is wrong with one of these keys in Vault."""
+        return self._transit.trouble(in_use) if self._transit is not None else None
 
     async def delete(self, key_id: str) -> None:
         await self._place_of(key_id).delete(key_id)

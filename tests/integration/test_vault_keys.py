@@ -324,10 +324,31 @@ async def test_keys_that_are_deleted_in_vault_are_an_alert_and_a_start_makes_oth
         await issued(server, agent, entry_id)
         await check_token(server, agent, entry_id)
         assert (await server.status()).vault.good
+    delete(bao, "citadel-lost-x509-root")
+    async with running_server(settings) as server:
+        await until_ready_says(settings, "the root signs no other authority; the one that issues goes on until")
+        status = await server.status()
+        assert (status.vault.good, status.vault.reason) == (False, "vault_key_lost")
+        await issued(server, agent, entry_id)
     delete(bao, "citadel-lost-x509")
     with pytest.raises(CitadelError) as refused:
         await run_server(settings, stop=asyncio.Event())
     assert (refused.value.reason, "citadel-lost-x509-root" in refused.value.message) == (Reason.VAULT_KEY_LOST, True)
+
+
+async def test_what_is_wrong_with_signing_alone_is_told(bao: OpenBao, tmp_path: Path) -> None:
+    """The token is good, and Vault answers, so that nobody who looks at these alone would know."""
+    bao.mount("transit", "unmounted")
+    settings = settings_of(bao, tmp_path, {"vault_transit": {"mount": "unmounted"}})
+    async with running_server(settings) as server:
+        agent, entry_id = await member(server)
+        await until_ready_says(settings, '"keys":"in Vault"')
+        bao.root.sys.disable_secrets_engine("unmounted")
+        assert await refused_with(server, agent, entry_id) == "vault_not_found"
+        await until_ready_says(settings, "nothing new is issued; workloads keep what they have, which begins to end")
+        vault = (await server.status()).vault
+        assert (vault.good, vault.reason, vault.HasField("since")) == (False, "vault_not_found", True)
+        assert "citadel_vault_good 0.0" in (await http_status(settings.listen.probes, "/metrics"))[1]
 
 
 def delete(bao: OpenBao, *prefixes: str) -> None:

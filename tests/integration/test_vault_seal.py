@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ def key(bao: OpenBao, request: pytest.FixtureRequest) -> str:
     name = f"seal-{abs(hash(request.node.nodeid))}"
     bao.write(f"transit/keys/{name}", type="aes256-gcm96")
     return name
+
+
+BACKUP = replace(LABEL, purpose=KeyPurpose.BACKUP)
 
 
 def sealer(vault: VaultClient, key: str, *, mount: str = "transit") -> VaultSealer:
@@ -117,9 +121,11 @@ async def test_what_was_opened_once_can_be_opened_while_vault_is_away(vault: Vau
     used = sealer(vault, key)
     await used.open(sealed, LABEL)
     new = await used.seal(PLAIN, LABEL)
+    backup = await used.seal(PLAIN, BACKUP)
     vault.token = "nobody's"
     assert await used.open(sealed, LABEL) == PLAIN
     assert await used.open(new, LABEL) == PLAIN
+    assert (await refusal(used.open(backup, BACKUP))).reason is Reason.VAULT_DENIED, "its data key is not kept"
     assert (await refusal(sealer(vault, key).open(sealed, LABEL))).reason is Reason.VAULT_DENIED
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from structlog.testing import capture_logs
 
 from ca.keys.kinds import AuthorityKey, AuthorityPublicKey, KeyKind, hash_for
 from ca.keys.remote import RemoteKey
@@ -20,6 +21,7 @@ from ca.keys.transit.naming import TransitNames
 from ca.vault.client import VaultClient
 from ca.vault.ports import Answer
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
+from tests.clock import FakeClock
 from tests.openbao import OpenBao, new_openbao
 
 TIMEOUT = timedelta(seconds=5)
@@ -81,7 +83,7 @@ class World:
 
 def manager(wire: Wire, *, prefix: str = "citadel", mount: str = "transit", **others: Any) -> TransitKeyManager:
     names = TransitNames(mount=mount, prefix=prefix)
-    return TransitKeyManager(vault=wire, names=names, **{"timeout": TIMEOUT} | others)
+    return TransitKeyManager(vault=wire, names=names, **{"timeout": TIMEOUT, "clock": FakeClock()} | others)
 
 
 @asynccontextmanager
@@ -109,6 +111,12 @@ def verify(key: AuthorityPublicKey, signature: bytes, message: bytes) -> None:
 
 def path_of(key_id: str, purpose: KeyPurpose = KeyPurpose.ISSUER) -> str:
     return f"transit/keys/citadel-{purpose}-{key_id.split('-')[1]}"
+
+
+def trouble_of(keys: TransitKeyManager, key_id: str) -> CitadelError | None:
+    """What the server says of this key, where it is in use."""
+    found = keys.trouble([key_id])
+    return found.error if found is not None else None
 
 
 async def refusal(call: Any) -> CitadelError:
@@ -249,18 +257,21 @@ def _failed(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"error": "internal error"}, *results[1:]]
 
 
+def _in_another_script(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"signature": "vault:v1:\N{GREEK SMALL LETTER ALPHA}"}, *results[1:]]
+
+
 def _strange(results: list[dict[str, Any]]) -> list[Any]:
     return [None for _ in results]
 
 
-@pytest.mark.parametrize("change", [_swapped, _cut, _damaged, _failed, _strange])
+@pytest.mark.parametrize("change", [_swapped, _cut, _damaged, _failed, _in_another_script, _strange])
 async def test_what_does_not_verify_is_not_handed_out(
     world: World, change: Callable[[Sequence[Any]], list[Any]]
 ) -> None:
     key = await world.keys.signer(await world.keys.create(KeyPurpose.ISSUER), KeyPurpose.ISSUER)
     world.wire.changed = lambda _, answer: Answer(data={"batch_results": change(answer.data["batch_results"])})
     assert (await refusal(key.sign(MESSAGES[:4]))).reason is Reason.VAULT_REFUSED
-    assert key.lost is None
     world.wire.changed = lambda _, answer: answer
     assert len(await key.sign(MESSAGES[:4])) == 4
 
@@ -322,9 +333,81 @@ async def test_a_key_that_is_lost_is_told_as_that(
     lose(bao, path_of(key_id))
     refused = await refusal(key.sign([b"message"]))
     assert (type(refused), refused.reason) == (Unavailable, Reason.VAULT_KEY_LOST)
-    assert world.keys.trouble() is refused
-    refused = await refusal(world.again().signer(key_id, KeyPurpose.ISSUER))
-    assert (type(refused), refused.reason) == (FailedPrecondition, Reason.VAULT_KEY_LOST)
+    assert trouble_of(world.keys, key_id) is refused
+    for keys in (world.keys, world.again()):
+        refused = await refusal(keys.signer(key_id, KeyPurpose.ISSUER))
+        assert (type(refused), refused.reason) == (FailedPrecondition, Reason.VAULT_KEY_LOST)
+        assert trouble_of(keys, key_id) is refused, "whoever opens it anew does not make it good"
+    assert world.keys.trouble([]) is None, "nobody needs it"
+    await world.keys.delete(key_id)
+    assert trouble_of(world.keys, key_id) is None
+
+
+TOO_SLOW = Unavailable(Reason.VAULT_UNAVAILABLE, "no answer in time")
+NO_SUCH_MOUNT = Unavailable(Reason.VAULT_NOT_FOUND, "nothing is mounted there")
+NO = Unavailable(Reason.VAULT_REFUSED, "no")
+
+
+@pytest.mark.parametrize(("error", "is_told_at"), [(TOO_SLOW, 2), (NO_SUCH_MOUNT, 1), (NO, 1)])
+async def test_a_key_that_does_not_sign_is_told_of_until_it_does(
+    world: World, error: Unavailable, is_told_at: int
+) -> None:
+    """Though Vault is well, as far as anybody knows who only looks at the token."""
+    clock = FakeClock()
+    keys = world.again(clock=clock)
+    key_id = await keys.create(KeyPurpose.ISSUER)
+    key = await keys.signer(key_id, KeyPurpose.ISSUER)
+
+    def fails(_: str, __: Answer) -> Answer:
+        raise error
+
+    with capture_logs() as logs:
+        for _ in range(2):  # one that is slow now and then is never told of
+            world.wire.changed = fails
+            for number in range(1, 2 + is_told_at):
+                assert trouble_of(keys, key_id) is (error if number > is_told_at else None)
+                refused = await refusal(key.sign([b"message"]))
+                assert (refused, refused.__cause__) == (error, None)
+                clock.leap(10)
+            found = keys.trouble([key_id])
+            assert found is not None
+            assert (found.purpose, clock.now() - found.since) == (KeyPurpose.ISSUER, timedelta(seconds=20))
+            world.wire.changed = lambda _, answer: answer
+            await key.sign([b"message"])
+            assert trouble_of(keys, key_id) is None
+    assert [log["event"] for log in logs] == ["a key in Vault signs nothing", "a key in Vault can be used again"]
+    world.wire.changed = fails
+    for _ in range(is_told_at):
+        await refusal(key.sign([b"message"]))
+    clock.leap(121)
+    assert trouble_of(keys, key_id) is None, "nobody has asked it for long"
+
+
+async def test_a_key_that_nobody_asks_to_sign_is_looked_at(bao: OpenBao, world: World) -> None:
+    key_id, other = [await world.keys.create(KeyPurpose.ROOT) for _ in range(2)]
+    keys = world.again()
+    await keys.look(key_id, KeyPurpose.ROOT)
+    bao.write(f"{path_of(key_id, KeyPurpose.ROOT)}/rotate")
+    bao.write(f"{path_of(key_id, KeyPurpose.ROOT)}/config", min_encryption_version=2)
+    _deleted(bao, path_of(other, KeyPurpose.ROOT))
+    for each in (key_id, other):
+        refused = await refusal(keys.look(each, KeyPurpose.ROOT))
+        assert (refused.reason, "citadel-cli rotate root" in (refused.fix or "")) == (Reason.VAULT_KEY_LOST, True)
+        assert trouble_of(keys, each) is refused
+    bao.write(f"{path_of(key_id, KeyPurpose.ROOT)}/config", min_encryption_version=0)
+    await keys.look(key_id, KeyPurpose.ROOT)
+    assert trouble_of(keys, key_id) is None
+
+
+async def test_the_worst_is_told_first(bao: OpenBao, world: World) -> None:
+    made = {purpose: await world.keys.create(purpose) for purpose in (KeyPurpose.ROOT, KeyPurpose.ISSUER)}
+    for purpose, key_id in made.items():
+        _deleted(bao, path_of(key_id, purpose))
+        await refusal(world.keys.look(key_id, purpose))
+    for in_use, told in ((made.values(), KeyPurpose.ISSUER), ([made[KeyPurpose.ROOT]], KeyPurpose.ROOT)):
+        found = world.keys.trouble([*in_use, "f" * 32])  # that one is sealed here
+        assert found is not None
+        assert found.purpose is told
 
 
 async def test_a_key_that_may_be_used_again_signs_again(bao: OpenBao, world: World) -> None:
@@ -334,7 +417,7 @@ async def test_a_key_that_may_be_used_again_signs_again(bao: OpenBao, world: Wor
     await refusal(key.sign([b"message"]))
     bao.write(f"{path_of(key_id)}/config", min_encryption_version=0)
     await key.sign([b"message"])
-    assert world.keys.trouble() is None
+    assert trouble_of(world.keys, key_id) is None
 
 
 async def test_a_policy_that_is_taken_away_is_no_lost_key(bao: OpenBao) -> None:
@@ -342,10 +425,12 @@ async def test_a_policy_that_is_taken_away_is_no_lost_key(bao: OpenBao) -> None:
         "transit-all", 'path "transit/*" { capabilities = ["create","update","read"] }'
     )
     async with opened(bao, "transit-all") as world:
-        key = await world.keys.signer(await world.keys.create(KeyPurpose.ISSUER), KeyPurpose.ISSUER)
+        key_id = await world.keys.create(KeyPurpose.ISSUER)
+        key = await world.keys.signer(key_id, KeyPurpose.ISSUER)
         bao.root.sys.create_or_update_policy("transit-all", 'path "transit/keys/*" { capabilities = ["read"] }')
-        assert (await refusal(key.sign([b"message"]))).reason is Reason.VAULT_DENIED
-        assert world.keys.trouble() is None
+        refused = await refusal(key.sign([b"message"]))
+        assert refused.reason is Reason.VAULT_DENIED
+        assert trouble_of(world.keys, key_id) is refused
 
 
 async def test_a_mount_that_is_not_there_is_no_lost_key(world: World) -> None:
@@ -369,6 +454,27 @@ async def test_a_key_whose_making_was_not_heard_of_is_used_by_the_next_try(bao: 
     ids = {await keys.create(KeyPurpose.ISSUER) for _ in range(2)}
     made = [name for name in bao.root.list("transit/keys")["data"]["keys"] if name.startswith("unheard")]
     assert len(made) == len(ids) == 2
+
+
+async def test_no_key_is_left_behind_where_vault_does_not_show_what_it_made(bao: OpenBao) -> None:
+    bao.root.sys.create_or_update_policy(
+        "transit-blind",
+        'path "transit/keys/*" { capabilities = ["create","update","delete"] }'
+        ' path "transit/wrapping_key" { capabilities = ["read"] }',
+    )
+    async with opened(bao, "transit-blind", prefix="blind") as world:
+        for _ in range(3):
+            assert (await refusal(world.keys.create(KeyPurpose.ISSUER))).reason is Reason.VAULT_DENIED
+            own = MAKERS[KeyKind.EC_P256]()
+            assert (await refusal(world.keys.adopt(own, KeyPurpose.ISSUER))).reason is Reason.VAULT_DENIED
+        world.wire.held = asyncio.Event()
+        making = asyncio.create_task(world.keys.create(KeyPurpose.ISSUER))
+        await asyncio.sleep(0)
+        making.cancel()
+        await asyncio.gather(making, return_exceptions=True)
+        world.wire.held.set()
+        assert (await refusal(world.keys.create(KeyPurpose.ISSUER))).reason is Reason.VAULT_DENIED
+    assert sum(name.startswith("blind") for name in bao.root.list("transit/keys")["data"]["keys"]) == 1
 
 
 @pytest.mark.parametrize("field", ["exportable", "allow_plaintext_backup", "auto_rotate_period", "type"])

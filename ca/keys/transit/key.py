@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from ca.keys.kinds import AuthorityPublicKey, hash_for
+from ca.keys.sealing import KeyPurpose
 from ca.keys.transit.facts import VERSION, KeyFacts, same_key, type_of
 from ca.keys.transit.gathering import Gathering, Outcome
 from ca.vault.ports import Vault
 from citadel.errors import CitadelError, Reason, Unavailable
-
-_log = structlog.get_logger(__name__)
+from citadel.printable import printable
 
 _MOST_AT_ONCE: Final = 500
 # What one signature takes there, measured. A call is kept to a quarter of the time that it may take.
@@ -33,14 +31,20 @@ _SECONDS_EACH: Final[Mapping[str, float]] = {
     "rsa-4096": 0.006,
 }
 _PREFIX: Final = f"vault:v{VERSION}:"
+_ANOTHER: Final[Mapping[KeyPurpose | None, str]] = {
+    KeyPurpose.ROOT: "citadel-cli rotate root",
+    KeyPurpose.ISSUER: "citadel-cli rotate issuer, or a restart",
+    KeyPurpose.JWT: "citadel-cli rotate jwt, or a restart",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransitPaths:
-    """Where in Vault a key is described, and where it signs."""
+    """Where in Vault a key is described, and where it signs; and what it is for."""
 
     key: str
     sign: str
+    purpose: KeyPurpose
 
 
 class TransitKey:
@@ -50,15 +54,21 @@ class TransitKey:
     """
 
     def __init__(
-        self, paths: TransitPaths, public_key: AuthorityPublicKey, *, vault: Vault, timeout: timedelta
+        self,
+        paths: TransitPaths,
+        public_key: AuthorityPublicKey,
+        *,
+        vault: Vault,
+        timeout: timedelta,
+        on_outcome: Callable[[CitadelError | None], None],
     ) -> None:
-        """`timeout` is how long Vault may take to answer one call."""
+        """`timeout` is how long Vault may take to answer one call; `on_outcome` is told of each how it ended."""
         self._paths = paths
         self._public_key = public_key
         self._vault = vault
         fit = int(timeout.total_seconds() / 4 / _SECONDS_EACH[type_of(public_key)])
         self._gathering = Gathering(self._signed, limit=min(max(fit, 1), _MOST_AT_ONCE))
-        self.lost: CitadelError | None = None  # why it does not sign any more, until it does again
+        self._on_outcome = on_outcome
 
     def __repr__(self) -> str:
         return f"TransitKey({self._paths.key})"
@@ -74,13 +84,14 @@ class TransitKey:
             answer = await self._vault.write(self._paths.sign, self._request(messages))
             outcomes = await asyncio.to_thread(self._verified, messages, answer.data)
         except Unavailable as error:
-            raise await self._cause(error) from error
+            cause = await self._cause(error)
+            self._on_outcome(cause)
+            raise cause from (None if cause is error else error)
         wrong = next((each for each in outcomes if isinstance(each, CitadelError)), None)
-        if wrong is None:
-            self.lost = None
-            return outcomes
-        cause = await self._cause(wrong)
-        return [cause if isinstance(each, CitadelError) else each for each in outcomes]
+        if wrong is not None:
+            wrong = await self._cause(wrong)
+        self._on_outcome(wrong)
+        return [wrong if wrong is not None and isinstance(each, CitadelError) else each for each in outcomes]
 
     def _request(self, messages: Sequence[bytes]) -> Mapping[str, Any]:
         used = hash_for(self._public_key)
@@ -106,12 +117,12 @@ class TransitKey:
     def _outcome(self, message: bytes, result: Any) -> Outcome:
         error = result.get("error") if isinstance(result, dict) else "no result"
         if error:
-            return Unavailable(Reason.VAULT_REFUSED, f"Vault refuses to sign: {str(error)[:200]}")
+            return Unavailable(Reason.VAULT_REFUSED, f"Vault refuses to sign: {printable(str(error), 200)}")
         try:
             text = str(result["signature"])
             signature = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
             _verify(self._public_key, signature, message)
-        except (KeyError, binascii.Error, InvalidSignature):
+        except (KeyError, ValueError, InvalidSignature):
             return Unavailable(Reason.VAULT_REFUSED, f"what Vault answered is no signature by {self._paths.key}")
         return signature
 
@@ -132,19 +143,16 @@ class TransitKey:
         return error
 
     def _is_lost(self, how: str) -> CitadelError:
-        error = key_lost(self._paths.key, how)
-        if self.lost is None:
-            _log.error("a key in Vault is lost: nothing is signed by it", key=self._paths.key, why=how)
-        self.lost = error
-        return error
+        return key_lost(self._paths.key, how, self._paths.purpose)
 
 
-def key_lost(path: str, how: str) -> Unavailable:
+def key_lost(path: str, how: str, purpose: KeyPurpose | None = None) -> Unavailable:
     """The error of a key that is not in Vault as it must be."""
+    another = f"; or take another one: {_ANOTHER[purpose]}" if purpose in _ANOTHER else ""
     return Unavailable(
         Reason.VAULT_KEY_LOST,
         f"the key {path} {how}",
-        fix="restore it from a backup of Vault, or undo what keeps its first version from being used",
+        fix=f"restore it from a backup of Vault, or undo what keeps its first version from being used{another}",
     )
 
 

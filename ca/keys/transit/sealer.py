@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import structlog
 
-from ca.keys.sealing import Box, KeyLabel
+from ca.keys.sealing import Box, KeyLabel, KeyPurpose
 from ca.keys.transit.key import key_lost
 from ca.vault.ports import Vault
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
@@ -53,9 +53,11 @@ class VaultSealer:
         data = await self._ask("datakey/plaintext", {"bits": _BITS})
         try:
             wrapped = str(data["ciphertext"]).encode("ascii")
-            box = self._boxes[wrapped] = _box(data["plaintext"])
+            box = _box(data["plaintext"])
         except (KeyError, UnicodeEncodeError) as error:
             raise Unavailable(Reason.VAULT_REFUSED, "what Vault answered is no data key") from error
+        if label.purpose is not KeyPurpose.BACKUP:  # which is never opened here
+            self._boxes[wrapped] = box
         return _FORM + wrapped + b"\n" + box.seal(plaintext, _bound(label, wrapped))
 
     async def open(self, sealed: bytes, label: KeyLabel) -> bytes:
