@@ -11,7 +11,7 @@ import gc
 import os
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -26,7 +26,7 @@ from ca.store.database import Database
 from ca.store.lease import LeaseFence, SqlLeaseStore
 from citadel.clock import Clock, SystemClock
 from citadel.config.files import empty_private_dir, ensure_private_dir
-from citadel.errors import Reason, Unavailable
+from citadel.errors import Unavailable
 from citadel.folder_lock import folder_lock
 from citadel.probes import Check, Health, Probes, Readiness
 from cli.server_core import server_core
@@ -34,16 +34,12 @@ from cli.server_doors import GRACE_SECONDS, ServerDoors
 from cli.server_folder import read_authority
 from cli.server_keys import check_keys
 from cli.server_starting import start_seen
+from cli.server_starts import Starts
 from cli.server_vault import validate_vault
 
 _log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
-# Reasons why a server begins anew by itself. Others need a person.
-_PASSING: Final = frozenset(
-    {Reason.STORE_UNAVAILABLE, Reason.LEASE_LOST, Reason.UPSTREAM_UNAVAILABLE, Reason.VAULT_UNAVAILABLE}
-)
-_PAUSE_SECONDS: Final = 1.0
 
 
 async def run_server(settings: ServerSettings, *, stop: asyncio.Event) -> None:
@@ -61,10 +57,12 @@ async def run_server(settings: ServerSettings, *, stop: asyncio.Event) -> None:
             duration=settings.lease.duration,
             clock=clock,
         )
+        starts = Starts(settings, clock)
         while not stop.is_set():
             tenure = await _win(settings, claim, stop)
             if tenure is not None:
-                await _serve_as_owner(settings, clock, database, tenure, stop)
+                await _serve_as_owner(settings, clock, database, tenure, starts, stop)
+                await _unless(stop, starts.until_next())  # without the lease: another one may be better off
         _log.info("server stopped")
 
 
@@ -84,18 +82,15 @@ async def _win(settings: ServerSettings, claim: Claim, stop: asyncio.Event) -> T
 
 
 async def _serve_as_owner(
-    settings: ServerSettings, clock: Clock, database: Database, tenure: Tenure, stop: asyncio.Event
+    settings: ServerSettings, clock: Clock, database: Database, tenure: Tenure, starts: Starts, stop: asyncio.Event
 ) -> None:
     """Serve until told to stop, or until the store is lost; then give it back."""
     keeping = asyncio.create_task(tenure.keep())
     fence = LeaseFence(tenure.lease, on_lost=tenure.lost.set)
     try:
-        await _serve(settings, clock, database.fenced(fence), tenure, stop)
+        await _serve(settings, clock, database.fenced(fence), tenure, starts, stop)
     except Unavailable as error:
-        if error.reason not in _PASSING:
-            raise
-        _log.warning("not serving", reason=error.reason, error=str(error))
-        await _unless(stop, clock.sleep(_PAUSE_SECONDS))
+        starts.failed(error)
     finally:
         keeping.cancel()
         await asyncio.wait({keeping})
@@ -103,7 +98,7 @@ async def _serve_as_owner(
 
 
 async def _serve(
-    settings: ServerSettings, clock: Clock, database: Database, tenure: Tenure, stop: asyncio.Event
+    settings: ServerSettings, clock: Clock, database: Database, tenure: Tenure, starts: Starts, stop: asyncio.Event
 ) -> None:
     """Everything behind the doors, then the doors; closed in order: doors, work, store."""
     async with AsyncExitStack() as stack:
@@ -125,6 +120,7 @@ async def _serve(
 
         stack.push_async_callback(close)  # before the start: when one cannot open, those that did are closed
         await doors.start()
+        starts.serves()
         gc.freeze()  # what was loaded lives as long as this process: with many entries a full pass would take long
         _log.info(
             "server ready",

@@ -60,6 +60,23 @@ async def status_line(server: Server) -> str:
     return next(line for line in result.stdout.splitlines() if line.startswith("vault "))
 
 
+async def test_a_start_to_which_vault_allows_too_little_says_so_and_tries_again(bao: OpenBao, tmp_path: Path) -> None:
+    settings, stop = sealed_settings(bao, tmp_path), asyncio.Event()
+    bao.root.write_data("sys/quotas/rate-limit/low", data={"path": "transit/", "rate": 1, "interval": "3600s"})
+    running = asyncio.create_task(run_server(settings, stop=stop))
+
+    async def pauses() -> bool:
+        code, body = await ready(settings)
+        return code == 503 and "starts again soon: Vault does not serve now (429)" in body
+
+    await until("the start is given up for now", pauses, seconds=10)
+    bao.root.delete("sys/quotas/rate-limit/low")
+    server = await connected(settings, running)
+    await server.close()
+    stop.set()
+    await running
+
+
 async def test_a_start_waits_for_vault_and_can_be_stopped_meanwhile(bao: OpenBao, tmp_path: Path) -> None:
     settings, stop = sealed_settings(bao, tmp_path), asyncio.Event()
     await asyncio.to_thread(bao.seal)
