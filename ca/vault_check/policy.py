@@ -39,7 +39,8 @@ class Rule:
 
 def rules_for(settings: ServerSettings) -> tuple[Rule, ...]:
     """Everything that these settings need of Vault, and nothing else."""
-    rules = list(_session(makes_tokens=settings.vault is not None and settings.vault.login.token is None))
+    makes_tokens = settings.vault is not None and settings.vault.login.token is None
+    rules = list(_session(makes_tokens=makes_tokens, looks=settings.upstream.vault is not None))
     if settings.upstream.vault is not None:
         rules += _pki(settings.upstream.vault)
     if settings.keys.vault_transit is not None:
@@ -65,13 +66,14 @@ def _quoted(words: Sequence[str]) -> str:
     return ", ".join(f'"{word}"' for word in words)
 
 
-def _session(*, makes_tokens: bool) -> Iterator[Rule]:
+def _session(*, makes_tokens: bool, looks: bool) -> Iterator[Rule]:
     yield _read("auth/token/lookup-self", "Tell a token that has ended from a policy that lacks something.")
     yield _update("auth/token/renew-self", "Keep the log-in.")
     if makes_tokens:
         path, why = "auth/token/revoke-self", "Leave no token behind when the server ends."
         yield Rule(path=path, capabilities=("update",), why=why, is_vital=False)
-    yield _update("sys/capabilities-self", "`citadel-cli vault check`: which of these paths are allowed.")
+    who = "The server, all the time, and `citadel-cli vault check`" if looks else "`citadel-cli vault check`"
+    yield _update("sys/capabilities-self", f"{who}: which of these paths are allowed.")
 
 
 def _pki(pki: VaultPkiSettings) -> Iterator[Rule]:

@@ -13,7 +13,7 @@ path "auth/token/revoke-self" {
   capabilities = ["update"]
 }
 
-# `citadel-cli vault check`: which of these paths are allowed.
+# The server, all the time, and `citadel-cli vault check`: which of these paths are allowed.
 path "sys/capabilities-self" {
   capabilities = ["update"]
 }
