@@ -52,14 +52,19 @@ class VaultPkiAffairs:
             on_wait=on_wait,
         )
         self._acts = SqlAuditLog(database=database)
-        self._poll = named.poll
+        self._poll, self._lifetime = named.poll, settings.authorities.issuer_lifetime
         self._clock = clock
         self._keeper: VaultKeeper | None = None
 
     async def run(self, authorities: AuthorityManager) -> None:
         """Look at the engine, for ever."""
         self._keeper = VaultKeeper(
-            upstream=self.authority, authorities=authorities, acts=self._acts, poll=self._poll, clock=self._clock
+            upstream=self.authority,
+            authorities=authorities,
+            acts=self._acts,
+            poll=self._poll,
+            lifetime=self._lifetime,
+            clock=self._clock,
         )
         await self._keeper.run()
 

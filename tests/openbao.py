@@ -149,8 +149,10 @@ class OpenBao:
         self.root.sys.tune_mount_configuration(path, max_lease_ttl=longest)
         return path
 
-    def pki(self, path: str, *, trust_domain: str = "a.test", lifetime: str = "8760h", name: str = "first") -> str:
-        """A PKI secrets engine with a root of its own, by the issuer's name."""
+    def pki(
+        self, path: str, *, trust_domain: str = "a.test", lifetime: str = "8760h", name: str = "first", **more: Any
+    ) -> str:
+        """A PKI secrets engine with a root of its own, by the issuer's name; `more` words are of the root."""
         self.mount("pki", path)
         self.write(
             f"{path}/root/generate/internal",
@@ -161,6 +163,7 @@ class OpenBao:
             ttl=lifetime,
             uri_sans=f"spiffe://{trust_domain}",
             exclude_cn_from_sans=True,
+            **more,
         )
         return path
 

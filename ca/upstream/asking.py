@@ -83,11 +83,13 @@ def _check_issuer(issuer: x509.Certificate, public_key: AuthorityPublicKey, trus
         raise BadAnswerError("an authority without a key identifier, by which revocation lists know it")
 
 
-def check_validity(path: Iterable[x509.Certificate], *, not_after: datetime, now: datetime) -> None:
-    """That the first of `path`, an issuing authority, ends by `not_after`, and all of them begin now or nearly so."""
+def check_validity(
+    path: Iterable[x509.Certificate], *, not_after: datetime, now: datetime, ahead: timedelta = CLOCKS_DIFFER
+) -> None:
+    """That the first of `path`, an issuing authority, ends by `not_after`, and all of them begin by now and `ahead`."""
     issuer, *above = path
     begins = begin_of((issuer, *above))
-    if begins > now + CLOCKS_DIFFER:
+    if begins > now + ahead:
         raise BadAnswerError(
             f"an authority that begins at {begins.isoformat()}: the clocks differ", fix=_SET_THE_CLOCKS
         )

@@ -183,6 +183,8 @@ async def test_what_vault_shortens_is_taken_and_shown(
         leaf, issuer = map(x509.load_der_x509_certificate, (await server.join("node-1")).chain)
         [root] = server.bundle.x509_authorities
         assert leaf.not_valid_after_utc <= issuer.not_valid_after_utc < root.not_valid_after_utc
+    async with server_under(bao, mount, tmp_path) as server:
+        await until("it is told after a restart", is_told(server, *told), seconds=5)
 
 
 async def test_constraints_are_in_what_is_signed(bao: OpenBao, tmp_path: Path) -> None:

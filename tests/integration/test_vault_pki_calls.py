@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,7 @@ class Place:
     vault: VaultClient
     database: Database
     folder: Path
+    clock: SystemClock = _CLOCK
 
     def store(self) -> SqlAuthorityStore:
         return SqlAuthorityStore(database=self.database, trust_domain=A_TEST)
@@ -73,22 +74,22 @@ class Place:
             trust_domain=A_TEST,
             keys=keys,
             store=SqlSuccessions(database=self.database, trust_domain=A_TEST),
-            clock=_CLOCK,
+            clock=self.clock,
             lasts=_WEEK,
         )
         terms = RootTerms(key=KeyKind.EC_P384, lifetime=_WEEK)
         upstream = VaultUpstream(
             engine=engine,
-            view=EngineView(engine, settings=settings, trust_domain=A_TEST, clock=_CLOCK),
+            view=EngineView(engine, settings=settings, trust_domain=A_TEST, clock=self.clock),
             signing=VaultSigning(
-                engine, trust_domain=A_TEST, keys=keys, is_constrained=settings.constrained, clock=_CLOCK
+                engine, trust_domain=A_TEST, keys=keys, is_constrained=settings.constrained, clock=self.clock
             ),
-            rooting=VaultRooting(engine, trust_domain=A_TEST, terms=terms, clock=_CLOCK)
+            rooting=VaultRooting(engine, trust_domain=A_TEST, terms=terms, clock=self.clock)
             if settings.rotate_root
             else None,
-            roots=ListedRoots(store=records, keys=keys, vouching=vouching, clock=_CLOCK),
+            roots=ListedRoots(store=records, keys=keys, vouching=vouching, clock=self.clock),
             store=records,
-            clock=_CLOCK,
+            clock=self.clock,
         )
         await upstream.start()
         return upstream
@@ -124,6 +125,8 @@ async def test_a_root_that_was_made_just_before_the_end_is_found_again(place: Pl
     await again.prepare("f00d")
     assert len(place.bao.root.list(f"{mount}/issuers")["data"]["keys"]) == 2
     [_, new] = again.authorities()
+    assert new.not_before <= _CLOCK.now() - timedelta(minutes=5)
+    assert [each.rooting.notes for each in (killed, again) if each.rooting is not None] == [(), ()]
     assert (new.id, new.state, default_of(place.bao, mount)) == ("f00d", AuthorityState.PREPARED, "first")
     now = _CLOCK.now()
     minted = await again.mint(not_before=now, not_after=now + timedelta(hours=1), root_id="f00d")
@@ -217,6 +220,38 @@ async def test_a_root_that_signs_nothing_for_this_server_keeps_it_from_no_other(
     assert still is not None
     assert still.last is refused.value
     vault.close()
+
+
+class Differing(SystemClock):
+    """A clock that is behind that of Vault."""
+
+    def __init__(self, behind: timedelta) -> None:
+        self._behind = behind
+
+    def now(self) -> datetime:
+        return super().now() - self._behind
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError(f"it waits for {seconds} s, and everything else with it")
+
+
+@pytest.mark.parametrize(
+    ("behind", "is_taken"),
+    [(timedelta(minutes=4), True), (timedelta(minutes=10), False), (timedelta(minutes=-10), True)],
+    ids=["Vault ahead", "Vault far ahead", "Vault far behind"],
+)
+async def test_nobody_waits_for_the_clock_of_vault(place: Place, behind: timedelta, is_taken: bool) -> None:
+    mount = place.bao.pki(f"pki-clock-{behind.total_seconds():.0f}", not_before_duration="1h")
+    clock = Differing(behind)
+    upstream = await replace(place, clock=clock).started(mount)
+    begin, end = clock.now() - timedelta(seconds=10), clock.now() + _WEEK
+    if is_taken:
+        minted = await upstream.mint(not_before=begin, not_after=end)
+        assert minted.certificate.not_valid_before_utc <= clock.now()
+        assert upstream.signing.notes == ()
+        return
+    with pytest.raises(FailedPrecondition, match="the clocks differ"):
+        await upstream.mint(not_before=begin, not_after=end)
 
 
 async def test_nothing_is_minted_that_would_live_hardly_longer_than_what_signs(place: Place) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -31,12 +31,11 @@ _SECOND: Final = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """How long an authority is asked for: until `ends`, which the issuer's own end may bind. `wanted` is until when."""
+    """How long an authority is asked for: until `ends`, which the issuer's own end may bind."""
 
     begins: datetime
     now: datetime
     ends: datetime
-    wanted: datetime
 
     def parameters(self) -> Mapping[str, Any]:
         """As the engine is asked: by spans, which it counts from its own now. A ttl of 0 would be its default."""
@@ -55,8 +54,14 @@ class Term:
 
 
 def term_of(line: Line, *, not_before: datetime, not_after: datetime, now: datetime) -> Term:
-    """The term to ask for: nothing outlives what is above it, by whichever of two clocks."""
-    return Term(begins=not_before, now=now, ends=min(not_after, longest_end(line, now)), wanted=not_after)
+    """The term to ask for: nothing outlives what is above it, by whichever of two clocks, and all has begun by both."""
+    ends = min(not_after, longest_end(line, now))
+    return Term(begins=min(not_before, now - begins_back(ends - now)), now=now, ends=ends)
+
+
+def begins_back(lifetime: timedelta) -> timedelta:
+    """How long before it is signed an authority begins, for a clock of Vault's that is ahead. Early harms nobody."""
+    return min(CLOCKS_DIFFER, max(lifetime, timedelta(0)) / 10)
 
 
 def longest_end(line: Line, now: datetime) -> datetime:
@@ -94,7 +99,8 @@ def checked_answer(
         certificate = _read(issued)
         signed = SignedDownstream(chain=(certificate, *line.chain), root=line.root)
         check_issuer(certificate, public_key=public_key, trust_domain=trust_domain)
-        check_validity((*signed.chain, signed.root), not_after=term.ends, now=term.now)
+        # Asked for so early that it has begun, unless the clocks differ by more: nobody waits for that.
+        check_validity((*signed.chain, signed.root), not_after=term.ends, now=term.now, ahead=timedelta(0))
         _check_above(certificate, line, trust_domain, is_constrained=is_constrained)
         check_path(signed, term.now)
     except BadAnswerError as error:
@@ -103,22 +109,25 @@ def checked_answer(
     return signed
 
 
-def notes_of(certificate: x509.Certificate, line: Line, term: Term, warnings: Iterable[str]) -> tuple[str, ...]:
-    """What was given otherwise than asked for, and what was warned of."""
-    notes = []
-    wanted, asked, got = (each - term.now for each in (term.wanted, term.ends, certificate.not_valid_after_utc))
-    if asked - got > max(2 * _SECOND, min(CLOCKS_DIFFER, asked / 10)):
-        notes.append(
-            f"Vault gave an authority for {_span(got)}, not {_span(asked)} as asked for: see max_lease_ttl of its mount"
-        )
-    elif asked < wanted:
-        ends = line.ends.isoformat(timespec="seconds")
-        notes.append(
-            f"an authority for {_span(asked)} was asked for and not {_span(wanted)}: what signs in Vault ends at {ends}"
-        )
+def warnings_of(issued: Issued) -> tuple[str, ...]:
+    """What was warned of, and is not told otherwise."""
     expected = _ALWAYS_SAID + _TOLD_OTHERWISE
-    notes += [f"Vault warns: {each}" for each in warnings if not any(words in each for words in expected)]
-    return tuple(notes)
+    return tuple(f"Vault warns: {each}" for each in issued.warnings if not any(words in each for words in expected))
+
+
+def shortened(certificate: x509.Certificate, line: Line, wanted: timedelta) -> str:
+    """Why an authority below this has less than the `wanted` lifetime, or "". By no other clock than Vault's."""
+    begins = certificate.not_valid_before_utc
+    signed = begins + begins_back(wanted)  # at the latest
+    asked = min(wanted, longest_end(line, signed) - signed)
+    got = certificate.not_valid_after_utc - begins - begins_back(asked)
+    if asked - got > max(2 * _SECOND, min(CLOCKS_DIFFER, asked / 10)):
+        why = "see max_lease_ttl of its mount"
+    elif asked < wanted:
+        why = f"what signs in Vault ends at {line.ends.isoformat(timespec='seconds')}"
+    else:
+        return ""
+    return f"the authority is for {_span(got)}, not {_span(wanted)} as authorities.issuer_lifetime says: {why}"
 
 
 def _check_above(certificate: x509.Certificate, line: Line, trust_domain: TrustDomain, *, is_constrained: bool) -> None:

@@ -6,7 +6,8 @@ What is in force is on record here: whatever becomes of Vault, it goes on until 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -15,7 +16,7 @@ from ca.authority.model import Authority, AuthorityKind, AuthorityState, can_go_
 from ca.authority.ports import AuthorityStore, MintedIssuer, Pending, SignedDownstream
 from ca.upstream.listing import ListingUpstream
 from ca.upstream.roots import ListedRoots, RootChange
-from ca.upstream.vault.answer import longest_end
+from ca.upstream.vault.answer import longest_end, shortened
 from ca.upstream.vault.engine import PkiEngine
 from ca.upstream.vault.offer import Line
 from ca.upstream.vault.rooting import VaultRooting
@@ -188,6 +189,15 @@ class VaultUpstream(ListingUpstream):
         await self.rooting.retire(going, authority_ids, stay=stay)
         self.view.note_retired()
         await self._roots.drop(authority_ids, unlisted=going)
+
+    def shortened(self, wanted: timedelta) -> str:
+        """Why what signs has less than the `wanted` lifetime; "" where it has not, or is from elsewhere."""
+        signing = self._signing()
+        root = self._roots.by_id(signing.parent_id or "") if signing is not None else None
+        line = self.view.lines().get(root.certificate) if root is not None else None
+        if signing is None or line is None:
+            return ""
+        return shortened(signing.certificate, replace(line, chain=signing.chain), wanted)
 
     async def _look_first(self) -> None:
         """Go by what is there, once something is: the start has nothing else."""

@@ -26,12 +26,21 @@ class VaultKeeper:
     """Looks for as long as `run` runs, at once and then every `poll`."""
 
     def __init__(
-        self, *, upstream: VaultUpstream, authorities: AuthorityManager, acts: Acts, poll: timedelta, clock: Clock
+        self,
+        *,
+        upstream: VaultUpstream,
+        authorities: AuthorityManager,
+        acts: Acts,
+        poll: timedelta,
+        lifetime: timedelta,
+        clock: Clock,
     ) -> None:
+        """`lifetime` is that which issuing authorities are to have."""
         self._upstream = upstream
         self._authorities = authorities
         self._telling = Telling(what="PKI engine in Vault", where=upstream.mount, acts=acts, clock=clock)
         self._poll = poll
+        self._lifetime = lifetime
         self._clock = clock
 
     async def run(self) -> None:
@@ -86,4 +95,5 @@ class VaultKeeper:
         """What is otherwise than asked for, or than one might think."""
         upstream = self._upstream
         of_roots = upstream.rooting.notes if upstream.rooting is not None else ()
-        return (*upstream.view.notes(), *upstream.signing.notes, *of_roots)
+        short = filter(None, (upstream.shortened(self._lifetime),))
+        return (*upstream.view.notes(), *short, *upstream.signing.notes, *of_roots)

@@ -26,6 +26,7 @@ from citadel.name_constraints import constrains_uris, is_refused_by_envoy
 from citadel.spiffe import TrustDomain
 
 _MOST_NOTES: Final = 10
+_WAIT: Final = "set the clocks of both, or wait until it has begun"
 _ANOTHER: Final = "make another one the default there, or name one in upstream.vault.issuer"
 
 
@@ -161,7 +162,8 @@ class _Judge:
         is_root = is_self_signed(certificate)
         for fault in (judged.get(leading), *authority_faults(certificate, now=self.now, is_anchor=is_root)):
             if fault:
-                fix = ONE_NAME_EACH if fault.startswith("has the name") else _ANOTHER
+                is_early = certificate.not_valid_before_utc > self.now
+                fix = ONE_NAME_EACH if fault.startswith("has the name") else _WAIT if is_early else _ANOTHER
                 self._refuse(leading, f"which {fault}", fix=fix)
         if is_root:
             line = Line(issuer_id=leading.id, chain=(), root=certificate)

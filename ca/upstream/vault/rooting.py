@@ -18,6 +18,7 @@ from ca.authority.soundness import domain_fault, root_faults
 from ca.keys.kinds import KeyKind
 from ca.upstream.lineage import namesakes
 from ca.upstream.refusals import Refusals
+from ca.upstream.vault.answer import begins_back
 from ca.upstream.vault.engine import PkiEngine, VaultIssuer, invalid
 from citadel.clock import Clock
 from citadel.config.types import format_duration
@@ -123,6 +124,7 @@ class VaultRooting:
             "uri_sans": str(self._trust_domain.id),
             "exclude_cn_from_sans": True,
             "ttl": f"{self._terms.lifetime // timedelta(seconds=1)}s",
+            "not_before_duration": f"{begins_back(self._terms.lifetime) // timedelta(seconds=1)}s",
             **_KEYS[self._terms.key],
         }
 

@@ -14,9 +14,9 @@ from ca.authority.ports import KeyManager, MintedIssuer, SignedDownstream
 from ca.issuance.csr import public_key_of
 from ca.keys.kinds import AuthorityPublicKey
 from ca.keys.sealing import KeyPurpose
-from ca.upstream.asking import issuer_request, until_begun
+from ca.upstream.asking import issuer_request
 from ca.upstream.refusals import Refusals
-from ca.upstream.vault.answer import by_parameters, by_request, checked_answer, notes_of, term_of
+from ca.upstream.vault.answer import by_parameters, by_request, checked_answer, term_of, warnings_of
 from ca.upstream.vault.engine import PkiEngine
 from ca.upstream.vault.offer import Line
 from citadel.clock import Clock
@@ -30,7 +30,7 @@ _ASK_SOON: Final = 5.0  # seconds after what waiting mends
 
 
 class VaultSigning:
-    """Asks, and does not ask again soon where that failed. `notes` are of the authority that was signed last."""
+    """Asks, and does not ask again soon where that failed. `notes` are what Vault warned of when it signed last."""
 
     def __init__(
         self, engine: PkiEngine, *, trust_domain: TrustDomain, keys: KeyManager, is_constrained: bool, clock: Clock
@@ -71,7 +71,6 @@ class VaultSigning:
                 signed, notes = await self._signed(
                     line, by_request(csr), key.public_key(), not_before=not_before, not_after=not_after
                 )
-            await until_begun(signed, self._clock)
         self.notes = notes
         return MintedIssuer(certificate=signed.chain[0], root_id=root_id, key_id=key_id, chain=signed.chain[1:])
 
@@ -110,7 +109,7 @@ class VaultSigning:
             trust_domain=self._trust_domain,
             is_constrained=self._is_constrained,
         )
-        notes = notes_of(signed.chain[0], line, term, issued.warnings)
-        for note in notes:
-            _log.warning("Vault signed otherwise than asked for", note=note)
-        return signed, notes
+        warnings = warnings_of(issued)
+        for warning in warnings:
+            _log.warning("an authority was signed", warning=warning)
+        return signed, warnings

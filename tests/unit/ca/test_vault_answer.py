@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from ca.upstream.vault.answer import Term, by_parameters, checked_answer, longest_end, notes_of, term_of
+from ca.upstream.vault.answer import Term, by_parameters, checked_answer, longest_end, shortened, term_of, warnings_of
 from ca.upstream.vault.engine import Issued
 from ca.upstream.vault.offer import Line
 from citadel.errors import FailedPrecondition, Reason
@@ -21,7 +21,7 @@ _WEEK = timedelta(days=7)
 _KEY = ec.generate_private_key(ec.SECP256R1())
 _TOP = root("first", lifetime=timedelta(days=365))
 _LINE = Line(issuer_id="id-first", chain=(), root=_TOP.certificate)
-_TERM = Term(begins=NOW - timedelta(seconds=10), now=NOW, ends=NOW + _WEEK, wanted=NOW + _WEEK)
+_TERM = Term(begins=NOW - timedelta(seconds=10), now=NOW, ends=NOW + _WEEK)
 
 
 def _checked(signed: Signed | str, *, line: Line = _LINE, term: Term = _TERM, constrained: bool = False) -> Any:
@@ -63,7 +63,7 @@ def test_what_was_asked_for_is_taken_with_what_stands_above_it() -> None:
         (_signed(extra=(permitted("b.test"),)), "may not sign for a.test"),
         (_signed(root("first")), "does not vouch for"),
         (_signed(lifetime=timedelta(days=8)), "later than it was asked for"),
-        (_signed(not_before=NOW + timedelta(hours=1)), "the clocks differ"),
+        (_signed(not_before=NOW + timedelta(seconds=1)), "the clocks differ"),
     ],
     ids=[
         "junk",
@@ -103,18 +103,18 @@ def test_nothing_outlives_what_signed_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "asked"),
+    ("left", "asked", "back"),
     [
-        (timedelta(days=365), "604800s"),
-        (timedelta(days=7), f"{604_800 - 300}s"),  # clocks may differ by five minutes
-        (timedelta(minutes=10), "540s"),  # and by a tenth of what is left
+        (timedelta(days=365), "604800s", "300s"),
+        (timedelta(days=7), f"{604_800 - 300}s", "300s"),  # clocks may differ by five minutes
+        (timedelta(minutes=10), "540s", "54s"),  # and by a tenth of what is left
     ],
 )
-def test_the_end_of_what_signs_binds_with_a_margin_for_clocks(left: timedelta, asked: str) -> None:
+def test_begin_and_end_have_a_margin_for_clocks(left: timedelta, asked: str, back: str) -> None:
     short = root("short", not_after=NOW + left)
     line = Line(issuer_id="id", chain=(), root=short.certificate)
     term = term_of(line, not_before=NOW - timedelta(seconds=10), not_after=NOW + _WEEK, now=NOW)
-    assert term.parameters() == {"ttl": asked, "not_before_duration": "10s", "max_path_length": 0}
+    assert term.parameters() == {"ttl": asked, "not_before_duration": back, "max_path_length": 0}
 
 
 def test_no_term_is_so_short_that_the_engine_would_take_its_default() -> None:
@@ -129,33 +129,36 @@ _AIA = "This mount hasn't configured any authority information access (AIA) fiel
 _ZERO = "Max path length of the signed certificate is zero. This certificate cannot be used to issue"
 
 
+def test_only_warnings_that_mean_something_are_told() -> None:
+    too_long = 'TTL "168h0m0s" is longer than permitted maxTTL "2h0m0s", so maxTTL is being used'
+    issued = Issued(certificate="", warnings=(_AIA, _ZERO, "something odd", too_long))
+    assert warnings_of(issued) == ("Vault warns: something odd",)
+
+
+@pytest.mark.parametrize("behind", [timedelta(0), timedelta(minutes=10), timedelta(minutes=-4)], ids=str)
 @pytest.mark.parametrize(
-    ("ends", "term", "warnings", "words"),
+    ("given", "words"),
     [
-        (_WEEK, _TERM, (_AIA, _ZERO), ()),
-        (_WEEK, _TERM, ("something odd",), ("Vault warns: something odd",)),
-        (
-            timedelta(hours=2),
-            _TERM,
-            ('TTL "168h0m0s" is longer than permitted maxTTL "2h0m0s", so maxTTL is being used',),
-            ("Vault gave an authority for 2h, not 7d as asked for: see max_lease_ttl of its mount",),
-        ),
+        (_WEEK, ""),
+        (timedelta(hours=2), "is for 2h, not 7d as authorities.issuer_lifetime says: see max_lease_ttl of its mount"),
     ],
-    ids=["as asked for", "a warning", "shortened"],
+    ids=["as wanted", "shortened"],
 )
-def test_what_is_otherwise_is_noted(
-    ends: timedelta, term: Term, warnings: tuple[str, ...], words: tuple[str, ...]
+def test_an_authority_that_vault_has_shortened_is_told_whatever_the_clocks(
+    behind: timedelta, given: timedelta, words: str
 ) -> None:
-    certificate = _signed(not_after=NOW + ends).certificate
-    assert notes_of(certificate, _LINE, term, warnings) == words
+    by_vault = NOW - behind
+    signed = _signed(not_before=by_vault - timedelta(minutes=5), not_after=by_vault + given)
+    assert shortened(signed.certificate, _LINE, _WEEK).removeprefix("the authority ") == words
 
 
-def test_what_was_asked_for_because_of_the_end_above_is_noted() -> None:
+def test_an_authority_that_its_issuer_binds_is_told() -> None:
     short = root("short", not_after=NOW + timedelta(minutes=10))
     line = Line(issuer_id="id", chain=(), root=short.certificate)
     term = term_of(line, not_before=NOW, not_after=NOW + _WEEK, now=NOW)
-    [note] = notes_of(_signed(short, not_after=term.ends).certificate, line, term, ())
-    assert note.startswith("an authority for 9m was asked for and not 7d: what signs in Vault ends at ")
+    said = shortened(_signed(short, not_before=term.begins, not_after=term.ends).certificate, line, _WEEK)
+    assert said.startswith("the authority is for 9m")
+    assert "not 7d as authorities.issuer_lifetime says: what signs in Vault ends at " in said
 
 
 def test_of_the_request_of_a_child_its_key_alone_counts() -> None:

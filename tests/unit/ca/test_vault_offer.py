@@ -140,12 +140,13 @@ _TOP = root("first")
     [
         (_issuer(None, "first"), "cannot be read"),
         (_issuer(root("first", **_ENDED), "first"), "has expired"),
+        (_issuer(root("first", not_before=NOW + timedelta(minutes=2)), "first"), "or wait until it has begun"),
         (_issuer(root("first", uri="spiffe://b.test"), "first"), "is for spiffe://b.test"),
         (_issuer(root("first", constraints=x509.BasicConstraints(ca=True, path_length=0)), "first"), "path length 0"),
         (_issuer(_TOP, "first", has_key=False), "whose key is not there"),
         (_issuer(intermediate(_TOP, path_length=0), "first", further=(_TOP.certificate,)), "leads to none"),
     ],
-    ids=["junk", "ended", "foreign", "path length", "no key", "its root is no issuer"],
+    ids=["junk", "ended", "not begun", "foreign", "path length", "no key", "its root is no issuer"],
 )
 def test_nothing_is_offered_where_what_signs_is_not_sound(leading: VaultIssuer, words: str) -> None:
     assert words in _refusal(leading)
