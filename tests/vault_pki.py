@@ -83,6 +83,15 @@ def has_ended(server: Server, kind: str, phase: str = "done") -> Callable[[], Aw
     return look
 
 
+def has_come_to(server: Server, *phases: str) -> Callable[[], Awaitable[bool]]:
+    """Whether the rotation that runs is in one of these phases."""
+
+    async def look() -> bool:
+        return (await last_rotation(server)).phase in phases
+
+    return look
+
+
 def is_told(server: Server, *words: str) -> Callable[[], Awaitable[bool]]:
     """Whether `status` says all of these of the upstream: in what is wrong there, or in its notes."""
 

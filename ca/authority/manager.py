@@ -172,8 +172,10 @@ class AuthorityManager:
         """Take roots out of the bundle, and forget them and the issuing authorities under them."""
         async with self._turn:
             await self._forget_issuers([issuer for issuer in self._issuers if issuer.parent_id in root_ids])
-            await self._upstream.drop(root_ids)
-            await self._settle()
+            try:
+                await self._upstream.drop(root_ids)
+            finally:  # what leaked does not stay because something else cannot go yet
+                await self._settle()
 
     async def drop_issuers(self, issuer_ids: Collection[str]) -> None:
         """Forget issuing authorities that do not sign now."""

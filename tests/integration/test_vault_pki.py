@@ -98,6 +98,7 @@ async def test_the_root_is_rotated_from_here_where_the_policy_allows_it(bao: Ope
             begun = await server.rotations().StartRotation(wish)
             await until("the rotation has ended", has_ended(server, "root"), seconds=20)
             assert (await last_rotation(server)).id == begun.id
+            await until("all is well there", is_good(server), seconds=5)
             assert default_of(bao, mount) == f"citadel-{begun.new_authority}"
             assert usage_of(bao, mount, old) == {"read-only", "crl-signing"}
             assert not before & await trusted(server)

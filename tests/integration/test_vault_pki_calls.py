@@ -27,7 +27,7 @@ from ca.upstream.vault.authority import VaultUpstream
 from ca.upstream.vault.engine import PkiEngine
 from ca.upstream.vault.rooting import RootTerms, VaultRooting
 from ca.upstream.vault.signing import VaultSigning
-from ca.upstream.vault.view import EngineView
+from ca.upstream.vault.view import EngineView, Look
 from ca.vault.client import VaultClient
 from citadel.certification_path import extension_of
 from citadel.clock import SystemClock
@@ -156,6 +156,70 @@ async def test_what_was_made_for_a_rotation_that_is_undone_retires_also_where_it
     assert usage_of(place.bao, mount, "citadel-f00d") == {"read-only", "crl-signing"}
     assert await upstream.take(await upstream.look()) == []
     assert len(upstream.roots()) == 1
+
+
+async def test_what_people_made_in_vault_and_what_never_signed_here_is_not_retired(place: Place) -> None:
+    mount = place.bao.pki("pki-by-hand")
+    new_root(place.bao, mount, "by-hand")
+    upstream = await place.started(mount, alone=True, rotate_root=True)
+    place.bao.write(f"{mount}/root/replace", default="by-hand")
+    await upstream.take(await upstream.look())
+    await upstream.prepare("f00d")
+    place.bao.write(f"{mount}/root/replace", default="first")
+    await upstream.take(await upstream.look())
+    await upstream.drop(["f00d"])  # undone
+    assert "issuing-certificates" in usage_of(place.bao, mount, "by-hand")
+
+    old = [root.id for root in upstream.authorities()]
+    await upstream.prepare("beef")
+    await upstream.activate("beef", taints=False)
+    await upstream.drop(old)
+    assert "issuing-certificates" in usage_of(place.bao, mount, "by-hand")
+    assert usage_of(place.bao, mount, "first") == {"read-only", "crl-signing"}
+    assert await upstream.take(await upstream.look()) == []
+    names = {root.certificate.subject.rfc4514_string() for root in upstream.authorities()}
+    assert "CN=Root by-hand" in names
+    assert "CN=Root first" not in names
+
+
+async def test_in_an_emergency_nothing_waits_for_vault_and_what_leaked_ends_there_once_that_is_back(
+    place: Place,
+) -> None:
+    mount = place.bao.pki("pki-leaked")
+    upstream, token, now = await place.started(mount, alone=True, rotate_root=True), place.vault.token, _CLOCK.now()
+    [leaked] = upstream.authorities()
+    await upstream.prepare("f00d")
+    minted = await upstream.mint(not_before=now, not_after=now + _WEEK, root_id="f00d")
+    issuer = Authority(
+        id="issuer",
+        kind=AuthorityKind.ISSUER,
+        state=AuthorityState.PREPARED,
+        key_id=minted.key_id,
+        certificate=minted.certificate,
+        parent_id="f00d",
+        created_at=now,
+    )
+    await place.store().record(issuer)
+    await upstream.take(await upstream.look())
+
+    place.vault.token, away = "nobody's", Unavailable(Reason.VAULT_UNAVAILABLE, "it is sealed")
+    await upstream.take(Look(trouble=away, changes=upstream.view.found.changes))
+    await upstream.prepare("f00d")
+    await upstream.activate("f00d", taints=True)
+    await upstream.drop([leaked.id])
+    assert [(root.id, root.state) for root in upstream.authorities()] == [("f00d", AuthorityState.ACTIVE)]
+    assert not upstream.has_tainted()
+
+    place.vault.token = token
+    again = await place.started(mount, alone=True, rotate_root=True)
+    again.follow(lambda: [replace(issuer, state=AuthorityState.ACTIVE)])
+    assert await again.take(await again.look()) == []
+    assert (again.pending(), again.has_tainted(), bool(again.taint())) == (None, True, True)
+    await again.end_tainted()
+    assert default_of(place.bao, mount) == "citadel-f00d"
+    assert usage_of(place.bao, mount, "first") == {"read-only", "crl-signing"}
+    assert await again.take(await again.look()) == []
+    assert (again.pending(), again.has_tainted(), again.taint()) == (None, False, "")
 
 
 async def test_a_look_that_was_begun_before_a_change_of_ones_own_is_not_taken(place: Place) -> None:

@@ -6,6 +6,7 @@ What is in force is on record here: whatever becomes of Vault, it goes on until 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -157,9 +158,10 @@ class VaultUpstream(ListingUpstream):
         return await self.signing.sign_downstream(line, csr, not_before=not_before, not_after=not_after)
 
     async def prepare(self, authority_id: str) -> None:
-        offer, known = self.view.offered(), self._roots.by_id(authority_id)
+        known = self._roots.by_id(authority_id)
         if known is not None and (known.certificate in self.view.lines() or await self._roots.has_issuers(known)):
             return
+        offer = self.view.offered()
         if (pending := self.pending()) is not None and pending.is_root:
             await self._roots.prepare(offer.line.root, authority_id)
         elif self.rooting is not None:
@@ -172,24 +174,53 @@ class VaultUpstream(ListingUpstream):
             )
 
     async def activate(self, authority_id: str, *, taints: bool) -> None:
-        leads = self.view.offered().line.root if self.rooting is not None else None
+        if self.rooting is None or taints:  # whatever Vault says, what leaked goes now; `end_tainted` does the rest
+            await self._roots.activate(authority_id, taints=taints)
+            return
+        leads = self.view.offered().line.root
         await self._roots.activate(authority_id, taints=taints)
         root = self._roots.by_id(authority_id)
-        if self.rooting is not None and root is not None and root.certificate != leads:
+        if root is not None and root.certificate != leads:
             await self.rooting.activate(root.certificate)
             self.view.note_lead(root.certificate)
 
     async def drop(self, authority_ids: Collection[str]) -> None:
-        if self.rooting is None:
-            await self._roots.drop(authority_ids)
+        tainted = {root.id for root in self._roots.of(AuthorityState.TAINTED) if root.id in authority_ids}
+        await self._roots.drop(tainted)  # first: nothing else may hold that up
+        others = set(authority_ids) - tainted
+        if self.rooting is None or not others:
+            await self._roots.drop(others)
             return
-        stay = {root.certificate for root in self._roots.all if root.id not in authority_ids or root.key_id}
+        stay = {root.certificate for root in self._roots.all if root.id not in others or root.key_id}
         stay.add(self.view.offered().line.root)  # which somebody there has made the default
-        going = {root.certificate for root in self._roots.all if root.id in authority_ids} - stay
-        # First: what signs there is trusted here again at the next look.
-        await self.rooting.retire(going, authority_ids, stay=stay)
+        signed = {root.certificate for root in self._roots.of(AuthorityState.OLD)}
+        # Before they go here: what signs there is trusted here again at the next look.
+        retired = await self.rooting.retire(signed, others, stay=stay)
         self.view.note_retired()
-        await self._roots.drop(authority_ids, unlisted=going)
+        await self._roots.drop(others, unlisted=retired)
+
+    def has_tainted(self) -> bool:
+        """Whether there are tainted roots in Vault that this server may end there, and may try to now."""
+        rooting = self.rooting
+        if rooting is None or self.view.found.offer is None or not self._roots.tainted_and_listed():
+            return False
+        return rooting.making.are_over and rooting.ending.are_over
+
+    async def end_tainted(self) -> None:
+        """Have tainted roots sign nothing more in Vault, which may have been away when they went here.
+
+        Within `AuthorityManager.changing_upstream`. What is refused is in `rooting`, and tried again.
+        """
+        tainted, active = set(self._roots.tainted_and_listed()), self._active_root()
+        if self.rooting is None:
+            return
+        with suppress(CitadelError):
+            if self.view.offered().line.root in tainted and active is not None:
+                self.view.line_to(active)
+                await self.rooting.activate(active.certificate)
+                self.view.note_lead(active.certificate)
+            await self.rooting.retire(tainted, (), stay={self.view.offered().line.root})
+            self.view.note_retired()
 
     def shortened(self, wanted: timedelta) -> str:
         """Why what signs has less than the `wanted` lifetime; "" where it has not, or is from elsewhere."""

@@ -64,6 +64,9 @@ class VaultKeeper:
             for note in self._upstream.view.notes():
                 if note not in notes:
                     _log.warning("PKI engine in Vault", note=note)
+        if self._upstream.has_tainted():
+            async with self._authorities.changing_upstream():
+                await self._upstream.end_tainted()
 
     def condition(self) -> UpstreamCondition:
         """How it is with the engine. What is in force goes on until its end."""

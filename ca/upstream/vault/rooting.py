@@ -78,19 +78,21 @@ class VaultRooting:
         authority_ids: Collection[str],
         *,
         stay: Collection[x509.Certificate],
-    ) -> None:
+    ) -> Collection[x509.Certificate]:
         """Have these sign nothing more, and those that were made for these ids, of which nothing may be on record.
 
-        None of those that `stay`.
+        None of those that `stay`; and none that people made and that never signed here. Returns which.
         """
-        names = {name_of(each) for each in authority_ids}
+        names, retired = {name_of(each) for each in authority_ids}, set[x509.Certificate]()
         with self.ending.asking(soon=_ASK_AGAIN, later=_ASK_AGAIN):
             for issuer in await self._engine.issuers():
                 is_meant = issuer.certificate in certificates or issuer.name in names
-                if is_meant and issuer.certificate not in stay:
+                if is_meant and issuer.certificate is not None and issuer.certificate not in stay:
                     await self._engine.retire(issuer)
+                    retired.add(issuer.certificate)
                     _log.info("root retired in Vault", issuer=str(issuer))
         self.making.end()
+        return retired
 
     async def _make(
         self, name: str, known: Sequence[x509.Certificate], now: datetime
