@@ -233,6 +233,7 @@ async def server_core(
             mesh=mesh(beyond=(clusters.children, *upstream.beyond(authorities, revocation.lists, clusters.records))),
             sessions=sessions,
             lists=revocation.lists,
+            is_lost=keys.is_lost,
             clock=clock,
         )
         # What is above waits for what is here and below, and not the other way round.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -50,7 +51,7 @@ class RotationAffairs:
         return rotation_check(self.rotator.running, holders, now=self.clock.now())
 
 
-def rotation_affairs(
+def rotation_affairs(  # noqa: PLR0913 - where rotation is wired: each part is given, none is made in secret
     settings: ServerSettings,
     *,
     database: Database,
@@ -59,6 +60,7 @@ def rotation_affairs(
     mesh: Mesh,
     sessions: SessionBook,
     lists: RevocationLists,
+    is_lost: Callable[[str], bool],
     clock: Clock,
 ) -> RotationAffairs:
     """The parts, not yet started."""
@@ -94,6 +96,7 @@ def rotation_affairs(
         acts=SqlAuditLog(database=database),
         margin=settings.rotation.margin,
         shares=Shares(root=settings.rotation.root_at, issuer=settings.rotation.issuer_at, jwt=settings.rotation.jwt_at),
+        is_lost=is_lost,
         clock=clock,
     )
     return RotationAffairs(store=store, board=board, rotator=rotator, steering=steering, upkeep=upkeep, clock=clock)

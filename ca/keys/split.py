@@ -46,6 +46,10 @@ class SplitKeyManager:
         """What is wrong with one of these keys in Vault."""
         return self._transit.trouble(in_use) if self._transit is not None else None
 
+    def is_lost(self, key_id: str) -> bool:
+        """Whether this key is known to be gone from Vault."""
+        return self._transit is not None and is_in_vault(key_id) and self._transit.is_lost(key_id)
+
     async def delete(self, key_id: str) -> None:
         await self._place_of(key_id).delete(key_id)
 

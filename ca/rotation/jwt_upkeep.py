@@ -9,6 +9,7 @@ import structlog
 from ca.audit.model import Act, Actor, ActorKind
 from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
+from ca.rotation.lost_keys import LOST, LostKeys
 from ca.rotation.tokens import Tokens
 from citadel.clock import Clock
 
@@ -26,6 +27,7 @@ class JwtUpkeep:
         acts: Acts,
         margin: timedelta,
         at: float,
+        lost: LostKeys,
         clock: Clock,
     ) -> None:
         """`at` is the share of its life after which a key is rotated."""
@@ -34,6 +36,7 @@ class JwtUpkeep:
         self._acts = acts
         self._margin = margin
         self._at = at
+        self._lost = lost
         self._clock = clock
         self._starts_again_at = self._replaces_again_at = 0.0  # by the clock that never jumps
         self._replacing = ""  # the authority whose replacement was noted last
@@ -49,17 +52,18 @@ class JwtUpkeep:
         self._starts_again_at = self._rested()
 
     async def rescue(self, now: datetime) -> None:
-        """Sign by another key when the end is near, whatever rotation hangs or is paused.
+        """Sign by another key when the end is near, or this one is lost, whatever rotation hangs or is paused.
 
         Without one nobody has a token; with one that not everybody knows yet, few are refused, and not for long.
         """
         signs = self._tokens.signs()
-        if signs.not_after - now > self._tokens.reserve(self._margin) / 2:
+        is_lost = self._lost.is_due(signs.key_id)
+        if not is_lost and signs.not_after - now > self._tokens.reserve(self._margin) / 2:
             return
-        if self._clock.monotonic() < self._replaces_again_at:
+        if not is_lost and self._clock.monotonic() < self._replaces_again_at:
             return
         if self._replacing != signs.id:  # noted before it is done, and once, however often that fails
-            why = "its end was near, and not everybody had acknowledged a successor"
+            why = LOST if is_lost else "its end was near, and not everybody had acknowledged a successor"
             act = Act(actor=Actor(ActorKind.SERVER), what="jwt.replace", target=signs.id, why=why)
             await self._acts.record_all([act], at=self._clock.now())
             self._replacing = signs.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,6 +15,7 @@ from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.rotation import machine
 from ca.rotation.jwt_upkeep import JwtUpkeep
+from ca.rotation.lost_keys import LOST, LostKeys
 from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
@@ -53,8 +55,10 @@ class Upkeep:
         acts: Acts,
         margin: timedelta,
         shares: Shares,
+        is_lost: Callable[[str], bool],
         clock: Clock,
     ) -> None:
+        """`is_lost` says of the key with this id whether it will never sign again by itself."""
         self._rotator = rotator
         self._said = Repeated(clock=clock)
         self._steering = steering
@@ -65,8 +69,15 @@ class Upkeep:
         self._issuer_at = shares.issuer
         self._clock = clock
         self._jwt = JwtUpkeep(
-            authorities=authorities, tokens=rotator.tokens, acts=acts, margin=margin, at=shares.jwt, clock=clock
+            authorities=authorities,
+            tokens=rotator.tokens,
+            acts=acts,
+            margin=margin,
+            at=shares.jwt,
+            lost=LostKeys(is_lost, clock=clock),
+            clock=clock,
         )
+        self._lost = LostKeys(is_lost, clock=clock)
         self._starts_again_at: dict[RotationKind, float] = {}  # by the clock that never jumps
         self._roots_rest_until = 0.0  # by the same
         self._replaces_again_at = 0.0  # by the same
@@ -265,17 +276,19 @@ class Upkeep:
         )
 
     async def _has_rescued(self, now: datetime) -> bool:
-        """Replace the issuing authority at the last moment, whatever rotation hangs or is paused.
+        """Replace the issuing authority at the last moment, or once its key is lost, whatever rotation hangs.
 
         Without one nobody has a certificate; with one that not everybody has acknowledged, few may miss theirs.
         """
         issuer = self._active(AuthorityKind.ISSUER)
-        if issuer.not_after - now > self._reserve(issuer) / 2:
+        is_lost = self._lost.is_due(issuer.key_id)
+        if not is_lost and issuer.not_after - now > self._reserve(issuer) / 2:
             return False
-        if self._clock.monotonic() < self._replaces_again_at or not self._authorities.can_replace():
+        is_rested = is_lost or self._clock.monotonic() >= self._replaces_again_at
+        if not is_rested or not self._authorities.can_replace():
             return False
         if self._replacing != issuer.id:  # noted before it is done, and once, however often that fails
-            why = "its end was near, and not everybody had acknowledged a successor"
+            why = LOST if is_lost else "its end was near, and not everybody had acknowledged a successor"
             act = Act(actor=Actor(ActorKind.SERVER), what="issuer.replace", target=issuer.id, why=why)
             await self._acts.record_all([act], at=self._clock.now())
             self._replacing = issuer.id

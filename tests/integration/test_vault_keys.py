@@ -309,7 +309,7 @@ async def test_sealed_keys_that_are_open_sign_while_vault_is_away_and_a_start_wa
         await starting
 
 
-async def test_keys_that_are_deleted_in_vault_are_an_alert_and_a_start_makes_others(
+async def test_keys_that_are_deleted_in_vault_have_others_in_their_places_soon_and_at_a_start(
     bao: OpenBao, tmp_path: Path
 ) -> None:
     settings = settings_of(bao, tmp_path, {"vault_transit": {"prefix": "citadel-lost"}})
@@ -317,9 +317,17 @@ async def test_keys_that_are_deleted_in_vault_are_an_alert_and_a_start_makes_oth
         agent, entry_id = await member(server)
         delete(bao, "citadel-lost-x509-issuer", "citadel-lost-jwt")
         assert await refused_with(server, agent, entry_id) == "vault_key_lost"
-        status = await server.status()
-        assert (status.vault.good, status.vault.reason) == (False, "vault_key_lost")
-        await until_ready_says(settings, "citadel-lost-x509-issuer")
+        await until(server, agent, entry_id, "")
+        with pytest.raises(aio.AioRpcError) as refused_token:
+            await check_token(server, agent, entry_id)
+        assert reason_of(refused_token.value) == "vault_key_lost"
+        async with asyncio.timeout(30):
+            while True:
+                with suppress(aio.AioRpcError):
+                    await check_token(server, agent, entry_id)
+                    break
+        assert (await server.status()).vault.good
+        delete(bao, "citadel-lost-x509-issuer", "citadel-lost-jwt")
     async with running_server(settings) as server:
         await issued(server, agent, entry_id)
         await check_token(server, agent, entry_id)

@@ -33,8 +33,8 @@ _SECONDS_EACH: Final[Mapping[str, float]] = {
 _PREFIX: Final = f"vault:v{VERSION}:"
 _ANOTHER: Final[Mapping[KeyPurpose | None, str]] = {
     KeyPurpose.ROOT: "citadel-cli rotate root",
-    KeyPurpose.ISSUER: "citadel-cli rotate issuer, or a restart",
-    KeyPurpose.JWT: "citadel-cli rotate jwt, or a restart",
+    KeyPurpose.ISSUER: "citadel-cli rotate issuer, where the server did not do so by itself",
+    KeyPurpose.JWT: "citadel-cli rotate jwt, where the server did not do so by itself",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
@@ -95,8 +95,7 @@ class TransitKeyManager:
         return await self.signer(key_id, KeyPurpose.JWT)
 
     async def delete(self, key_id: str) -> None:
-        unique = TransitId.parse(key_id).unique
-        for name in (self._names.name(unique, purpose) for purpose in PURPOSES):
+        for name in self._names_of(key_id):
             try:
                 await self._vault.read(self._names.path(name))
             except Unavailable as error:
@@ -109,12 +108,19 @@ class TransitKeyManager:
 
     def trouble(self, in_use: Collection[str]) -> KeyTrouble | None:
         """What is wrong with these keys, or with one that signs records; the first in the order of `_MATTERS`."""
-        ids = [TransitId.parse(key_id).unique for key_id in in_use if is_in_vault(key_id)]
-        needed = {self._names.name(unique, purpose) for unique in ids for purpose in PURPOSES}
+        needed = {name for key_id in in_use if is_in_vault(key_id) for name in self._names_of(key_id)}
         found = [
             each for name, each in self._troubles.all().items() if name in needed or each.purpose is KeyPurpose.RECORDS
         ]
         return min(found, key=lambda each: _MATTERS.index(each.purpose), default=None)
+
+    def is_lost(self, key_id: str) -> bool:
+        """Whether it was gone from Vault when it was last seen."""
+        return any(map(self._troubles.is_lost, self._names_of(key_id)))
+
+    def _names_of(self, key_id: str) -> Sequence[str]:
+        unique = TransitId.parse(key_id).unique
+        return [self._names.name(unique, purpose) for purpose in PURPOSES]
 
     async def _create(self, purpose: KeyPurpose, kind: KeyKind) -> str:
         # A key of which was not heard is there by the next try: no try leaves one behind that nobody knows of.

@@ -339,6 +339,7 @@ class Server:
             jwt_margin=disk.jwt_margin,
             clock=disk.clock,
         )
+        self.lost_keys: set[str] = set()
         self.upkeep = Upkeep(
             rotator=self.rotator,
             steering=self.steering,
@@ -346,6 +347,7 @@ class Server:
             acts=Fated(SqlAuditLog(database=disk.database), calm),  # type: ignore[arg-type] # as above
             margin=timedelta(seconds=2),
             shares=Shares(root=disk.root_at, issuer=disk.issuer_at, jwt=disk.jwt_at),
+            is_lost=self.lost_keys.__contains__,
             clock=disk.clock,
         )
         self.knowing = Knowing(

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from ca.authority.model import AuthorityKind, AuthorityState
+from ca.rotation.lost_keys import LostKeys
 from ca.rotation.model import Phase, RotationKind
 from ca.rotation.steering import Wish
 from ca.store.rotations import SqlRotations
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
+from tests.clock import FakeClock
 from tests.unit.ca.records import row
 from tests.unit.ca.rotating import DAY, HOUR, Disk, Fate, PlainLedger, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR
@@ -225,6 +227,44 @@ async def test_before_the_issuer_ends_it_is_replaced_although_the_rotation_is_pa
     assert (done.phase, done.alarm) == (Phase.DONE, "")
     active = AuthorityKind.ROOT if kind is ROOT else AuthorityKind.ISSUER
     assert server.active(active).id == done.new_id
+
+
+@pytest.mark.invariant(5)
+async def test_what_lost_its_key_is_replaced_at_once_whatever_rotation_hangs(server: Server, disk: Disk) -> None:
+    issuer, tokens = server.authorities.issuing().authority, server.tokens.signing().authority
+    await server.begin(ISSUER)
+    await server.phase(Phase.OBSERVE)
+    await server.steering.pause(why="", by=ADMINISTRATOR)
+    server.lost_keys |= {issuer.key_id, tokens.key_id}
+    await server.until(lambda: server.authorities.issuing().authority.id != issuer.id)
+    await server.until(lambda: server.tokens.signing().authority.id != tokens.id)
+    assert server.authorities.issuing().authority.parent_id == issuer.parent_id
+    assert server.tokens.signing().authority.kid in server.authorities.bundle().jwt_authorities
+    for _ in range(20):
+        await server.turn()
+    acts = await disk.acts()
+    assert (acts.count("issuer.replace"), acts.count("jwt.replace")) == (1, 1)
+    for node in server.nodes:
+        await node.join(server)
+        node.is_silent = False
+    await server.steering.resume(why="", by=ADMINISTRATOR)
+    assert (await server.over()).phase is Phase.DONE
+
+
+def test_another_one_for_a_key_that_is_lost_is_not_tried_for_all_the_time() -> None:
+    clock, lost = FakeClock(), {"k1"}
+    keys = LostKeys(lost.__contains__, clock=clock)
+    asked = []
+    for _ in range(25):
+        asked.append(keys.is_due("k1"))
+        clock.leap(1)
+    assert [second for second, is_due in enumerate(asked) if is_due] == [0, 10, 20]
+    assert not keys.is_due("k2")
+    lost.add("k2")
+    assert keys.is_due("k2")
+    lost.remove("k1")
+    clock.leap(10)
+    assert not keys.is_due("k1")
 
 
 async def test_roots_that_are_rotated_by_hand_alone_are_rotated_at_the_last_moment(disk: Disk) -> None:
