@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ca.vault.session import VaultSession
 
 _log = structlog.get_logger(__name__)
+
+_LONGEST_WAIT: Final = 60.0  # seconds of a start
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,16 @@ class VaultAffairs:
         return self._session.acts
 
     async def until_heard(self, on_wait: Callable[[str], None]) -> None:
-        """Return once logged in; for a Vault that is away it waits, and says so. Raises whatever waiting mends not."""
-        repeated = Repeated(clock=self._clock)
+        """Return once logged in; for a Vault that is away it waits, and says so. Raises whatever waiting mends not.
+
+        After a minute also that it is away: another server may reach it, which waits for the lease of this one.
+        """
+        repeated, gives_up_at = Repeated(clock=self._clock), self._clock.monotonic() + _LONGEST_WAIT
         while True:
             try:
                 return await self._session.log_in()
             except Unavailable as error:
-                if error.reason is not Reason.VAULT_UNAVAILABLE:
+                if error.reason is not Reason.VAULT_UNAVAILABLE or self._clock.monotonic() >= gives_up_at:
                     raise
                 on_wait(f"Vault at {self._settings.address}: {error}")
                 if repeated.is_news(error.reason):

@@ -18,8 +18,11 @@ from citadel.errors import Kind, Reason, Unavailable
 from cli.citadel_cli import citadel_cli
 from cli.output import EXIT_CODES
 from cli.server_process import run_server
+from cli.server_vault import vault_affairs
+from tests.clock import FakeClock
 from tests.integration.meshes import until
 from tests.openbao import OpenBao, new_openbao
+from tests.ports import free_port
 from tests.servers import Server, connected, http_status, server_settings
 from tests.vault_sessions import secret_in
 
@@ -58,6 +61,26 @@ async def status_line(server: Server) -> str:
     command = ["--socket", str(server.settings.listen.admin_socket), "status"]
     result = await asyncio.to_thread(CliRunner().invoke, citadel_cli, command, prog_name="citadel-cli")
     return next(line for line in result.stdout.splitlines() if line.startswith("vault "))
+
+
+async def test_a_start_waits_a_minute_for_vault_and_then_lets_others_try(bao: OpenBao, tmp_path: Path) -> None:
+    settings, clock = sealed_settings(bao, tmp_path), FakeClock()
+    assert settings.vault is not None
+    nowhere = settings.vault.model_copy(update={"address": f"https://127.0.0.1:{free_port()}"})
+    affairs, waits = vault_affairs(settings.model_copy(update={"vault": nowhere}), clock), list[str]()
+    assert affairs is not None
+    hearing = asyncio.create_task(affairs.until_heard(waits.append))
+    async with asyncio.timeout(20):
+        while not hearing.done():
+            await asyncio.sleep(0.001)
+            if clock.is_awaited:
+                await clock.advance(1)
+    with pytest.raises(Unavailable) as refused:
+        await hearing
+    await affairs.close()
+    assert refused.value.reason is Reason.VAULT_UNAVAILABLE
+    assert len(waits) > 5
+    assert 60 <= clock.monotonic() < 75
 
 
 async def test_a_start_to_which_vault_allows_too_little_says_so_and_tries_again(bao: OpenBao, tmp_path: Path) -> None:
