@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from ca.authority.certificates import build_root
 from ca.authority.fresh_root import FreshRoot
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.authority.vouching import Vouching
@@ -35,7 +37,7 @@ from citadel.errors import FailedPrecondition, Reason, Unavailable
 from tests.certificates import A_TEST, root
 from tests.csrs import csr, new_key
 from tests.openbao import OpenBao, new_openbao
-from tests.vault_pki import default_of, new_root, usage_of
+from tests.vault_pki import default_of, new_root, token_by, usage_of
 
 pytestmark = pytest.mark.integration
 
@@ -208,18 +210,31 @@ async def test_in_an_emergency_nothing_waits_for_vault_and_what_leaked_ends_ther
     await upstream.activate("f00d", taints=True)
     await upstream.drop([leaked.id])
     assert [(root.id, root.state) for root in upstream.authorities()] == [("f00d", AuthorityState.ACTIVE)]
-    assert not upstream.has_tainted()
+    assert upstream.tainted is not None
+    assert not upstream.tainted.are_there()
 
     place.vault.token = token
     again = await place.started(mount, alone=True, rotate_root=True)
     again.follow(lambda: [replace(issuer, state=AuthorityState.ACTIVE)])
     assert await again.take(await again.look()) == []
-    assert (again.pending(), again.has_tainted(), bool(again.taint())) == (None, True, True)
-    await again.end_tainted()
+    assert again.tainted is not None
+    assert (again.pending(), again.tainted.are_there(), bool(again.taint())) == (None, True, True)
+    await again.tainted.end()
     assert default_of(place.bao, mount) == "citadel-f00d"
     assert usage_of(place.bao, mount, "first") == {"read-only", "crl-signing"}
     assert await again.take(await again.look()) == []
-    assert (again.pending(), again.has_tainted(), again.taint()) == (None, False, "")
+    assert (again.pending(), again.tainted.are_there(), again.taint()) == (None, False, "")
+
+
+async def test_what_was_imported_without_a_key_is_told_also_to_who_may_only_have_things_signed(place: Place) -> None:
+    mount = place.bao.pki("pki-imported")
+    brought = build_root(trust_domain=A_TEST, key=new_key(), now=_CLOCK.now(), lifetime=_WEEK, backdate=timedelta())
+    pem = brought.public_bytes(Encoding.PEM).decode()
+    place.bao.write(f"{mount}/issuers/import/cert", pem_bundle=pem)
+    vault = place.bao.vault(token_by(place.bao, "upstream", mount))
+    upstream = await replace(place, vault=vault).started(mount)
+    assert [note.partition(", and ")[2][:18] for note in upstream.view.notes()] == ["has no key there, "]
+    vault.close()
 
 
 async def test_a_look_that_was_begun_before_a_change_of_ones_own_is_not_taken(place: Place) -> None:

@@ -6,7 +6,6 @@ What is in force is on record here: whatever becomes of Vault, it goes on until 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -22,6 +21,7 @@ from ca.upstream.vault.engine import PkiEngine
 from ca.upstream.vault.offer import Line
 from ca.upstream.vault.rooting import VaultRooting
 from ca.upstream.vault.signing import VaultSigning
+from ca.upstream.vault.tainted import TaintedRoots
 from ca.upstream.vault.view import EngineView, Look, not_yet
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
@@ -54,6 +54,7 @@ class VaultUpstream(ListingUpstream):
         self.view = view
         self.signing = signing
         self.rooting = rooting
+        self.tainted = TaintedRoots(view=view, rooting=rooting, roots=roots) if rooting is not None else None
         self._vault = engine.vault
         self._store = store
         self._clock = clock
@@ -174,7 +175,7 @@ class VaultUpstream(ListingUpstream):
             )
 
     async def activate(self, authority_id: str, *, taints: bool) -> None:
-        if self.rooting is None or taints:  # whatever Vault says, what leaked goes now; `end_tainted` does the rest
+        if self.rooting is None or taints:  # whatever Vault says, what leaked goes now; `tainted` does the rest
             await self._roots.activate(authority_id, taints=taints)
             return
         leads = self.view.offered().line.root
@@ -198,29 +199,6 @@ class VaultUpstream(ListingUpstream):
         retired = await self.rooting.retire(signed, others, stay=stay)
         self.view.note_retired()
         await self._roots.drop(others, unlisted=retired)
-
-    def has_tainted(self) -> bool:
-        """Whether there are tainted roots in Vault that this server may end there, and may try to now."""
-        rooting = self.rooting
-        if rooting is None or self.view.found.offer is None or not self._roots.tainted_and_listed():
-            return False
-        return rooting.making.are_over and rooting.ending.are_over
-
-    async def end_tainted(self) -> None:
-        """Have tainted roots sign nothing more in Vault, which may have been away when they went here.
-
-        Within `AuthorityManager.changing_upstream`. What is refused is in `rooting`, and tried again.
-        """
-        tainted, active = set(self._roots.tainted_and_listed()), self._active_root()
-        if self.rooting is None:
-            return
-        with suppress(CitadelError):
-            if self.view.offered().line.root in tainted and active is not None:
-                self.view.line_to(active)
-                await self.rooting.activate(active.certificate)
-                self.view.note_lead(active.certificate)
-            await self.rooting.retire(tainted, (), stay={self.view.offered().line.root})
-            self.view.note_retired()
 
     def shortened(self, wanted: timedelta) -> str:
         """Why what signs has less than the `wanted` lifetime; "" where it has not, or is from elsewhere."""

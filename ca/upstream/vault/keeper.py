@@ -64,9 +64,10 @@ class VaultKeeper:
             for note in self._upstream.view.notes():
                 if note not in notes:
                     _log.warning("PKI engine in Vault", note=note)
-        if self._upstream.has_tainted():
+        tainted = self._upstream.tainted
+        if tainted is not None and tainted.are_there():
             async with self._authorities.changing_upstream():
-                await self._upstream.end_tainted()
+                await tainted.end()
 
     def condition(self) -> UpstreamCondition:
         """How it is with the engine. What is in force goes on until its end."""

@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 
 from cryptography import x509
 
-from ca.authority.soundness import authority_faults, domain_fault, is_self_signed, root_faults
+from ca.authority.soundness import authority_faults, domain_fault, is_self_signed, root_faults, trust_domain_of
 from ca.upstream.lineage import (
     MOST_BETWEEN,
     MOST_ROOTS,
@@ -97,8 +97,13 @@ def offer_of(
     listed.sort(key=lambda each: each != line.root and each not in trusted)  # where there are too many, these stay
     notes = [f"{each} in {mount} is not trusted: it {fault}" for each, fault in judged.items() if fault]
     notes += [f"{each} in {mount} is not trusted before it signs: the policy hides its usage" for each in unclear]
-    if len(notes) > _MOST_NOTES:
-        notes = [*notes[:_MOST_NOTES], f"{len(notes) - _MOST_NOTES} more issuers in {mount} are not trusted"]
+    notes = _few(notes, f"more issuers in {mount} are not trusted")
+    strange = [
+        f"{roots[root]} in {mount} is trusted, and {why}: delete it where nobody knows whose it is"
+        for root in listed[:MOST_ROOTS]
+        if root != line.root and (why := _strangeness(root, roots[root], found))
+    ]
+    notes += _few(strange, f"more issuers in {mount} are trusted like these")
     if len(listed) > MOST_ROOTS:
         notes.append(f"{mount} has {len(listed)} roots, and {MOST_ROOTS} are trusted")
     return Offer(
@@ -112,6 +117,18 @@ def offer_of(
         | {line.root: line},
         notes=tuple(notes),
     )
+
+
+def _strangeness(root: x509.Certificate, issuer: VaultIssuer, found: Found) -> str:
+    """What whoever may do no more than import certificates could have brought; "" where it is none of that."""
+    if trust_domain_of(root) is None:
+        return "names no trust domain"
+    under = (each for each in _certificates(found.issuers) if each != root and each.issuer == root.subject)
+    return "has no key there, nor an issuer under it" if not issuer.has_key and next(under, None) is None else ""
+
+
+def _few(notes: list[str], more: str) -> list[str]:
+    return notes if len(notes) <= _MOST_NOTES else [*notes[:_MOST_NOTES], f"{len(notes) - _MOST_NOTES} {more}"]
 
 
 def _judged(

@@ -60,6 +60,25 @@ def test_all_self_signed_issuers_are_trusted_and_each_can_sign_by_its_own_id() -
     assert offer.notes == ()
 
 
+def test_one_that_anybody_could_have_imported_is_trusted_and_told() -> None:
+    first, above, bare, nameless = root("first"), root("above"), root("bare"), root("nameless", uri=None)
+    offer = _offered(
+        _issuer(first, "first", has_key=False),
+        _issuer(intermediate(first, "one", path_length=None), "one"),
+        _issuer(above, "above", has_key=False),
+        _issuer(intermediate(above, "two"), "two"),
+        _issuer(bare, "bare", has_key=False),
+        _issuer(nameless, "nameless"),
+        leading="id-one",
+    )
+    assert len(offer.roots) == 4
+    told = {note.partition(":")[0] for note in offer.notes}
+    assert told == {
+        "the issuer bare in pki is trusted, and has no key there, nor an issuer under it",
+        "the issuer nameless in pki is trusted, and names no trust domain",
+    }
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [
