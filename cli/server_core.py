@@ -135,6 +135,7 @@ async def server_core(
             keys=keys,
             vault=vault.vault if vault is not None else None,
             withdrawn=lambda: authorities.jwt.withdrawn() | children.records.withdrawn_jwt_keys(),
+            has_below=children.records.has_below,
             on_wait=start.waits_for,
             clock=clock,
         )

@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography import x509
+
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import Authority, AuthorityState
 from ca.authority.ports import KeyManager, Neighbours, UpstreamAuthority
@@ -161,12 +163,14 @@ def upstream_affairs(
     keys: KeyManager,
     vault: Vault | None,
     withdrawn: Callable[[], Collection[str]],
+    has_below: Callable[[x509.Certificate], bool],
     on_wait: Callable[[str], None],
     clock: Clock,
 ) -> UpstreamAffairs:
     """The one that the settings name, not yet started. `on_wait` is told why its start waits.
 
-    `withdrawn` are the ids of keys for tokens that no parent may bring back.
+    `withdrawn` are the ids of keys for tokens that no parent may bring back; `has_below` tells whether a child has an
+    authority under a root.
     """
     store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
     if settings.upstream.citadel is not None:
@@ -193,6 +197,7 @@ def upstream_affairs(
             store=store,
             vouching=vouching,
             database=database,
+            has_below=has_below,
             on_wait=on_wait,
             clock=clock,
         )

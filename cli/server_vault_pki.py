@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cryptography import x509
+
 from ca.authority.manager import AuthorityManager
 from ca.authority.ports import AuthorityStore, KeyManager
 from ca.authority.vouching import Vouching
@@ -36,6 +38,7 @@ class VaultPkiAffairs:
         store: AuthorityStore,
         vouching: Vouching,
         database: Database,
+        has_below: Callable[[x509.Certificate], bool],
         on_wait: Callable[[str], None],
         clock: Clock,
     ) -> None:
@@ -46,7 +49,7 @@ class VaultPkiAffairs:
             view=EngineView(engine, settings=named, trust_domain=domain, clock=clock),
             signing=VaultSigning(engine, trust_domain=domain, keys=keys, is_constrained=named.constrained, clock=clock),
             rooting=VaultRooting(engine, trust_domain=domain, terms=terms, clock=clock) if named.rotate_root else None,
-            roots=ListedRoots(store=store, keys=keys, vouching=vouching, clock=clock),
+            roots=ListedRoots(store=store, keys=keys, vouching=vouching, clock=clock, has_below=has_below),
             store=store,
             clock=clock,
             on_wait=on_wait,

@@ -12,6 +12,7 @@ from typing import Final
 from cryptography import x509
 
 from ca.audit.model import Act
+from ca.authority.certificates import subject_key_id
 from ca.clusters.gaps import Gaps
 from ca.clusters.model import ChildAuthority, Said
 from ca.clusters.ports import ChildStore, KeptReport
@@ -90,6 +91,11 @@ class ChildRecords:
             for each in self.signed(child)
             if said is None or each.certificate in said.issuers or each.signed_at > said.at
         ]
+
+    def has_below(self, root: x509.Certificate) -> bool:
+        """Whether a child may sign with an authority under this root."""
+        key_id = subject_key_id(root)
+        return any(each.root_key_id == key_id for child in self._signed for each in self.in_use(child))
 
     def unheard(self) -> Mapping[SpiffeId, datetime]:
         """Who may have authorities that a restore made this server forget, and until when: it has not spoken since."""

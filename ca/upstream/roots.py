@@ -5,7 +5,7 @@ What was tainted once is never taken again, whoever lists it: its key is in the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -45,11 +45,21 @@ class ListedRoots:
     `listed` is what the upstream listed last, None before it was read.
     """
 
-    def __init__(self, *, store: AuthorityStore, keys: KeyManager, vouching: Vouching, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        store: AuthorityStore,
+        keys: KeyManager,
+        vouching: Vouching,
+        clock: Clock,
+        has_below: Callable[[x509.Certificate], bool] = lambda _: False,
+    ) -> None:
+        """`has_below` tells whether another cluster has an authority that was signed here under this root."""
         self._store = store
         self._keys = keys
         self._vouching = vouching
         self._clock = clock
+        self._has_below = has_below
         self._left_out: dict[str, float] = {}  # since when, by the clock that never jumps
         self._tainted: frozenset[bytes] = frozenset()  # keys, not certificates: a leaked one may have several
         self.all: tuple[Authority, ...] = ()
@@ -177,6 +187,7 @@ class ListedRoots:
             root
             for root in self.all
             if root.certificate not in listed and root.state is not AuthorityState.ACTIVE and root.id not in needed
+            if not self._has_below(root.certificate)
         ]
         now = self._clock.monotonic()
         self._left_out = {root.id: self._left_out.get(root.id, now) for root in left_out}

@@ -20,6 +20,7 @@ from citadel._wire import clusters_pb2 as pb
 from citadel.errors import CitadelError, FailedPrecondition, PermissionDenied, Reason
 from citadel.limiter import RateLimiter
 from citadel.svid import X509Svid
+from tests.certificates import root
 from tests.children import child_csr
 from tests.csrs import new_key
 from tests.unit.ca.cluster import EAST, WEST
@@ -87,6 +88,8 @@ def _signer(server: Server, between: Between) -> DownstreamSigner:
 async def test_what_was_signed_is_on_record(server: Server) -> None:
     signed = await _signer(server, Between(server)).sign(CHILD, REQUEST)
     assert [each.certificate for each in server.records.signed(EAST)] == [signed.chain[0]]
+    assert server.records.has_below(server.authorities.bundle().x509_authorities[0])
+    assert not server.records.has_below(root("other").certificate)
     assert (await server.disk.acts())[-1].startswith("downstream.sign ")
 
 
