@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ca.issuance.issuer import IssuedSvid
+from ca.issuance.press import IssuedSvid
 from citadel.errors import Reason, Unauthenticated
 from citadel.possession import NONCE_BYTES, Challenge, ProvenKey, Purpose
 

@@ -15,7 +15,8 @@ from ca.agents.proving import Claim, NewNonce, new_nonce
 from ca.agents.roster import AgentRoster
 from ca.audit.model import Act, Actor
 from ca.issuance.csr import public_key_of
-from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
+from ca.issuance.issuer import Issuer, key_digest
+from ca.issuance.press import IssuedSvid
 from citadel.clock import Clock
 from citadel.config.types import format_duration
 from citadel.errors import InvalidArgument, PermissionDenied, Reason, Unauthenticated

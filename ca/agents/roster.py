@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ca.agents.model import Agent
 from ca.audit.model import Act
 from ca.issuance.csr import public_key_of
-from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
+from ca.issuance.issuer import Issuer, key_digest
+from ca.issuance.press import IssuedSvid
 from citadel.clock import Clock
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
 from citadel.reserved import is_agent_id

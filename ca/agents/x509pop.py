@@ -14,7 +14,8 @@ from ca.agents.node_certificate import NodeCertificate, trusted_for_joining
 from ca.agents.proving import Claim, NewNonce, new_nonce
 from ca.agents.roster import AgentRoster
 from ca.issuance.csr import public_key_of
-from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
+from ca.issuance.issuer import Issuer, key_digest
+from ca.issuance.press import IssuedSvid
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Reason, Unavailable
 from citadel.possession import Challenge, Purpose

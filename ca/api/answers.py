@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ca.issuance.issuer import IssuedSvid
 from ca.issuance.jwt import IssuedJwt
+from ca.issuance.press import IssuedSvid
 from citadel._wire import agent_api_pb2, types_pb2
 from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError

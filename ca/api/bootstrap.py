@@ -15,7 +15,7 @@ from ca.agents.x509pop import X509PopJoining
 from ca.api.answers import bundle_message
 from ca.api.gates import address
 from ca.authority.model import Authority
-from ca.issuance.issuer import IssuedSvid
+from ca.issuance.press import IssuedSvid
 from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
 from citadel.bundle import TrustBundle

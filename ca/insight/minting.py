@@ -10,7 +10,8 @@ from ca.audit.model import Act
 from ca.audit.trail import Acts
 from ca.entries.rules import check_entry
 from ca.issuance.csr import public_key_of
-from ca.issuance.issuer import IssuedSvid, Issuer, key_digest
+from ca.issuance.issuer import Issuer, key_digest
+from ca.issuance.press import IssuedSvid
 from citadel.actor import Actor, ActorKind
 from citadel.clock import Clock
 from citadel.entry import Entry

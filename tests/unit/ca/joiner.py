@@ -19,9 +19,10 @@ from ca.agents.x509pop import X509PopJoining
 from ca.authority.manager import IssuingAuthority
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.entries.directory import EntryDirectory
-from ca.issuance.issuer import IssuedSvid, Issuer
+from ca.issuance.issuer import Issuer
 from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy
+from ca.issuance.press import IssuedSvid
 from ca.issuance.quota import Quota
 from ca.revocation.bars import Bars
 from ca.store.agents import SqlAgentStore, SqlTokenStore

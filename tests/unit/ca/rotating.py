@@ -34,9 +34,10 @@ from ca.clusters.recovering import Recovering
 from ca.clusters.sessions import ChildBook
 from ca.entries.directory import EntryDirectory
 from ca.entries.watch import EntryNews
-from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest
+from ca.issuance.issuer import Issuer, SvidRequest
 from ca.issuance.ledger import LedgerRow
 from ca.issuance.lifetime import LifetimePolicy
+from ca.issuance.press import IssuedSvid
 from ca.issuance.quota import Quota
 from ca.keys.disk import DiskKeys
 from ca.keys.kinds import KeyKind

@@ -18,9 +18,10 @@ from ca.authority.certificates import build_issuer
 from ca.authority.manager import IssuingAuthority
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.entries.directory import EntryDirectory
-from ca.issuance.issuer import IssuedSvid, Issuer, SvidRequest, key_digest
+from ca.issuance.issuer import Issuer, SvidRequest, key_digest
 from ca.issuance.ledger import Ledger, LedgerRow
 from ca.issuance.lifetime import LifetimePolicy, LimitedBy
+from ca.issuance.press import IssuedSvid
 from ca.issuance.quota import Quota
 from ca.keys.kinds import AuthorityKey, KeyKind
 from ca.keys.remote import SigningKey

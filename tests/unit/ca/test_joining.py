@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from ca.issuance.issuer import IssuedSvid, key_digest
+from ca.issuance.issuer import key_digest
+from ca.issuance.press import IssuedSvid
 from ca.store.database import Database
 from ca.store.schema import tokens
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unauthenticated, Unavailable

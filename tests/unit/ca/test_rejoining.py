@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ca.issuance.issuer import IssuedSvid, key_digest
+from ca.issuance.issuer import key_digest
+from ca.issuance.press import IssuedSvid
 from ca.store.agents import SqlAgentStore
 from ca.store.database import Database
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, Unauthenticated, Unavailable

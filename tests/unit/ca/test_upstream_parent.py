@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
 from ca.authority.model import Authority, AuthorityKind
-from ca.issuance.issuer import IssuedSvid, SvidRequest
+from ca.issuance.issuer import SvidRequest
+from ca.issuance.press import IssuedSvid
 from ca.rotation.model import Phase, RotationKind
 from ca.store.parent_trust import SqlParentTrust
 from ca.upstream.citadel.trust import root_id_of

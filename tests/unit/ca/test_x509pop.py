@@ -17,7 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from ca.agents.anchors import AnchorFile
 from ca.agents.model import JoinedBy
 from ca.agents.x509pop import X509PopJoining
-from ca.issuance.issuer import IssuedSvid, key_digest
+from ca.issuance.issuer import key_digest
+from ca.issuance.press import IssuedSvid
 from ca.store.database import Database
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, PermissionDenied, Reason, Unauthenticated
 from citadel.reserved import is_agent_id, x509pop_agent_id
