@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import requests
 import urllib3
 from hvac.adapters import RawAdapter
 
-from ca.vault.connections import Call, Certificate, Connections, tls_of
+from ca.vault.connections import Certificate, Connections, tls_of
 from ca.vault.ports import Answer
 from ca.vault.settings import VaultSettings
+from ca.vault.threads import Threads
 from ca.vault.troubles import taken, trouble_of_error
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
 
-_THREADS: Final = 8  # no more than requests keeps connections for, which is 10
+_AT_A_TIME: Final = 8  # no more than requests keeps connections for, which is 10
 _SECRET: Final = ("secret_id", "jwt")  # of what a log-in sends
 # Otherwise its status says how it is.
 _HEALTH: Final = "sys/health?standbyok=true&perfstandbyok=true&" + "&".join(
@@ -26,7 +26,9 @@ _HEALTH: Final = "sys/health?standbyok=true&perfstandbyok=true&" + "&".join(
 
 
 class VaultClient:
-    """Calls by path with the token that `token` holds. `close` ends its threads.
+    """Calls by path with the token that `token` holds. `close` ends its connections.
+
+    Timeouts of sockets are between two bytes: who sends one now and then holds a thread, but nobody who waits for it.
 
     hvac's own client would take address, token and certificate from the environment or the home where it is given none;
     what is used here is the part of it that speaks.
@@ -38,7 +40,7 @@ class VaultClient:
         self._settings = settings
         self._bound = settings.timeout.total_seconds()
         self._connections = self._new_connections(None)
-        self._threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="vault")
+        self._threads = Threads(at_a_time=_AT_A_TIME)
 
     async def read(self, path: str) -> Answer:
         return _answer(await self._ask("GET", path, token=self.token))
@@ -90,8 +92,7 @@ class VaultClient:
         self._new_connections(certificate).close()
 
     def close(self) -> None:
-        """End the threads; what is under way ends with its time."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """End the connections; what is under way ends with its time."""
         self._connections.close()
 
     def _new_connections(self, certificate: Certificate | None) -> Connections:
@@ -108,25 +109,23 @@ class VaultClient:
         self, method: str, path: str, data: Mapping[str, Any] | None = None, *, token: str | None
     ) -> Mapping[str, Any]:
         """The whole answer. It is waited for as long as the settings say, whatever of it has come by then."""
-        connections, call = self._connections, Call()
         speaking: Any = RawAdapter  # its stubs know no fractions of seconds
         adapter = speaking(
             base_uri=self._settings.address,
             token=token,
             namespace=self._settings.namespace,
             timeout=self._bound,
-            session=connections,
+            session=self._connections,
         )
         sent = {} if data is None else {"json": dict(data)}
 
         def send() -> requests.Response:
-            with connections.made_by(call):
-                response: requests.Response = adapter.request(method, f"/v1/{path}", raise_exception=False, **sent)
-                return response
+            response: requests.Response = adapter.request(method, f"/v1/{path}", raise_exception=False, **sent)
+            return response
 
         try:
             async with asyncio.timeout(self._bound):
-                response = await asyncio.get_running_loop().run_in_executor(self._threads, send)
+                response = await self._threads.run(send)
         except TimeoutError:
             raise Unavailable(Reason.VAULT_UNAVAILABLE, f"Vault did not answer within {self._bound:g} s") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -134,8 +133,6 @@ class VaultClient:
             raise trouble_of_error(
                 error, address=address, ca_file=ca_file
             ) from None  # what is below holds the request, with the token
-        finally:
-            call.cut()
         secrets = [secret for secret in (token, *(sent.get("json", {}).get(name) for name in _SECRET)) if secret]
         return taken(response.status_code, response.content, method=method, path=path, secrets=secrets)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -149,22 +151,58 @@ async def test_trickling_is_no_answer_in_time(bao: OpenBao, tmp_path: Path) -> N
     async with wired(bao, bao.approle("trickles", tmp_path, "reads")) as (one, wire):
         await one.reads()
         wire.trickle()
-        for _ in range(6):
+        for _ in range(2):  # more calls than go at a time
             begun = time.monotonic()
-            assert (await refused(one.client.read("pki/config/issuers"))).reason is Reason.VAULT_UNAVAILABLE
+            errors = await asyncio.gather(*(refused(one.client.read("pki/config/issuers")) for _ in range(10)))
+            assert {error.reason for error in errors} == {Reason.VAULT_UNAVAILABLE}
             assert time.monotonic() - begun < TIMEOUT * 1.5
-        wire.mend()
+        wire.mend()  # for what comes from now on: what trickles already goes on so
         await one.client.read("pki/config/issuers")
 
 
-async def test_whoever_sends_a_byte_now_and_then_holds_no_thread(bao: OpenBao, tmp_path: Path) -> None:
+def threads_of_vault() -> int:
+    return sum(thread.name == "vault" for thread in threading.enumerate())
+
+
+_ENDLESS: Final = b"HTTP/1.1 200 OK\r\nx-long: " + b"x" * 60_000
+
+
+async def test_whoever_sends_a_byte_now_and_then_holds_a_thread_and_nobody_who_waits(
+    bao: OpenBao, tmp_path: Path
+) -> None:
     """Without TLS, where no timeout of a socket would ever end it."""
-    login = token_in(tmp_path, bao.root.token)
-    endless = b"HTTP/1.1 200 OK\r\nx-long: " + b"x" * 60_000
-    async with stand_in(endless, pause=0.01) as there, kept(bao, login, address=there.address, timeout="200ms") as one:
+    login, before = token_in(tmp_path, bao.root.token), threads_of_vault()
+    async with stand_in(_ENDLESS, pause=0.01) as there, kept(bao, login, address=there.address, timeout="200ms") as one:
         error = await refused(one.reads())
         assert (error.reason, error.message) == (Reason.VAULT_UNAVAILABLE, "Vault did not answer within 0.2 s")
-        await one.until(lambda: there.talking == 0)
+        assert threads_of_vault() == before + 1
+        there.ends.set()
+        await one.until(lambda: threads_of_vault() <= before)
+
+
+_ASKS: Final = """
+import asyncio, sys
+from ca.vault.client import VaultClient
+from ca.vault.settings import VaultSettings
+
+login = {"token": {"token_file": "/none"}}
+client = VaultClient(VaultSettings.model_validate({"address": sys.argv[1], "login": login, "timeout": "200ms"}))
+asyncio.run(client.read("pki/config/issuers"))
+"""
+
+
+async def test_who_trickles_keeps_no_process_from_its_end() -> None:
+    async with stand_in(_ENDLESS, pause=0.01) as there:
+        command = [sys.executable, "-c", _ASKS, there.address]
+        child = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        try:
+            async with asyncio.timeout(10):
+                _, said = await child.communicate()
+        finally:
+            if child.returncode is None:
+                child.kill()
+        assert b"Vault did not answer within 0.2 s" in said
+        assert len(there.heard) == 1
 
 
 async def test_a_slow_answer_alone_is_no_outage(bao: OpenBao, tmp_path: Path) -> None:
@@ -235,17 +273,17 @@ class StandIn:
     address: str = ""
     heard: list[str] = field(default_factory=list)
     pause: float | None = None  # seconds between two bytes, where they come one by one
-    talking: int = 0
+    ends: asyncio.Event = field(default_factory=asyncio.Event)  # with all that it says
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.heard.append((await reader.read(65536)).decode(errors="replace").lower())
-        self.talking += 1
         with suppress(OSError):
             for part in [self.answer] if self.pause is None else map(bytes, zip(self.answer, strict=True)):
                 writer.write(part)
                 await writer.drain()
                 await asyncio.sleep(self.pause or 0)
-        self.talking -= 1
+                if self.ends.is_set():
+                    break
         writer.close()
 
 
