@@ -55,9 +55,8 @@ def _issuers(pki: Pki, named: VaultPkiSettings, settings: ServerSettings, now: d
     yield good(Subject.ISSUER, f"{_name(signer)} can sign authorities")
     yield _usage(pki.usages, signer, named)
     yield from (warning(Subject.ROOTS, note, "delete it there, or make it anew") for note in offer.notes)
-    nameless = [_name(names[each]) for each in offer.roots if each in names and trust_domain_of(each) is None]
-    if nameless:
-        told = f"{', '.join(nameless)}: no trust domain is named in it, and it is trusted all the same"
+    if trust_domain_of(offer.line.root) is None:  # of the others there is a note
+        told = f"the root above {_name(signer)} names no trust domain, and is trusted all the same"
         fix = f"give this server a mount of its own, whose roots have uri_sans={settings.trust_domain.id}"
         yield warning(Subject.ROOTS, told, fix)
     trusted = ", ".join(_name(names[each]) for each in offer.roots if each in names)
