@@ -113,6 +113,7 @@ async def in_any_order(registry: EntryRegistry) -> None:
     await asyncio.gather(*(some() for _ in range(AT_ONCE)))
 
 
+@pytest.mark.soak
 async def test_ten_thousand_changes_reach_a_thousand_agents_and_hold_nobody_up(tmp_path: Path) -> None:
     async with a_registry(tmp_path) as (registry, directory):
         for number in range(RACKS):

@@ -70,7 +70,7 @@ async def check_ours(server: Server, agent: Member, entry_id: str) -> None:
 
 
 @pytest.mark.invariant(3, 5)
-@pytest.mark.parametrize("kind", ["ec-p384", "rsa-2048"])
+@pytest.mark.parametrize("kind", ["ec-p384", pytest.param("rsa-2048", marks=pytest.mark.soak)])
 async def test_envoys_take_what_such_authorities_sign_also_while_they_rotate(kind: str) -> None:
     server = {"authorities": {"key": kind, "jwt_key": kind}}
     async with live_mesh(leaf_seconds=60, as_root=os.geteuid() == 0, server=server) as mesh:

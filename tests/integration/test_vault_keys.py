@@ -169,7 +169,8 @@ async def test_a_server_whose_keys_are_in_transit(bao: OpenBao, tmp_path: Path, 
     settings = settings_of(bao, tmp_path, keys, authorities={"key": kind, "jwt_key": jwt_kind})
     assert validate_server(settings) == []
     async with running_server(settings) as server:
-        await rotated(server, "root")
+        if kind != "rsa-4096":  # to make one takes seconds
+            await rotated(server, "root")
         agent, entry_id = await member(server)
         await issued(server, agent, entry_id, count=20)
         await check_token(server, agent, entry_id)

@@ -340,6 +340,7 @@ async def test_a_restore_that_fails_half_way_leaves_what_was(
     assert await content(database) == before
 
 
+@pytest.mark.soak  # in seconds, and for SQLite: tests/integration/test_backup_restore.py
 @pytest.mark.invariant(12)
 @pytest.mark.parametrize("where", ["before the commit", "after the commit"])
 async def test_a_restore_that_is_killed_leaves_the_old_state_or_the_new(
