@@ -566,16 +566,17 @@ async def test_a_first_start_with_a_clock_that_is_behind_waits_until_what_it_was
     server = Server(disk, Fate())
     with capture_logs() as logs:
         starting = asyncio.create_task(server.start())
-        for _ in range(1000):
+        for _ in range(5000):
             await parent.say()
-            await clock.advance(1)
+            is_waiting = any("clocks differ" in each["event"] for each in logs)
+            await clock.advance(1 if is_waiting else 0.05)  # a busy machine must not see the time go by before it looks
             await asyncio.sleep(0.005)
             if starting.done():
                 break
         await starting
+    assert is_waiting
     issuer = server.authorities.issuing().authority
     assert issuer.not_before <= clock.now()
-    assert any("clocks differ" in each["event"] for each in logs)
     assert parent.asked == 1
     await server.stop()
 
