@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from ca.authority.manager import AuthorityManager
-from ca.authority.model import AuthorityKind, AuthorityState
+from ca.authority.model import AuthorityKind, AuthorityState, active_of
 from ca.keys.disk import DiskKeys
 from ca.keys.forms import SealerByForm
 from ca.keys.kek import read_kek
@@ -58,14 +58,14 @@ class ServerKeys:
         """What it means for them how it is with Vault."""
         of_key, worry = self.manager.trouble(keys_in_use(authorities)), self.worry(authorities)
         away = vault.vault.trouble()
-        ends = [each.not_after for each in authorities.issuers() if each.state is AuthorityState.ACTIVE]
+        signing = active_of(authorities.issuers())
         return KeysCondition(
             are_made_there=self.are_made_in_vault,
             trouble=away or (worry.error if worry is not None else None),
             since=vault.condition().since if away is not None or worry is None else worry.since,
             concerns=of_key.purpose if of_key is not None and away is None else None,
             lifetime=self.lifetime,
-            issuer_ends=max(ends, default=None),
+            issuer_ends=signing.not_after if signing is not None else None,
         )
 
     async def run(self, vault: VaultAffairs, authorities: AuthorityManager, clock: Clock) -> None:

@@ -10,9 +10,9 @@ from typing import Final
 import structlog
 
 from ca.settings import ServerSettings
-from ca.vault.pace import Pace
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason
+from citadel.pace import Pace
 from citadel.probes import Check, Health, Probes, Readiness
 from citadel.repeated import Repeated
 

@@ -11,7 +11,7 @@ from typing import Any
 from cryptography import x509
 
 from ca.authority.manager import AuthorityManager
-from ca.authority.model import Authority, AuthorityState
+from ca.authority.model import Authority, active_of
 from ca.authority.ports import KeyManager, Neighbours, UpstreamAuthority
 from ca.authority.self_signed import SelfSignedUpstream
 from ca.authority.vouching import Vouching
@@ -67,13 +67,13 @@ class ParentAffairs:
     def condition(self, issuers: Callable[[], Sequence[Authority]]) -> UpstreamCondition:
         """How it is with the parent; nothing is issued after the end of what signs."""
         parent = self.parent
-        ends = [each.not_after for each in issuers() if each.state is AuthorityState.ACTIVE]
+        signing = active_of(issuers())
         return UpstreamCondition(
             kind="citadel",
             source=str(parent.address),
             trouble=parent.trouble() or self.authority.requests.refusal,
             since=parent.since,
-            lasts_until=max(ends, default=None),
+            lasts_until=signing.not_after if signing is not None else None,
         )
 
 

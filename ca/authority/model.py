@@ -62,6 +62,11 @@ class Authority:
         return self.certificate.not_valid_after_utc
 
 
+def active_of(authorities: Iterable[Authority]) -> Authority | None:
+    """The one of them that signs: of one kind there is one at the most."""
+    return next((each for each in authorities if each.state is AuthorityState.ACTIVE), None)
+
+
 def old_and_ended(authorities: Iterable[Authority], now: datetime) -> list[str]:
     """The ids of those that signed once and have ended: nothing that they vouched for is valid any more."""
     return [each.id for each in authorities if each.state is AuthorityState.OLD and each.not_after <= now]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cryptography import x509
 
-from ca.authority.model import Authority, AuthorityState
+from ca.authority.model import Authority, active_of
 from ca.upstream.lineage import named
 from ca.upstream.roots import ListedRoots
 from citadel.succession import Succession
@@ -36,4 +36,8 @@ class ListingUpstream:
         return f"{named(tainted)}, a tainted root, which is never trusted again" if tainted is not None else ""
 
     def _active_root(self) -> Authority | None:
-        return next(iter(self._roots.of(AuthorityState.ACTIVE)), None)
+        return active_of(self._roots.all)
+
+    def _root_to_sign(self, root_id: str) -> Authority | None:
+        """The root of this id, or else the active one."""
+        return self._roots.by_id(root_id) if root_id else self._active_root()

@@ -16,10 +16,10 @@ from ca.vault.denials import Denials
 from ca.vault.grant import Grant
 from ca.vault.keeper import AWAY, LOOK_SECONDS, TokenKeeper
 from ca.vault.logins import Login
-from ca.vault.pace import Pace
 from ca.vault.ports import Answer
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.pace import Pace
 from citadel.repeated import Repeated
 from citadel.waiting import news_or_time
 

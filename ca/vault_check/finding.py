@@ -7,15 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from citadel.errors import CitadelError, Reason
-
-
-class Grade(StrEnum):
-    """BAD: the server would not work. WARNING: it works, and should not be left so. UNKNOWN: it cannot be told."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
-    UNKNOWN = "unknown"
+from citadel.grade import Grade
 
 
 class Subject(StrEnum):

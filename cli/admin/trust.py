@@ -11,10 +11,11 @@ import click
 from citadel._wire import trust_pb2 as pb
 from citadel._wire.trust_pb2_grpc import TrustFactsStub
 from citadel.errors import FailedPrecondition, Reason
+from citadel.grade import Grade
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.tables import print_fields, print_heading, print_table
 from cli.output import Form, echo, print_json
-from cli.trust.check import Check, Grade, Side, Verdict, Way, verdict
+from cli.trust.check import Check, Side, Verdict, Way, verdict
 from cli.trust.facts import ClusterFacts
 from cli.trust.gather import gather, to_file
 from cli.trust.rules import compare

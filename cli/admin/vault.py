@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from ca.settings import ServerSettings
-from ca.vault_check.finding import Finding, Grade, is_fit
+from ca.vault_check.finding import Finding, is_fit
 from ca.vault_check.policy import as_hcl, rules_for
 from citadel.config.loader import load
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason
+from citadel.grade import Grade
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.tables import counted, print_heading, print_table
 from cli.output import Form, echo, print_json

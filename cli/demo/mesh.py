@@ -19,17 +19,14 @@ from citadel._wire import admin_pb2, types_pb2
 from citadel._wire.admin_pb2_grpc import AdminStub
 from citadel.config.files import write_private
 from citadel.config.types import HostPort, format_duration
-from citadel.errors import CitadelError, Reason
 from citadel.loopback_http import LoopbackHttp
 from cli.demo import envoy
 from cli.demo.bookinfo import reviews_app
 from cli.demo.issuer import Issuer, policies
 from cli.demo.plan import AGENT_NAME, LEAST_MARGIN, TRUST_DOMAIN, Plan, Sidecar
-from cli.demo.processes import Child
+from cli.demo.processes import Child, until
 from cli.demo.vault import DemoVault
 
-_START_SECONDS: Final = 20.0
-_POLL_SECONDS: Final = 0.05
 _KEK_BYTES: Final = 32
 
 
@@ -203,14 +200,4 @@ class Mesh:
         self.children[name] = child  # in place of one that has ended
 
     async def _until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                while not await holds():
-                    self.check()
-                    await asyncio.sleep(_POLL_SECONDS)
-        except TimeoutError:
-            raise CitadelError(
-                Reason.INTERNAL,
-                f"{what} was not ready within {_START_SECONDS:.0f} s",
-                fix=f"see {self._plan.folder}/*.log",
-            ) from None
+        await until(what, holds, check=self.check, logs=self._plan.folder / "*.log")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,8 @@ from typing import Final
 from citadel.errors import CitadelError, Reason
 
 _GRACE_SECONDS: Final = 5.0
+_START_SECONDS: Final = 20.0
+_POLL_SECONDS: Final = 0.05
 
 
 class Child:
@@ -82,3 +84,15 @@ class Child:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+
+async def until(what: str, holds: Callable[[], Awaitable[bool]], *, check: Callable[[], None], logs: Path) -> None:
+    """Return once it holds; `check` raises where what is waited for has ended. Raises `CitadelError` after a while."""
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while not await holds():
+                check()
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        told = f"{what} was not ready within {_START_SECONDS:.0f} s"
+        raise CitadelError(Reason.INTERNAL, told, fix=f"see {logs}") from None

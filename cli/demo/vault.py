@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,12 +21,10 @@ from citadel.config.files import write_private
 from citadel.errors import CitadelError, FailedPrecondition, Reason
 from citadel.serial import serial_hex
 from cli.demo.plan import TRUST_DOMAIN, Plan
-from cli.demo.processes import Child
+from cli.demo.processes import Child, until
 
 _POLICY: Final = Path(__file__).with_name("vault_policies") / "upstream-rotate-root.hcl"
 _HOST: Final = IPv4Address("127.0.0.1")
-_START_SECONDS: Final = 20.0
-_POLL_SECONDS: Final = 0.05
 _DAYS_OF_TLS: Final = 7  # for who keeps the demo running
 # The demo rotates the root in Vault, which is for a root that no other cluster has.
 _PKI: Final = VaultPkiSettings(alone=True, rotate_root=True)
@@ -140,14 +137,7 @@ class DemoVault:
         }
 
     async def _until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                while not await holds():
-                    self.check()
-                    await asyncio.sleep(_POLL_SECONDS)
-        except TimeoutError:
-            why = f"OpenBao was not ready within {_START_SECONDS:.0f} s"
-            raise CitadelError(Reason.INTERNAL, why, fix=f"see {self._plan.folder}/vault.log") from None
+        await until("OpenBao", holds, check=self.check, logs=self._plan.folder / "vault.log")
 
     def _write_tls(self) -> None:
         """A certificate for loopback that is its own authority."""

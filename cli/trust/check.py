@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-
-class Grade(StrEnum):
-    """BAD: mutual TLS fails. WARNING: it works, and should not be left so. UNKNOWN: it cannot be told from here."""
-
-    GOOD = "good"
-    WARNING = "warning"
-    BAD = "bad"
-    UNKNOWN = "unknown"
+from citadel.grade import Grade
 
 
 class Subject(StrEnum):

@@ -7,7 +7,8 @@ from typing import Final
 
 from citadel.bundle import TrustBundle
 from citadel.errors import Reason
-from cli.trust.check import Check, Grade, Subject, Way
+from citadel.grade import Grade
+from cli.trust.check import Check, Subject, Way
 from cli.trust.facts import ClusterFacts, ForeignFacts, Source
 from cli.trust.shared import counted
 

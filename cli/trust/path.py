@@ -11,10 +11,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from citadel.certification_path import NoPathError, extension_of, find_path, weakness_of
+from citadel.grade import Grade
 from citadel.name_constraints import constrains_uris, forbidding, is_refused_by_envoy
 from citadel.serial import serial_hex
 from citadel.spiffe import TrustDomain
-from cli.trust.check import Check, Grade, Side, Subject, Way
+from cli.trust.check import Check, Side, Subject, Way
 from cli.trust.facts import ClusterFacts, Source
 from cli.trust.shared import EXCHANGE, are_of_one_domain, counted, domain_of, trusted_of
 

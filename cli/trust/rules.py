@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from cli.trust.check import Check, Grade, Side, Subject, Way
+from citadel.grade import Grade
+from cli.trust.check import Check, Side, Subject, Way
 from cli.trust.facts import ClusterFacts
 from cli.trust.federation import federation_checks
 from cli.trust.path import path_checks

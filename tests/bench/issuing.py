@@ -73,34 +73,36 @@ async def throughput(folder: Path, cores: Cores, effort: Effort) -> list[Row]:
             goal=50,
             at_most=True,
         ),
-        *_beside_openbao(singles, batches, others, wide),
-    ]
-
-
-def _beside_openbao(
-    singles: Sequence[Measured], batches: Sequence[Measured], others: Sequence[Measured], wide: Sequence[Measured]
-) -> list[Row]:
-    theirs = [each.per_second for each in others]
-    how = f"raft storage, TLS on loopback, {SINGLES} open HTTP connections"
-    return [
-        Row(
-            what="single requests against OpenBao pki/sign",
-            value=ratio([each.per_second for each in singles], theirs),
-            unit="x",
-            goal=1,
-            note=f"OpenBao on the same core ({how}): {told(others)}",
-        ),
-        Row(
-            what=f"batches of {BATCH} against OpenBao pki/sign",
-            value=ratio([each.per_second for each in batches], theirs),
-            unit="x",
-            goal=4,
-        ),
+        *beside_openbao("", singles, batches, others),
         Row(
             what="for comparison: OpenBao pki/sign on both cores",
             value=middle(wide, "per_second"),
             unit="/s",
             note=told(wide),
+        ),
+    ]
+
+
+def beside_openbao(
+    where: str, singles: Sequence[Measured], batches: Sequence[Measured], others: Sequence[Measured]
+) -> list[Row]:
+    """Ours against what OpenBao signs itself, `others`; `where` is what is special about ours."""
+    theirs = [each.per_second for each in others]
+    how = f"raft storage, TLS on loopback, {SINGLES} open HTTP connections"
+    return [
+        Row(
+            what=f"{where}single requests against OpenBao pki/sign",
+            value=ratio([each.per_second for each in singles], theirs),
+            unit="x",
+            goal=1,
+            note=f"{told(singles)}; OpenBao on the same core ({how}): {told(others)}",
+        ),
+        Row(
+            what=f"{where}batches of {BATCH} against OpenBao pki/sign",
+            value=ratio([each.per_second for each in batches], theirs),
+            unit="x",
+            goal=4,
+            note=told(batches),
         ),
     ]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from citadel.config.files import write_private
 from tests.bench.effort import Effort
-from tests.bench.issuing import BATCH, BATCHES, SINGLES, middle, ratio, told, warm
+from tests.bench.issuing import BATCH, BATCHES, SINGLES, beside_openbao, middle, told, warm
 from tests.bench.load import Measured, make_mesh, measure
 from tests.bench.machine import Cores
 from tests.bench.openbao import openbao
@@ -56,22 +56,8 @@ def _rows(
     made_there: list[Measured],
     single_there: list[Measured],
 ) -> list[Row]:
-    pki = [each.per_second for each in theirs]
     return [
-        Row(
-            what="upstream vault: single requests against the same OpenBao's pki/sign",
-            value=ratio([each.per_second for each in singles], pki),
-            unit="x",
-            goal=1,
-            note=f"{told(singles)}; OpenBao (raft) on the same core: {told(theirs)}",
-        ),
-        Row(
-            what=f"upstream vault: batches of {BATCH} against the same",
-            value=ratio([each.per_second for each in batches], pki),
-            unit="x",
-            goal=4,
-            note=told(batches),
-        ),
+        *beside_openbao("upstream vault: ", singles, batches, theirs),
         Row(
             what=f"keys in Transit: certificates in batches of {BATCH}, {BATCHES} in flight",
             value=middle(made_there, "per_second"),

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 from cryptography import x509
 
-from ca.authority.model import Authority, AuthorityKind, AuthorityState, can_go_on
+from ca.authority.model import Authority, AuthorityKind, AuthorityState, active_of, can_go_on
 from ca.authority.ports import AuthorityStore, KeyManager, MintedIssuer, Pending, SignedDownstream
 from ca.issuance.csr import public_key_of
 from ca.upstream.citadel.ports import Asked, Changing, TrustStore
@@ -114,7 +114,7 @@ class ParentAuthority:
     def pending(self) -> Pending | None:
         """The parent's root that this server signs under is no longer the one that signs: change over to that."""
         issuers = self._manager.issuers() if self._manager is not None else ()
-        active = next((each for each in issuers if each.state is AuthorityState.ACTIVE), None)
+        active = active_of(issuers)
         if active is None:
             return None
         root = next((each for each in self._roots if each.id == active.parent_id), None)

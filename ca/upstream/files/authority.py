@@ -127,13 +127,8 @@ class FilesUpstream(ListingUpstream):
         return pending.why if pending is not None and pending.is_root else ""
 
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:  # noqa: ARG002 - nobody can ask a folder for another lifetime
-        offer = self._offered()
-        wanted = (
-            [root for root in self._roots.all if root.id == root_id]
-            if root_id
-            else self._roots.of(AuthorityState.ACTIVE)
-        )
-        if all(root.certificate != offer.root for root in wanted):
+        offer, root = self._offered(), self._root_to_sign(root_id)
+        if root is None or root.certificate != offer.root:
             raise FailedPrecondition(
                 Reason.UPSTREAM_DECIDES,
                 f"the authority in {self.folder} is under another root than the one that is asked for",
@@ -142,7 +137,7 @@ class FilesUpstream(ListingUpstream):
         if offer.certificate.not_valid_after_utc <= self._clock.now():
             raise Unavailable(Reason.ISSUER_UNAVAILABLE, f"the authority in {self.folder} has expired")
         key_id = await self._keys.adopt(offer.key, KeyPurpose.ISSUER)
-        return MintedIssuer(certificate=offer.certificate, root_id=wanted[0].id, key_id=key_id, chain=offer.chain)
+        return MintedIssuer(certificate=offer.certificate, root_id=root.id, key_id=key_id, chain=offer.chain)
 
     async def sign_downstream(self, csr: bytes, *, not_before: datetime, not_after: datetime) -> SignedDownstream:  # noqa: ARG002 - there is nothing to sign it with
         raise FailedPrecondition(

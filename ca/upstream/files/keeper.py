@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -10,13 +9,14 @@ import structlog
 
 from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
-from ca.authority.model import Authority, AuthorityState
+from ca.authority.model import Authority, active_of
 from ca.upstream.condition import UpstreamCondition
 from ca.upstream.files.authority import FilesUpstream
 from ca.upstream.files.folder import invalid
 from ca.upstream.telling import Telling
 from citadel.clock import Clock
 from citadel.errors import CitadelError
+from citadel.waiting import first_of
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class FolderKeeper:
     async def run(self) -> None:
         """Look again and again, for ever."""
         while True:
-            await self._rest()
+            await first_of(self._changes.wait(), self._clock.sleep(self._poll.total_seconds()))
             try:
                 await self.look()
             except CitadelError as error:  # of the store: what was seen is seen again
@@ -74,7 +74,7 @@ class FolderKeeper:
 
     def condition(self) -> UpstreamCondition:
         """How it is with the folder. What is in force goes on until its end."""
-        signing = self._signing()
+        signing = active_of(self._authorities.issuers())
         trouble, since = self._upstream.found.trouble, self._upstream.troubled_since
         if trouble is None and (taint := self._upstream.taint()):
             trouble = invalid(self._upstream.folder, f"lists {taint}", fix="take it out of the file of roots")
@@ -99,7 +99,7 @@ class FolderKeeper:
 
     def _alarm(self) -> None:
         """Once for each authority that nears its end."""
-        signing = self._signing()
+        signing = active_of(self._authorities.issuers())
         if signing is None or not self._is_near_its_end(signing):
             self._near_since = None
             return
@@ -111,19 +111,3 @@ class FolderKeeper:
                 folder=str(self._upstream.folder),
                 ends=signing.not_after.isoformat(),
             )
-
-    def _signing(self) -> Authority | None:
-        issuers = (each for each in self._authorities.issuers() if each.state is AuthorityState.ACTIVE)
-        return next(issuers, None)
-
-    async def _rest(self) -> None:
-        waiting = (
-            asyncio.ensure_future(self._changes.wait()),
-            asyncio.ensure_future(self._clock.sleep(self._poll.total_seconds())),
-        )
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waiting:
-                each.cancel()
-            await asyncio.wait(waiting)

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from ca.authority.model import Authority, AuthorityKind, AuthorityState, can_go_on, old_and_ended
+from ca.authority.model import Authority, AuthorityKind, AuthorityState, active_of, can_go_on, old_and_ended
 from ca.authority.ports import AuthorityStore, MintedIssuer, Pending, SignedDownstream
 from ca.upstream.listing import ListingUpstream
 from ca.upstream.roots import ListedRoots, RootChange
@@ -144,7 +144,7 @@ class VaultUpstream(ListingUpstream):
     async def mint(self, *, not_before: datetime, not_after: datetime, root_id: str = "") -> MintedIssuer:
         if self._issuers is None and self.view.found.offer is None:
             await self._look_first()  # what is on record seemed to go on, and its key is gone
-        root = self._roots.by_id(root_id) if root_id else self._active_root()
+        root = self._root_to_sign(root_id)
         while True:
             line, name = self.view.line_to(root), root.id if root is not None else ""
             try:
@@ -227,8 +227,7 @@ class VaultUpstream(ListingUpstream):
         await self._clock.sleep(_LOOK_AGAIN)
 
     def _signing(self) -> Authority | None:
-        issuers = self._issuers() if self._issuers is not None else ()
-        return next((each for each in issuers if each.state is AuthorityState.ACTIVE), None)
+        return active_of(self._issuers()) if self._issuers is not None else None
 
     def _is_other_line(self, issuer: Authority, line: Line) -> bool:
         """Whether this issuing authority was signed by something else."""

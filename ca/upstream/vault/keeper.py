@@ -9,7 +9,7 @@ import structlog
 
 from ca.audit.trail import Acts
 from ca.authority.manager import AuthorityManager
-from ca.authority.model import AuthorityState
+from ca.authority.model import active_of
 from ca.upstream.condition import UpstreamCondition
 from ca.upstream.telling import Telling
 from ca.upstream.vault.authority import VaultUpstream
@@ -74,13 +74,13 @@ class VaultKeeper:
         trouble, since = self._trouble()
         if trouble is None and (taint := self._upstream.taint()):
             trouble = invalid(self._upstream.mount, f"holds {taint}", fix="delete that issuer")
-        ends = [each.not_after for each in self._authorities.issuers() if each.state is AuthorityState.ACTIVE]
+        signing = active_of(self._authorities.issuers())
         return UpstreamCondition(
             kind="vault",
             source=self._upstream.mount,
             trouble=trouble,
             since=since,
-            lasts_until=max(ends, default=None),
+            lasts_until=signing.not_after if signing is not None else None,
             notes=self._notes(),
         )
 

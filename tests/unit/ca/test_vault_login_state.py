@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from ca.vault.condition import VaultCondition
 from ca.vault.grant import Grant
 from ca.vault.metrics import VaultCollector
-from ca.vault.pace import Pace
 from citadel.errors import Reason, Unavailable
+from citadel.pace import Pace
 from citadel.probes import Check, Health
 from tests.clock import FakeClock
 from tests.unit.ca.values import NOW

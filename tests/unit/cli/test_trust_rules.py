@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from citadel.bundle import TrustBundle
 from citadel.errors import Unauthenticated
+from citadel.grade import Grade
 from citadel.name_constraints import is_refused_by_envoy
 from citadel.spiffe import TrustDomain
 from citadel.svid import verify_x509_svid
-from cli.trust.check import Check, Grade, Side, Subject, Verdict, Way, verdict
+from cli.trust.check import Check, Side, Subject, Verdict, Way, verdict
 from cli.trust.facts import ClusterFacts, ForeignFacts, Source
 from cli.trust.rules import compare
 from tests.certificates import (
