@@ -2,9 +2,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+KUBERNETES = $(BIN)/pytest tests/kubernetes -m 'not soak' --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint conformance bench format stubs lock clean
+.PHONY: help setup demo test test-kubernetes soak lint conformance bench format stubs lock clean
 
 help: ## Show what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,12 @@ test: $(READY) ## Run every test, real Envoys included.
 	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'not soak and not alone' --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'alone and not soak'
+	@if tests/kube_apiserver/build.sh --find >/dev/null && command -v etcd >/dev/null; then $(KUBERNETES); \
+		else echo "not run: tests/kubernetes, which need an API server: make test-kubernetes"; fi
+
+test-kubernetes: $(READY) ## Build or find a real API server of Kubernetes, and run what needs one (needs go and etcd).
+	@tests/kube_apiserver/build.sh
+	$(KUBERNETES)
 
 soak: $(READY) ## Rotate for minutes under load, and say the figures (about 8 minutes).
 	$(BIN)/pytest -m soak -s

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from ca.authority.jwt_model import LONGEST_TOKEN
+from ca.entries.rules import check_dns_name
 from ca.federation.settings import FederationSettings
 from ca.keys.kinds import KeyKind
+from ca.kubernetes.settings import KubernetesSettings
 from ca.oidc.settings import OidcSettings
 from ca.rotation.polled import HINTS
 from ca.upstream.settings import UpstreamSettings
@@ -27,6 +29,7 @@ from citadel.config.types import (
     TrustDomainName,
     format_duration,
 )
+from citadel.errors import InvalidArgument
 from citadel.name_constraints import is_one_host, is_refused_by_envoy
 
 _LEAST_LIFETIME: Final = timedelta(seconds=1)
@@ -36,6 +39,17 @@ _MOST_TOKEN_LIFETIME: Final = timedelta(days=1)
 # In capitals, as variables of the environment are by custom: a key that was pasted here is never taken for a name.
 _VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 _STORE_URL: Final = re.compile(r"(?:sqlite\+aiosqlite|postgresql(?:\+[a-z0-9_]+)?)://.*", re.DOTALL)
+
+
+def _dns_name(name: str) -> str:
+    try:
+        check_dns_name(name)
+    except InvalidArgument as problem:
+        raise ValueError(problem.message) from problem
+    return name
+
+
+DnsName = Annotated[str, AfterValidator(_dns_name)]
 
 
 class ListenSettings(Settings):
@@ -48,10 +62,14 @@ class ListenSettings(Settings):
 
 
 class AdvertiseSettings(Settings):
-    """The addresses that join strings and answers name, where they differ from those listened on."""
+    """The addresses that join strings and answers name, where they differ from those listened on.
+
+    `dns_names` stand in the server's certificate, for callers that know it by the name that they reached it under.
+    """
 
     bootstrap: Address | None = None
     agents: Address | None = None
+    dns_names: tuple[DnsName, ...] = ()
 
 
 class VaultSealSettings(Settings):
@@ -241,6 +259,7 @@ class ServerSettings(Settings):
     connections: ConnectionSettings = ConnectionSettings()
     ledger: LedgerSettings = LedgerSettings()
     audit: AuditSettings = AuditSettings()
+    kubernetes: KubernetesSettings | None = None
     log: LogSettings = LogSettings()
 
     @property

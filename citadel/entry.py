@@ -15,7 +15,8 @@ class Entry:
 
     `parent_id` is an agent, an alias (the ID of an entry whose parent is the server), or the server itself, which makes
     this entry an alias whose selectors are matched against nodes. All of `selectors` must match. Lifetimes are None for
-    the server's default. `revision` rises with every change of this entry.
+    the server's default. `revision` rises with every change of this entry. `origin` is what the server made it from by
+    itself, such as `k8s:main/shop/web-1`, and empty for what people registered.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Entry:
     downstream: bool = False
     revision: int = 0
     created_at: datetime | None = None
+    origin: str = ""
 
     def has_expired(self, now: datetime) -> bool:
         """Whether the entry's own expiry has come."""

@@ -96,6 +96,28 @@ class Reason(StrEnum):
     VAULT_NOT_FOUND = "vault_not_found"
     VAULT_REFUSED = "vault_refused"
     VAULT_KEY_LOST = "vault_key_lost"
+    # Kubernetes: its API server
+    KUBERNETES_UNAVAILABLE = "kubernetes_unavailable"
+    KUBERNETES_UNTRUSTED = "kubernetes_untrusted"
+    KUBERNETES_LOGIN_REFUSED = "kubernetes_login_refused"
+    KUBERNETES_DENIED = "kubernetes_denied"
+    KUBERNETES_REFUSED = "kubernetes_refused"
+    KUBERNETES_NOT_FOUND = "kubernetes_not_found"
+    KUBERNETES_CONFLICT = "kubernetes_conflict"
+    # Kubernetes: who asks by its word
+    K8S_TOKEN_REFUSED = "k8s_token_refused"  # noqa: S105 - a reason code, not a secret
+    K8S_TOKEN_EXPIRED = "k8s_token_expired"  # noqa: S105 - a reason code, not a secret
+    K8S_TOKEN_AUDIENCE = "k8s_token_audience"  # noqa: S105 - a reason code, not a secret
+    K8S_CLUSTER_UNKNOWN = "k8s_cluster_unknown"
+    K8S_ACCOUNT_NOT_ALLOWED = "k8s_account_not_allowed"
+    K8S_POD_UNKNOWN = "k8s_pod_unknown"
+    K8S_IMPERSONATION_REFUSED = "k8s_impersonation_refused"
+    LIFETIME_REFUSED = "lifetime_refused"
+    ENTRY_MANAGED = "entry_managed"
+    # credentials of gateways
+    CREDENTIAL_UNKNOWN = "credential_unknown"
+    CREDENTIAL_INVALID = "credential_invalid"
+    CREDENTIAL_NOT_ALLOWED = "credential_not_allowed"
     # rotation
     ROTATION_RUNNING = "rotation_running"
     ROTATION_NOT_RUNNING = "rotation_not_running"
@@ -139,6 +161,7 @@ class Reason(StrEnum):
     RESTORE_REFUSED = "restore_refused"
     # callers
     CALLER_UNKNOWN = "caller_unknown"
+    POD_UNSEEN = "pod_unseen"
     CALLER_NOT_ALLOWED = "caller_not_allowed"
     SECURITY_HEADER_MISSING = "security_header_missing"
     NO_IDENTITY = "no_identity"

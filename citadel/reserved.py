@@ -9,6 +9,9 @@ from citadel.spiffe import SpiffeId, TrustDomain
 
 RESERVED_SEGMENT: Final = "citadel"
 X509POP_SEGMENT: Final = "x509pop"
+K8S_PSAT_SEGMENT: Final = "k8s_psat"
+_CLUSTER: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 
 # gRPC's clients in Python check a DNS name, not a SPIFFE ID, so the server's certificate carries this one.
@@ -31,18 +34,28 @@ def x509pop_agent_id(trust_domain: TrustDomain, fingerprint: str) -> SpiffeId:
     return trust_domain.member(RESERVED_SEGMENT, "agent", X509POP_SEGMENT, fingerprint)
 
 
+def k8s_agent_id(trust_domain: TrustDomain, cluster: str, node: str) -> SpiffeId:
+    """The identity of the agent on a node of a cluster of Kubernetes; both by name."""
+    return trust_domain.member(RESERVED_SEGMENT, "agent", K8S_PSAT_SEGMENT, cluster, node)
+
+
 def is_reserved_id(spiffe_id: SpiffeId) -> bool:
     """Whether the ID lies at or under `/citadel` of any trust domain."""
     return spiffe_id.path.split("/")[1:2] == [RESERVED_SEGMENT]
 
 
 def is_agent_id(spiffe_id: SpiffeId) -> bool:
-    """Whether the ID is that of an agent: `/citadel/agent/<name>`, or `/citadel/agent/x509pop/<fingerprint>`."""
+    """Whether the ID is that of an agent.
+
+    `/citadel/agent/<name>`, `/citadel/agent/x509pop/<fingerprint>`, or `/citadel/agent/k8s_psat/<cluster>/<node>`.
+    """
     match spiffe_id.path.split("/")[1:]:
         case [first, "agent", _] if first == RESERVED_SEGMENT:
             return True
         case [first, "agent", second, fingerprint] if (first, second) == (RESERVED_SEGMENT, X509POP_SEGMENT):
             return _FINGERPRINT.fullmatch(fingerprint) is not None
+        case [first, "agent", second, cluster, node] if (first, second) == (RESERVED_SEGMENT, K8S_PSAT_SEGMENT):
+            return _CLUSTER.fullmatch(cluster) is not None and _NODE.fullmatch(node) is not None
         case _:
             return False
 

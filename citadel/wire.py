@@ -37,6 +37,7 @@ def entry_from_wire(message: pb.Entry) -> Entry:
         downstream=message.downstream,
         revision=message.revision,
         created_at=from_timestamp(message.created_at) if message.HasField("created_at") else None,
+        origin=message.origin,
     )
 
 
@@ -57,6 +58,7 @@ def entry_to_wire(entry: Entry) -> pb.Entry:
         downstream=entry.downstream,
         revision=entry.revision,
         created_at=to_timestamp(entry.created_at) if entry.created_at else None,
+        origin=entry.origin,
     )
 
 

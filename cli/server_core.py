@@ -201,7 +201,9 @@ async def server_core(
             settings, database=database, roster=roster, issuer=issuer, sessions=sessions, clock=clock
         )
         await agents.sightings.start()
-        identity = ServerIdentity(issuer=issuer, authorities=authorities, clock=clock)
+        identity = ServerIdentity(
+            issuer=issuer, authorities=authorities, clock=clock, dns_names=settings.advertise.dns_names
+        )
         writing = await stack.enter_async_context(_running(ledger.run()))
         await identity.start()
         await revoking.start()

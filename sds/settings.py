@@ -18,6 +18,7 @@ from citadel.config.types import (
     Settings,
     TrustDomainName,
 )
+from citadel.kubernetes.settings import ApiServerSettings, ClusterName
 
 # Less would keep a core busy while the server is away.
 _LEAST_WAIT: Final = timedelta(milliseconds=10)
@@ -40,6 +41,13 @@ class X509PopSettings(Settings):
         return self
 
 
+class K8sPsatSettings(Settings):
+    """The projected token of this agent's service account, read anew for each use, and the cluster's name."""
+
+    cluster: ClusterName
+    token_file: Path = Path("/var/run/secrets/citadel/token")
+
+
 class JoinSettings(Settings):
     """How the agent first comes to an identity, and back to it when it has expired.
 
@@ -53,17 +61,25 @@ class JoinSettings(Settings):
     insecure_bootstrap: bool = False
     servers: tuple[Address, ...] = ()
     x509pop: X509PopSettings = X509PopSettings()
+    k8s_psat: K8sPsatSettings | None = None
 
     @model_validator(mode="after")
-    def _certificate_is_enough(self) -> Self:
-        if self.x509pop.certificate_file is None:
+    def _one_is_enough(self) -> Self:
+        has = {
+            "string_file": self.string_file is not None,
+            "x509pop": self.x509pop.certificate_file is not None,
+            "k8s_psat": self.k8s_psat is not None,
+        }
+        ways = [name for name, is_set in has.items() if is_set]
+        if len(ways) > 1:
+            raise ValueError(f"set one of {' and '.join(ways)}: each is enough to join")
+        way = next(iter(ways), "string_file")
+        if way == "string_file":
             return self
-        if self.string_file is not None:
-            raise ValueError("set one of string_file and x509pop: with a certificate no join string is needed")
         if not self.servers:
-            raise ValueError("x509pop needs servers: the addresses of the server's bootstrap listener")
+            raise ValueError(f"{way} needs servers: the addresses of the server's bootstrap listener")
         if self.bundle_file is None and not self.insecure_bootstrap:
-            raise ValueError("x509pop needs bundle_file, to know the server by (`citadel-cli bundle show`)")
+            raise ValueError(f"{way} needs bundle_file, to know the server by (`citadel-cli bundle show`)")
         return self
 
 
@@ -138,6 +154,17 @@ class AuthzSettings(Settings):
     policy_file: Path | None = None
 
 
+class KubernetesSettings(Settings):
+    """Pods as callers: which node this is, where its API server is, and how long a new pod is waited for.
+
+    `node_name_env` names the environment variable that has the node's name, as the downward API gives it.
+    """
+
+    node_name_env: str = "NODE_NAME"
+    api: ApiServerSettings = ApiServerSettings()
+    wait: Duration = Field(default=timedelta(seconds=5), le=timedelta(seconds=30))
+
+
 class AgentSettings(Settings):
     """All of `agent.yaml`. `servers` override the address that was learnt when joining."""
 
@@ -153,6 +180,7 @@ class AgentSettings(Settings):
     probes: LoopbackAddress = HostPort("127.0.0.1", 8481)
     sds: SdsSettings = SdsSettings()
     authz: AuthzSettings = AuthzSettings()
+    kubernetes: KubernetesSettings | None = None
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 

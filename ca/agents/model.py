@@ -16,6 +16,7 @@ class JoinedBy(StrEnum):
 
     TOKEN = "token"  # noqa: S105 - the name of a way to join, not a secret
     X509POP = "x509pop"
+    K8S_PSAT = "k8s_psat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

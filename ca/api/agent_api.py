@@ -21,7 +21,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.actor import Actor
 from citadel.clock import Clock
-from citadel.errors import CitadelError, InvalidArgument, Reason
+from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason
 from citadel.svid import X509Svid
 from citadel.tally import Tally
 
@@ -72,6 +72,13 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
             if isinstance(refusal, CitadelError):
                 self._tally.count_refused("SignJwtSvids", refusal, by=Actor.identity(agent.spiffe_id))
         return jwt_results(results)
+
+    async def WatchCredentials(
+        self, request_iterator: AsyncIterator[pb.WantedCredentials], context: Any
+    ) -> AsyncIterator[pb.CredentialUpdate]:
+        await self._authenticate(context)
+        raise FailedPrecondition(Reason.CREDENTIAL_UNKNOWN, "this server keeps no credentials of gateways")
+        yield  # an iterator, by the proto's form
 
     async def RenewAgent(self, request: pb.RenewAgentRequest, context: Any) -> pb.RenewAgentResponse:
         _, svid = await self._authenticate(context)

@@ -20,7 +20,7 @@ from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
-from citadel.errors import InvalidArgument, Reason
+from citadel.errors import FailedPrecondition, InvalidArgument, Reason
 from citadel.limiter import RateLimiter
 from citadel.succession import Succession
 from citadel.succession_wire import succession_to_wire
@@ -87,6 +87,12 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
         self._joins.admit(address(context))
         return self._welcome(await self._joining.join(request.token, request.csr, origin=_host(context)))
+
+    async def JoinKubernetes(self, request: pb.JoinKubernetesRequest, context: Any) -> pb.JoinResponse:
+        self._joins.admit(address(context))
+        raise FailedPrecondition(
+            Reason.K8S_CLUSTER_UNKNOWN, f"no cluster {request.cluster[:100]!r} may join here by Kubernetes"
+        )
 
     async def Prove(
         self, request_iterator: AsyncIterator[pb.ProveRequest], context: Any

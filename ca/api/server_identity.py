@@ -42,10 +42,14 @@ class _Shown:
 class ServerIdentity:
     """Holds the certificate that is presented, and makes gRPC's credentials of it."""
 
-    def __init__(self, *, issuer: Issuer, authorities: AuthorityManager, clock: Clock) -> None:
+    def __init__(
+        self, *, issuer: Issuer, authorities: AuthorityManager, clock: Clock, dns_names: tuple[str, ...] = ()
+    ) -> None:
+        """`dns_names` stand in it beside the reserved one, for callers that are not agents."""
         self._issuer = issuer
         self._authorities = authorities
         self._clock = clock
+        self._dns_names = (SERVER_DNS_NAME, *dns_names)
         self._renew_at = clock.now()
         self._pair: tuple[bytes, bytes] | None = None
 
@@ -101,7 +105,7 @@ class ServerIdentity:
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         identity = server_id(self._authorities.bundle().trust_domain)
         begun = self._clock.now()
-        svid = await self._issuer.issue_reserved(identity, csr.public_bytes(Encoding.DER), dns_names=(SERVER_DNS_NAME,))
+        svid = await self._issuer.issue_reserved(identity, csr.public_bytes(Encoding.DER), dns_names=self._dns_names)
         not_after = svid.chain[0].not_valid_after_utc
         private_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         self._pair = (private_key, b"".join(c.public_bytes(Encoding.PEM) for c in svid.chain))

@@ -11,7 +11,7 @@ from citadel.entry import Entry
 from citadel.errors import CitadelError
 
 # Set by the server: two entries that differ in these alone are the same to whoever writes them.
-_SERVER_S: Final = frozenset({"id", "revision", "created_at"})
+_SERVER_S: Final = frozenset({"id", "revision", "created_at", "origin"})
 TERMS: Final = tuple(field.name for field in fields(Entry) if field.name not in _SERVER_S)
 
 

@@ -108,10 +108,11 @@ def _check_dns_names(entry: Entry) -> None:
     if len(entry.dns_names) > MAX_DNS_NAMES:
         raise InvalidArgument(Reason.ENTRY_BAD_DNS_NAME, f"more than {MAX_DNS_NAMES} DNS names")
     for name in entry.dns_names:
-        _check_dns_name(name)
+        check_dns_name(name)
 
 
-def _check_dns_name(name: str) -> None:
+def check_dns_name(name: str) -> None:
+    """Refuse, with `InvalidArgument`, what is no name of one host, or is reserved."""
     if is_reserved_dns_name(name):
         raise InvalidArgument(
             Reason.ENTRY_RESERVED_DNS_NAME, f"DNS name {_shown(name)!r} is reserved for Citadel itself"

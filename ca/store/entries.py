@@ -112,6 +112,7 @@ def _to_row(entry: Entry) -> dict[str, Any]:
         "downstream": entry.downstream,
         "revision": entry.revision,
         "created_at": entry.created_at,
+        "origin": entry.origin,
     }
 
 
@@ -131,6 +132,7 @@ def _from_row(row: Row[tuple[object, ...]]) -> Entry:
         downstream=row.downstream,
         revision=row.revision,
         created_at=row.created_at,
+        origin=row.origin,
     )
 
 

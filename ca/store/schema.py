@@ -80,6 +80,7 @@ entries: Final = Table(
     Column("downstream", Boolean, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("origin", Text, nullable=False, server_default=""),
 )
 
 # Every change of entries, in order; the highest number is the revision of the directory.

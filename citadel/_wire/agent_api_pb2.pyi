@@ -309,6 +309,145 @@ class OrderProgress(_message.Message):
 Global___OrderProgress: _TypeAlias = OrderProgress  # noqa: Y015
 
 @_typing.final
+class WantedCredentials(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WANTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedCredential]: ...
+    def __init__(
+        self,
+        *,
+        wanted: _abc.Iterable[Global___WantedCredential] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedCredentials: _TypeAlias = WantedCredentials  # noqa: Y015
+
+@_typing.final
+class WantedCredential(_message.Message):
+    """One credential for one gateway on this node. The entry is one that the server made for a pod of this node, and says in
+    whose name it is looked whether the gateway may have it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    name: _builtins.str
+    """"kubernetes://name", "kubernetes://namespace/name", or either with "-cacert" at its end"""
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedCredential: _TypeAlias = WantedCredential  # noqa: Y015
+
+@_typing.final
+class CredentialUpdate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    name: _builtins.str
+    @_builtins.property
+    def good(self) -> Global___Credential: ...
+    @_builtins.property
+    def refused(self) -> Global___Refusal:
+        """nothing good is there yet; what was good before stays where it is"""
+
+    @_builtins.property
+    def withdrawn(self) -> Global___Withdrawn:
+        """the gateway may not have it any more"""
+
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        good: Global___Credential | None = ...,
+        refused: Global___Refusal | None = ...,
+        withdrawn: Global___Withdrawn | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["good", b"good", "refused", b"refused", "state", b"state", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "good", b"good", "name", b"name", "refused", b"refused", "state", b"state", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_state: _TypeAlias = _typing.Literal["good", "refused", "withdrawn"]  # noqa: Y015
+    _WhichOneofArgType_state: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_state) -> _WhichOneofReturnType_state | None: ...
+
+Global___CredentialUpdate: _TypeAlias = CredentialUpdate  # noqa: Y015
+
+@_typing.final
+class Credential(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _builtins.int
+    PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    TRUSTED_CA_FIELD_NUMBER: _builtins.int
+    CRL_FIELD_NUMBER: _builtins.int
+    certificate_chain: _builtins.bytes
+    """PEM; empty in what has only authorities"""
+    private_key: _builtins.bytes
+    """PEM"""
+    trusted_ca: _builtins.bytes
+    """PEM; empty where there are none"""
+    crl: _builtins.bytes
+    """PEM; empty where there is none"""
+    def __init__(
+        self,
+        *,
+        certificate_chain: _builtins.bytes = ...,
+        private_key: _builtins.bytes = ...,
+        trusted_ca: _builtins.bytes = ...,
+        crl: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_chain", b"certificate_chain", "crl", b"crl", "private_key", b"private_key", "trusted_ca", b"trusted_ca"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Credential: _TypeAlias = Credential  # noqa: Y015
+
+@_typing.final
+class Withdrawn(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def why(self) -> Global___Refusal: ...
+    def __init__(
+        self,
+        *,
+        why: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["why", b"why"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Withdrawn: _TypeAlias = Withdrawn  # noqa: Y015
+
+@_typing.final
 class SignX509SvidsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

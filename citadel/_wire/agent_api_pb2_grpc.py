@@ -49,6 +49,11 @@ class AgentApiStub:
                 request_serializer=citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsRequest.SerializeToString,
                 response_deserializer=citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsResponse.FromString,
                 _registered_method=True)
+        self.WatchCredentials = channel.stream_stream(
+                '/citadel.v1.AgentApi/WatchCredentials',
+                request_serializer=citadel_dot___wire_dot_agent__api__pb2.WantedCredentials.SerializeToString,
+                response_deserializer=citadel_dot___wire_dot_agent__api__pb2.CredentialUpdate.FromString,
+                _registered_method=True)
         self.RenewAgent = channel.unary_unary(
                 '/citadel.v1.AgentApi/RenewAgent',
                 request_serializer=citadel_dot___wire_dot_agent__api__pb2.RenewAgentRequest.SerializeToString,
@@ -81,6 +86,14 @@ class AgentApiServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchCredentials(self, request_iterator, context):
+        """Credentials of gateways: the agent says which it wants for whom, all of them each time that changes, and what is good
+        of them comes down, and again whenever it changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenewAgent(self, request, context):
         """A new SVID for the agent itself, for a new key. The old key stays good until the new one has been used.
         """
@@ -105,6 +118,11 @@ def add_AgentApiServicer_to_server(servicer, server):
                     servicer.SignJwtSvids,
                     request_deserializer=citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsRequest.FromString,
                     response_serializer=citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsResponse.SerializeToString,
+            ),
+            'WatchCredentials': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchCredentials,
+                    request_deserializer=citadel_dot___wire_dot_agent__api__pb2.WantedCredentials.FromString,
+                    response_serializer=citadel_dot___wire_dot_agent__api__pb2.CredentialUpdate.SerializeToString,
             ),
             'RenewAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewAgent,
@@ -193,6 +211,33 @@ class AgentApi:
             '/citadel.v1.AgentApi/SignJwtSvids',
             citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsRequest.SerializeToString,
             citadel_dot___wire_dot_agent__api__pb2.SignJwtSvidsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCredentials(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/citadel.v1.AgentApi/WatchCredentials',
+            citadel_dot___wire_dot_agent__api__pb2.WantedCredentials.SerializeToString,
+            citadel_dot___wire_dot_agent__api__pb2.CredentialUpdate.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class AgentApiStub:
     """
     SignJwtSvids: _grpc.UnaryUnaryMultiCallable[_agent_api_pb2.SignJwtSvidsRequest, _agent_api_pb2.SignJwtSvidsResponse]
     """Sign JWT-SVIDs for entries that are authorized for this agent. Results as above."""
+    WatchCredentials: _grpc.StreamStreamMultiCallable[_agent_api_pb2.WantedCredentials, _agent_api_pb2.CredentialUpdate]
+    """Credentials of gateways: the agent says which it wants for whom, all of them each time that changes, and what is good
+    of them comes down, and again whenever it changes.
+    """
     RenewAgent: _grpc.UnaryUnaryMultiCallable[_agent_api_pb2.RenewAgentRequest, _agent_api_pb2.RenewAgentResponse]
     """A new SVID for the agent itself, for a new key. The old key stays good until the new one has been used."""
 
@@ -53,6 +57,10 @@ class AgentApiAsyncStub(AgentApiStub):
     """
     SignJwtSvids: _aio.UnaryUnaryMultiCallable[_agent_api_pb2.SignJwtSvidsRequest, _agent_api_pb2.SignJwtSvidsResponse]  # type: ignore[assignment]
     """Sign JWT-SVIDs for entries that are authorized for this agent. Results as above."""
+    WatchCredentials: _aio.StreamStreamMultiCallable[_agent_api_pb2.WantedCredentials, _agent_api_pb2.CredentialUpdate]  # type: ignore[assignment]
+    """Credentials of gateways: the agent says which it wants for whom, all of them each time that changes, and what is good
+    of them comes down, and again whenever it changes.
+    """
     RenewAgent: _aio.UnaryUnaryMultiCallable[_agent_api_pb2.RenewAgentRequest, _agent_api_pb2.RenewAgentResponse]  # type: ignore[assignment]
     """A new SVID for the agent itself, for a new key. The old key stays good until the new one has been used."""
 
@@ -82,6 +90,16 @@ class AgentApiServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_api_pb2.SignJwtSvidsResponse, _abc.Awaitable[_agent_api_pb2.SignJwtSvidsResponse]]:
         """Sign JWT-SVIDs for entries that are authorized for this agent. Results as above."""
+
+    @_abc_1.abstractmethod
+    def WatchCredentials(
+        self,
+        request_iterator: _MaybeAsyncIterator[_agent_api_pb2.WantedCredentials],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_api_pb2.CredentialUpdate], _abc.AsyncIterator[_agent_api_pb2.CredentialUpdate]]:
+        """Credentials of gateways: the agent says which it wants for whom, all of them each time that changes, and what is good
+        of them comes down, and again whenever it changes.
+        """
 
     @_abc_1.abstractmethod
     def RenewAgent(

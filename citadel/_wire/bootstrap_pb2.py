@@ -26,7 +26,7 @@ from citadel._wire import types_pb2 as citadel_dot___wire_dot_types__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63itadel/_wire/bootstrap.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetBundleRequest\"u\n\x11GetBundleResponse\x12\"\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12+\n\x0bsuccessions\x18\x02 \x03(\x0b\x32\x16.citadel.v1.Succession\x12\x0f\n\x07issuers\x18\x03 \x03(\x0c\"i\n\nSuccession\x12\x0e\n\x06signer\x18\x01 \x01(\x0c\x12\r\n\x05heirs\x18\x02 \x03(\x0c\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsignature\x18\x04 \x01(\x0c\")\n\x0bJoinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"g\n\x0cJoinResponse\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12\"\n\x06\x62undle\x18\x03 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12\x11\n\tagent_api\x18\x04 \x01(\t\"\x96\x01\n\x0cProveRequest\x12\x33\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1c.citadel.v1.CertificateClaimH\x00\x12\x34\n\x0crecorded_key\x18\x02 \x01(\x0b\x32\x1c.citadel.v1.RecordedKeyClaimH\x00\x12\x13\n\tsignature\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04kind\".\n\x10\x43\x65rtificateClaim\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"F\n\x10RecordedKeyClaim\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"T\n\rProveResponse\x12\x0f\n\x05nonce\x18\x01 \x01(\x0cH\x00\x12*\n\x06joined\x18\x02 \x01(\x0b\x32\x18.citadel.v1.JoinResponseH\x00\x42\x06\n\x04kind2\xd2\x01\n\tBootstrap\x12H\n\tGetBundle\x12\x1c.citadel.v1.GetBundleRequest\x1a\x1d.citadel.v1.GetBundleResponse\x12\x39\n\x04Join\x12\x17.citadel.v1.JoinRequest\x1a\x18.citadel.v1.JoinResponse\x12@\n\x05Prove\x12\x18.citadel.v1.ProveRequest\x1a\x19.citadel.v1.ProveResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63itadel/_wire/bootstrap.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetBundleRequest\"u\n\x11GetBundleResponse\x12\"\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12+\n\x0bsuccessions\x18\x02 \x03(\x0b\x32\x16.citadel.v1.Succession\x12\x0f\n\x07issuers\x18\x03 \x03(\x0c\"i\n\nSuccession\x12\x0e\n\x06signer\x18\x01 \x01(\x0c\x12\r\n\x05heirs\x18\x02 \x03(\x0c\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsignature\x18\x04 \x01(\x0c\")\n\x0bJoinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"D\n\x15JoinKubernetesRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"g\n\x0cJoinResponse\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12\"\n\x06\x62undle\x18\x03 \x01(\x0b\x32\x12.citadel.v1.Bundle\x12\x11\n\tagent_api\x18\x04 \x01(\t\"\x96\x01\n\x0cProveRequest\x12\x33\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1c.citadel.v1.CertificateClaimH\x00\x12\x34\n\x0crecorded_key\x18\x02 \x01(\x0b\x32\x1c.citadel.v1.RecordedKeyClaimH\x00\x12\x13\n\tsignature\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04kind\".\n\x10\x43\x65rtificateClaim\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"F\n\x10RecordedKeyClaim\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"T\n\rProveResponse\x12\x0f\n\x05nonce\x18\x01 \x01(\x0cH\x00\x12*\n\x06joined\x18\x02 \x01(\x0b\x32\x18.citadel.v1.JoinResponseH\x00\x42\x06\n\x04kind2\xa1\x02\n\tBootstrap\x12H\n\tGetBundle\x12\x1c.citadel.v1.GetBundleRequest\x1a\x1d.citadel.v1.GetBundleResponse\x12\x39\n\x04Join\x12\x17.citadel.v1.JoinRequest\x1a\x18.citadel.v1.JoinResponse\x12M\n\x0eJoinKubernetes\x12!.citadel.v1.JoinKubernetesRequest\x1a\x18.citadel.v1.JoinResponse\x12@\n\x05Prove\x12\x18.citadel.v1.ProveRequest\x1a\x19.citadel.v1.ProveResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,16 +41,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUCCESSION']._serialized_end=349
   _globals['_JOINREQUEST']._serialized_start=351
   _globals['_JOINREQUEST']._serialized_end=392
-  _globals['_JOINRESPONSE']._serialized_start=394
-  _globals['_JOINRESPONSE']._serialized_end=497
-  _globals['_PROVEREQUEST']._serialized_start=500
-  _globals['_PROVEREQUEST']._serialized_end=650
-  _globals['_CERTIFICATECLAIM']._serialized_start=652
-  _globals['_CERTIFICATECLAIM']._serialized_end=698
-  _globals['_RECORDEDKEYCLAIM']._serialized_start=700
-  _globals['_RECORDEDKEYCLAIM']._serialized_end=770
-  _globals['_PROVERESPONSE']._serialized_start=772
-  _globals['_PROVERESPONSE']._serialized_end=856
-  _globals['_BOOTSTRAP']._serialized_start=859
-  _globals['_BOOTSTRAP']._serialized_end=1069
+  _globals['_JOINKUBERNETESREQUEST']._serialized_start=394
+  _globals['_JOINKUBERNETESREQUEST']._serialized_end=462
+  _globals['_JOINRESPONSE']._serialized_start=464
+  _globals['_JOINRESPONSE']._serialized_end=567
+  _globals['_PROVEREQUEST']._serialized_start=570
+  _globals['_PROVEREQUEST']._serialized_end=720
+  _globals['_CERTIFICATECLAIM']._serialized_start=722
+  _globals['_CERTIFICATECLAIM']._serialized_end=768
+  _globals['_RECORDEDKEYCLAIM']._serialized_start=770
+  _globals['_RECORDEDKEYCLAIM']._serialized_end=840
+  _globals['_PROVERESPONSE']._serialized_start=842
+  _globals['_PROVERESPONSE']._serialized_end=926
+  _globals['_BOOTSTRAP']._serialized_start=929
+  _globals['_BOOTSTRAP']._serialized_end=1218
 # @@protoc_insertion_point(module_scope)

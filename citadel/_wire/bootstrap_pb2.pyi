@@ -126,6 +126,33 @@ class JoinRequest(_message.Message):
 Global___JoinRequest: _TypeAlias = JoinRequest  # noqa: Y015
 
 @_typing.final
+class JoinKubernetesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CSR_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    """as the server's settings call it"""
+    token: _builtins.str
+    csr: _builtins.bytes
+    """DER"""
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        token: _builtins.str = ...,
+        csr: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "csr", b"csr", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinKubernetesRequest: _TypeAlias = JoinKubernetesRequest  # noqa: Y015
+
+@_typing.final
 class JoinResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

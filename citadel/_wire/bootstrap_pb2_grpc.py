@@ -44,6 +44,11 @@ class BootstrapStub:
                 request_serializer=citadel_dot___wire_dot_bootstrap__pb2.JoinRequest.SerializeToString,
                 response_deserializer=citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.FromString,
                 _registered_method=True)
+        self.JoinKubernetes = channel.unary_unary(
+                '/citadel.v1.Bootstrap/JoinKubernetes',
+                request_serializer=citadel_dot___wire_dot_bootstrap__pb2.JoinKubernetesRequest.SerializeToString,
+                response_deserializer=citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.FromString,
+                _registered_method=True)
         self.Prove = channel.stream_stream(
                 '/citadel.v1.Bootstrap/Prove',
                 request_serializer=citadel_dot___wire_dot_bootstrap__pb2.ProveRequest.SerializeToString,
@@ -68,6 +73,13 @@ class BootstrapServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JoinKubernetes(self, request, context):
+        """Exchange the projected token of an agent's service account and a certificate request for an agent's X509-SVID (k8s_psat).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Prove(self, request_iterator, context):
         """Join, or come back, by proving a key: first a claim goes up, then the signature of the nonce that comes down. The nonce
         is good for this one stream.
@@ -87,6 +99,11 @@ def add_BootstrapServicer_to_server(servicer, server):
             'Join': grpc.unary_unary_rpc_method_handler(
                     servicer.Join,
                     request_deserializer=citadel_dot___wire_dot_bootstrap__pb2.JoinRequest.FromString,
+                    response_serializer=citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.SerializeToString,
+            ),
+            'JoinKubernetes': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinKubernetes,
+                    request_deserializer=citadel_dot___wire_dot_bootstrap__pb2.JoinKubernetesRequest.FromString,
                     response_serializer=citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.SerializeToString,
             ),
             'Prove': grpc.stream_stream_rpc_method_handler(
@@ -148,6 +165,33 @@ class Bootstrap:
             target,
             '/citadel.v1.Bootstrap/Join',
             citadel_dot___wire_dot_bootstrap__pb2.JoinRequest.SerializeToString,
+            citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinKubernetes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/citadel.v1.Bootstrap/JoinKubernetes',
+            citadel_dot___wire_dot_bootstrap__pb2.JoinKubernetesRequest.SerializeToString,
             citadel_dot___wire_dot_bootstrap__pb2.JoinResponse.FromString,
             options,
             channel_credentials,

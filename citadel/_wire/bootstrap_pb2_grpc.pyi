@@ -35,6 +35,8 @@ class BootstrapStub:
     """The server's own trust bundle. Public; the caller compares its digest with the join string before it trusts it."""
     Join: _grpc.UnaryUnaryMultiCallable[_bootstrap_pb2.JoinRequest, _bootstrap_pb2.JoinResponse]
     """Exchange a join token and a certificate request for an agent's X509-SVID."""
+    JoinKubernetes: _grpc.UnaryUnaryMultiCallable[_bootstrap_pb2.JoinKubernetesRequest, _bootstrap_pb2.JoinResponse]
+    """Exchange the projected token of an agent's service account and a certificate request for an agent's X509-SVID (k8s_psat)."""
     Prove: _grpc.StreamStreamMultiCallable[_bootstrap_pb2.ProveRequest, _bootstrap_pb2.ProveResponse]
     """Join, or come back, by proving a key: first a claim goes up, then the signature of the nonce that comes down. The nonce
     is good for this one stream.
@@ -47,6 +49,8 @@ class BootstrapAsyncStub(BootstrapStub):
     """The server's own trust bundle. Public; the caller compares its digest with the join string before it trusts it."""
     Join: _aio.UnaryUnaryMultiCallable[_bootstrap_pb2.JoinRequest, _bootstrap_pb2.JoinResponse]  # type: ignore[assignment]
     """Exchange a join token and a certificate request for an agent's X509-SVID."""
+    JoinKubernetes: _aio.UnaryUnaryMultiCallable[_bootstrap_pb2.JoinKubernetesRequest, _bootstrap_pb2.JoinResponse]  # type: ignore[assignment]
+    """Exchange the projected token of an agent's service account and a certificate request for an agent's X509-SVID (k8s_psat)."""
     Prove: _aio.StreamStreamMultiCallable[_bootstrap_pb2.ProveRequest, _bootstrap_pb2.ProveResponse]  # type: ignore[assignment]
     """Join, or come back, by proving a key: first a claim goes up, then the signature of the nonce that comes down. The nonce
     is good for this one stream.
@@ -68,6 +72,14 @@ class BootstrapServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bootstrap_pb2.JoinResponse, _abc.Awaitable[_bootstrap_pb2.JoinResponse]]:
         """Exchange a join token and a certificate request for an agent's X509-SVID."""
+
+    @_abc_1.abstractmethod
+    def JoinKubernetes(
+        self,
+        request: _bootstrap_pb2.JoinKubernetesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bootstrap_pb2.JoinResponse, _abc.Awaitable[_bootstrap_pb2.JoinResponse]]:
+        """Exchange the projected token of an agent's service account and a certificate request for an agent's X509-SVID (k8s_psat)."""
 
     @_abc_1.abstractmethod
     def Prove(

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63itadel/_wire/types.proto\x12\ncitadel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x02\n\x05\x45ntry\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12\x11\n\tselectors\x18\x04 \x03(\t\x12\x30\n\rx509_svid_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cjwt_svid_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tdns_names\x18\x07 \x03(\t\x12\x16\n\x0e\x66\x65\x64\x65rates_with\x18\x08 \x03(\t\x12\x0c\n\x04hint\x18\t \x01(\t\x12.\n\nexpires_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x64min\x18\x0b \x01(\x08\x12\x12\n\ndownstream\x18\x0c \x01(\x08\x12\x10\n\x08revision\x18\r \x01(\x04\x12.\n\ncreated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x06\x42undle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\x0c\x12\x1b\n\x13\x66or_workloads_alone\x18\x03 \x03(\x0c\":\n\rRevocationSet\x12)\n\x05lists\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.RevocationList\"\'\n\x11RevokedIdentities\x12\x12\n\nspiffe_ids\x18\x01 \x03(\t\"-\n\x0eRevocationList\x12\x0e\n\x06issuer\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63rl\x18\x02 \x01(\x0c\"\x9f\x02\n\x0cStreamReport\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x0b\n\x03uid\x18\x04 \x01(\r\x12\x0b\n\x03gid\x18\x05 \x01(\r\x12\x12\n\nexecutable\x18\x06 \x01(\t\x12\x0f\n\x07node_id\x18\x07 \x01(\t\x12-\n\tresources\x18\x08 \x03(\x0b\x32\x1a.citadel.v1.ResourceReport\x12\x0e\n\x06\x63losed\x18\t \x01(\x08\x12\x30\n\x0c\x63onnected_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\nclosed_for\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc9\x04\n\x0eResourceReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .citadel.v1.ResourceReport.State\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0f\n\x07refusal\x18\x04 \x01(\t\x12\x11\n\tspiffe_id\x18\x05 \x01(\t\x12\x0e\n\x06serial\x18\x06 \x01(\t\x12-\n\tnot_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctrust_domain\x18\x08 \x01(\t\x12\x17\n\x0f\x62undle_sequence\x18\t \x01(\x04\x12\x14\n\x0cheld_version\x18\n \x01(\t\x12\x13\n\x0bheld_serial\x18\x0b \x01(\t\x12\x32\n\x0eheld_not_after\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14held_bundle_sequence\x18\r \x01(\x04\x12\x15\n\rissuer_key_id\x18\x0e \x01(\x0c\x12\x1a\n\x12held_issuer_key_id\x18\x0f \x01(\x0c\x12\x1a\n\x12revocation_version\x18\x10 \x01(\t\x12\x1f\n\x17held_revocation_version\x18\x11 \x01(\t\x12\x12\n\njwt_bundle\x18\x12 \x01(\x08\"T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x08\n\x04SENT\x10\x02\x12\x10\n\x0c\x41\x43KNOWLEDGED\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63itadel/_wire/types.proto\x12\ncitadel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x03\n\x05\x45ntry\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12\x11\n\tselectors\x18\x04 \x03(\t\x12\x30\n\rx509_svid_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cjwt_svid_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tdns_names\x18\x07 \x03(\t\x12\x16\n\x0e\x66\x65\x64\x65rates_with\x18\x08 \x03(\t\x12\x0c\n\x04hint\x18\t \x01(\t\x12.\n\nexpires_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x64min\x18\x0b \x01(\x08\x12\x12\n\ndownstream\x18\x0c \x01(\x08\x12\x10\n\x08revision\x18\r \x01(\x04\x12.\n\ncreated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06origin\x18\x0f \x01(\t\"I\n\x06\x42undle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0c\n\x04json\x18\x02 \x01(\x0c\x12\x1b\n\x13\x66or_workloads_alone\x18\x03 \x03(\x0c\":\n\rRevocationSet\x12)\n\x05lists\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.RevocationList\"\'\n\x11RevokedIdentities\x12\x12\n\nspiffe_ids\x18\x01 \x03(\t\"-\n\x0eRevocationList\x12\x0e\n\x06issuer\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63rl\x18\x02 \x01(\x0c\"\x9f\x02\n\x0cStreamReport\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x0b\n\x03uid\x18\x04 \x01(\r\x12\x0b\n\x03gid\x18\x05 \x01(\r\x12\x12\n\nexecutable\x18\x06 \x01(\t\x12\x0f\n\x07node_id\x18\x07 \x01(\t\x12-\n\tresources\x18\x08 \x03(\x0b\x32\x1a.citadel.v1.ResourceReport\x12\x0e\n\x06\x63losed\x18\t \x01(\x08\x12\x30\n\x0c\x63onnected_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\nclosed_for\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc9\x04\n\x0eResourceReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .citadel.v1.ResourceReport.State\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0f\n\x07refusal\x18\x04 \x01(\t\x12\x11\n\tspiffe_id\x18\x05 \x01(\t\x12\x0e\n\x06serial\x18\x06 \x01(\t\x12-\n\tnot_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctrust_domain\x18\x08 \x01(\t\x12\x17\n\x0f\x62undle_sequence\x18\t \x01(\x04\x12\x14\n\x0cheld_version\x18\n \x01(\t\x12\x13\n\x0bheld_serial\x18\x0b \x01(\t\x12\x32\n\x0eheld_not_after\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14held_bundle_sequence\x18\r \x01(\x04\x12\x15\n\rissuer_key_id\x18\x0e \x01(\x0c\x12\x1a\n\x12held_issuer_key_id\x18\x0f \x01(\x0c\x12\x1a\n\x12revocation_version\x18\x10 \x01(\t\x12\x1f\n\x17held_revocation_version\x18\x11 \x01(\t\x12\x12\n\njwt_bundle\x18\x12 \x01(\x08\"T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07WAITING\x10\x01\x12\x08\n\x04SENT\x10\x02\x12\x10\n\x0c\x41\x43KNOWLEDGED\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'citadel._wire.types_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENTRY']._serialized_start=107
-  _globals['_ENTRY']._serialized_end=488
-  _globals['_BUNDLE']._serialized_start=490
-  _globals['_BUNDLE']._serialized_end=563
-  _globals['_REVOCATIONSET']._serialized_start=565
-  _globals['_REVOCATIONSET']._serialized_end=623
-  _globals['_REVOKEDIDENTITIES']._serialized_start=625
-  _globals['_REVOKEDIDENTITIES']._serialized_end=664
-  _globals['_REVOCATIONLIST']._serialized_start=666
-  _globals['_REVOCATIONLIST']._serialized_end=711
-  _globals['_STREAMREPORT']._serialized_start=714
-  _globals['_STREAMREPORT']._serialized_end=1001
-  _globals['_RESOURCEREPORT']._serialized_start=1004
-  _globals['_RESOURCEREPORT']._serialized_end=1589
-  _globals['_RESOURCEREPORT_STATE']._serialized_start=1505
-  _globals['_RESOURCEREPORT_STATE']._serialized_end=1589
+  _globals['_ENTRY']._serialized_end=504
+  _globals['_BUNDLE']._serialized_start=506
+  _globals['_BUNDLE']._serialized_end=579
+  _globals['_REVOCATIONSET']._serialized_start=581
+  _globals['_REVOCATIONSET']._serialized_end=639
+  _globals['_REVOKEDIDENTITIES']._serialized_start=641
+  _globals['_REVOKEDIDENTITIES']._serialized_end=680
+  _globals['_REVOCATIONLIST']._serialized_start=682
+  _globals['_REVOCATIONLIST']._serialized_end=727
+  _globals['_STREAMREPORT']._serialized_start=730
+  _globals['_STREAMREPORT']._serialized_end=1017
+  _globals['_RESOURCEREPORT']._serialized_start=1020
+  _globals['_RESOURCEREPORT']._serialized_end=1605
+  _globals['_RESOURCEREPORT_STATE']._serialized_start=1521
+  _globals['_RESOURCEREPORT_STATE']._serialized_end=1605
 # @@protoc_insertion_point(module_scope)

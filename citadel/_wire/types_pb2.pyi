@@ -41,6 +41,7 @@ class Entry(_message.Message):
     DOWNSTREAM_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     spiffe_id: _builtins.str
     parent_id: _builtins.str
@@ -48,6 +49,8 @@ class Entry(_message.Message):
     admin: _builtins.bool
     downstream: _builtins.bool
     revision: _builtins.int
+    origin: _builtins.str
+    """What the server made it from by itself, such as "k8s:main/shop/web-1": a pod. Empty for what people registered."""
     @_builtins.property
     def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """"type:value" """
@@ -83,10 +86,11 @@ class Entry(_message.Message):
         downstream: _builtins.bool = ...,
         revision: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "jwt_svid_ttl", b"jwt_svid_ttl", "x509_svid_ttl", b"x509_svid_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "created_at", b"created_at", "dns_names", b"dns_names", "downstream", b"downstream", "expires_at", b"expires_at", "federates_with", b"federates_with", "hint", b"hint", "id", b"id", "jwt_svid_ttl", b"jwt_svid_ttl", "parent_id", b"parent_id", "revision", b"revision", "selectors", b"selectors", "spiffe_id", b"spiffe_id", "x509_svid_ttl", b"x509_svid_ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "created_at", b"created_at", "dns_names", b"dns_names", "downstream", b"downstream", "expires_at", b"expires_at", "federates_with", b"federates_with", "hint", b"hint", "id", b"id", "jwt_svid_ttl", b"jwt_svid_ttl", "origin", b"origin", "parent_id", b"parent_id", "revision", b"revision", "selectors", b"selectors", "spiffe_id", b"spiffe_id", "x509_svid_ttl", b"x509_svid_ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -102,7 +102,7 @@ def test_booleans(tmp_path: Path, written: str, meant: bool) -> None:
                 "server.yaml:5: unknown key 'zzz'; known here: trust_domain, data_dir, store_url, lease, "
                 "listen, advertise, "
                 "keys, vault, upstream, authorities, rotation, svids, oidc, federation, limits, joining, connections, "
-                "ledger, audit, log"
+                "ledger, audit, kubernetes, log"
             ),
         ),
         (

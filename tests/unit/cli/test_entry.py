@@ -43,6 +43,7 @@ async def test_create_sends_every_option(admin: FakeAdmin, program: Program) -> 
         "downstream": True,
         "revision": 1,
         "created_at": "2026-01-01T00:00:00Z",
+        "origin": "",
     }
     assert list(admin.entries) == ["e1"]
 

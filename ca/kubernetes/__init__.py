@@ -1,0 +1,1 @@
+"""What the server does with Kubernetes: who joins and asks by its word, and what it keeps there for others."""

@@ -1,0 +1,183 @@
+"""The section `kubernetes` of the server's settings: which clusters it knows, and what it does in each of them."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from citadel.config.types import Duration, Settings, TrustDomainName
+from citadel.kubernetes.settings import ApiServerSettings, ClusterName, NamespaceSettings
+
+# RFC 1123, as Kubernetes names its objects.
+_ACCOUNT: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_OBJECT: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_SIGNER: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\.[a-z0-9-]+/[A-Za-z0-9._-]{1,300}")
+_LEAST: Final = timedelta(seconds=1)
+
+
+def _account(text: str) -> str:
+    if _ACCOUNT.fullmatch(text) is None:
+        raise ValueError(f"{text[:200]!r} is not a service account; write it like citadel/citadel-agent")
+    return text
+
+
+def _object(text: str) -> str:
+    if _OBJECT.fullmatch(text) is None:
+        raise ValueError(f"{text[:200]!r} is not the name of an object in Kubernetes")
+    return text
+
+
+def _key(text: str) -> str:
+    if _KEY.fullmatch(text) is None:
+        raise ValueError(f"{text[:200]!r} is not a key of a ConfigMap")
+    return text
+
+
+def _signer(text: str) -> str:
+    if _SIGNER.fullmatch(text) is None or text.startswith("kubernetes.io/") or ".kubernetes.io/" in text:
+        raise ValueError(f"{text[:200]!r} is not the name of a signer of ours; write it like example.org/workload")
+    return text
+
+
+ServiceAccount = Annotated[str, AfterValidator(_account)]  # namespace/name
+ObjectName = Annotated[str, AfterValidator(_object)]
+DataKey = Annotated[str, AfterValidator(_key)]
+SignerName = Annotated[str, AfterValidator(_signer)]
+
+
+class NodeJoiningSettings(Settings):
+    """k8s_psat: agents join with a projected token of one of `service_accounts`, made for `audience`."""
+
+    audience: str = "citadel"
+    service_accounts: tuple[ServiceAccount, ...] = Field(default=("citadel/citadel-agent",), min_length=1)
+
+
+class WorkloadSettings(Settings):
+    """The identity that every admitted pod gets. `pod_labels` is a selector as kubectl takes it, empty for every pod.
+
+    `template` knows {trust_domain}, {cluster}, {namespace}, {service_account} and {pod}. With `service_dns_names` a
+    certificate also names the services that select the pod: name.namespace.svc, and that with `cluster_domain`.
+    """
+
+    template: str = "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
+    namespaces: NamespaceSettings = NamespaceSettings(exclude=("kube-system", "kube-public", "kube-node-lease"))
+    pod_labels: str = ""
+    service_dns_names: bool = False
+    cluster_domain: str = "cluster.local"
+    federates_with: tuple[TrustDomainName, ...] = ()
+    x509_svid_ttl: Duration | None = Field(default=None, ge=_LEAST)
+    jwt_svid_ttl: Duration | None = Field(default=None, ge=_LEAST)
+
+
+class OidcTokenSettings(Settings):
+    """Tokens of service accounts checked by the cluster's own published keys, without its API server.
+
+    A pod that was deleted is not noticed so, until its token ends. `ca_file` is for an issuer under an authority that
+    is not public, `jwks_uri` for one whose discovery document names an address that is not reached from here.
+    """
+
+    issuer: str
+    jwks_uri: str | None = None
+    ca_file: Path | None = None
+
+
+class IstioSettings(Settings):
+    """Istio's proxies as clients: `istio.v1.auth.IstioCertificateService` on the bootstrap listener.
+
+    Tokens are for `audience`, and checked by TokenReview, whose answers are kept for `cache`, or by `oidc`.
+    `trusted_node_accounts` are those of ztunnel, which may ask for the identities of pods on their own node.
+    """
+
+    audience: str = "istio-ca"
+    oidc: OidcTokenSettings | None = None
+    cache: Duration = Field(default=timedelta(seconds=5), le=timedelta(minutes=1))
+    namespaces: NamespaceSettings = NamespaceSettings()
+    default_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST)
+    max_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST)
+    trusted_node_accounts: tuple[ServiceAccount, ...] = ()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.default_lifetime > self.max_lifetime:
+            raise ValueError("default_lifetime must be at most max_lifetime")
+        return self
+
+
+class ConfigMapSettings(Settings):
+    """A ConfigMap with the trust bundle, in every namespace that is meant."""
+
+    name: ObjectName
+    key: DataKey
+    format: Literal["pem", "spiffe"] = "pem"
+    namespaces: NamespaceSettings = NamespaceSettings()
+
+
+class ClusterTrustBundleSettings(Settings):
+    """A ClusterTrustBundle with the trust bundle; with `signer_name` it is that signer's."""
+
+    name: str
+    signer_name: SignerName | None = None
+
+
+class BundleSettings(Settings):
+    """Where the trust bundle is kept for everybody. `writes_per_second` is what is asked of the API server at most."""
+
+    config_maps: tuple[ConfigMapSettings, ...] = (
+        ConfigMapSettings(name="citadel-bundle", key="bundle.pem"),
+        ConfigMapSettings(name="istio-ca-root-cert", key="root-cert.pem"),
+    )
+    cluster_trust_bundle: ClusterTrustBundleSettings | None = None
+    writes_per_second: float = Field(default=50.0, gt=0)
+
+
+class SignerSettings(Settings):
+    """Requests that are made as objects in Kubernetes.
+
+    `signer_name` is what they name. `certificate_requests` says which CertificateSigningRequests are approved by us:
+    none of them (others approve, we sign), or those that a service account makes for itself. `pod_certificates`
+    answers PodCertificateRequests where the API has them.
+    """
+
+    signer_name: SignerName
+    certificate_requests: Literal["off", "approved-by-others", "service-accounts"] = "service-accounts"
+    pod_certificates: bool = True
+    namespaces: NamespaceSettings = NamespaceSettings(exclude=("kube-system",))
+    default_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST)
+    max_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST)
+
+
+class GatewaySettings(Settings):
+    """Credentials of gateways, read from secrets in these namespaces."""
+
+    namespaces: NamespaceSettings = NamespaceSettings(exclude=("kube-system",))
+
+
+class ClusterSettings(Settings):
+    """One cluster. Everything is off that is not set."""
+
+    name: ClusterName
+    api: ApiServerSettings = ApiServerSettings()
+    joining: NodeJoiningSettings | None = None
+    workloads: WorkloadSettings | None = None
+    istio: IstioSettings | None = None
+    bundles: BundleSettings | None = None
+    signers: SignerSettings | None = None
+    gateways: GatewaySettings | None = None
+
+
+class KubernetesSettings(Settings):
+    """All clusters that this server knows, each by a name of its own."""
+
+    clusters: tuple[ClusterSettings, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [cluster.name for cluster in self.clusters]
+        if len(set(names)) < len(names):
+            raise ValueError("every cluster needs a name of its own")
+        return self

@@ -1,0 +1,1 @@
+"""Speaking with the API of Kubernetes: one client, and informers that follow what changes there."""
