@@ -45,6 +45,13 @@ class NamespaceSettings(Settings):
     include: tuple[NamespacePattern, ...] = ("*",)
     exclude: tuple[NamespacePattern, ...] = ()
 
+    @property
+    def listed(self) -> tuple[str, ...] | None:
+        """The namespaces, where each is named; None where a pattern stands for any number of them."""
+        if any("*" in pattern for pattern in self.include):
+            return None
+        return tuple(dict.fromkeys(each for each in self.include if self.admits(each)))
+
     def admits(self, namespace: str) -> bool:
         """Whether this namespace is meant."""
         return _fits(namespace, self.include) and not _fits(namespace, self.exclude)

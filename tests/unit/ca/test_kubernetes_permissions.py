@@ -1,0 +1,97 @@
+"""What a server needs of a cluster's API server, by its settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ca.kubernetes.permissions import AGENT, Grant, grants, server_permissions
+from ca.kubernetes.settings import ClusterSettings
+
+SIGNER = "citadel.example.org/workload"
+CERTIFICATES = "certificates.k8s.io"
+
+
+def needed(**sections: Any) -> set[str]:
+    return {str(each) for each in grants(server_permissions(ClusterSettings(name="main", **sections)))}
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({}, set()),
+        (
+            {"joining": {}},
+            {"create tokenreviews.authentication.k8s.io", "get pods", "list pods", "watch pods", "get nodes"},
+        ),
+        ({"workloads": {}}, {"list pods", "watch pods"}),
+        (
+            {"workloads": {"service_dns_names": True}},
+            {"list pods", "watch pods", "list services", "watch services"},
+        ),
+        ({"istio": {}}, {"create tokenreviews.authentication.k8s.io"}),
+        ({"istio": {"oidc": {"issuer": "https://issuer.example.org"}}}, set()),
+        (
+            {"istio": {"trusted_node_accounts": ["istio-system/ztunnel"]}},
+            {"create tokenreviews.authentication.k8s.io", "list pods", "watch pods"},
+        ),
+        (
+            {"bundles": {"config_maps": [{"name": "roots", "key": "roots.pem"}]}},
+            {"list namespaces", "watch namespaces", "create configmaps"}
+            | {f"{verb} configmaps roots" for verb in ("list", "watch", "patch")},
+        ),
+        (
+            {"bundles": {"config_maps": [], "cluster_trust_bundle": {"name": "s:b", "signer_name": SIGNER}}},
+            {f"{verb} clustertrustbundles.{CERTIFICATES} s:b" for verb in ("get", "list", "watch", "patch")}
+            | {f"create clustertrustbundles.{CERTIFICATES}", f"attest signers.{CERTIFICATES} {SIGNER}"},
+        ),
+        (
+            {"signers": {"signer_name": SIGNER, "pod_certificates": False}},
+            {f"{verb} certificatesigningrequests.{CERTIFICATES}" for verb in ("list", "watch")}
+            | {f"update certificatesigningrequests/{part}.{CERTIFICATES}" for part in ("approval", "status")}
+            | {f"{verb} signers.{CERTIFICATES} {SIGNER}" for verb in ("approve", "sign")},
+        ),
+        (
+            {
+                "signers": {
+                    "signer_name": SIGNER,
+                    "certificate_requests": "approved-by-others",
+                    "pod_certificates": False,
+                }
+            },
+            {f"{verb} certificatesigningrequests.{CERTIFICATES}" for verb in ("list", "watch")}
+            | {f"update certificatesigningrequests/status.{CERTIFICATES}", f"sign signers.{CERTIFICATES} {SIGNER}"},
+        ),
+        (
+            {"signers": {"signer_name": SIGNER, "certificate_requests": "off"}},
+            {f"{verb} podcertificaterequests.{CERTIFICATES}" for verb in ("list", "watch")}
+            | {f"update podcertificaterequests/status.{CERTIFICATES}", f"sign signers.{CERTIFICATES} {SIGNER}"}
+            | {"list pods", "watch pods"},
+        ),
+        (
+            {"gateways": {}},
+            {"create subjectaccessreviews.authorization.k8s.io", "create events", "patch events"}
+            | {f"{verb} secrets" for verb in ("get", "list", "watch")},
+        ),
+    ],
+)
+def test_a_section_needs_so_much_and_nothing_else(section: dict[str, Any], expected: set[str]) -> None:
+    assert needed(**section) == expected
+
+
+def test_where_namespaces_are_named_secrets_are_read_in_these_alone() -> None:
+    named = needed(gateways={"namespaces": {"include": ["shop", "istio-system", "kube-system"], "exclude": ["kube-*"]}})
+    assert {each for each in named if "secrets" in each} == {
+        f"{verb} secrets in {namespace}" for verb in ("get", "list", "watch") for namespace in ("shop", "istio-system")
+    }
+    assert needed(gateways={"namespaces": {"include": ["shop", "team-*"]}}) >= {"get secrets"}
+
+
+def test_the_agent_only_follows_pods() -> None:
+    assert set(grants(AGENT)) == {Grant("list", "", "pods"), Grant("watch", "", "pods")}
+
+
+def test_what_two_settings_need_is_asked_for_once_and_names_both() -> None:
+    found = grants(server_permissions(ClusterSettings(name="main", joining={}, workloads={})))  # type: ignore[arg-type]  # parsed
+    assert [each.setting for each in found[Grant("watch", "", "pods")]] == ["joining", "workloads"]
