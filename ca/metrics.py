@@ -20,7 +20,7 @@ from ca.revocation.lists import RevocationLists
 from citadel._wire import types_pb2
 from citadel.clock import Clock
 from citadel.metrics import SECONDS
-from citadel.reserved import is_agent_id, is_reserved_id
+from citadel.reserved import is_agent_id, is_k8s_door_id, is_reserved_id
 
 _ROWS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 _PROTOCOLS: Final = frozenset({"sds", "sds-delta", "workload-api"})
@@ -123,7 +123,7 @@ class MeteredLedger:
         self._issued = Counter(
             "citadel_server_svids_issued", "X.509-SVIDs whose ledger row is durable.", ["kind"], registry=registry
         )
-        for kind in ("workload", "agent", "server", "minted"):
+        for kind in ("workload", "agent", "server", "minted", "kubernetes"):
             self._issued.labels(kind)  # a series that begins at its first increase hides that increase
         self._waiting = Gauge("citadel_ledger_queue_rows", "Rows that wait to become durable.", registry=registry)
         self._seconds = Histogram(
@@ -187,5 +187,5 @@ def _kind_of(row: LedgerRow) -> str:
     if row.entry_id:
         return "workload"
     if not is_reserved_id(row.spiffe_id):
-        return "minted"
+        return "kubernetes" if is_k8s_door_id(row.requested_by) else "minted"
     return "agent" if is_agent_id(row.spiffe_id) else "server"

@@ -10,6 +10,7 @@ from citadel.spiffe import SpiffeId, TrustDomain
 RESERVED_SEGMENT: Final = "citadel"
 X509POP_SEGMENT: Final = "x509pop"
 K8S_PSAT_SEGMENT: Final = "k8s_psat"
+K8S_SEGMENT: Final = "k8s"
 _CLUSTER: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
@@ -37,6 +38,19 @@ def x509pop_agent_id(trust_domain: TrustDomain, fingerprint: str) -> SpiffeId:
 def k8s_agent_id(trust_domain: TrustDomain, cluster: str, node: str) -> SpiffeId:
     """The identity of the agent on a node of a cluster of Kubernetes; both by name."""
     return trust_domain.member(RESERVED_SEGMENT, "agent", K8S_PSAT_SEGMENT, cluster, node)
+
+
+def k8s_door_id(trust_domain: TrustDomain, cluster: str, door: str) -> SpiffeId:
+    """How the ledger names who proved an identity without an agent: a door of a cluster of Kubernetes, such as `istio`.
+
+    Nobody has this ID.
+    """
+    return trust_domain.member(RESERVED_SEGMENT, K8S_SEGMENT, cluster, door)
+
+
+def is_k8s_door_id(spiffe_id: SpiffeId) -> bool:
+    """Whether this is one of `k8s_door_id`."""
+    return spiffe_id.path.split("/")[1:3] == [RESERVED_SEGMENT, K8S_SEGMENT]
 
 
 def is_reserved_id(spiffe_id: SpiffeId) -> bool:

@@ -35,7 +35,7 @@ def public_key_of(der: bytes) -> WorkloadPublicKey:
         )
     try:
         request = x509.load_der_x509_csr(der)
-        key = _accepted(request.public_key())
+        key = accepted(request.public_key())
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InvalidArgument(
             Reason.CSR_MALFORMED, "the certificate request is not a PKCS#10 request in DER"
@@ -47,7 +47,8 @@ def public_key_of(der: bytes) -> WorkloadPublicKey:
     return key
 
 
-def _accepted(key: object) -> WorkloadPublicKey:
+def accepted(key: object) -> WorkloadPublicKey:
+    """The key, if it is of a kind that is certified. Raises `InvalidArgument` (`csr_key_refused`)."""
     match key:
         case ec.EllipticCurvePublicKey() if isinstance(key.curve, _CURVES):
             return key

@@ -17,6 +17,7 @@ from ca.issuance.entries import Entries, check_unchanged
 from ca.issuance.ledger import Ledger
 from ca.issuance.lifetime import LifetimePolicy, Validity
 from ca.issuance.press import Draft, IssuedSvid, Press, Subject
+from ca.issuance.proven import ProvenRequest
 from ca.issuance.quota import Quota
 from ca.issuance.worker import SigningWorker
 from citadel.clock import Clock
@@ -124,6 +125,50 @@ class Issuer:
         answers = iter(outcomes)
         return [next(answers) if isinstance(each, Draft) else each for each in drafts]
 
+    async def issue_proven(self, requests: Sequence[ProvenRequest]) -> list[IssuedSvid | CitadelError]:
+        """Sign a batch for identities that a platform has proved; results as those of `issue`.
+
+        Raises `Unavailable` where that concerns the whole batch; then nothing was issued.
+        """
+        # 1. Authenticate. A request is the proof: only the rooms that ask a platform make one, from its answer. The
+        #    callers of a batch are strangers to each other, so each has a share of its own.
+        admitted = [self._charged(request) for request in requests]
+        press, now = self._press(), self._clock.now()
+        settled = cache(partial(press.settled, now=now))
+
+        def draft(request: ProvenRequest | CitadelError) -> Draft | CitadelError:
+            if isinstance(request, CitadelError):
+                return request
+            try:
+                # 2. Authorize: it is no reserved identity, and was not revoked.
+                request.refuse_reserved()
+                self._bars.refuse(request.spiffe_id, entry_id="", requested_by=request.requested_by)
+                # 3. Check the request: proof of possession, key type. Nothing but its public key is used.
+                public_key = request.public_key()
+                # 4. Settle the lifetime, and with it all that the certificate is to say.
+                subject = Subject(
+                    spiffe_id=request.spiffe_id,
+                    entry_id="",
+                    dns_names=request.dns_names,
+                    validity=settled(request.lifetime, policy=request.policy),
+                )
+                return press.drafted(subject, public_key, requested_by=request.requested_by, now=now)
+            except CitadelError as refusal:
+                return refusal
+
+        begun = self._clock.monotonic()
+        drafts = await self._worker.map(draft, admitted, inline=press.inline)
+        good = [each for each in drafts if isinstance(each, Draft)]
+        # 5. Sign what was not refused, all at once, wherever the key is.
+        signed = await self._worker.sign(press.issuing.key, press.signed, good, inline=press.inline)
+        self._on_signed(len(drafts), self._clock.monotonic() - begun)
+        # 6. Nothing to authorize again: no entry can have changed.
+        # 7. Make the rows durable; a revocation that came meanwhile refuses them here.
+        await self._ledger.append([draft.row for draft in good])
+        # 8. Answer.
+        answers = iter(signed)
+        return [next(answers) if isinstance(each, Draft) else each for each in drafts]
+
     async def issue_reserved(self, spiffe_id: SpiffeId, csr: bytes, *, dns_names: tuple[str, ...] = ()) -> IssuedSvid:
         """Sign for one of Citadel's own identities (an agent, the server), whose right to it the caller has checked."""
         self._quota.take(spiffe_id, 1)
@@ -145,6 +190,13 @@ class Issuer:
         (svid,) = await self._worker.sign(press.issuing.key, press.signed, [draft], inline=press.inline)
         await self._ledger.append([draft.row])
         return svid
+
+    def _charged(self, request: ProvenRequest) -> ProvenRequest | CitadelError:
+        try:
+            self._quota.take(request.charged_to, 1)
+        except CitadelError as refusal:
+            return refusal
+        return request
 
     def _unless_changed(self, draft: Draft, svid: IssuedSvid, agent: Agent) -> IssuedSvid | CitadelError:
         subject, now = draft.subject, self._clock.now()

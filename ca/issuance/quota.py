@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final
 
 from citadel.clock import Clock
 from citadel.errors import InvalidArgument, Reason
 from citadel.limiter import RateLimiter
-from citadel.spiffe import SpiffeId
 
 # A node that starts, or a rotation, asks for all that it has at once.
 _BURST_SECONDS: Final = 20
@@ -21,7 +21,7 @@ class Quota:
         burst = max(float(max_batch), _BURST_SECONDS * per_second)
         self._limiter = RateLimiter(clock=clock, per_second=per_second, burst=burst)
 
-    def take(self, requested_by: SpiffeId, count: int) -> None:
+    def take(self, caller: Hashable, count: int) -> None:
         """Take `count`, all or nothing.
 
         Raises `InvalidArgument` (`batch_too_large`) or `ResourceExhausted` (`too_many_requests`).
@@ -30,4 +30,4 @@ class Quota:
             raise InvalidArgument(
                 Reason.BATCH_TOO_LARGE, f"{count} requests in one call; {self._max_batch} are allowed"
             )
-        self._limiter.admit(requested_by, count=count)
+        self._limiter.admit(caller, count=count)
