@@ -32,7 +32,7 @@ class AgentAffairs:
     own_svids: SqlOwnSvids
 
 
-def agent_affairs(
+async def agent_affairs(
     settings: ServerSettings,
     *,
     database: Database,
@@ -41,12 +41,16 @@ def agent_affairs(
     sessions: SessionBook,
     clock: Clock,
 ) -> AgentAffairs:
-    """The parts, not yet started. Raises `InvalidArgument` (`config_invalid`) for a CA file that is none."""
+    """The parts, which know what the store knows. Raises `InvalidArgument` (`config_invalid`) for a bad CA file."""
     own_svids = SqlOwnSvids(database=database)
     ca_file = settings.joining.x509pop.ca_file
     anchors = AnchorFile(ca_file).load if ca_file is not None else None
     if anchors is not None:
         anchors()  # a start with a bad one ends here, rather than at the first join
+    sightings = Sightings(
+        store=SqlSightings(database=database), connected=lambda: sessions.newest().keys(), clock=clock
+    )
+    await sightings.start()
     return AgentAffairs(
         joining=Joining(
             trust_domain=settings.trust_domain,
@@ -68,8 +72,6 @@ def agent_affairs(
             grace=settings.joining.rejoin_grace,
         ),
         administration=AgentAdministration(trust_domain=settings.trust_domain, roster=roster),
-        sightings=Sightings(
-            store=SqlSightings(database=database), connected=lambda: sessions.newest().keys(), clock=clock
-        ),
+        sightings=sightings,
         own_svids=own_svids,
     )

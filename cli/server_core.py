@@ -57,6 +57,8 @@ from cli.server_clusters import (
 from cli.server_federation import FederationAffairs, exchanged_roots, federation_affairs
 from cli.server_jwt import jwt_authorities, jwt_issuer
 from cli.server_keys import ServerKeys, ready_keys
+from cli.server_kubernetes import KubernetesAffairs, kubernetes_affairs
+from cli.server_kubernetes_parts import KubernetesSurroundings, hang_into
 from cli.server_records import RecordKeeping
 from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
 from cli.server_rotation import RotationAffairs, rotation_affairs
@@ -96,6 +98,7 @@ class ServerCore:
     upstream: UpstreamAffairs
     vault: VaultAffairs | None
     keys: ServerKeys
+    kubernetes: KubernetesAffairs
     background: tuple[asyncio.Task[None], ...]
 
     def upstream_condition(self) -> UpstreamCondition:
@@ -118,6 +121,7 @@ async def server_core(
     `database` is this server's to migrate and to write, and is not closed. `start` is told what the start waits for.
     """
     async with AsyncExitStack() as stack:
+        kubernetes = await stack.enter_async_context(kubernetes_affairs(settings, clock))
         vault = await stack.enter_async_context(running_vault(settings, clock))
         kept = await ready_keys(settings, database=database, vault=vault, on_wait=start.waits_for, clock=clock)
         keys = kept.manager
@@ -149,8 +153,7 @@ async def server_core(
             # Of what two of them bring, that of the nearest counts.
             neighbours=[children.records, exchanged, *upstream.neighbours],
         )
-        roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
-        await roster.start()
+        roster = await _roster(settings, database, clock)
 
         def committed(rows: int) -> None:
             records.notary.note_rows(rows)
@@ -197,10 +200,9 @@ async def server_core(
         )
         stack.callback(tokens.close)
         sessions = SessionBook(most_silent=settings.limits.silent_streams, hello_timeout=settings.limits.hello_timeout)
-        agents = agent_affairs(
+        agents = await agent_affairs(
             settings, database=database, roster=roster, issuer=issuer, sessions=sessions, clock=clock
         )
-        await agents.sightings.start()
         identity = ServerIdentity(
             issuer=issuer, authorities=authorities, clock=clock, dns_names=settings.advertise.dns_names
         )
@@ -244,7 +246,23 @@ async def server_core(
             clusters, mesh=partial(mesh, beyond=(clusters.children,)), skipped=rotation.rotator.skipped
         )
         await rotation.rotator.start()
-        federation = federation_affairs(
+        hang_into(
+            kubernetes,
+            KubernetesSurroundings(
+                settings=settings,
+                database=database,
+                authorities=authorities,
+                roster=roster,
+                directory=directory,
+                registry=registry,
+                issuer=issuer,
+                sessions=sessions,
+                tally=tally,
+                metrics=metrics,
+                clock=clock,
+            ),
+        )
+        federation = await federation_affairs(
             settings,
             database=database,
             own_bundle=authorities.own_roots,
@@ -253,7 +271,6 @@ async def server_core(
             metrics=metrics,
             clock=clock,
         )
-        await federation.start()
         working = [
             await stack.enter_async_context(_running(work))
             for work in (
@@ -269,6 +286,7 @@ async def server_core(
                 ),
                 records.run(),
                 *([kept.run(vault, authorities, clock)] if vault is not None else []),
+                *kubernetes.all_work(),
             )
         ]
         yield ServerCore(
@@ -295,10 +313,17 @@ async def server_core(
             clusters=clusters,
             knowing=knowing,
             background=(writing, *(vault.work if vault is not None else ()), *following, *working),
+            kubernetes=kubernetes,
             upstream=upstream,
             vault=vault,
             keys=kept,
         )
+
+
+async def _roster(settings: ServerSettings, database: Database, clock: Clock) -> AgentRoster:
+    roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
+    await roster.start()
+    return roster
 
 
 async def _entries(settings: ServerSettings, database: Database, clock: Clock) -> tuple[EntryDirectory, EntryRegistry]:

@@ -269,6 +269,7 @@ def _admin_service(core: ServerCore, bootstrap: HostPort, actor_of: ActorOf) -> 
         found.revocation_trouble = core.revocation.lists.trouble
         found.revocation_behind = core.revocation.lists.behind
         found.clusters.extend(core.clusters.children.clusters())
+        found.kubernetes.extend(core.kubernetes.status())
         if core.vault is not None:
             found.vault.CopyFrom(core.vault.status())
         if (keys := core.keys_condition()) is not None:

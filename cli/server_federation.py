@@ -45,11 +45,6 @@ class FederationAffairs:
     bundles: ForeignBundles
     federations: Federations
 
-    async def start(self) -> None:
-        """Know what the store knows."""
-        await self.bundles.start()
-        await self.federations.start()
-
     def check(self) -> Check:
         """For `/ready`."""
         return federation_check(self.federations.all())
@@ -59,7 +54,7 @@ class FederationAffairs:
         return [federation_status(each) for each in self.federations.all()]
 
 
-def federation_affairs(
+async def federation_affairs(
     settings: ServerSettings,
     *,
     database: Database,
@@ -69,7 +64,7 @@ def federation_affairs(
     metrics: CollectorRegistry,
     clock: Clock,
 ) -> FederationAffairs:
-    """The parts, not yet started. `on_change` is told whose bundle is another one."""
+    """The parts, knowing what the store knows. `on_change` is told whose bundle is another one."""
     bundles = ForeignBundles(trust_domain=settings.trust_domain, store=SqlForeignBundles(database=database))
     bundles.watch(on_change)
     web = WebTrust(ca_file=settings.federation.ca_file, clock=clock)
@@ -87,6 +82,8 @@ def federation_affairs(
     metrics.register(
         FederationCollector(federations=federations, bundles=bundles, failures=refreshing.failures, clock=clock)
     )
+    await bundles.start()
+    await federations.start()
     return FederationAffairs(bundles=bundles, federations=federations)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ca.api.insight import InsightService
 from ca.api.listeners import ActorOf, Watch
@@ -11,6 +12,7 @@ from ca.clusters.metrics import ClusterCollector
 from ca.insight.condition import ServerCondition
 from ca.insight.gather import IdentityGatherer
 from ca.insight.minting import Minter
+from ca.kubernetes.metrics import KubernetesCollector
 from ca.metrics import ServerCollector
 from ca.rotation_metrics import RotationCollector
 from ca.store.audit import SqlAuditLog
@@ -37,6 +39,7 @@ def server_condition(core: ServerCore, *further: Callable[[], Check]) -> ServerC
             *_vault_checks(core),
             core.rotation.rotation_check,
             core.revocation.check,
+            *_kubernetes_checks(core),
             lambda: clusters_check(core.clusters.children, core.clusters.records, core.clusters.keeping.twins),
             *further,
         ),
@@ -49,6 +52,10 @@ def _vault_checks(core: ServerCore) -> Sequence[Callable[[], Check]]:
         return found.check(core.clock.now()) if found is not None else Check("keys", Health.GOOD, "sealed")
 
     return () if core.vault is None else (core.vault.check, keys)
+
+
+def _kubernetes_checks(core: ServerCore) -> Sequence[Callable[[], Check]]:
+    return [partial(core.kubernetes.check, name) for name in core.kubernetes.clusters]
 
 
 def server_watch(core: ServerCore, condition: ServerCondition, *, services: tuple[str, ...]) -> Watch:
@@ -73,6 +80,7 @@ def server_watch(core: ServerCore, condition: ServerCondition, *, services: tupl
     core.metrics.register(RefusalCollector(core.tally))
     core.metrics.register(UpstreamCollector(core.upstream_condition))
     core.metrics.register(vault_collector(core.vault))
+    core.metrics.register(KubernetesCollector(core.kubernetes.conditions))
     core.metrics.register(ClusterCollector(core.clusters.children))
     return Watch(
         meter=CallMeter(core.metrics, clock=core.clock),

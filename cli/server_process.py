@@ -33,6 +33,7 @@ from cli.server_core import server_core
 from cli.server_doors import GRACE_SECONDS, ServerDoors
 from cli.server_folder import read_authority
 from cli.server_keys import check_keys
+from cli.server_kubernetes import check_clients
 from cli.server_starting import start_seen
 from cli.server_starts import Starts
 from cli.server_vault import validate_vault
@@ -165,6 +166,8 @@ def validate_server(settings: ServerSettings) -> Sequence[str]:
         if os.path.lexists(folder):  # otherwise the start makes it
             ensure_private_dir(folder)
     validate_vault(settings, SystemClock())
+    if settings.kubernetes is not None:
+        asyncio.run(check_clients(settings, SystemClock()))
     if settings.upstream.files is not None:
         read_authority(settings.upstream.files, trust_domain=settings.trust_domain, clock=SystemClock())
     served: dict[str, OidcSettings | FederationSettings] = {"oidc": settings.oidc, "federation": settings.federation}

@@ -431,6 +431,7 @@ class Status(_message.Message):
     CLUSTERS_FIELD_NUMBER: _builtins.int
     VAULT_FIELD_NUMBER: _builtins.int
     REVOCATION_BEHIND_FIELD_NUMBER: _builtins.int
+    KUBERNETES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     trust_domain: _builtins.str
     revision: _builtins.int
@@ -476,6 +477,8 @@ class Status(_message.Message):
     def vault(self) -> Global___VaultStatus:
         """where the settings name one"""
 
+    @_builtins.property
+    def kubernetes(self) -> _containers.RepeatedCompositeFieldContainer[Global___KubernetesStatus]: ...
     def __init__(
         self,
         *,
@@ -499,10 +502,11 @@ class Status(_message.Message):
         clusters: _abc.Iterable[_rotation_pb2.ClusterView] | None = ...,
         vault: Global___VaultStatus | None = ...,
         revocation_behind: _builtins.str = ...,
+        kubernetes: _abc.Iterable[Global___KubernetesStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_jump", b"clock_jump", "rotation", b"rotation", "started_at", b"started_at", "upstream", b"upstream", "vault", b"vault"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "clusters", b"clusters", "entries", b"entries", "federations", b"federations", "issued", b"issued", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "revocation_behind", b"revocation_behind", "revocation_trouble", b"revocation_trouble", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "vault", b"vault", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "bundle_sequence", b"bundle_sequence", "bundle_x509_sequence", b"bundle_x509_sequence", "clock_jump", b"clock_jump", "clusters", b"clusters", "entries", b"entries", "federations", b"federations", "issued", b"issued", "kubernetes", b"kubernetes", "ledger_gaps", b"ledger_gaps", "refused", b"refused", "revision", b"revision", "revocation_behind", b"revocation_behind", "revocation_trouble", b"revocation_trouble", "rotation", b"rotation", "started_at", b"started_at", "trust_domain", b"trust_domain", "upstream", b"upstream", "vault", b"vault", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,6 +616,53 @@ class VaultStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VaultStatus: _TypeAlias = VaultStatus  # noqa: Y015
+
+@_typing.final
+class KubernetesStatus(_message.Message):
+    """A cluster of Kubernetes that the settings name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    PODS_FIELD_NUMBER: _builtins.int
+    PODS_KNOWN_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.str
+    good: _builtins.bool
+    reason: _builtins.str
+    """a reason code, where it is not good"""
+    message: _builtins.str
+    pods: _builtins.int
+    """that are known; absent where they are not followed"""
+    pods_known: _builtins.bool
+    """whether these are all, as far as the API server has told"""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """not good since"""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.str = ...,
+        good: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        pods: _builtins.int | None = ...,
+        pods_known: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "pods", b"pods", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "cluster", b"cluster", "good", b"good", "message", b"message", "pods", b"pods", "pods_known", b"pods_known", "reason", b"reason", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pods: _TypeAlias = _typing.Literal["pods"]  # noqa: Y015
+    _WhichOneofArgType__pods: _TypeAlias = _typing.Literal["_pods", b"_pods"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pods) -> _WhichOneofReturnType__pods | None: ...
+
+Global___KubernetesStatus: _TypeAlias = KubernetesStatus  # noqa: Y015
 
 @_typing.final
 class FederationStatus(_message.Message):

@@ -50,6 +50,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             *((("upstream", _upstream(status.upstream, now)),) if status.HasField("upstream") else ()),
             *(("upstream note", printable(note)) for note in status.upstream.notes),
             *((("vault", _vault(status.vault, now)),) if status.HasField("vault") else ()),
+            *(("kubernetes", _kubernetes(each, now)) for each in status.kubernetes),
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
             *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),
             *((("revocation", _without_lists(status)),) if status.revocation_trouble else ()),
@@ -169,11 +170,22 @@ def _upstream(upstream: admin_pb2.UpstreamStatus, now: datetime) -> str:
 
 def _vault(vault: admin_pb2.VaultStatus, now: datetime) -> str:
     keys = {"made": ", holds the keys", "sealed": ", seals the keys"}.get(vault.keys, "")
-    text = f"{vault.address} by {vault.login}{keys}"
-    if not vault.good:
-        text += f": {printable(vault.message)} ({vault.reason})"
-        if vault.HasField("since"):
-            text += f", for {about(max(now - from_timestamp(vault.since), timedelta(0)))}"
+    return f"{vault.address} by {vault.login}{keys}{_trouble(vault, now)}"
+
+
+def _kubernetes(cluster: admin_pb2.KubernetesStatus, now: datetime) -> str:
+    pods = ""
+    if cluster.HasField("pods"):
+        pods = f", {cluster.pods} pods" if cluster.pods_known else ", its pods are not known yet"
+    return f"{cluster.cluster}{pods}{_trouble(cluster, now)}"
+
+
+def _trouble(part: admin_pb2.VaultStatus | admin_pb2.KubernetesStatus, now: datetime) -> str:
+    if part.good:
+        return ""
+    text = f": {printable(part.message)} ({part.reason})"
+    if part.HasField("since"):
+        text += f", for {about(max(now - from_timestamp(part.since), timedelta(0)))}"
     return text
 
 

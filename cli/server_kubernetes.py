@@ -1,0 +1,129 @@
+"""Kubernetes, where the settings name it, wired: a client and the pods of each cluster, and what is hung onto them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ca.kubernetes.condition import ClusterCondition
+from ca.kubernetes.pods import Pods
+from ca.kubernetes.settings import ClusterSettings
+from ca.settings import ServerSettings
+from citadel._wire import admin_pb2
+from citadel.clock import Clock
+from citadel.errors import InvalidArgument, Reason
+from citadel.kubernetes.observed import ObservedApi
+from citadel.kubernetes.ports import KubernetesApi
+from citadel.kubernetes.settings import ApiServerSettings
+from citadel.probes import Check
+
+if TYPE_CHECKING:
+    from citadel.kubernetes.client import KubernetesClient
+
+# Goes on until it is cancelled; what the API server refuses or does not answer must not end it.
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """One cluster of the settings. Every call goes through `api`, so that it is counted and what is wrong is seen."""
+
+    name: str
+    settings: ClusterSettings
+    observed: ObservedApi
+    pods: Pods
+
+    @property
+    def api(self) -> KubernetesApi:
+        """Calls to its API server."""
+        return self.observed
+
+    @property
+    def follows_pods(self) -> bool:
+        """Whether anything that is enabled needs to know its pods; otherwise `pods` stays empty."""
+        its = self.settings
+        return any(part is not None for part in (its.joining, its.workloads, its.istio, its.signers))
+
+    def condition(self) -> ClusterCondition:
+        """How it is."""
+        return ClusterCondition(
+            cluster=self.name,
+            trouble=self.observed.calls.trouble,
+            pods=len(self.pods.current) if self.follows_pods else None,
+            has_synced=self.pods.has_synced,
+            ended=self.observed.calls.ended,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubernetesAffairs:
+    """The clusters by name, none where the settings name none, and what is done in them.
+
+    `work` is what runs while this server owns the store: whoever has a part in Kubernetes appends its own.
+    """
+
+    clusters: Mapping[str, Cluster]
+    clock: Clock
+    work: list[Work] = field(default_factory=list)
+
+    def all_work(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run from now on. No API server was waited for: an outage of one is to make none of Citadel."""
+        following = [each.pods.run for each in self.clusters.values() if each.follows_pods]
+        return [work() for work in (*following, *self.work)]
+
+    def conditions(self) -> Sequence[ClusterCondition]:
+        """How it is with each cluster."""
+        return [cluster.condition() for cluster in self.clusters.values()]
+
+    def check(self, name: str) -> Check:
+        """How it is with this cluster, as `/ready` says it."""
+        return self.clusters[name].condition().check(self.clock.now())
+
+    def status(self) -> list[admin_pb2.KubernetesStatus]:
+        """As `citadel-cli status` shows it."""
+        return [condition.status() for condition in self.conditions()]
+
+
+@asynccontextmanager
+async def kubernetes_affairs(settings: ServerSettings, clock: Clock) -> AsyncIterator[KubernetesAffairs]:
+    """What the section `kubernetes` asks for, not yet started; its connections end with this. Nothing is sent yet.
+
+    Raises `InvalidArgument` (`config_invalid`) where what speaks to an API server is not installed, or a kubeconfig
+    cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        clusters = {}
+        for each in settings.kubernetes.clusters if settings.kubernetes is not None else ():
+            client = await new_client(each.api, f"cluster {each.name}")
+            stack.push_async_callback(client.close)
+            observed = ObservedApi(client, clock=clock)
+            pods = Pods(observed, clock=clock)
+            clusters[each.name] = Cluster(name=each.name, settings=each, observed=observed, pods=pods)
+        yield KubernetesAffairs(clusters=clusters, clock=clock)
+
+
+async def new_client(settings: ApiServerSettings, whose: str) -> KubernetesClient:
+    """A client; whoever gets it closes it. Raises as above, saying `whose` it would be."""
+    try:
+        # It needs a library that is an extra, and takes 45 MiB.
+        from citadel.kubernetes.client import kubernetes_client  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("citadel."):
+            raise
+        raise InvalidArgument(
+            Reason.CONFIG_INVALID,
+            f"the section kubernetes needs {error.name.partition('.')[0]}, which is not installed",
+            fix="pip install 'citadel[kubernetes]'",
+        ) from error
+    try:
+        return await kubernetes_client(settings)
+    except InvalidArgument as error:
+        raise InvalidArgument(error.reason, f"{whose}: {error.message}", fix=error.fix) from error
+
+
+async def check_clients(settings: ServerSettings, clock: Clock) -> None:
+    """Raises what would keep `kubernetes_affairs` from being made."""
+    async with kubernetes_affairs(settings, clock):
+        pass

