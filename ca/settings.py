@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -24,12 +25,12 @@ from citadel.config.types import (
     Duration,
     HostPort,
     LogSettings,
-    LoopbackAddress,
+    ProbesSettings,
     Settings,
     TrustDomainName,
     format_duration,
 )
-from citadel.errors import InvalidArgument
+from citadel.errors import InvalidArgument, Reason
 from citadel.name_constraints import is_one_host, is_refused_by_envoy
 
 _LEAST_LIFETIME: Final = timedelta(seconds=1)
@@ -41,6 +42,18 @@ _VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 _STORE_URL: Final = re.compile(r"(?:sqlite\+aiosqlite|postgresql(?:\+[a-z0-9_]+)?)://.*", re.DOTALL)
 
 
+def _variable(name: str) -> str:
+    if _VARIABLE.fullmatch(name) is None:
+        raise ValueError("must be the name of an environment variable in capitals, such as CITADEL_KEK")
+    return name
+
+
+def _database(url: str) -> str:
+    if _STORE_URL.fullmatch(url) is None:
+        raise ValueError("must be a URL like sqlite+aiosqlite:///file or postgresql://user@host/database")
+    return url
+
+
 def _dns_name(name: str) -> str:
     try:
         check_dns_name(name)
@@ -49,15 +62,17 @@ def _dns_name(name: str) -> str:
     return name
 
 
+VariableName = Annotated[str, AfterValidator(_variable)]
+DatabaseUrl = Annotated[str, AfterValidator(_database)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 
 
-class ListenSettings(Settings):
-    """Where the server listens. `probes` serves `/live` and `/ready` and must be a loopback address."""
+class ListenSettings(ProbesSettings):
+    """Where the server listens."""
 
     bootstrap: Address = HostPort("127.0.0.1", 8443)
     agents: Address = HostPort("127.0.0.1", 8444)
-    probes: LoopbackAddress = HostPort("127.0.0.1", 8480)
+    probes: Address = HostPort("127.0.0.1", 8480)
     admin_socket: Path = Path("/run/citadel/admin.sock")
 
 
@@ -95,17 +110,10 @@ class KeySettings(Settings):
     """
 
     kek_file: Path | None = None
-    kek_env: str | None = Field(default=None, repr=False)  # somebody may put the key itself here
+    kek_env: VariableName | None = Field(default=None, repr=False)  # somebody may put the key itself here
     vault_seal: VaultSealSettings | None = None
     vault_transit: VaultTransitSettings | None = None
     store: Literal["disk", "database"] | None = None
-
-    @field_validator("kek_env")
-    @classmethod
-    def _is_a_name(cls, name: str | None) -> str | None:
-        if name is not None and _VARIABLE.fullmatch(name) is None:
-            raise ValueError("must be the name of an environment variable in capitals, such as CITADEL_KEK")
-        return name
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -238,11 +246,15 @@ class AuditSettings(Settings):
 
 
 class ServerSettings(Settings):
-    """All of `server.yaml`. `store_url` defaults to SQLite in `data_dir`."""
+    """All of `server.yaml`.
+
+    The store is SQLite in `data_dir`, unless `store_url`, or the variable that `store_url_env` names, has its URL.
+    """
 
     trust_domain: TrustDomainName
     data_dir: DataDir
-    store_url: str | None = Field(default=None, repr=False)  # can hold a password
+    store_url: DatabaseUrl | None = Field(default=None, repr=False)  # can hold a password
+    store_url_env: VariableName | None = Field(default=None, repr=False)  # as kek_env
     lease: LeaseSettings = LeaseSettings()
     listen: ListenSettings = ListenSettings()
     advertise: AdvertiseSettings = AdvertiseSettings()
@@ -269,8 +281,18 @@ class ServerSettings(Settings):
 
     @property
     def database_url(self) -> str:
-        """The URL of the store, which can hold a password."""
-        return self.store_url or f"sqlite+aiosqlite:///{self.data_dir / 'citadel.db'}"
+        """The URL of the store, which can hold a password.
+
+        Raises `InvalidArgument` (`config_invalid`) where the variable that should have it does not.
+        """
+        if self.store_url_env is None:
+            return self.store_url or f"sqlite+aiosqlite:///{self.data_dir / 'citadel.db'}"
+        try:
+            return _database(os.environ.get(self.store_url_env, ""))
+        except ValueError as problem:
+            raise InvalidArgument(
+                Reason.CONFIG_INVALID, f"store_url_env: the environment variable {self.store_url_env} {problem}"
+            ) from None
 
     @property
     def keys_in_database(self) -> bool:
@@ -278,6 +300,12 @@ class ServerSettings(Settings):
         if self.keys.store is None:
             return self.database_url.startswith("postgresql")
         return self.keys.store == "database"
+
+    @model_validator(mode="after")
+    def _one_store(self) -> Self:
+        if self.store_url is not None and self.store_url_env is not None:
+            raise ValueError("set at most one of store_url and store_url_env")
+        return self
 
     @model_validator(mode="after")
     def _vault_is_named_and_used(self) -> Self:
@@ -329,13 +357,6 @@ class ServerSettings(Settings):
                     f" quarter of authorities.{name} ({format_duration(limit)})"
                 )
         return federation
-
-    @field_validator("store_url")
-    @classmethod
-    def _is_a_database(cls, url: str | None) -> str | None:
-        if url is not None and _STORE_URL.fullmatch(url) is None:
-            raise ValueError("must be a URL like sqlite+aiosqlite:///file or postgresql://user@host/database")
-        return url
 
     @field_validator("svids")
     @classmethod

@@ -1,4 +1,4 @@
-"""A small HTTP listener on a loopback address, inside the running event loop."""
+"""A small HTTP listener on a loopback address, or where others reach it on purpose, inside the running event loop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _PATIENCE: Final = 5.0  # seconds until a connection's first request
 class LoopbackHttp:
     """Serves `app` from `start` to `close`; port 0 takes a free port."""
 
-    def __init__(self, app: Starlette, address: HostPort) -> None:
-        """Raises `InvalidArgument` (`config_invalid`) for an address that is not a loopback IP address."""
-        _check_loopback(address)
+    def __init__(self, app: Starlette, address: HostPort, *, outside: bool = False) -> None:
+        """Raises `InvalidArgument` (`config_invalid`) for what is no loopback IP address, unless `outside`."""
+        if not outside:
+            _check_loopback(address)
         self._app = app
         self._wanted = address
         self._socket: socket.socket | None = None
@@ -56,7 +57,7 @@ class LoopbackHttp:
 
 
 class _Crowded(ImpatientHttp):
-    """Ends the oldest of too many connections: any local process can open them."""
+    """Ends the oldest of too many connections: whoever reaches the port can open them."""
 
     def __init__(self, others: dict[_Crowded, None], *arguments: Any, **more: Any) -> None:
         super().__init__(_PATIENCE, *arguments, **more)

@@ -1,7 +1,8 @@
-"""`/live`, `/ready` and `/metrics` over HTTP on a loopback address, for whatever watches the process.
+"""`/live`, `/ready` and `/metrics` over HTTP for whatever watches the process, on loopback unless others are to ask.
 
 `/live` answers 200 as long as the event loop turns. `/ready` answers 200 when the process does its work, also when it
-is degraded, and 503 when it does not; the body says which, and why: JSON, or text for who accepts `text/plain`.
+is degraded, and 503 when it does not; the body says which, and why: JSON, or text for who accepts `text/plain`. With
+`?standbyok=true` a standby with nothing to complain of answers 200 as well: waiting is its work.
 """
 
 from __future__ import annotations
@@ -42,10 +43,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Whether the process does its work. `checks` says for each part how it is, in words for people."""
+    """Whether the process does its work. `checks` says for each part how it is, in words for people.
+
+    One that `stands_by` is not ready, and nothing is wrong with it: another one does the work.
+    """
 
     ready: bool
     degraded: bool = False
+    stands_by: bool = False
     checks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -71,15 +76,20 @@ class Probes:
     """The probe listener. `readiness` is asked at every request and must not block; `metrics` is told where given."""
 
     def __init__(
-        self, address: HostPort, readiness: Callable[[], Readiness], *, metrics: CollectorRegistry | None = None
+        self,
+        address: HostPort,
+        readiness: Callable[[], Readiness],
+        *,
+        metrics: CollectorRegistry | None = None,
+        outside: bool = False,
     ) -> None:
-        """Raises `InvalidArgument` (`config_invalid`) for an address that is not a loopback IP address."""
+        """Raises `InvalidArgument` (`config_invalid`) for what is no loopback IP address, unless `outside`."""
         self._readiness = readiness
         self._metrics = metrics
         routes = [Route("/live", self._live), Route("/ready", self._ready)]
         if metrics is not None:
             routes.append(Route("/metrics", self._tell_metrics))
-        self._listener = LoopbackHttp(Starlette(routes=routes), address)
+        self._listener = LoopbackHttp(Starlette(routes=routes), address, outside=outside)
 
     @property
     def address(self) -> HostPort:
@@ -99,7 +109,8 @@ class Probes:
 
     async def _ready(self, request: Request) -> Response:
         readiness = self._readiness()
-        code = 200 if readiness.ready else 503
+        waits_its_turn = readiness.stands_by and request.query_params.get("standbyok") == "true"
+        code = 200 if readiness.ready or waits_its_turn else 503
         if "text/plain" in request.headers.get("accept", ""):
             lines = [readiness.status, *(f"{name}: {text}" for name, text in readiness.checks.items())]
             return PlainTextResponse("\n".join(lines) + "\n", status_code=code)

@@ -82,7 +82,7 @@ async def _run_alone(settings: AgentSettings, stop: asyncio.Event) -> None:
     clock, feed = SystemClock(), HoldingsFeed()
     condition = AgentCondition(feed=feed, clock=clock)
     insight = AgentInsight(condition=condition, feed=feed, clock=clock)
-    probes = Probes(settings.probes, condition.readiness, metrics=insight.metrics)
+    probes = Probes(settings.probes, condition.readiness, metrics=insight.metrics, outside=settings.probes_outside)
     keys = IssuerKeyRing(fetch=HttpKeyFetcher(), clock=clock, jitter=SystemRandom().random)
     policies = PolicyFile(settings.authz.policy_file, keys=keys, clock=clock)
     insight.metrics.register(PolicyCollector(policies))
@@ -101,7 +101,6 @@ async def _run_alone(settings: AgentSettings, stop: asyncio.Event) -> None:
 
 def validate_agent(settings: AgentSettings) -> None:
     """Check what the settings name but the settings alone cannot show, and change nothing. Raises as `run_agent`."""
-    Probes(settings.probes, AgentCondition(feed=HoldingsFeed(), clock=SystemClock()).readiness)
     if settings.authz.policy_file is not None:
         load_policies(settings.authz.policy_file)
     if settings.data_dir.is_dir() and IdentityFile(settings.data_dir).load(settings.trust_domain) is not None:

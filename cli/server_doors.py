@@ -146,7 +146,12 @@ class ServerDoors:
             bootstrap=bootstrap,
             agents=agents,
             admin=admin,
-            probes=Probes(settings.listen.probes, condition.readiness, metrics=core.metrics),
+            probes=Probes(
+                settings.listen.probes,
+                condition.readiness,
+                metrics=core.metrics,
+                outside=settings.listen.probes_outside,
+            ),
             oidc=oidc,
             bundle_endpoint=endpoint,
             health=watch.health,

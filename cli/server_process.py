@@ -11,6 +11,7 @@ import gc
 import os
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -72,14 +73,17 @@ async def _win(settings: ServerSettings, claim: Claim, stop: asyncio.Event) -> T
     tenure = await _unless(stop, claim.try_once())
     if tenure is not None or stop.is_set():
         return tenure
-    probes = Probes(
-        settings.listen.probes, lambda: Readiness.of([Check("lease", Health.DEAD, f"waits for {claim.waits_for}")])
-    )
+    probes = Probes(settings.listen.probes, lambda: _waiting(claim), outside=settings.listen.probes_outside)
     try:
         await probes.start()
         return await _unless(stop, claim.win())
     finally:
         await probes.close()
+
+
+def _waiting(claim: Claim) -> Readiness:
+    check = Check("lease", Health.DEAD, f"waits for {claim.waits_for}")
+    return replace(Readiness.of([check]), stands_by=claim.stands_by)
 
 
 async def _serve_as_owner(

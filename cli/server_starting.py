@@ -30,7 +30,9 @@ async def start_seen(settings: ServerSettings) -> AsyncIterator[StartSeen]:
         return
     name = "upstream" if settings.vault is None else "vault"
     probes = Probes(
-        settings.listen.probes, lambda: Readiness.of([Check(name, Health.DEAD, f"start waits: {seen.text}")])
+        settings.listen.probes,
+        lambda: Readiness.of([Check(name, Health.DEAD, f"start waits: {seen.text}")]),
+        outside=settings.listen.probes_outside,
     )
     await probes.start()
     try:

@@ -61,6 +61,7 @@ class Starts:
         probes = Probes(
             self._settings.listen.probes,
             lambda: Readiness.of([Check("start", Health.DEAD, f"starts again soon: {self._why}")]),
+            outside=self._settings.listen.probes_outside,
         )
         try:
             await probes.start()

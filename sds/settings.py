@@ -14,7 +14,7 @@ from citadel.config.types import (
     Duration,
     HostPort,
     LogSettings,
-    LoopbackAddress,
+    ProbesSettings,
     Settings,
     TrustDomainName,
 )
@@ -165,7 +165,7 @@ class KubernetesSettings(Settings):
     wait: Duration = Field(default=timedelta(seconds=5), le=timedelta(seconds=30))
 
 
-class AgentSettings(Settings):
+class AgentSettings(ProbesSettings):
     """All of `agent.yaml`. `servers` override the address that was learnt when joining."""
 
     trust_domain: TrustDomainName
@@ -177,7 +177,7 @@ class AgentSettings(Settings):
     reconnect: ReconnectSettings = ReconnectSettings()
     renewal: RenewalSettings = RenewalSettings()
     workload_key: Literal["ec-p256", "ec-p384", "rsa-2048"] = "ec-p256"
-    probes: LoopbackAddress = HostPort("127.0.0.1", 8481)
+    probes: Address = HostPort("127.0.0.1", 8481)
     sds: SdsSettings = SdsSettings()
     authz: AuthzSettings = AuthzSettings()
     kubernetes: KubernetesSettings | None = None

@@ -33,6 +33,8 @@ class Claim:
         self._pause = _LEAST_PAUSE
         self.waits_for = ""
         """What the claim waits for, in words for people; empty while it waits for nothing."""
+        self.stands_by = False
+        """Whether it waits for nothing but another server's lease, as a standby should."""
 
     async def try_once(self) -> Tenure | None:
         """Take the lease where it can be had now.
@@ -44,6 +46,7 @@ class Claim:
             await self._store.prepare()
             return await self._take_or_wait()
         except Unavailable as error:
+            self.stands_by = False
             self._wait("the store", _STORE_AWAY_PAUSE, error=error.message, fix=error.fix)
             return None
 
@@ -59,7 +62,7 @@ class Claim:
             asked_at = self._clock.monotonic()
             lease = await self._store.take(self._holder, duration=self._duration, returning=returning)
             if lease is not None:
-                self._won_before, self.waits_for = True, ""
+                self._won_before, self.waits_for, self.stands_by = True, "", False
                 _log.info("lease taken", epoch=lease.epoch, holder=self._holder.name)
                 return Tenure(store=self._store, lease=lease, clock=self._clock, confirmed_at=asked_at)
             sight = await self._store.look()
@@ -68,6 +71,7 @@ class Claim:
 
     def _stand_by(self, sight: Sight) -> None:
         holder = sight.lease.holder.name if sight.lease is not None else "another server"
+        self.stands_by = True
         pause = min(max(sight.remaining(), _LEAST_PAUSE), _MOST_PAUSE)
         self._wait(f"the lease: standby of {holder}", pause)
 

@@ -19,17 +19,22 @@ from citadel.errors import InvalidArgument, Reason
 MAX_SECRET_BYTES: Final = 1 << 20
 _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
+_MORE_THAN_READ: Final = 0o037  # by the group; and anything by others
 _UNFINISHED: Final = ".unfinished"
 
 
 def read_secret_file(path: Path, *, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
     """The content of a file that only its owner, who is root or this process's user, can touch.
 
+    One of root's may be read by a group of this process's too: for who is not root that is the only way to be given a
+    file that it cannot change, and how Kubernetes gives secrets (`fsGroup`).
+
     Symbolic links are followed, because Kubernetes mounts secrets as such; what is checked is the file that was opened,
     so that it cannot be exchanged between check and reading. Raises `InvalidArgument` (`file_unsafe`).
     """
     with _open_regular(path) as file:
-        _check_owner_and_mode(path, os.fstat(file.fileno()), wanted="0600")
+        status = os.fstat(file.fileno())
+        _check_owner_and_mode(path, status, wanted="0600", forbidden=_MORE_THAN_READ if _is_given(status) else _OTHERS)
         return _whole(path, file, max_bytes)
 
 
@@ -167,12 +172,17 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def _is_given(status: os.stat_result) -> bool:
+    """Whether root gave the file to a group of this process, which is not root."""
+    return status.st_uid == 0 != os.geteuid() and status.st_gid in (os.getegid(), *os.getgroups())
+
+
 def _check_owner_and_mode(path: Path, status: os.stat_result, *, wanted: str, forbidden: int = _OTHERS) -> None:
     if status.st_uid not in (0, os.geteuid()):
         raise _unsafe(path, f"belongs to uid {status.st_uid}, neither root nor uid {os.geteuid()} of this process")
     mode = stat.S_IMODE(status.st_mode)
     if mode & forbidden:
-        can = "access" if forbidden == _OTHERS else "change"
+        can = "change" if forbidden == _OTHERS_WRITE else "access"
         raise _unsafe(path, f"has mode {mode:04o}: others than its owner can {can} it", fix=f"chmod {wanted} {path}")
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
 from citadel.errors import InvalidArgument
 from citadel.spiffe import TrustDomain
@@ -104,12 +104,6 @@ def _host_port(value: object) -> HostPort:
     return value if isinstance(value, HostPort) else HostPort.parse(str(value))
 
 
-def _only_loopback(address: HostPort) -> HostPort:
-    if not address.is_loopback:
-        raise ValueError("not a loopback address; write 127.0.0.1:port or [::1]:port")
-    return address
-
-
 def _with_room_for_sockets(path: Path) -> Path:
     if (length := len(os.fsencode(path))) > _LONGEST_DATA_DIR:
         raise ValueError(f"a path of {length} bytes leaves no room for Unix sockets; at most {_LONGEST_DATA_DIR} do")
@@ -127,9 +121,24 @@ def _trust_domain(value: object) -> TrustDomain:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Address = Annotated[HostPort, BeforeValidator(_host_port)]
-LoopbackAddress = Annotated[HostPort, AfterValidator(_only_loopback), BeforeValidator(_host_port)]
 DataDir = Annotated[Path, AfterValidator(_with_room_for_sockets)]
 TrustDomainName = Annotated[TrustDomain, BeforeValidator(_trust_domain)]
+
+
+class ProbesSettings(Settings):
+    """Where `/live`, `/ready` and `/metrics` are served; `probes_outside` lets that be an address that others reach."""
+
+    probes_outside: bool = False
+    probes: Address
+
+    @field_validator("probes")
+    @classmethod
+    def _on_loopback(cls, address: HostPort, others: ValidationInfo) -> HostPort:
+        if address.is_loopback or others.data.get("probes_outside"):
+            return address
+        raise ValueError(
+            "not a loopback address; write 127.0.0.1:port or [::1]:port, or set probes_outside to let others reach it"
+        )
 
 
 class LogSettings(Settings):

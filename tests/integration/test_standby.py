@@ -162,6 +162,7 @@ async def test_a_standby_lives_but_lets_nobody_in_and_stops_when_told(tmp_path: 
         status, body = await second.readiness()
         assert (status, json.loads(body)["status"]) == (503, "not_ready")
         assert str(first.settings.listen.agents) in body, "it says whose standby it is"
+        assert (await http_status(second.settings.listen.probes, "/ready?standbyok=true"))[0] == 200
         assert "standby of" in second.log.read_text()
         assert await second.has_its_doors_shut()
         assert not second.settings.listen.admin_socket.exists()

@@ -22,6 +22,10 @@ def load_server(tmp_path: Path, line: str) -> ServerSettings:
 REFUSED = [
     ("listen: {probes: 0.0.0.0:1}", "'listen.probes' is wrong (value '0.0.0.0:1'): not a loopback address"),
     ("listen: {probes: localhost:1}", "'listen.probes' is wrong (value 'localhost:1'): not a loopback address"),
+    (
+        "store_url_env: postgresql://u:p@h/d",
+        "'store_url_env' is wrong (value not shown: it may be a secret): must be the",
+    ),
     ("store_url: foo", "'store_url' is wrong (value not shown: it may be a secret): must be a URL like sqlite+"),
     ("store_url: sqlite:///x", "'store_url' is wrong"),
     ("authorities: {root_lifetime: 9999999d}", "'authorities.root_lifetime' is wrong (value '9999999d'): must be"),
@@ -91,6 +95,9 @@ def test_a_setting_that_cannot_work_is_refused(tmp_path: Path, line: str, proble
     "line",
     [
         "listen: {probes: '[::1]:1'}",
+        "listen: {probes: 0.0.0.0:1, probes_outside: true}",
+        "listen: {probes_outside: true, probes: '[::]:1'}",
+        "store_url_env: CITADEL_STORE_URL",
         "store_url: sqlite+aiosqlite:////var/lib/x.db",
         "store_url: postgresql+asyncpg://u:p@h/d",
         "store_url: postgresql://h/d",
@@ -114,6 +121,24 @@ def test_settings_up_to_the_bounds_are_taken(tmp_path: Path, line: str) -> None:
 def test_what_is_no_variable_in_capitals_is_no_name_of_one(name: str) -> None:
     with pytest.raises(ValueError, match="name of an environment variable in capitals"):
         ServerSettings.model_validate({"trust_domain": "a.test", "data_dir": "d", "keys": {"kek_env": name}})
+
+
+def test_the_url_of_the_store_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_server(tmp_path, "store_url_env: CITADEL_STORE_URL")
+    with pytest.raises(InvalidArgument, match="variable CITADEL_STORE_URL must be a URL like"):
+        _ = settings.database_url
+    monkeypatch.setenv("CITADEL_STORE_URL", "mysql://u:secret@h/d")
+    with pytest.raises(InvalidArgument, match="variable CITADEL_STORE_URL must be") as refused:
+        _ = settings.database_url
+    assert "secret" not in str(refused.value)
+    monkeypatch.setenv("CITADEL_STORE_URL", "postgresql+asyncpg://u:p@h/d")
+    assert settings.database_url == "postgresql+asyncpg://u:p@h/d"
+    assert settings.keys_in_database
+
+
+def test_two_stores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="set at most one of store_url and store_url_env"):
+        load_server(tmp_path, "store_url_env: A_URL\nstore_url: postgresql://h/d")
 
 
 VAULT = "vault: {address: https://v.test:8200, login: {token: {token_file: t}}}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from citadel.config.files import (
 from citadel.errors import InvalidArgument, Reason
 
 ANOTHER_UID = 12345
+A_GROUP = 23456
 
 
 def refused(act: Callable[[Path], object], path: Path) -> str:
@@ -28,6 +31,21 @@ def refused(act: Callable[[Path], object], path: Path) -> str:
     assert error.value.reason is Reason.FILE_UNSAFE
     assert str(path) in error.value.message
     return str(error.value)
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Within this the process is not root's, and has one group more."""
+    groups = os.getgroups()
+    os.setgroups([A_GROUP])
+    os.setegid(ANOTHER_UID)
+    os.seteuid(ANOTHER_UID)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def secret(tmp_path: Path, mode: int, content: bytes = b"secret") -> Path:
@@ -49,6 +67,34 @@ def test_a_file_that_others_can_touch_is_refused_with_the_remedy(tmp_path: Path,
     assert f"mode {mode:04o}" in text
     assert f"chmod 0600 {path}" in text
     assert "secret" not in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "taken"),
+    [
+        (0, A_GROUP, 0o440, True),
+        (0, A_GROUP, 0o640, True),
+        (0, A_GROUP, 0o400, False),  # it cannot even be opened
+        (0, A_GROUP, 0o460, False),
+        (0, A_GROUP, 0o444, False),
+        (0, 0, 0o444, False),
+        (ANOTHER_UID, A_GROUP, 0o440, False),  # its own: nobody else is to have it
+        (ANOTHER_UID, A_GROUP, 0o400, True),
+    ],
+)
+def test_who_is_not_root_may_be_given_a_file_of_roots_by_its_group(
+    owner: int, group: int, mode: int, taken: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = secret(Path(folder), mode)
+        os.chown(path, owner, group)
+        Path(folder).chmod(0o755)  # where every user can look
+        with another_user():
+            if taken:
+                assert read_secret_file(path) == b"secret"
+            else:
+                refused(read_secret_file, path)
 
 
 def test_a_missing_file_a_folder_a_pipe_and_a_huge_file_are_refused(tmp_path: Path) -> None:

@@ -138,6 +138,29 @@ def test_an_address_that_others_can_reach_is_refused(part: Part, host: str) -> N
     assert refused.value.reason is Reason.CONFIG_INVALID
 
 
+async def test_others_reach_it_where_that_is_meant(part: Part) -> None:
+    probes = Probes(HostPort("0.0.0.0", 0), lambda: part.readiness, outside=True)  # noqa: S104 - that is the point
+    await probes.start()
+    assert (await get(probes, "/live")).status_code == 200
+    await probes.close()
+
+
+@pytest.mark.parametrize(
+    ("readiness", "code"),
+    [
+        (Readiness(ready=False, stands_by=True), 200),
+        (Readiness(ready=False), 503),
+        (Readiness(ready=True), 200),
+    ],
+)
+async def test_a_standby_is_well_for_who_says_that_it_may_be_one(
+    probes: Probes, part: Part, readiness: Readiness, code: int
+) -> None:
+    part.readiness = readiness
+    assert (await get(probes, "/ready?standbyok=true")).status_code == code
+    assert (await get(probes, "/ready?standbyok=false")).status_code == (200 if readiness.ready else 503)
+
+
 async def test_signals_stay_with_the_process(part: Part) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     probes = Probes(ANY_PORT, lambda: part.readiness)
