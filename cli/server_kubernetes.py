@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ca.kubernetes.condition import ClusterCondition
+from ca.kubernetes.permissions import server_permissions
 from ca.kubernetes.pods import Pods
 from ca.kubernetes.settings import ClusterSettings
 from ca.settings import ServerSettings
@@ -43,8 +44,7 @@ class Cluster:
     @property
     def follows_pods(self) -> bool:
         """Whether anything that is enabled needs to know its pods; otherwise `pods` stays empty."""
-        its = self.settings
-        return any(part is not None for part in (its.joining, its.workloads, its.istio, its.signers))
+        return any(each.resource == "pods" and "watch" in each.verbs for each in server_permissions(self.settings))
 
     def condition(self) -> ClusterCondition:
         """How it is."""

@@ -1,0 +1,154 @@
+"""Who the API server says that a token is, and why it says that it is nobody (pure)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from citadel.errors import CitadelError, Reason, Unauthenticated
+from citadel.kubernetes.ports import KubeObject
+
+_USER: Final = re.compile(
+    r"system:serviceaccount:(?P<namespace>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
+    r":(?P<name>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)"
+)
+_GROUP: Final = "system:serviceaccounts"
+_EXTRA: Final = "authentication.kubernetes.io/"
+# What an API server says of a token that it has made itself.
+_GONE: Final = ("invalidated", "deleted", "not match claim", "not match service account", "not found")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An object by its name, and by the UID that no other ever has."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenAccount:
+    """The service account whose token it is. `pod` is what the token is bound to, `node` where that pod was bound to.
+
+    Either can be missing: not every token is bound to a pod, and older API servers do not say the node. `ends_at` is
+    when the token does.
+    """
+
+    cluster: str
+    namespace: str
+    name: str
+    uid: str
+    pod: Named | None
+    node: Named | None
+    ends_at: datetime
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`, as settings write it."""
+        return f"{self.namespace}/{self.name}"
+
+
+def proven_account(review: KubeObject, token: str, *, cluster: str, audience: str, now: datetime) -> ProvenAccount:
+    """Who the answered `review` says that `token` is.
+
+    Raises `Unauthenticated`: `k8s_token_refused`, `k8s_token_expired` or `k8s_token_audience`.
+    """
+    claims = _claims(token)
+    status = _part(review, "status")
+    if status.get("authenticated") is not True:
+        raise _refused(str(status.get("error") or ""), claims, audience=audience, now=now)
+    if audience not in _list(status, "audiences"):
+        # An API server that knows no audiences takes any token, also one that was made for itself.
+        raise Unauthenticated(
+            Reason.K8S_TOKEN_AUDIENCE, f"the API server does not say that the token is for {audience!r}"
+        )
+    user = _part(status, "user")
+    found = _USER.fullmatch(str(user.get("username")))
+    if found is None or not {_GROUP, f"{_GROUP}:{found['namespace']}"} <= {*_list(user, "groups")}:
+        raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, "the token is not one of a service account")
+    ends_at = _moment(claims.get("exp"))
+    if ends_at is None:
+        raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, "the token says no end; only projected tokens are taken")
+    if ends_at <= now:  # for some seconds an API server repeats what it found before
+        raise _expired(ends_at)
+    extra = _part(user, "extra")
+    return ProvenAccount(
+        cluster=cluster,
+        namespace=found["namespace"],
+        name=found["name"],
+        uid=str(user.get("uid") or ""),
+        pod=_named(extra, "pod"),
+        node=_named(extra, "node"),
+        ends_at=ends_at,
+    )
+
+
+def _refused(error: str, claims: Mapping[str, Any], *, audience: str, now: datetime) -> CitadelError:
+    """Why it was refused. It is refused in any case: what the token claims shapes only what its bearer is told."""
+    ends_at, meant = _moment(claims.get("exp")), claims.get("aud")
+    if "has expired" in error or (ends_at is not None and ends_at <= now):
+        return _expired(ends_at)
+    if "is invalid for the target audiences" in error or (meant and audience not in (meant, *_list(claims, "aud"))):
+        return Unauthenticated(
+            Reason.K8S_TOKEN_AUDIENCE,
+            f"the token is not for {audience!r}",
+            fix=f"project it with the audience {audience}",
+        )
+    # Its own words can name other parts of the cluster, and the caller may be anybody.
+    is_of_it = any(words in error for words in _GONE)
+    why = (
+        "what it is bound to is gone" if is_of_it else "it is not one of this cluster's, or what it is bound to is gone"
+    )
+    return Unauthenticated(
+        Reason.K8S_TOKEN_REFUSED,
+        f"the API server does not take the token: {why}",
+        fix="send the projected token of a running pod of this cluster",
+    )
+
+
+def _expired(ends_at: datetime | None) -> CitadelError:
+    when = f" at {ends_at.isoformat()}" if ends_at is not None else ""
+    return Unauthenticated(
+        Reason.K8S_TOKEN_EXPIRED, f"the token has expired{when}", fix="read it anew from its file for each call"
+    )
+
+
+def _claims(token: str) -> Mapping[str, Any]:
+    """What the token says of itself, checked by nobody; nothing where it cannot be read."""
+    _, _, rest = token.partition(".")
+    payload = rest.partition(".")[0].encode()
+    try:
+        found = json.loads(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _moment(seconds: object) -> datetime | None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _named(extra: Mapping[str, Any], kind: str) -> Named | None:
+    name, uid = _list(extra, f"{_EXTRA}{kind}-name"), _list(extra, f"{_EXTRA}{kind}-uid")
+    # Of two values nobody could say which is meant.
+    return Named(name[0], uid[0]) if len(name) == len(uid) == 1 and name[0] and uid[0] else None
+
+
+def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = found.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _list(found: Mapping[str, Any], name: str) -> Sequence[str]:
+    part = found.get(name)
+    return [str(each) for each in part] if isinstance(part, list) else []
