@@ -11,11 +11,11 @@ from ca.keys.transit.sealer import is_sealed_by_vault
 from ca.settings import ServerSettings
 from ca.store.database import Database
 from ca.store.sealed_keys import all_sealed
-from ca.vault_check.finding import Finding
 from ca.vault_check.gather import gather, health_of
 from ca.vault_check.rules import findings
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.finding import Finding
 from cli.server_vault import new_client
 
 

@@ -9,10 +9,11 @@ from typing import Final
 
 from ca.settings import ServerSettings
 from ca.vault_check.facts import Health, Login, VaultFacts
-from ca.vault_check.finding import Finding, Subject, bad, failed, good, unknown, warning
 from ca.vault_check.policy import Rule, own_beginnings, rules_for
+from ca.vault_check.subject import Subject
 from citadel.config.types import format_duration
 from citadel.errors import CitadelError, Reason
+from citadel.finding import Finding, bad, failed, good, unknown, warning
 
 _MULTI_ISSUER: Final = (1, 11)  # the first Vault whose PKI has several issuers in one mount
 _OPENBAO_IS_FROM: Final = 2  # its numbers begin there, and all of its versions know them

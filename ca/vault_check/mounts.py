@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ca.settings import ServerSettings
 from ca.vault_check.facts import Mount, Seen, VaultFacts
-from ca.vault_check.finding import Finding, Subject, bad, failed, good, unknown
 from ca.vault_check.policy import rules_for
+from ca.vault_check.subject import Subject
 from citadel.errors import CitadelError, Reason
+from citadel.finding import Finding, bad, failed, good, unknown
 
 
 def is_hidden(mount: str, facts: VaultFacts, settings: ServerSettings) -> bool:

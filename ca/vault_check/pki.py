@@ -12,10 +12,11 @@ from ca.upstream.settings import VaultPkiSettings
 from ca.upstream.vault.engine import VaultIssuer
 from ca.upstream.vault.offer import Found, Offer, offer_of
 from ca.vault_check.facts import Mount, Pki, Seen
-from ca.vault_check.finding import Finding, Subject, bad, failed, good, unknown, warning
 from ca.vault_check.mounts import mount_finding
+from ca.vault_check.subject import Subject
 from citadel.config.types import format_duration
 from citadel.errors import CitadelError, Reason
+from citadel.finding import Finding, bad, failed, good, unknown, warning
 
 _SIGNING: Final = "issuing-certificates"
 _OTHERWISE: Final = timedelta(hours=768)  # how long leases last at most where nobody has set anything

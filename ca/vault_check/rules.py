@@ -8,10 +8,10 @@ from datetime import datetime
 from ca.settings import ServerSettings
 from ca.vault_check.access import login_findings, reach_findings
 from ca.vault_check.facts import VaultFacts
-from ca.vault_check.finding import Finding
 from ca.vault_check.mounts import is_hidden
 from ca.vault_check.pki import pki_findings
 from ca.vault_check.transit import seal_findings, transit_findings
+from citadel.finding import Finding
 
 
 def findings(facts: VaultFacts, settings: ServerSettings, *, now: datetime) -> Sequence[Finding]:

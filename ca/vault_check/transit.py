@@ -10,10 +10,11 @@ from ca.keys.sealing import KeyPurpose
 from ca.settings import ServerSettings
 from ca.vault_check.access import is_among_own
 from ca.vault_check.facts import Keys, Seal
-from ca.vault_check.finding import Finding, Subject, bad, failed, good, unknown, warning
 from ca.vault_check.mounts import mount_finding
 from ca.vault_check.policy import own_beginnings
+from ca.vault_check.subject import Subject
 from citadel.errors import CitadelError, Reason
+from citadel.finding import Finding, bad, failed, good, unknown, warning
 
 _SEALING: Final = "aes256-gcm96"
 _OWN_FORM: Final = re.compile(rf"({'|'.join(KeyPurpose)})-[0-9a-f]{{32}}")  # what follows the prefix

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from ca.settings import ServerSettings
-from ca.vault_check.finding import Finding, is_fit
 from ca.vault_check.policy import as_hcl, rules_for
 from citadel.config.loader import load
-from citadel.errors import FailedPrecondition, InvalidArgument, Reason
-from citadel.grade import Grade
+from citadel.errors import InvalidArgument, Reason
+from citadel.finding import is_fit
+from cli.admin.findings import conclude, plain_finding, print_findings, warnings_of
 from cli.admin.invocation import Invocation, admin_command
-from cli.admin.tables import counted, print_heading, print_table
+from cli.admin.tables import print_heading
 from cli.output import Form, echo, print_json
 
 _CONFIG = click.option(
@@ -45,10 +44,12 @@ def check_command(invocation: Invocation, *, path: Path) -> None:
 
     found = asyncio.run(look(settings, invocation.clock))
     if invocation.form is Form.JSON:
-        print_json({"fits": is_fit(found), "checks": [_plain(each) for each in found]})
+        print_json({"fits": is_fit(found), "checks": [plain_finding(each) for each in found]})
     else:
-        _print(found)
-    _conclude(found)
+        print_findings(found)
+        if is_fit(found):
+            print_heading(f"a server would work{warnings_of(found)}")
+    conclude(found, who="a server with these settings", otherwise=Reason.VAULT_REFUSED)
 
 
 @admin_command(
@@ -73,38 +74,3 @@ def _load(path: Path) -> ServerSettings:
             fix="set `vault`, and one of `upstream.vault`, `keys.vault_transit` and `keys.vault_seal`",
         )
     return settings
-
-
-def _print(found: Sequence[Finding]) -> None:
-    print_table(
-        ("", "WHAT", "FOUND", "WHAT TO DO"),
-        ((each.grade.value, each.subject.value, each.found, each.fix) for each in found),
-        none="nothing was looked at",
-    )
-    if is_fit(found):
-        warned = [each for each in found if each.grade is Grade.WARNING]
-        print_heading(
-            f"a server would work, with {counted(len(warned), 'warning')}" if warned else "a server would work"
-        )
-
-
-def _plain(finding: Finding) -> dict[str, str | None]:
-    return {
-        "subject": finding.subject.name.lower(),
-        "grade": finding.grade.value,
-        "finding": finding.found,
-        "fix": finding.fix,
-        "reason": finding.reason,
-    }
-
-
-def _conclude(found: Sequence[Finding]) -> None:
-    """End with an error where a server would not work; the first finding has the cause, others may follow from it."""
-    bad = [each for each in found if each.grade is Grade.BAD]
-    if bad:
-        raise FailedPrecondition(
-            bad[0].reason or Reason.VAULT_REFUSED,
-            f"a server with these settings would not work: {counted(len(bad), 'finding')}"
-            f" ({', '.join(dict.fromkeys(each.subject.value for each in bad))})",
-            fix=bad[0].fix if len(bad) == 1 else "do what is said above for each finding that is bad",
-        )

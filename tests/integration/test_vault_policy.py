@@ -14,11 +14,11 @@ from typing import Any, Final
 import pytest
 
 from ca.settings import ServerSettings
-from ca.vault_check.finding import is_fit
 from ca.vault_check.policy import Rule, as_hcl, rules_for
 from citadel._wire import admin_pb2, agent_api_pb2, rotation_pb2
 from citadel.bundle import TrustBundle
 from citadel.clock import SystemClock
+from citadel.finding import is_fit
 from cli.vault_check import look
 from tests.csrs import csr, new_key
 from tests.folders import a_root, an_issuer, contents, put

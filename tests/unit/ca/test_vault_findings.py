@@ -14,10 +14,11 @@ from ca.settings import ServerSettings
 from ca.upstream.vault.engine import VaultIssuer
 from ca.vault_check.access import probes
 from ca.vault_check.facts import Health, Key, Keys, Login, Mount, Pki, Seal, VaultFacts
-from ca.vault_check.finding import Finding, Subject, is_fit
 from ca.vault_check.policy import rules_for
 from ca.vault_check.rules import findings
+from ca.vault_check.subject import Subject
 from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.finding import Finding, is_fit
 from citadel.grade import Grade
 from tests.certificates import NOW, Signed, intermediate, root
 

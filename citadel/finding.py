@@ -1,4 +1,4 @@
-"""One thing that was looked at in Vault, and what came of it."""
+"""One thing that a check has looked at, and what came of it."""
 
 from __future__ import annotations
 
@@ -10,60 +10,39 @@ from citadel.errors import CitadelError, Reason
 from citadel.grade import Grade
 
 
-class Subject(StrEnum):
-    """What is looked at; the order is that in which people should read."""
-
-    REACHED = "reached"
-    SEALED = "sealed"
-    VERSION = "version"
-    CLOCK = "clock"
-    LOGIN = "log-in"
-    LEASE = "lease"
-    POLICY = "policy"
-    POWER = "more than needed"
-    MOUNT = "mount"
-    ISSUER = "issuer"
-    USAGE = "issuer's usage"
-    ROOTS = "roots"
-    LIFETIME = "lifetime"
-    LIMIT = "mount's limit"
-    PREFIX = "names of keys"
-    SEAL_KEY = "seal key"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What was found, and what to do where that is not good. One that is bad has its `reason`."""
 
-    subject: Subject
+    subject: StrEnum
     grade: Grade
     found: str
     fix: str = ""
     reason: Reason | None = None
 
 
-def good(subject: Subject, found: str) -> Finding:
+def good(subject: StrEnum, found: str) -> Finding:
     """Nothing to do."""
     return Finding(subject=subject, grade=Grade.GOOD, found=found)
 
 
-def warning(subject: Subject, found: str, fix: str) -> Finding:
+def warning(subject: StrEnum, found: str, fix: str) -> Finding:
     """It works."""
     return Finding(subject=subject, grade=Grade.WARNING, found=found, fix=fix)
 
 
-def bad(subject: Subject, reason: Reason, found: str, fix: str) -> Finding:
+def bad(subject: StrEnum, reason: Reason, found: str, fix: str) -> Finding:
     """It does not work."""
     return Finding(subject=subject, grade=Grade.BAD, found=found, fix=fix, reason=reason)
 
 
-def unknown(subject: Subject, found: str) -> Finding:
+def unknown(subject: StrEnum, found: str) -> Finding:
     """It was not looked at, and why."""
     return Finding(subject=subject, grade=Grade.UNKNOWN, found=found)
 
 
-def failed(subject: Subject, error: CitadelError, fix: str) -> Finding:
-    """What Vault, or the way there, says instead of an answer."""
+def failed(subject: StrEnum, error: CitadelError, fix: str) -> Finding:
+    """What came back instead of an answer."""
     return bad(subject, error.reason, error.message, error.fix or fix)
 
 
