@@ -17,6 +17,7 @@ from cli.admin.entry import entry_group
 from cli.admin.explain import explain_command
 from cli.admin.federation import federation_group
 from cli.admin.invocation import DEFAULT_SOCKET, SOCKET_VARIABLE, AdminGroup, Invocation
+from cli.admin.kubernetes import k8s_group
 from cli.admin.ledger import ledger_group
 from cli.admin.mint import mint
 from cli.admin.parameters import SocketType
@@ -90,6 +91,7 @@ citadel_cli.add_command(explain_command)
 citadel_cli.add_command(proxy_group)
 citadel_cli.add_command(trust_group)
 citadel_cli.add_command(vault_group)
+citadel_cli.add_command(k8s_group)
 citadel_cli.add_command(authz_group)
 svid_group.add_command(mint)
 citadel_cli.add_command(completion_command(citadel_cli, "citadel-cli"))

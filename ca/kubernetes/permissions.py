@@ -97,9 +97,8 @@ def _server(cluster: ClusterSettings) -> Iterator[Permission]:
         if istio.oidc is None:
             lacking = "Istio's proxies get no certificate"
             yield _permission("tokenreviews", ("create",), "istio", lacking, group=_AUTHENTICATION)
-        if istio.trusted_node_accounts:
-            lacking = "ztunnel gets no certificates for its pods"
-            yield _permission("pods", _FOLLOW, "istio.trusted_node_accounts", lacking)
+        lacking = "tokens of deleted pods stay good for longer, and ztunnel gets no certificates for its pods"
+        yield _permission("pods", _FOLLOW, "istio", lacking)
     if cluster.bundles is not None:
         yield from _bundles(cluster.bundles)
     if cluster.signers is not None:
@@ -139,7 +138,7 @@ def _signers(signers: SignerSettings) -> Iterator[Permission]:
         yield _certificates(_POD_REQUESTS, _FOLLOW, setting, lacking)
         yield _certificates(f"{_POD_REQUESTS}/status", ("update",), setting, lacking)
         yield _certificates("signers", ("sign",), setting, lacking, names=ours)
-        yield _permission("pods", _FOLLOW, setting, lacking)
+    yield _permission("pods", _FOLLOW, "signers", "no certificate is signed for pods")
 
 
 def _gateways(namespaces: tuple[str, ...] | None) -> Iterator[Permission]:

@@ -15,10 +15,9 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException
 
 from citadel.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, Unavailable
-from citadel.kubernetes.ports import ApiUnavailable, KubeObject, Listed, WatchEvent, WatchExpired
+from citadel.kubernetes.ports import FIELD_MANAGER, ApiUnavailable, KubeObject, Listed, WatchEvent, WatchExpired
 from citadel.kubernetes.settings import ApiServerSettings
 
-FIELD_MANAGER: Final = "citadel"
 _PAGE: Final = 500  # objects of a list that are read at once, as client-go's reflectors do
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=15, sock_connect=5)
 # The API server ends a watch by itself and is asked to after this; silence beyond it is a dead connection.
@@ -27,6 +26,7 @@ _WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_r
 _MOST_SHOWN: Final = 300  # characters of an answer that are repeated in a refusal
 _MOST_RETRY_AFTER: Final = timedelta(minutes=5)
 _JSON: Final = "application/json"
+_ACCEPTED: Final = f"{_JSON}, application/jwk-set+json"  # the keys of its issuer are offered as the latter alone
 _APPLY: Final = "application/apply-patch+yaml"
 
 
@@ -120,7 +120,7 @@ class KubernetesClient:
                 method,
                 path,
                 query_params=list(query.items()) if query else None,
-                header_params={"Accept": _JSON, "Content-Type": content_type},
+                header_params={"Accept": _ACCEPTED, "Content-Type": content_type},
                 body=body,
                 auth_settings=["BearerToken"],
             )

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from citadel.errors import Reason, Unavailable
+
+FIELD_MANAGER: Final = "citadel"  # who writes, as the objects themselves say it
 
 # An object as the API server writes it in JSON. Only what a room parses at its border goes further.
 KubeObject: TypeAlias = Mapping[str, Any]

@@ -11,6 +11,7 @@ from ca.kubernetes.settings import ClusterSettings
 
 SIGNER = "citadel.example.org/workload"
 CERTIFICATES = "certificates.k8s.io"
+PODS = {"list pods", "watch pods"}
 
 
 def needed(**sections: Any) -> set[str]:
@@ -25,17 +26,13 @@ def needed(**sections: Any) -> set[str]:
             {"joining": {}},
             {"create tokenreviews.authentication.k8s.io", "get pods", "list pods", "watch pods", "get nodes"},
         ),
-        ({"workloads": {}}, {"list pods", "watch pods"}),
+        ({"workloads": {}}, PODS),
         (
             {"workloads": {"service_dns_names": True}},
-            {"list pods", "watch pods", "list services", "watch services"},
+            {*PODS, "list services", "watch services"},
         ),
-        ({"istio": {}}, {"create tokenreviews.authentication.k8s.io"}),
-        ({"istio": {"oidc": {"issuer": "https://issuer.example.org"}}}, set()),
-        (
-            {"istio": {"trusted_node_accounts": ["istio-system/ztunnel"]}},
-            {"create tokenreviews.authentication.k8s.io", "list pods", "watch pods"},
-        ),
+        ({"istio": {}}, {"create tokenreviews.authentication.k8s.io", *PODS}),
+        ({"istio": {"oidc": {"issuer": "https://issuer.example.org"}}}, PODS),
         (
             {"bundles": {"config_maps": [{"name": "roots", "key": "roots.pem"}]}},
             {"list namespaces", "watch namespaces", "create configmaps"}
@@ -50,7 +47,8 @@ def needed(**sections: Any) -> set[str]:
             {"signers": {"signer_name": SIGNER, "pod_certificates": False}},
             {f"{verb} certificatesigningrequests.{CERTIFICATES}" for verb in ("list", "watch")}
             | {f"update certificatesigningrequests/{part}.{CERTIFICATES}" for part in ("approval", "status")}
-            | {f"{verb} signers.{CERTIFICATES} {SIGNER}" for verb in ("approve", "sign")},
+            | {f"{verb} signers.{CERTIFICATES} {SIGNER}" for verb in ("approve", "sign")}
+            | PODS,
         ),
         (
             {
@@ -61,13 +59,14 @@ def needed(**sections: Any) -> set[str]:
                 }
             },
             {f"{verb} certificatesigningrequests.{CERTIFICATES}" for verb in ("list", "watch")}
-            | {f"update certificatesigningrequests/status.{CERTIFICATES}", f"sign signers.{CERTIFICATES} {SIGNER}"},
+            | {f"update certificatesigningrequests/status.{CERTIFICATES}", f"sign signers.{CERTIFICATES} {SIGNER}"}
+            | PODS,
         ),
         (
             {"signers": {"signer_name": SIGNER, "certificate_requests": "off"}},
             {f"{verb} podcertificaterequests.{CERTIFICATES}" for verb in ("list", "watch")}
             | {f"update podcertificaterequests/status.{CERTIFICATES}", f"sign signers.{CERTIFICATES} {SIGNER}"}
-            | {"list pods", "watch pods"},
+            | PODS,
         ),
         (
             {"gateways": {}},
@@ -93,5 +92,5 @@ def test_the_agent_only_follows_pods() -> None:
 
 
 def test_what_two_settings_need_is_asked_for_once_and_names_both() -> None:
-    found = grants(server_permissions(ClusterSettings(name="main", joining={}, workloads={})))  # type: ignore[arg-type]  # parsed
+    found = grants(server_permissions(ClusterSettings.model_validate({"name": "main", "joining": {}, "workloads": {}})))
     assert [each.setting for each in found[Grant("watch", "", "pods")]] == ["joining", "workloads"]

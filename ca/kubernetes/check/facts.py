@@ -1,0 +1,92 @@
+"""What an API server says, as values. Where it says no instead, that stands in the fact's place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeAlias, TypeVar
+
+from ca.kubernetes.permissions import Grant
+from citadel.errors import CitadelError
+
+T = TypeVar("T")
+Seen: TypeAlias = T | CitadelError
+Allowed: TypeAlias = Mapping[Grant, bool]
+
+EVERYTHING: Final = Grant("*", "*", "*")  # whoever may do it has the whole cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Such as 1.37."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, as the API server knows it, and its clock; `asked_at` is the clock here in the middle of the question.
+
+    `time` is None where it does not tell.
+    """
+
+    name: str
+    time: datetime | None
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A service account that agents are to have.
+
+    `allowed` is what it may, as far as others may be asked for. `trial` is why a token of it, for the audience of the
+    settings, is not good; None where it is.
+    """
+
+    exists: Seen[bool]
+    allowed: Seen[Allowed]
+    trial: CitadelError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPod:
+    """A pod with such an account. `audiences` are those of the tokens that are projected into it."""
+
+    name: str  # namespace/name
+    node: str
+    is_ready: bool
+    audiences: frozenset[str]
+    sees_processes: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A ConfigMap of one of the names in the settings; `writers` are the field managers that hold its data."""
+
+    data: Mapping[str, str]
+    writers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFacts:
+    """All that was found. What was not asked for, or could not be for what stands before it, is None or empty.
+
+    `issuer_keys` are the ids of the keys that sign its tokens, `kinds` the resources of certificates.k8s.io, each with
+    the newest version that we speak, and `maps` the ConfigMaps by name and namespace.
+    """
+
+    version: Seen[Version]
+    caller: Seen[Caller] | None = None
+    issuer_keys: Seen[frozenset[str]] = frozenset()
+    kinds: Seen[Mapping[str, str]] | None = None
+    allowed: Seen[Allowed] = field(default_factory=dict)
+    namespaces: Seen[frozenset[str]] | None = None
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+    nodes: Seen[frozenset[str]] | None = None
+    agents: Seen[tuple[AgentPod, ...]] | None = None
+    maps: Mapping[str, Seen[Mapping[str, Kept]]] = field(default_factory=dict)

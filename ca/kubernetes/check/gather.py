@@ -1,0 +1,195 @@
+"""Asks an API server for everything that the rules look at, and changes nothing there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from ca.kubernetes.check.facts import EVERYTHING, Account, AgentPod, Allowed, Caller, ClusterFacts, Kept, Seen, Version
+from ca.kubernetes.permissions import AGENT, Grant, grants, server_permissions
+from ca.kubernetes.settings import ClusterSettings, NodeJoiningSettings
+from citadel.clock import Clock
+from citadel.errors import CitadelError, NotFound, Reason, Unauthenticated, Unavailable
+from citadel.kubernetes.ports import KubeObject, KubernetesApi
+
+T = TypeVar("T")
+
+_GROUP: Final = "/apis/certificates.k8s.io"
+_SPOKEN: Final = ("v1beta1", "v1")  # the later one wins
+_REVIEWS: Final = "/apis/authorization.k8s.io/v1"
+_SHORTEST: Final = 600  # seconds that a token lives at least
+
+
+async def gather(
+    cluster: ClusterSettings, api: KubernetesApi, *, clock: Clock, account: str | None = None
+) -> ClusterFacts:
+    """All facts about what these settings use. With `account` (namespace/name) what that service account may."""
+    version = await _seen(_version(api))
+    if isinstance(version, CitadelError):
+        return ClusterFacts(version=version)
+    caller = await _seen(_caller(api, clock))
+    if isinstance(caller, CitadelError) and caller.reason is Reason.KUBERNETES_LOGIN_REFUSED:
+        return ClusterFacts(version=version, caller=caller)
+    needed = [*grants(server_permissions(cluster)), EVERYTHING]
+    joining, bundles = cluster.joining, cluster.bundles
+    accounts = joining.service_accounts if joining is not None else ()
+    maps = dict.fromkeys(each.name for each in bundles.config_maps) if bundles is not None else {}
+    return ClusterFacts(
+        version=version,
+        caller=caller,
+        issuer_keys=await _seen(_issuer_keys(api)),
+        kinds=await _seen(_kinds(api)),
+        allowed=await _seen(_allowed(api, needed, account)),
+        namespaces=await _seen(_names(api, "/api/v1/namespaces")),
+        accounts={each: await _account(api, each, joining) for each in accounts if joining is not None},
+        nodes=await _seen(_names(api, "/api/v1/nodes")) if accounts else None,
+        agents=await _seen(_agents(api, accounts)) if accounts else None,
+        maps={name: await _seen(_kept(api, name)) for name in maps},
+    )
+
+
+async def gather_for_agent(api: KubernetesApi, *, clock: Clock) -> ClusterFacts:
+    """What an agent needs of the API server, asked as the agent asks."""
+    version = await _seen(_version(api))
+    if isinstance(version, CitadelError):
+        return ClusterFacts(version=version)
+    caller = await _seen(_caller(api, clock))
+    return ClusterFacts(version=version, caller=caller, allowed=await _seen(_allowed(api, grants(AGENT), None)))
+
+
+async def _seen(asked: Awaitable[T]) -> Seen[T]:
+    """What was asked for, or why it cannot be had."""
+    try:
+        return await asked
+    except CitadelError as error:
+        return error
+
+
+async def _version(api: KubernetesApi) -> Version:
+    said = await api.get("/version")
+    try:
+        major, minor = (int(str(said[part]).rstrip("+")) for part in ("major", "minor"))  # some clouds write 30+
+    except (KeyError, ValueError):
+        raise Unavailable(Reason.KUBERNETES_REFUSED, "what answers is not an API server of Kubernetes") from None
+    return Version(major, minor)
+
+
+async def _caller(api: KubernetesApi, clock: Clock) -> Caller:
+    kind = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    begun = clock.now()
+    said = await api.create("/apis/authentication.k8s.io/v1/selfsubjectreviews", kind)
+    asked_at = begun + (clock.now() - begun) / 2
+    made = (said.get("metadata") or {}).get("creationTimestamp")
+    return Caller(
+        name=str(((said.get("status") or {}).get("userInfo") or {}).get("username", "")),
+        time=datetime.fromisoformat(made) if made else None,
+        asked_at=asked_at,
+    )
+
+
+async def _issuer_keys(api: KubernetesApi) -> frozenset[str]:
+    # Every service account may read them.
+    return frozenset(str(each.get("kid")) for each in (await api.get("/openid/v1/jwks")).get("keys") or ())
+
+
+async def _kinds(api: KubernetesApi) -> Mapping[str, str]:
+    said = {str(each.get("version")) for each in (await api.get(_GROUP)).get("versions") or ()}
+    found: dict[str, str] = {}
+    for version in _SPOKEN:
+        if version in said:
+            listed = (await api.get(f"{_GROUP}/{version}")).get("resources") or ()
+            found |= {str(each.get("name")): version for each in listed}
+    return found
+
+
+async def _allowed(api: KubernetesApi, needed: Iterable[Grant], account: str | None) -> Allowed:
+    """What this caller may, or what `account` may as far as this caller is told."""
+    needed = tuple(needed)
+    answers = await asyncio.gather(*(_may(api, each, account) for each in needed))
+    return dict(zip(needed, answers, strict=True))
+
+
+async def _may(api: KubernetesApi, grant: Grant, account: str | None) -> bool:
+    resource, _, part = grant.resource.partition("/")
+    attributes = {"verb": grant.verb, "group": grant.group, "resource": resource, "subresource": part}
+    attributes |= {"name": grant.name, "namespace": grant.namespace}
+    spec: dict[str, Any] = {"resourceAttributes": attributes}
+    if account is not None:
+        namespace, _, name = account.partition("/")
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
+        spec |= {"user": f"system:serviceaccount:{namespace}:{name}", "groups": groups}
+    kind = "SubjectAccessReview" if account is not None else "SelfSubjectAccessReview"
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+    said = await api.create(f"{_REVIEWS}/{kind.lower()}s", body)
+    return bool((said.get("status") or {}).get("allowed"))
+
+
+async def _names(api: KubernetesApi, path: str) -> frozenset[str]:
+    return frozenset(str(each["metadata"]["name"]) for each in (await api.list(path)).items)
+
+
+async def _account(api: KubernetesApi, account: str, joining: NodeJoiningSettings) -> Account:
+    namespace, _, name = account.partition("/")
+    exists = await _seen(_exists(api, f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}"))
+    trial = await _seen(_trial(api, namespace, name, joining.audience)) if exists is True else None
+    return Account(exists=exists, allowed=await _seen(_allowed(api, grants(AGENT), account)), trial=trial)
+
+
+async def _exists(api: KubernetesApi, path: str) -> bool:
+    try:
+        await api.get(path)
+    except NotFound:
+        return False
+    return True
+
+
+async def _trial(api: KubernetesApi, namespace: str, name: str, audience: str) -> None:
+    """A short token of that account, bound to no pod, so that nobody can join with it: whether it is good."""
+    asked = {"spec": {"audiences": [audience], "expirationSeconds": _SHORTEST}}
+    made = await api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", asked)
+    spec = {"token": str(made["status"]["token"]), "audiences": [audience]}
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
+    status = (await api.create("/apis/authentication.k8s.io/v1/tokenreviews", body)).get("status") or {}
+    if not status.get("authenticated"):
+        raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, str(status.get("error") or "it is not authenticated"))
+
+
+async def _agents(api: KubernetesApi, accounts: Iterable[str]) -> tuple[AgentPod, ...]:
+    found: list[AgentPod] = []
+    for namespace, _, name in (each.partition("/") for each in accounts):
+        listed = await api.list(f"/api/v1/namespaces/{namespace}/pods", fields=f"spec.serviceAccountName={name}")
+        found += [_agent(each) for each in listed.items]
+    return tuple(found)
+
+
+def _agent(pod: KubeObject) -> AgentPod:
+    meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    sources = [
+        source.get("serviceAccountToken") or {}
+        for volume in spec.get("volumes") or ()
+        for source in (volume.get("projected") or {}).get("sources") or ()
+    ]
+    return AgentPod(
+        name=f"{meta['namespace']}/{meta['name']}",
+        node=str(spec.get("nodeName") or ""),
+        is_ready=any(
+            each.get("type") == "Ready" and each.get("status") == "True" for each in status.get("conditions") or ()
+        ),
+        audiences=frozenset(str(each["audience"]) for each in sources if each.get("audience")),
+        sees_processes=bool(spec.get("hostPID")),
+    )
+
+
+async def _kept(api: KubernetesApi, name: str) -> Mapping[str, Kept]:
+    listed = await api.list("/api/v1/configmaps", fields=f"metadata.name={name}")
+    return {
+        str(each["metadata"]["namespace"]): Kept(data=each.get("data") or {}, writers=tuple(sorted(_writers(each))))
+        for each in listed.items
+    }
+
+
+def _writers(found: KubeObject) -> set[str]:
+    entries = found["metadata"].get("managedFields") or ()
+    return {str(each.get("manager")) for each in entries if "f:data" in (each.get("fieldsV1") or {})}

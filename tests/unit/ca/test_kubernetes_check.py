@@ -1,0 +1,125 @@
+"""What is made of the facts about a cluster, where those of a real one cannot be had: other versions, other clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ca.kubernetes.check.facts import Caller, ClusterFacts, Kept, Version
+from ca.kubernetes.check.rules import findings, twins
+from ca.kubernetes.permissions import grants, server_permissions
+from ca.kubernetes.settings import ClusterSettings
+from citadel.bundle import TrustBundle
+from citadel.errors import NotFound, Reason, Unavailable
+from citadel.finding import Finding
+from citadel.grade import Grade
+from tests import certificates
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OURS, OTHER = (certificates.bundle(certificates.root(name)) for name in ("ours", "another"))
+ROOTS: dict[str, Any] = {"name": "roots", "key": "roots.pem"}
+
+
+def cluster(**sections: Any) -> ClusterSettings:
+    return ClusterSettings.model_validate({"name": "main", **sections})
+
+
+def facts(its: ClusterSettings, **given: Any) -> ClusterFacts:
+    """A cluster where all is well, but for what is given."""
+    fit: dict[str, Any] = {
+        "version": Version(1, 37),
+        "caller": Caller(name="system:serviceaccount:citadel:citadel-server", time=NOW, asked_at=NOW),
+        "kinds": {"certificatesigningrequests": "v1", "clustertrustbundles": "v1", "podcertificaterequests": "v1"},
+        "allowed": dict.fromkeys(grants(server_permissions(its)), True),
+        "namespaces": frozenset({"default", "shop"}),
+    }
+    return ClusterFacts(**{**fit, **given})
+
+
+def not_good(its: ClusterSettings, seen: ClusterFacts, bundle: TrustBundle | None = None) -> list[tuple[str, str]]:
+    return [
+        (each.grade.value, each.found) for each in findings(seen, its, bundle=bundle) if each.grade is not Grade.GOOD
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [(Version(1, 21), [("bad", "1.21")]), (Version(1, 22), []), (Version(1, 37), [])],
+)
+def test_versions_that_lack_what_everything_needs_are_bad(version: Version, expected: list[tuple[str, str]]) -> None:
+    its = cluster(joining={})
+    assert not_good(its, facts(its, version=version)) == expected
+
+
+def test_older_tokens_that_name_no_node_are_good_and_said() -> None:
+    its = cluster(joining={})
+    [version] = [each for each in findings(facts(its, version=Version(1, 29)), its) if each.subject == "version"]
+    assert (version.grade, version.found) == (
+        Grade.GOOD,
+        "1.29; its tokens name no node, so that pod and node are asked for",
+    )
+
+
+def test_kinds_that_it_does_not_have_are_said_once_and_their_permissions_not_asked_for() -> None:
+    its = cluster(
+        bundles={"config_maps": [], "cluster_trust_bundle": {"name": "roots"}}, signers={"signer_name": "a.test/pods"}
+    )
+    allowed = {
+        grant: "trustbundles" not in grant.resource and "podcertificate" not in grant.resource
+        for grant in grants(server_permissions(its))
+    }
+    assert not_good(its, facts(its, kinds={"certificatesigningrequests": "v1"}, allowed=allowed)) == [
+        ("bad", "the API server has no ClusterTrustBundle in v1 or v1beta1"),
+        ("warning", "the API server has no PodCertificateRequest in v1 or v1beta1: none is answered"),
+    ]
+
+
+def test_who_does_not_tell_its_name_or_time_is_no_reason_to_stop() -> None:
+    its = cluster(joining={})
+    older = facts(its, caller=NotFound(Reason.KUBERNETES_NOT_FOUND, "no such kind"))
+    assert not_good(its, older) == [("unknown", "the API server does not say: no such kind")]
+
+
+def kept(text: str, *writers: str) -> Mapping[str, Kept]:
+    return {each: Kept(data={"roots.pem": text}, writers=writers or ("citadel",)) for each in ("default", "shop")}
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "expected"),
+    [
+        ("pem", OURS.to_pem().decode(), []),
+        ("spiffe", OURS.to_json().decode(), []),
+        ("pem", OTHER.to_pem().decode(), [("bad", "roots is not the trust bundle of the server in default, shop")]),
+        ("spiffe", OTHER.to_json().decode(), [("bad", "roots is not the trust bundle of the server in default, shop")]),
+        ("pem", "", [("bad", "roots is not the trust bundle of the server in default, shop")]),
+        ("spiffe", "{", [("bad", "roots is not the trust bundle of the server in default, shop")]),
+    ],
+)
+def test_a_config_map_says_what_the_server_trusts(form: str, text: str, expected: list[tuple[str, str]]) -> None:
+    its = cluster(bundles={"config_maps": [{**ROOTS, "format": form}]})
+    assert not_good(its, facts(its, maps={"roots": kept(text)}), OURS) == expected
+
+
+def test_only_the_namespaces_that_are_meant_count() -> None:
+    its = cluster(bundles={"config_maps": [{**ROOTS, "namespaces": {"include": ["shop"]}}]})
+    one = {"shop": kept(OURS.to_pem().decode())["shop"], "default": Kept(data={}, writers=("helm",))}
+    assert not_good(its, facts(its, maps={"roots": one}), OURS) == []
+
+
+def test_what_cannot_be_looked_at_is_unknown_and_nothing_else() -> None:
+    its = cluster(joining={}, bundles={"config_maps": [ROOTS]})
+    denied = Unavailable(Reason.KUBERNETES_DENIED, "no")
+    seen = facts(its, namespaces=denied, nodes=denied, agents=denied, maps={"roots": denied})
+    assert {grade for grade, _ in not_good(its, seen)} == {"unknown"}
+
+
+def test_two_clusters_with_the_same_keys_for_tokens_are_one() -> None:
+    its = cluster()
+    one, other, unknown = frozenset({"a"}), frozenset({"b"}), Unavailable(Reason.KUBERNETES_DENIED, "no")
+    keys = {"first": one, "second": other, "third": one, "fourth": unknown, "fifth": unknown}
+    found: Mapping[str, Finding] = twins({name: facts(its, issuer_keys=each) for name, each in keys.items()})
+    assert list(found) == ["third"]
+    assert found["third"].found == "third and first are one: tokens of one are good for the other"
