@@ -15,6 +15,7 @@ from ca.entries.rules import check_dns_name
 from ca.federation.settings import FederationSettings
 from ca.keys.kinds import KeyKind
 from ca.kubernetes.settings import KubernetesSettings
+from ca.kubernetes.workloads.template import IdTemplate
 from ca.oidc.settings import OidcSettings
 from ca.rotation.polled import HINTS
 from ca.upstream.settings import UpstreamSettings
@@ -331,6 +332,26 @@ class ServerSettings(Settings):
         if is_refused_by_envoy(domain) or not is_one_host(domain):
             raise ValueError(f"vault.constrained cannot be for {domain}: in Envoy no constraint fits that name")
         return upstream
+
+    @field_validator("kubernetes")
+    @classmethod
+    def _fit_the_trust_domain(
+        cls, kubernetes: KubernetesSettings | None, others: ValidationInfo
+    ) -> KubernetesSettings | None:
+        """Where pods would get identities that are not this server's to give."""
+        domain = others.data.get("trust_domain")  # absent where it is wrong itself
+        if kubernetes is None or domain is None:
+            return kubernetes
+        for cluster in kubernetes.clusters:
+            if (workloads := cluster.workloads) is None:
+                continue
+            try:
+                IdTemplate.parse(workloads.template, trust_domain=domain, cluster=cluster.name)
+            except ValueError as problem:
+                raise ValueError(f"workloads.template of cluster {cluster.name} {problem}") from problem
+            if domain in workloads.federates_with:
+                raise ValueError(f"workloads.federates_with of cluster {cluster.name} names this trust domain itself")
+        return kubernetes
 
     @field_validator("oidc")
     @classmethod

@@ -19,7 +19,10 @@ class ActorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acted. `name` is `uid:0`, a SPIFFE ID, an address, or empty for the server itself."""
+    """Who acted. `name` is `uid:0`, a SPIFFE ID, or an address.
+
+    It is empty for the server itself, or says what the server follows there, such as `kubernetes:main`.
+    """
 
     kind: ActorKind
     name: str = ""
@@ -33,6 +36,11 @@ class Actor:
     def identity(cls, spiffe_id: SpiffeId) -> Actor:
         """An agent or a remote administrator."""
         return cls(ActorKind.SPIFFE, str(spiffe_id))
+
+    @classmethod
+    def kubernetes(cls, cluster: str) -> Actor:
+        """The server, as it does what the state of a cluster asks for."""
+        return cls(ActorKind.SERVER, f"kubernetes:{cluster}")
 
     def __str__(self) -> str:
         return f"{self.kind.value}:{self.name}" if self.name else self.kind.value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ca.kubernetes.condition import ClusterCondition
 from ca.kubernetes.permissions import server_permissions
 from ca.kubernetes.pods import Pods
 from ca.kubernetes.settings import ClusterSettings
+from ca.kubernetes.workloads.condition import WorkloadCondition
 from ca.settings import ServerSettings
 from citadel._wire import admin_pb2
 from citadel.clock import Clock
@@ -61,12 +62,14 @@ class Cluster:
 class KubernetesAffairs:
     """The clusters by name, none where the settings name none, and what is done in them.
 
-    `work` is what runs while this server owns the store: whoever has a part in Kubernetes appends its own.
+    `work` is what runs while this server owns the store: whoever has a part in Kubernetes appends its own. `workloads`
+    says how it is with the identities of pods, by cluster.
     """
 
     clusters: Mapping[str, Cluster]
     clock: Clock
     work: list[Work] = field(default_factory=list)
+    workloads: dict[str, Callable[[], WorkloadCondition]] = field(default_factory=dict)
 
     def all_work(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run from now on. No API server was waited for: an outage of one is to make none of Citadel."""
@@ -75,7 +78,10 @@ class KubernetesAffairs:
 
     def conditions(self) -> Sequence[ClusterCondition]:
         """How it is with each cluster."""
-        return [cluster.condition() for cluster in self.clusters.values()]
+        return [
+            replace(cluster.condition(), workloads=self.workloads[name]() if name in self.workloads else None)
+            for name, cluster in self.clusters.items()
+        ]
 
     def check(self, name: str) -> Check:
         """How it is with this cluster, as `/ready` says it."""

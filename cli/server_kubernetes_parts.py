@@ -17,6 +17,7 @@ from ca.store.database import Database
 from citadel.clock import Clock
 from citadel.tally import Tally
 from cli.server_kubernetes import KubernetesAffairs
+from cli.server_workloads import hang_workloads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,4 +39,10 @@ class KubernetesSurroundings:
 
 def hang_into(kubernetes: KubernetesAffairs, around: KubernetesSurroundings) -> None:
     """Make every part that the settings ask for, and append what each does to `kubernetes.work`."""
-    del kubernetes, around
+    hang_workloads(
+        kubernetes,
+        trust_domain=around.settings.trust_domain,
+        directory=around.directory,
+        registry=around.registry,
+        clock=around.clock,
+    )

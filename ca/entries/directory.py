@@ -14,6 +14,7 @@ from datetime import datetime
 from ca.agents.model import Agent
 from ca.entries.downstream import DownstreamEntries
 from ca.entries.federating import FederatingEntries
+from ca.entries.managed import ManagedEntries
 from ca.entries.ordered import Cursor, OrderedEntries
 from ca.entries.sharing import SharedParts
 from ca.entries.watch import EntryNews, EntryWatch, Watches
@@ -39,6 +40,7 @@ class EntryDirectory:
         self._shared = SharedParts()
         self._watches = Watches()
         self.downstream = DownstreamEntries()
+        self.managed = ManagedEntries()
         self.revision = 0
 
     def __len__(self) -> int:
@@ -181,6 +183,7 @@ class EntryDirectory:
         self._by_id[entry.id] = entry
         self._by_parent[entry.parent_id][entry.id] = entry
         self._federating.put(entry)
+        self.managed.put(entry)
         if self._is_workload(entry):
             self.downstream.insert(entry)
         else:
@@ -189,6 +192,7 @@ class EntryDirectory:
 
     def _take_out(self, entry: Entry) -> None:
         self._federating.take_out(entry)
+        self.managed.take_out(entry)
         bucket = self._by_parent[entry.parent_id]
         if bucket[entry.id] is entry:
             del bucket[entry.id]

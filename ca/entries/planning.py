@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from ca.entries.changes import ChangeKind, EntryChange, EntryProblem, Plan
+from ca.entries.managed import managed, not_to_be_set
 from ca.entries.rules import entry_problems
 from citadel.entry import Entry
 from citadel.errors import AlreadyExists, CitadelError, FailedPrecondition, NotFound, Reason
@@ -21,7 +22,10 @@ _Identity = tuple[SpiffeId, SpiffeId, frozenset[Selector]]
 
 
 class Planner:
-    """Makes plans against the entries as they stand: `existing` by id."""
+    """Makes plans against the entries as they stand: `existing` by id.
+
+    What has an origin only the server itself changes: where it `manages` them.
+    """
 
     def __init__(
         self,
@@ -30,11 +34,13 @@ class Planner:
         existing: Mapping[str, Entry],
         now: datetime,
         new_id: Callable[[], str],
+        manages: bool = False,
     ) -> None:
         self._trust_domain = trust_domain
         self._existing = existing
         self._now = now
         self._new_id = new_id
+        self._manages = manages
 
     def plan(self, wanted: Sequence[Entry], same: Sequence[str | None], *, pruned: Sequence[Entry] = ()) -> Plan:
         """What to do for `wanted`.
@@ -67,7 +73,9 @@ class Planner:
         if before is None:
             made = replace(entry, id=self._new_id(), revision=1, created_at=self._now)
             return EntryChange(before=None, after=made)
-        after = replace(entry, id=before.id, revision=before.revision + 1, created_at=before.created_at)
+        after = replace(
+            entry, id=before.id, revision=before.revision + 1, created_at=before.created_at, origin=before.origin
+        )
         change = EntryChange(before=before, after=after)
         return EntryChange(before=before, after=before) if change.kind is ChangeKind.UNCHANGED else change
 
@@ -85,7 +93,17 @@ class Planner:
             return  # what is already so needs no leave, even where the rules have changed or its time is over
         if before is not None and entry.revision and entry.revision != before.revision:
             yield "revision", _changed(entry, before)
+        if not self._manages:
+            yield from _of_the_server(entry, before)
         yield from entry_problems(entry, trust_domain=self._trust_domain, now=self._now)
+
+
+def _of_the_server(entry: Entry, before: Entry | None) -> Iterator[tuple[str, CitadelError]]:
+    """What people may not do to what the server keeps by itself."""
+    if before is not None and before.origin:
+        yield "", managed(before)
+    elif entry.origin:
+        yield "origin", not_to_be_set()
 
 
 def _clashes(changes: Sequence[EntryChange], same: Sequence[str | None], gone: set[str]) -> Iterator[EntryProblem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, Protocol
@@ -108,6 +108,16 @@ class EntryRegistry:
         """
         return await to_its_end(self._apply(wanted, by, prune, dry_run=dry_run))
 
+    async def manage(
+        self, wanted: Sequence[Entry], *, gone: Collection[str] = (), by: Actor
+    ) -> Mapping[str, CitadelError]:
+        """Bring about what the server keeps true by itself, in one transaction: entries that have an origin.
+
+        Those with an id are changed to what is `wanted`, the others made, those with an id in `gone` deleted. Where
+        people registered the very same, theirs is the one. What cannot be is left out; returns why, by origin.
+        """
+        return await to_its_end(self._manage(wanted, gone, by))
+
     async def dissociate(self, trust_domain: TrustDomain, act: Act) -> int:
         """Let no entry federate with this trust domain, forget its bundle, and note `act`: all of it, or nothing.
 
@@ -173,18 +183,45 @@ class EntryRegistry:
                 await self._commit(plan.changes, [by] * len(plan.changes))
         return plan
 
+    async def _manage(self, wanted: Sequence[Entry], gone: Collection[str], by: Actor) -> Mapping[str, CitadelError]:
+        refused: dict[str, CitadelError] = {}
+        async with self._one_at_a_time:
+            existing, same = self._directory.all(), await self._store.same_as(wanted)
+            pairs = list(zip(wanted, same, strict=True))
+            by_hand = [entry.id for entry, twin in pairs if twin and not existing[twin].origin]
+            pairs = [(entry, twin) for entry, twin in pairs if not twin or existing[twin].origin]
+            found = (existing.get(entry_id) for entry_id in {*gone, *by_hand})
+            pruned = [entry for entry in found if entry is not None and entry.origin]
+            plan = Plan(changes=(), problems=())
+            while pairs or pruned:  # what is left out may have been to make way for something else
+                plan = await asyncio.to_thread(
+                    self._planner(manages=True).plan,
+                    [entry for entry, _ in pairs],
+                    [twin for _, twin in pairs],
+                    pruned=pruned,
+                )
+                if not plan.problems:
+                    break
+                problems = {problem.index: problem.error for problem in plan.problems}
+                refused |= {pairs[index][0].origin: error for index, error in problems.items()}
+                pairs = [pair for index, pair in enumerate(pairs) if index not in problems]
+            await self._commit(plan.changes, [by] * len(plan.changes))
+        return refused
+
     async def _plan(self, wanted: Sequence[Entry], prune: Collection[SpiffeId]) -> Plan:
         same = await self._store.same_as(wanted)
-        pruned = [entry for parent in prune for entry in self._directory.under(parent).values()]
+        found = (entry for parent in prune for entry in self._directory.under(parent).values())
+        pruned = [entry for entry in found if not entry.origin]  # others are the server's to delete
         # Nobody else writes the directory meanwhile: that takes the lock.
         return await asyncio.to_thread(self._planner().plan, wanted, same, pruned=pruned)
 
-    def _planner(self) -> Planner:
+    def _planner(self, *, manages: bool = False) -> Planner:
         return Planner(
             trust_domain=self._trust_domain,
             existing=self._directory.all(),
             now=self._clock.now(),
             new_id=lambda: str(uuid4()),
+            manages=manages,
         )
 
     async def _commit(self, changes: Sequence[EntryChange], by: Sequence[Actor]) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 from ca.audit.model import Actor
 from ca.entries.changes import EntryChange
 from ca.entries.directory import EntryDirectory
+from ca.entries.managed import refuse_managed
 from ca.entries.planning import Planner
 from citadel.entry import Entry
 from citadel.errors import AlreadyExists, CitadelError, Reason
@@ -38,7 +39,9 @@ class Wish:
     def change(self, planner: Planner, directory: EntryDirectory, same: str | None) -> EntryChange:
         """What it comes to. Raises the refusal."""
         if self.verb is Verb.DELETE:
-            return EntryChange(before=directory.get(self.wanted.id), after=None)
+            found = directory.get(self.wanted.id)
+            refuse_managed(found)
+            return EntryChange(before=found, after=None)
         plan = planner.plan([self.wanted], [same])
         [change] = plan.changes
         if self.verb is Verb.CREATE and change.before is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from ca.kubernetes.workloads.condition import WorkloadCondition
 from citadel._wire import admin_pb2
 from citadel.kubernetes.observed import Trouble
 from citadel.probes import Check, Health
@@ -14,13 +15,17 @@ from citadel.wire import to_timestamp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterCondition:
-    """`pods` is None where they are not followed; `ended` counts calls by verb, resource and outcome."""
+    """`pods` is None where they are not followed; `ended` counts calls by verb, resource and outcome.
+
+    `workloads` is None where its pods get no identities.
+    """
 
     cluster: str
     trouble: Trouble | None
     pods: int | None
     has_synced: bool
     ended: Mapping[tuple[str, str, str], int]
+    workloads: WorkloadCondition | None = None
 
     def check(self, now: datetime) -> Check:
         """As `/ready` says it. Never dead: what was attested and issued goes on without an API server."""
@@ -39,6 +44,8 @@ class ClusterCondition:
         told = admin_pb2.KubernetesStatus(
             cluster=self.cluster, good=self.trouble is None, pods=self.pods, pods_known=self.has_synced
         )
+        if self.workloads is not None:
+            told.workloads.CopyFrom(self.workloads.status())
         if self.trouble is not None:
             told.reason, told.message = self.trouble.error.reason.value, self.trouble.error.message
             told.since.CopyFrom(to_timestamp(self.trouble.since))

@@ -24,6 +24,14 @@ class KubernetesCollector(Collector):
         pods = GaugeMetricFamily(
             "citadel_kubernetes_pods", "Pods that are known, where they are followed.", labels=["cluster"]
         )
+        entries = GaugeMetricFamily(
+            "citadel_kubernetes_entries", "Entries that were made from pods.", labels=["cluster"]
+        )
+        problems = GaugeMetricFamily(
+            "citadel_kubernetes_pod_problems",
+            "Pods that have no entry, or not all of one, though they are admitted.",
+            labels=["cluster"],
+        )
         calls = CounterMetricFamily(
             "citadel_kubernetes_calls",
             "Calls to the API server, by verb, resource and outcome: ok or a reason code.",
@@ -33,6 +41,9 @@ class KubernetesCollector(Collector):
             good.add_metric([each.cluster], each.trouble is None)
             if each.pods is not None:
                 pods.add_metric([each.cluster], each.pods)
+            if each.workloads is not None:
+                entries.add_metric([each.cluster], each.workloads.entries)
+                problems.add_metric([each.cluster], len(each.workloads.problems))
             for kind, count in each.ended.items():
                 calls.add_metric([each.cluster, *kind], count)
-        yield from (good, pods, calls)
+        yield from (good, pods, entries, problems, calls)

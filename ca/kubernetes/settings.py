@@ -9,7 +9,11 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ca.entries.rules import check_dns_name
+from ca.kubernetes.workloads.labels import LabelSelector
+from ca.kubernetes.workloads.template import check_template
 from citadel.config.types import Duration, Settings, TrustDomainName
+from citadel.errors import InvalidArgument
 from citadel.kubernetes.settings import ApiServerSettings, ClusterName, NamespaceSettings
 
 # RFC 1123, as Kubernetes names its objects.
@@ -57,6 +61,24 @@ class NodeJoiningSettings(Settings):
     service_accounts: tuple[ServiceAccount, ...] = Field(default=("citadel/citadel-agent",), min_length=1)
 
 
+def _template(text: str) -> str:
+    check_template(text)
+    return text
+
+
+def _label_selector(text: str) -> str:
+    LabelSelector.parse(text)
+    return text
+
+
+def _domain(name: str) -> str:
+    try:
+        check_dns_name(name)
+    except InvalidArgument as problem:
+        raise ValueError(problem.message) from problem
+    return name
+
+
 class WorkloadSettings(Settings):
     """The identity that every admitted pod gets. `pod_labels` is a selector as kubectl takes it, empty for every pod.
 
@@ -64,11 +86,11 @@ class WorkloadSettings(Settings):
     certificate also names the services that select the pod: name.namespace.svc, and that with `cluster_domain`.
     """
 
-    template: str = "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
+    template: Annotated[str, AfterValidator(_template)] = "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
     namespaces: NamespaceSettings = NamespaceSettings(exclude=("kube-system", "kube-public", "kube-node-lease"))
-    pod_labels: str = ""
+    pod_labels: Annotated[str, AfterValidator(_label_selector)] = ""
     service_dns_names: bool = False
-    cluster_domain: str = "cluster.local"
+    cluster_domain: Annotated[str, AfterValidator(_domain)] = "cluster.local"
     federates_with: tuple[TrustDomainName, ...] = ()
     x509_svid_ttl: Duration | None = Field(default=None, ge=_LEAST)
     jwt_svid_ttl: Duration | None = Field(default=None, ge=_LEAST)

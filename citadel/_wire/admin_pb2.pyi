@@ -630,6 +630,7 @@ class KubernetesStatus(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     PODS_FIELD_NUMBER: _builtins.int
     PODS_KNOWN_FIELD_NUMBER: _builtins.int
+    WORKLOADS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     good: _builtins.bool
     reason: _builtins.str
@@ -643,6 +644,10 @@ class KubernetesStatus(_message.Message):
     def since(self) -> _timestamp_pb2.Timestamp:
         """not good since"""
 
+    @_builtins.property
+    def workloads(self) -> Global___WorkloadStatus:
+        """where its pods get identities"""
+
     def __init__(
         self,
         *,
@@ -653,16 +658,53 @@ class KubernetesStatus(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         pods: _builtins.int | None = ...,
         pods_known: _builtins.bool = ...,
+        workloads: Global___WorkloadStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "pods", b"pods", "since", b"since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "pods", b"pods", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "cluster", b"cluster", "good", b"good", "message", b"message", "pods", b"pods", "pods_known", b"pods_known", "reason", b"reason", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "cluster", b"cluster", "good", b"good", "message", b"message", "pods", b"pods", "pods_known", b"pods_known", "reason", b"reason", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pods: _TypeAlias = _typing.Literal["pods"]  # noqa: Y015
     _WhichOneofArgType__pods: _TypeAlias = _typing.Literal["_pods", b"_pods"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pods) -> _WhichOneofReturnType__pods | None: ...
 
 Global___KubernetesStatus: _TypeAlias = KubernetesStatus  # noqa: Y015
+
+@_typing.final
+class WorkloadStatus(_message.Message):
+    """Identities of pods by template."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    SHOWN_FIELD_NUMBER: _builtins.int
+    admitted: _builtins.int
+    """pods that are to have an entry"""
+    entries: _builtins.int
+    """made for them; others may be registered by hand"""
+    problems: _builtins.int
+    """pods that have no entry, or not all of one, though they are admitted"""
+    @_builtins.property
+    def shown(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """some of them, and why: "shop/web-1: ..." """
+
+    def __init__(
+        self,
+        *,
+        admitted: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        problems: _builtins.int = ...,
+        shown: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "entries", b"entries", "problems", b"problems", "shown", b"shown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkloadStatus: _TypeAlias = WorkloadStatus  # noqa: Y015
 
 @_typing.final
 class FederationStatus(_message.Message):

@@ -116,18 +116,27 @@ def show(invocation: Invocation, entry_id: str) -> None:
 @admin_command("list", group=entry_group, example="citadel-cli -o json entry list --spiffe-id spiffe://example.org/web")
 @click.option("--spiffe-id", type=SpiffeIdType(), help="Only entries of this identity.")
 @click.option("--parent-id", type=SpiffeIdType(), help="Only entries of this parent.")
-def list_(invocation: Invocation, spiffe_id: SpiffeId | None, parent_id: SpiffeId | None) -> None:
+@click.option(
+    "--origin", type=TextType(), metavar="PREFIX", help="Only entries that the server made from this: k8s:main/shop/."
+)
+@click.option("--by-hand", is_flag=True, help="Only entries that people registered.")
+def list_(
+    invocation: Invocation, *, spiffe_id: SpiffeId | None, parent_id: SpiffeId | None, origin: str | None, by_hand: bool
+) -> None:
     """List all entries, or those that fit."""
     request = admin_pb2.ListEntriesRequest(
         spiffe_id=str(spiffe_id or ""), parent_id=str(parent_id or ""), page_size=_PAGE_SIZE
     )
-    messages = invocation.ask(lambda server: _all_pages(server, request))
+    if origin and by_hand:
+        raise click.UsageError("what is registered by hand has no origin: use --origin or --by-hand")
+    found = invocation.ask(lambda server: _all_pages(server, request))
+    messages = [each for each in found if each.origin.startswith(origin or "") and not (by_hand and each.origin)]
     if invocation.form is Form.JSON:
         print_json({"entries": [to_plain(message) for message in messages]})
         return
     entries = [entry_from_wire(message) for message in messages]
     print_table(
-        ("ID", "SPIFFE ID", "PARENT", "SELECTORS", "TTL", "FLAGS"),
+        ("ID", "SPIFFE ID", "PARENT", "SELECTORS", "TTL", "FLAGS", "ORIGIN"),
         (
             (
                 entry.id,
@@ -136,6 +145,7 @@ def list_(invocation: Invocation, spiffe_id: SpiffeId | None, parent_id: SpiffeI
                 sorted(entry.selectors),
                 ttl_text(entry.x509_svid_ttl),
                 flags_text(entry),
+                entry.origin,
             )
             for entry in entries
         ),

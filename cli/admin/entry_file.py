@@ -187,7 +187,7 @@ _FIELDS: Final[Mapping[str, Callable[[yaml.Node], Any] | None]] = {
     "downstream": _flag,
     "revision": _number,
     "created_at": None,  # the server's to say
-    "origin": None,  # as created_at
+    "origin": _text,  # which the server takes where its entry has it already
 }
 
 

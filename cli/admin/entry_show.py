@@ -39,6 +39,7 @@ def show_entry(invocation: Invocation, message: types_pb2.Entry) -> None:
             ("flags", flags_text(entry)),
             ("revision", entry.revision),
             ("created", moment(entry.created_at)),
+            ("origin", entry.origin or "registered by hand"),
         )
     )
 

@@ -51,6 +51,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             *(("upstream note", printable(note)) for note in status.upstream.notes),
             *((("vault", _vault(status.vault, now)),) if status.HasField("vault") else ()),
             *(("kubernetes", _kubernetes(each, now)) for each in status.kubernetes),
+            *(("pod", printable(line)) for each in status.kubernetes for line in each.workloads.shown),
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
             *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),
             *((("revocation", _without_lists(status)),) if status.revocation_trouble else ()),
@@ -177,7 +178,12 @@ def _kubernetes(cluster: admin_pb2.KubernetesStatus, now: datetime) -> str:
     pods = ""
     if cluster.HasField("pods"):
         pods = f", {cluster.pods} pods" if cluster.pods_known else ", its pods are not known yet"
-    return f"{cluster.cluster}{pods}{_trouble(cluster, now)}"
+    workloads = ""
+    if cluster.HasField("workloads"):
+        of = cluster.workloads
+        workloads = f", {of.admitted} admitted, {of.entries} entries"
+        workloads += f", {of.problems} with problems" if of.problems else ""
+    return f"{cluster.cluster}{pods}{workloads}{_trouble(cluster, now)}"
 
 
 def _trouble(part: admin_pb2.VaultStatus | admin_pb2.KubernetesStatus, now: datetime) -> str:

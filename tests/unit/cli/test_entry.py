@@ -119,6 +119,24 @@ async def test_show_and_delete(admin: FakeAdmin, program: Program) -> None:
         assert gone.stderr == "error: there is no entry 'e1' (entry_not_found)\n"
 
 
+async def test_where_an_entry_comes_from_is_shown_and_listed_by(admin: FakeAdmin, program: Program) -> None:
+    for number, origin in enumerate(("", "k8s:main/shop/web-0", "k8s:other/shop/web-0")):
+        await program("entry", "create", "--spiffe-id", f"spiffe://a.test/w{number}", *ON_A1, *UID)
+        admin.entries[f"e{number + 1}"].origin = origin
+
+    async def listed(*options: str) -> list[str]:
+        result = await program("entry", "list", "-o", "json", *options)
+        return [each["origin"] for each in json.loads(result.stdout)["entries"]]
+
+    assert await listed("--origin", "k8s:main/") == ["k8s:main/shop/web-0"]
+    assert await listed("--by-hand") == [""]
+    assert (await program("entry", "list", "--by-hand", "--origin", "k8s:")).exit_code == 2
+    assert "k8s:main/shop/web-0" in (await program("entry", "list")).stdout
+    shown = [(await program("entry", "show", entry_id)).stdout.splitlines() for entry_id in ("e1", "e2")]
+    told = [line.split("  ", 1)[1].strip() for lines in shown for line in lines if line.startswith("origin")]
+    assert told == ["registered by hand", "k8s:main/shop/web-0"]
+
+
 async def test_list_pages_through_everything(admin: FakeAdmin, program: Program) -> None:
     for number in range(2 * PAGE_LIMIT + 1):
         await program("entry", "create", "--spiffe-id", f"spiffe://a.test/w{number}", *ON_A1, *UID)

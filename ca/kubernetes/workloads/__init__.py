@@ -1,0 +1,1 @@
+"""Identities by template: an entry for every admitted pod of a cluster, as long as the pod is there."""
