@@ -197,13 +197,16 @@ class LimitSettings(Settings):
     """What one caller may ask. `joins_per_second` holds for each address alone, `svids_per_second` for each agent.
 
     A child cluster may ask for authorities as often as an address for joins.
-    Certificates and tokens are counted apart, so that who asks for many of the one gets the other still.
+    Certificates and tokens are counted apart, so that who asks for many of the one gets the other still. `proxy_calls`
+    are those of Istio's proxies that may be under way at once, also all of them from one address; `svids_per_second`
+    holds for each of their pods.
     """
 
     batch: int = Field(default=500, ge=1, le=10_000)
     svids_per_second: float = Field(default=100.0, gt=0)
     agent_calls: int = Field(default=16, ge=2, le=1000)
     anonymous_calls: int = Field(default=256, ge=1, le=10_000)
+    proxy_calls: int = Field(default=1000, ge=1, le=100_000)
     joins_per_second: float = Field(default=10.0, gt=0)
     token_lifetime: Duration = Field(default=timedelta(minutes=10), ge=_LEAST_LIFETIME, le=_MOST_TOKEN_LIFETIME)
     silent_streams: int = Field(default=8, ge=1, le=10_000)

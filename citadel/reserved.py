@@ -40,12 +40,12 @@ def k8s_agent_id(trust_domain: TrustDomain, cluster: str, node: str) -> SpiffeId
     return trust_domain.member(RESERVED_SEGMENT, "agent", K8S_PSAT_SEGMENT, cluster, node)
 
 
-def k8s_door_id(trust_domain: TrustDomain, cluster: str, door: str) -> SpiffeId:
-    """How the ledger names who proved an identity without an agent: a door of a cluster of Kubernetes, such as `istio`.
+def k8s_door_id(trust_domain: TrustDomain, cluster: str, *door: str) -> SpiffeId:
+    """How the ledger names who proved an identity without an agent: a door of a cluster of Kubernetes.
 
-    Nobody has this ID.
+    `door` is `istio`, say, or `ztunnel` and a node. Nobody has this ID.
     """
-    return trust_domain.member(RESERVED_SEGMENT, K8S_SEGMENT, cluster, door)
+    return trust_domain.member(RESERVED_SEGMENT, K8S_SEGMENT, cluster, *door)
 
 
 def is_k8s_door_id(spiffe_id: SpiffeId) -> bool:

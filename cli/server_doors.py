@@ -14,6 +14,7 @@ from ca.api.agents import AgentAdminService
 from ca.api.bootstrap import BootstrapService
 from ca.api.foreign import ForeignMessages
 from ca.api.gates import AgentGate, AnonymousGate
+from ca.api.istio import ISTIO_CA
 from ca.api.listeners import ActorOf, AdminListener, TlsListener
 from ca.api.records import RecordsService
 from ca.api.sessions import SessionBook
@@ -47,6 +48,7 @@ from cli.server_clusters import clusters_service
 from cli.server_core import ServerCore
 from cli.server_federation import bundle_endpoint, federation_service
 from cli.server_insight import insight_service, server_condition, server_watch
+from cli.server_kubernetes_istio import IstioDoor, istio_door
 from cli.server_oidc import oidc_listener
 from cli.server_revocation import revocation_service
 from cli.server_rotation import rotation_service
@@ -55,7 +57,7 @@ from cli.server_trust import trust_facts_service
 GRACE_SECONDS: Final = 3.0
 # One address may have one in so many of the anonymous calls that go on at a time.
 _ADDRESSES: Final = 16
-_TLS_SERVICES: Final = ("citadel.v1.AgentApi", "citadel.v1.Bootstrap", "citadel.v1.Clusters")
+_TLS_SERVICES: Final = ("citadel.v1.AgentApi", "citadel.v1.Bootstrap", "citadel.v1.Clusters", ISTIO_CA)
 _ADMIN_SERVICES: Final = (
     "citadel.v1.Admin",
     "citadel.v1.AgentAdmin",
@@ -83,6 +85,7 @@ class ServerDoors:
     health: HealthBoard
     sessions: SessionBook
     children: ChildBook
+    istio: IstioDoor
 
     @classmethod
     def open(cls, settings: ServerSettings, core: ServerCore) -> ServerDoors:
@@ -101,34 +104,23 @@ class ServerDoors:
         agents = TlsListener(
             address=settings.listen.agents,
             credentials=core.identity.credentials(ask_for_client_certificate=True),
-            for_agents=True,
             gate=AgentGate(roster=core.roster, children=core.clusters.callers, most_of_one=settings.limits.agent_calls),
             limits=settings.connections,
             tally=core.tally,
             register=lambda server: _add_services(server, core, settings),
             watch=watch,
         )
-        most = settings.limits.anonymous_calls
+        most, proxies = settings.limits.anonymous_calls, settings.limits.proxy_calls
         anonymous_calls = InFlight(most=most, most_of_one=max(1, most // _ADDRESSES), what="calls")
+        istio = istio_door(settings, core)
         bootstrap = TlsListener(
             address=settings.listen.bootstrap,
             credentials=core.identity.credentials(ask_for_client_certificate=False),
-            for_agents=False,
-            gate=AnonymousGate(anonymous_calls),
+            anonymous=istio.caller_of,
+            gate=AnonymousGate(anonymous_calls, proxies=InFlight(most_of_one=proxies, most=proxies, what="calls")),
             limits=settings.connections,
             tally=core.tally,
-            register=lambda server: add_BootstrapServicer_to_server(
-                BootstrapService(
-                    authorities=core.authorities,
-                    joining=core.agents.joining,
-                    x509pop=core.agents.x509pop,
-                    rejoining=core.agents.rejoining,
-                    limiter=RateLimiter(clock=core.clock, per_second=settings.limits.joins_per_second),
-                    tally=core.tally,
-                    agent_api=settings.advertise.agents or agents.address,
-                ),
-                server,
-            ),
+            register=lambda server: _add_anonymous_services(server, core, settings, istio, agent_api=agents.address),
             watch=watch,
         )
         admin = AdminListener(
@@ -157,6 +149,7 @@ class ServerDoors:
             health=watch.health,
             sessions=core.sessions,
             children=core.clusters.book,
+            istio=istio,
         )
 
     async def start(self) -> None:
@@ -175,6 +168,7 @@ class ServerDoors:
         self.children.end_all()
         closing = [self.bootstrap.close(grace), self.agents.close(grace), self.admin.close(grace)]
         await asyncio.gather(*closing, *(listener.close() for listener in self._https))
+        await self.istio.close()
 
     @property
     def _https(self) -> list[TlsHttp]:
@@ -185,6 +179,22 @@ def _add_services(server: aio.Server, core: ServerCore, settings: ServerSettings
     add_AgentApiServicer_to_server(_agent_service(core), server)
     above = core.upstream.beyond(core.authorities, core.revocation.lists, core.clusters.records)
     add_ClustersServicer_to_server(clusters_service(settings, core.clusters, core.knowing, above), server)
+
+
+def _add_anonymous_services(
+    server: aio.Server, core: ServerCore, settings: ServerSettings, istio: IstioDoor, *, agent_api: HostPort
+) -> None:
+    service = BootstrapService(
+        authorities=core.authorities,
+        joining=core.agents.joining,
+        x509pop=core.agents.x509pop,
+        rejoining=core.agents.rejoining,
+        limiter=RateLimiter(clock=core.clock, per_second=settings.limits.joins_per_second),
+        tally=core.tally,
+        agent_api=settings.advertise.agents or agent_api,
+    )
+    add_BootstrapServicer_to_server(service, server)
+    istio.add_to(server)
 
 
 def _add_admin_services(

@@ -9,13 +9,14 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from ca.agents.roster import AgentRoster
-from citadel._wire import agent_api_pb2, clusters_pb2
+from citadel._wire import agent_api_pb2, clusters_pb2, istio_ca_pb2
 from citadel.errors import Reason, Unauthenticated
 from citadel.in_flight import InFlight
 from citadel.spiffe import SpiffeId
 
 _AGENT_API: Final = f"/{agent_api_pb2.DESCRIPTOR.services_by_name['AgentApi'].full_name}/"
 _CLUSTERS: Final = f"/{clusters_pb2.DESCRIPTOR.services_by_name['Clusters'].full_name}/"
+_ISTIO_CA: Final = f"/{istio_ca_pb2.DESCRIPTOR.services_by_name['IstioCertificateService'].full_name}/"
 _OTHERS: Final = 64  # calls of health, for which any identity will do
 
 
@@ -52,14 +53,20 @@ class AgentGate:
 
 
 class AnonymousGate:
-    """Lets anybody in, with `calls` in all and for each address."""
+    """Lets anybody in, with `calls` in all and for each address.
 
-    def __init__(self, calls: InFlight) -> None:
+    Istio's proxies prove themselves by each call alone, and all those of a node, or of a cluster, may come from one
+    address: `proxies` counts them apart, so that neither they nor anybody else is kept waiting by the others.
+    """
+
+    def __init__(self, calls: InFlight, *, proxies: InFlight) -> None:
         self._calls = calls
+        self._proxies = proxies
 
     @contextmanager
     def admit(self, method: str, context: Any) -> Iterator[None]:
-        with self._calls.one(address(context)):
+        calls = self._proxies if method.startswith(_ISTIO_CA) else self._calls
+        with calls.one(address(context)):
             yield
 
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from ca.api.refusals import CallerBorder, address_of, identity_of
+from ca.api.refusals import CallerBorder, identity_of
 from ca.audit.model import Actor
 from ca.settings import ConnectionSettings
 from citadel.config.types import HostPort
@@ -89,19 +89,20 @@ class TlsListener:
         *,
         address: HostPort,
         credentials: grpc.ServerCredentials,
-        for_agents: bool,
+        anonymous: ActorOf | None = None,
         gate: Gate,
         limits: ConnectionSettings,
         tally: Tally,
         register: Register,
         watch: Watch | None = None,
     ) -> None:
+        """`anonymous` says who a caller is where nobody shows a certificate; None where everybody does."""
         self._tally = tally
         self._server = make_server(
-            border=CallerBorder(tally=tally, caller_of=identity_of if for_agents else address_of),
+            border=CallerBorder(tally=tally, caller_of=anonymous or identity_of),
             limits=limits,
             register=register,
-            is_anonymous=not for_agents,
+            is_anonymous=anonymous is not None,
             gate=gate,
             watch=watch,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from citadel.actor import Actor, ActorKind
@@ -26,6 +27,21 @@ class CallerBorder(ErrorBorder):
         except CitadelError:  # the connection is gone already, and with it what it proved
             by = Actor(ActorKind.ANONYMOUS)
         self._tally.count_refused(method, error, by=by)
+
+
+class ProvenCallers:
+    """Who callers of a door without client certificates have proved to be, each in the task of its own call."""
+
+    def __init__(self) -> None:
+        self._proven: ContextVar[Actor | None] = ContextVar("proven caller", default=None)
+
+    def note(self, caller: Actor) -> None:
+        """This call has come from `caller`."""
+        self._proven.set(caller)
+
+    def caller_of(self, context: Any) -> Actor:
+        """Who it was, or the address of somebody who proved nothing."""
+        return self._proven.get() or address_of(context)
 
 
 def identity_of(context: Any) -> Actor:

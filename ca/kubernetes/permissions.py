@@ -97,8 +97,9 @@ def _server(cluster: ClusterSettings) -> Iterator[Permission]:
         if istio.oidc is None:
             lacking = "Istio's proxies get no certificate"
             yield _permission("tokenreviews", ("create",), "istio", lacking, group=_AUTHENTICATION)
-        lacking = "tokens of deleted pods stay good for longer, and ztunnel gets no certificates for its pods"
-        yield _permission("pods", _FOLLOW, "istio", lacking)
+        if istio.follows_pods:
+            lacking = "tokens of deleted pods stay good for longer, and ztunnel gets no certificates for its pods"
+            yield _permission("pods", _FOLLOW, "istio", lacking)
     if cluster.bundles is not None:
         yield from _bundles(cluster.bundles)
     if cluster.signers is not None:

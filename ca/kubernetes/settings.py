@@ -111,10 +111,12 @@ class OidcTokenSettings(Settings):
 class IstioSettings(Settings):
     """Istio's proxies as clients: `istio.v1.auth.IstioCertificateService` on the bootstrap listener.
 
-    Tokens are for `audience`, and checked by TokenReview, whose answers are kept for `cache`, or by `oidc`.
+    `cluster_id` is what Istio calls the cluster, where that is not its name here: `Kubernetes` unless its values say
+    otherwise. Tokens are for `audience`, and checked by TokenReview, whose answers are kept for `cache`, or by `oidc`.
     `trusted_node_accounts` are those of ztunnel, which may ask for the identities of pods on their own node.
     """
 
+    cluster_id: str | None = None
     audience: str = "istio-ca"
     oidc: OidcTokenSettings | None = None
     cache: Duration = Field(default=timedelta(seconds=5), le=timedelta(minutes=1))
@@ -122,6 +124,11 @@ class IstioSettings(Settings):
     default_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST)
     max_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST)
     trusted_node_accounts: tuple[ServiceAccount, ...] = ()
+
+    @property
+    def follows_pods(self) -> bool:
+        """Whether it matters which pods there are; with `oidc` alone the API server is not asked for anything."""
+        return self.oidc is None or bool(self.trusted_node_accounts)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -202,4 +209,9 @@ class KubernetesSettings(Settings):
         names = [cluster.name for cluster in self.clusters]
         if len(set(names)) < len(names):
             raise ValueError("every cluster needs a name of its own")
+        called = [
+            name for each in self.clusters if each.istio for name in {each.name, each.istio.cluster_id or each.name}
+        ]
+        if len(set(called)) < len(called):
+            raise ValueError("istio.cluster_id must not be what another cluster is called")
         return self

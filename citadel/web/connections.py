@@ -20,7 +20,8 @@ from citadel.web.addresses import Resolve, judged_addresses
 
 # Nothing packed: a small answer could unpack to anything.
 _HEADERS: Final = (
-    ("accept", "application/json"),
+    # Key sets have a type of their own (RFC 7517 section 8.5.1), and an API server of Kubernetes answers with no other.
+    ("accept", "application/json, application/jwk-set+json"),
     ("accept-encoding", "identity"),
     ("connection", "close"),
     ("user-agent", "citadel"),

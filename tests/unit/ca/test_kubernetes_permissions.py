@@ -32,7 +32,11 @@ def needed(**sections: Any) -> set[str]:
             {*PODS, "list services", "watch services"},
         ),
         ({"istio": {}}, {"create tokenreviews.authentication.k8s.io", *PODS}),
-        ({"istio": {"oidc": {"issuer": "https://issuer.example.org"}}}, PODS),
+        ({"istio": {"oidc": {"issuer": "https://issuer.example.org"}}}, set()),
+        (
+            {"istio": {"oidc": {"issuer": "https://issuer.example.org"}, "trusted_node_accounts": ["mesh/ztunnel"]}},
+            PODS,
+        ),
         (
             {"bundles": {"config_maps": [{"name": "roots", "key": "roots.pem"}]}},
             {"list namespaces", "watch namespaces", "create configmaps"}

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from ca.api.gates import AnonymousGate
 from ca.api.listeners import TlsListener, make_server
+from ca.api.refusals import address_of
 from ca.settings import ConnectionSettings
 from citadel.config.types import HostPort
 from citadel.errors import Reason, Unauthenticated
@@ -62,8 +63,8 @@ async def test_refusals_that_repeat_are_summed_with_the_address_of_who_has_no_id
     listener = TlsListener(
         address=HostPort("127.0.0.1", 0),
         credentials=grpc.local_server_credentials(),
-        for_agents=for_agents,
-        gate=AnonymousGate(InFlight(most_of_one=10, what="calls")),
+        anonymous=None if for_agents else address_of,
+        gate=AnonymousGate(InFlight(most_of_one=10, what="calls"), proxies=InFlight(most_of_one=10, what="calls")),
         limits=ConnectionSettings(),
         tally=tally,
         register=register,

@@ -1,0 +1,124 @@
+"""Requests of many proxies share batches; and what a proxy makes of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from cryptography import x509
+from OpenSSL import crypto
+
+from ca.issuance.press import IssuedSvid
+from ca.issuance.proven import ProvenRequest
+from ca.kubernetes.istio.chain import Answers
+from ca.kubernetes.istio.gathering import Gathering
+from citadel.bundle import TrustBundle
+from citadel.errors import CitadelError, PermissionDenied, Reason, Unavailable
+from citadel.spiffe import SpiffeId
+from tests import certificates
+from tests.unit.ca.test_issuer import ROOT, Desk
+from tests.unit.ca.test_issuer_proven import asked
+from tests.unit.ca.values import A_TEST, NOW
+
+REVOKED = PermissionDenied(Reason.IDENTITY_REVOKED, "revoked")
+
+
+class Recording:
+    """Signs by a desk's issuer, as soon as it is let."""
+
+    def __init__(self) -> None:
+        self.desk = Desk()
+        self.batches: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fails: Exception | None = None
+
+    async def issue_proven(self, requests: Sequence[ProvenRequest]) -> list[IssuedSvid | CitadelError]:
+        self.batches.append(len(requests))
+        await self.gate.wait()
+        if self.fails is not None:
+            raise self.fails
+        answers = await self.desk.issuer.issue_proven(requests)
+        return [
+            REVOKED if request.charged_to == "bad" else answer
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+
+
+def named(number: int) -> ProvenRequest:
+    return asked(spiffe_id=SpiffeId(A_TEST, f"/ns/shop/sa/a{number}"), charged_to=number)
+
+
+async def test_those_that_come_together_are_signed_together_and_each_gets_its_own() -> None:
+    issuer = Recording()
+    gathering = Gathering(issuer)
+    wanted = [named(number) for number in range(70)]
+    svids = await asyncio.gather(*map(gathering.issue, wanted))
+    assert [svid.spiffe_id for svid in svids] == [each.spiffe_id for each in wanted]
+    assert issuer.batches == [64, 6]
+    assert len(issuer.desk.ledger.rows) == 70
+
+
+async def test_a_batch_does_not_wait_for_the_one_before() -> None:
+    issuer = Recording()
+    gathering, answered = Gathering(issuer), asyncio.Event()
+    issuer.gate.clear()
+    first = asyncio.create_task(gathering.issue(named(1)))
+    while not issuer.batches:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(gathering.issue(named(2)))
+    second.add_done_callback(lambda _: answered.set())
+    while len(issuer.batches) < 2:
+        await asyncio.sleep(0)
+    issuer.gate.set()
+    assert {(await first).spiffe_id, (await second).spiffe_id} == {named(1).spiffe_id, named(2).spiffe_id}
+
+
+async def test_a_refusal_is_one_callers_alone_and_a_failure_everybodys() -> None:
+    issuer = Recording()
+    gathering = Gathering(issuer)
+    good, bad = await asyncio.gather(
+        gathering.issue(named(1)), gathering.issue(replace(named(2), charged_to="bad")), return_exceptions=True
+    )
+    assert isinstance(good, IssuedSvid)
+    assert bad is REVOKED
+    for failure in (Unavailable(Reason.STORE_UNAVAILABLE, "full"), RuntimeError("defect")):
+        issuer.fails = failure
+        both = await asyncio.gather(*map(gathering.issue, (named(1), named(2))), return_exceptions=True)
+        assert both == [failure, failure]
+    issuer.fails = None
+    assert isinstance(await gathering.issue(named(3)), IssuedSvid)
+
+
+async def test_who_gives_up_takes_nothing_from_others() -> None:
+    issuer = Recording()
+    gathering = Gathering(issuer)
+    gone, stays = (asyncio.create_task(gathering.issue(named(number))) for number in (1, 2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert (await stays).spiffe_id == named(2).spiffe_id
+    assert issuer.batches == [1]
+
+
+async def test_the_answer_is_leaf_authorities_and_last_all_roots() -> None:
+    desk, other = Desk(), certificates.root()
+    (svid,) = await desk.issuer.issue_proven([asked()])
+    assert isinstance(svid, IssuedSvid)
+    roots: list[TrustBundle] = [
+        TrustBundle(trust_domain=A_TEST, x509_authorities=(ROOT.certificate, other.certificate))
+    ]
+    answers = Answers(lambda: roots[0])
+    leaf, issuer, last = answers.chain_of(svid)
+    assert x509.load_pem_x509_certificate(leaf.encode()) == svid.chain[0]
+    assert x509.load_pem_x509_certificate(issuer.encode()) == svid.chain[1]
+    assert set(x509.load_pem_x509_certificates(last.encode())) == {ROOT.certificate, other.certificate}
+    store = crypto.X509Store()
+    store.set_time(NOW + timedelta(hours=1))
+    for root in x509.load_pem_x509_certificates(last.encode()):
+        store.add_cert(crypto.X509.from_cryptography(root))
+    parsed = [crypto.X509.from_cryptography(each) for each in svid.chain]
+    crypto.X509StoreContext(store, parsed[0], parsed[1:]).verify_certificate()
+    roots[0] = TrustBundle(trust_domain=A_TEST, x509_authorities=(other.certificate,))
+    assert answers.chain_of(svid)[-1].count("BEGIN") == 1
