@@ -37,6 +37,7 @@ class Reason(StrEnum):
     # configuration and keys
     CONFIG_INVALID = "config_invalid"
     FILE_UNSAFE = "file_unsafe"
+    FILE_MISSING = "file_missing"
     DATA_DIR_IN_USE = "data_dir_in_use"
     DATA_DIR_FOREIGN = "data_dir_foreign"
     KEY_UNSEALABLE = "key_unsealable"
@@ -111,6 +112,7 @@ class Reason(StrEnum):
     K8S_CLUSTER_UNKNOWN = "k8s_cluster_unknown"
     K8S_ACCOUNT_NOT_ALLOWED = "k8s_account_not_allowed"
     K8S_POD_UNKNOWN = "k8s_pod_unknown"
+    K8S_NODE_TAKEN = "k8s_node_taken"
     K8S_IMPERSONATION_REFUSED = "k8s_impersonation_refused"
     LIFETIME_REFUSED = "lifetime_refused"
     ENTRY_MANAGED = "entry_managed"

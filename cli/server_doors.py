@@ -49,6 +49,7 @@ from cli.server_core import ServerCore
 from cli.server_federation import bundle_endpoint, federation_service
 from cli.server_insight import insight_service, server_condition, server_watch
 from cli.server_kubernetes_istio import IstioDoor, istio_door
+from cli.server_kubernetes_joining import kubernetes_joining
 from cli.server_oidc import oidc_listener
 from cli.server_revocation import revocation_service
 from cli.server_rotation import rotation_service
@@ -189,6 +190,7 @@ def _add_anonymous_services(
         joining=core.agents.joining,
         x509pop=core.agents.x509pop,
         rejoining=core.agents.rejoining,
+        kubernetes=kubernetes_joining(settings, core),
         limiter=RateLimiter(clock=core.clock, per_second=settings.limits.joins_per_second),
         tally=core.tally,
         agent_api=settings.advertise.agents or agent_api,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from ca.audit.model import Act, Actor
+from ca.audit.model import Act, Actor, ActorKind
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId
 
@@ -44,6 +44,11 @@ class OwnSvid:
 
     serial: str
     not_after: datetime
+
+
+def evicted(agent: Agent, *, why: str) -> Act:
+    """What the audit log says of an agent in whose place another one has joined."""
+    return Act(actor=Actor(ActorKind.SERVER), what="agent.evict", target=str(agent.spiffe_id), why=why)
 
 
 def joined(agent: Agent, *, origin: str) -> Act:

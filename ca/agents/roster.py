@@ -40,8 +40,8 @@ class AgentStore(Protocol):
         """Record the agent's keys."""
         ...
 
-    async def record(self, agent: Agent, act: Act, *, at: datetime) -> None:
-        """Put the agent in the place of the one with its ID, if there is one, and note the act with it."""
+    async def record(self, agent: Agent, *acts: Act, at: datetime) -> None:
+        """Put the agent in the place of the one with its ID, if there is one, and note the acts with it."""
         ...
 
     async def remove(self, spiffe_id: SpiffeId, act: Act, *, at: datetime) -> None:
@@ -83,9 +83,9 @@ class AgentRoster:
         self._just_replaced.pop(agent.spiffe_id, None)
         self._wake(agent.spiffe_id)
 
-    async def record(self, agent: Agent, act: Act) -> None:
+    async def record(self, agent: Agent, *acts: Act) -> None:
         """Put the agent in the place of the one with its ID. The caller holds `one_change_at_a_time`."""
-        await self._store.record(agent, act, at=self._clock.now())
+        await self._store.record(agent, *acts, at=self._clock.now())
         self.put(agent)
 
     async def remove(self, spiffe_id: SpiffeId, act: Act) -> None:

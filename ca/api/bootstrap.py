@@ -16,11 +16,12 @@ from ca.api.answers import bundle_message
 from ca.api.gates import address
 from ca.authority.model import Authority
 from ca.issuance.press import IssuedSvid
+from ca.kubernetes.joining import KubernetesJoining
 from citadel._wire import bootstrap_pb2 as pb
 from citadel._wire import bootstrap_pb2_grpc
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
-from citadel.errors import FailedPrecondition, InvalidArgument, Reason
+from citadel.errors import InvalidArgument, Reason
 from citadel.limiter import RateLimiter
 from citadel.succession import Succession
 from citadel.succession_wire import succession_to_wire
@@ -47,7 +48,7 @@ class Authorities(Protocol):
 
 
 class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
-    """Hands out the public bundle, redeems join tokens, and takes proofs of keys. Limited per address.
+    """Hands out the public bundle, redeems tokens, and takes proofs of keys. Limited per address.
 
     `limiter` is for joins. Bundles have another one that is never slower: who joins reads the bundle before.
     """
@@ -59,6 +60,7 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         joining: Joining,
         x509pop: X509PopJoining,
         rejoining: Rejoining,
+        kubernetes: KubernetesJoining,
         limiter: RateLimiter,
         tally: Tally,
         agent_api: HostPort,
@@ -67,6 +69,7 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
         self._joining = joining
         self._x509pop = x509pop
         self._rejoining = rejoining
+        self._kubernetes = kubernetes
         self._joins = limiter
         self._bundles = limiter.at_least(_BUNDLES_PER_SECOND)
         self._tally = tally
@@ -90,9 +93,8 @@ class BootstrapService(bootstrap_pb2_grpc.BootstrapServicer):
 
     async def JoinKubernetes(self, request: pb.JoinKubernetesRequest, context: Any) -> pb.JoinResponse:
         self._joins.admit(address(context))
-        raise FailedPrecondition(
-            Reason.K8S_CLUSTER_UNKNOWN, f"no cluster {request.cluster[:100]!r} may join here by Kubernetes"
-        )
+        joining = self._kubernetes.join(request.cluster, request.token, request.csr, origin=_host(context))
+        return self._welcome(await joining)
 
     async def Prove(
         self, request_iterator: AsyncIterator[pb.ProveRequest], context: Any

@@ -87,7 +87,7 @@ def _server(cluster: ClusterSettings) -> Iterator[Permission]:
         lacking = "no agent can join"
         yield _permission("tokenreviews", ("create",), "joining", lacking, group=_AUTHENTICATION)
         yield _permission("pods", ("get", *_FOLLOW), "joining", lacking)
-        yield _permission("nodes", ("get",), "joining", "agents of older clusters cannot join")
+        yield _permission("nodes", ("get",), "joining", lacking)
     if cluster.workloads is not None:
         yield _permission("pods", _FOLLOW, "workloads", "new pods get no identity")
         if cluster.workloads.service_dns_names:

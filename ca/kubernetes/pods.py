@@ -39,6 +39,7 @@ class Pod:
     owners: tuple[Owner, ...]
     phase: str
     ips: tuple[str, ...]
+    created: str = ""  # RFC 3339 in UTC and whole seconds, so that it sorts
 
     @property
     def key(self) -> str:
@@ -134,6 +135,7 @@ def pod_of(found: KubeObject) -> Pod | None:
         ),
         phase=_text(status, "phase"),
         ips=tuple(str(each.get("ip", "")) for each in status.get("podIPs") or ()),
+        created=str(meta.get("creationTimestamp") or ""),
     )
 
 

@@ -44,10 +44,11 @@ class SqlAgentStore:
 
         await self._database.at_once(work)
 
-    async def record(self, agent: Agent, act: Act, *, at: datetime) -> None:
+    async def record(self, agent: Agent, *acts: Act, at: datetime) -> None:
         async with self._database.transaction() as connection:
             await _put_agent(connection, agent)
-            await record_act(connection, act, at=at)
+            for act in acts:
+                await record_act(connection, act, at=at)
 
     async def remove(self, spiffe_id: SpiffeId, act: Act, *, at: datetime) -> None:
         async with self._database.transaction() as connection:

@@ -163,7 +163,7 @@ class Roll:
     async def set_keys(self, spiffe_id: SpiffeId, *, key: str, next_key: str | None) -> None:
         raise NotImplementedError
 
-    async def record(self, agent: Agent, act: Act, *, at: datetime) -> None:
+    async def record(self, agent: Agent, *acts: Act, at: datetime) -> None:
         raise NotImplementedError
 
     async def remove(self, spiffe_id: SpiffeId, act: Act, *, at: datetime) -> None:

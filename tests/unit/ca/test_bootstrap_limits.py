@@ -12,6 +12,7 @@ from ca.agents.rejoining import Rejoining
 from ca.agents.x509pop import X509PopJoining
 from ca.api.bootstrap import BootstrapService
 from ca.api.gates import address
+from ca.kubernetes.joining import KubernetesJoining
 from citadel._wire import bootstrap_pb2 as pb
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
@@ -46,6 +47,7 @@ def service(clock: FakeClock, *, joins_per_second: float) -> BootstrapService:
         joining=cast("Joining", KnowsNoToken()),
         x509pop=cast("X509PopJoining", KnowsNoToken()),
         rejoining=cast("Rejoining", KnowsNoToken()),
+        kubernetes=cast("KubernetesJoining", KnowsNoToken()),
         limiter=RateLimiter(clock=clock, per_second=joins_per_second),
         tally=Tally(clock=clock),
         agent_api=HostPort("127.0.0.1", 1),

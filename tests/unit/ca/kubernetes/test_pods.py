@@ -15,7 +15,13 @@ from tests.kube_fake import FakeKubernetes
 
 def pod(name: str, *, uid: str, node: str = "n1", phase: str = "Running", **metadata: Any) -> dict[str, Any]:
     return {
-        "metadata": {"namespace": "shop", "name": name, "uid": uid, **metadata},
+        "metadata": {
+            "namespace": "shop",
+            "name": name,
+            "uid": uid,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **metadata,
+        },
         "spec": {"nodeName": node, "serviceAccountName": "web"},
         "status": {"phase": phase, "podIPs": [{"ip": "10.1.0.7"}]},
     }
@@ -62,6 +68,7 @@ async def test_a_pod_is_found_by_name_uid_and_node_while_it_is_there(api: FakeKu
         owners=(),
         phase="Running",
         ips=("10.1.0.7",),
+        created="2026-01-01T00:00:00Z",
     )
     assert pods.with_uid("u1") is found
     assert dict(pods.on_node("n1")) == {"u1": found}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,48 +14,7 @@ from citadel.errors import Reason, Unauthenticated
 from citadel.kubernetes.ports import ApiUnavailable, KubeObject
 from tests.clock import FakeClock
 from tests.kube_fake import FakeKubernetes
-
-HOUR = timedelta(hours=1)
-EXTRA = "authentication.kubernetes.io/"
-
-
-def token(ends_at: datetime, *, audience: str = "citadel", **claims: Any) -> str:
-    """As an API server writes one, but for the signature, which only it can check."""
-    payload = json.dumps({"aud": [audience], "exp": int(ends_at.timestamp()), **claims}).encode()
-    return f"e30.{base64.urlsafe_b64encode(payload).rstrip(b'=').decode()}.c2ln"
-
-
-def good(**changes: Any) -> dict[str, Any]:
-    """The status of a review, as API servers from 1.30 answer it."""
-    user = {
-        "username": "system:serviceaccount:mesh:agent",
-        "uid": "sa-1",
-        "groups": ["system:serviceaccounts", "system:serviceaccounts:mesh", "system:authenticated"],
-        "extra": {
-            f"{EXTRA}pod-name": ["agent-x"],
-            f"{EXTRA}pod-uid": ["pod-1"],
-            f"{EXTRA}node-name": ["n1"],
-            f"{EXTRA}node-uid": ["node-1"],
-        },
-    }
-    changed = {**user, **changes.pop("user", {})}
-    return {"authenticated": True, "audiences": ["citadel"], "user": changed, **changes}
-
-
-def refusing(error: str) -> dict[str, Any]:
-    return {"user": {}, "error": error}
-
-
-class Reviews:
-    """Answers every review with `status`, and keeps what was asked."""
-
-    def __init__(self) -> None:
-        self.status: Mapping[str, Any] = good()
-        self.asked: list[KubeObject] = []
-
-    def __call__(self, body: KubeObject) -> KubeObject:
-        self.asked.append(body)
-        return {**body, "status": self.status}
+from tests.unit.ca.kubernetes.fake_cluster import EXTRA, HOUR, Reviews, good, refusing, token
 
 
 @pytest.fixture

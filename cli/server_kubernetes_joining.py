@@ -1,0 +1,51 @@
+"""Agents that join by Kubernetes, wired onto the server's parts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from ca.kubernetes.joining import JoiningCluster, KubernetesJoining
+from ca.kubernetes.nodes import Places
+from ca.kubernetes.settings import NodeJoiningSettings
+from ca.kubernetes.tokens import TokenReviewer
+from ca.settings import ServerSettings
+from citadel.spiffe import SpiffeId
+from cli.server_core import ServerCore
+from cli.server_kubernetes import Cluster
+
+# So long after it was last heard of, an agent keeps no other one off its node.
+_HERE: Final = timedelta(minutes=1)
+
+
+def kubernetes_joining(settings: ServerSettings, core: ServerCore) -> KubernetesJoining:
+    """Joining from each cluster that the settings allow it for; there can be none."""
+
+    def is_here(spiffe_id: SpiffeId) -> bool:
+        if spiffe_id in core.sessions.newest():
+            return True
+        agent, seen = core.roster.all().get(spiffe_id), core.agents.sightings.of(spiffe_id)
+        joined = agent.joined_at if agent is not None else None
+        return any(core.clock.now() - time < _HERE for time in (joined, seen) if time is not None)
+
+    clusters = {
+        name: _joining_of(each, each.settings.joining, core)
+        for name, each in core.kubernetes.clusters.items()
+        if each.settings.joining is not None
+    }
+    return KubernetesJoining(
+        clusters,
+        trust_domain=settings.trust_domain,
+        roster=core.roster,
+        issuer=core.issuer,
+        is_here=is_here,
+        clock=core.clock,
+    )
+
+
+def _joining_of(cluster: Cluster, settings: NodeJoiningSettings, core: ServerCore) -> JoiningCluster:
+    return JoiningCluster(
+        accounts=frozenset(settings.service_accounts),
+        reviewer=TokenReviewer(cluster.api, cluster=cluster.name, audience=settings.audience, clock=core.clock),
+        places=Places(cluster.api, cluster.pods),
+    )
