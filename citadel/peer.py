@@ -95,7 +95,7 @@ class Caller:
             raise PermissionDenied(
                 Reason.CALLER_UNKNOWN,
                 f"the calling process (uid {credentials.uid}) is not visible from this pid namespace",
-                fix="run this process in the pid namespace of the host",
+                fix="run this process in the pid namespace of the host (hostPID: true in a pod)",
             )
         try:
             return cls(credentials, _pidfd_of(connection, credentials))

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from importlib import metadata
+from pathlib import Path
 from random import SystemRandom
 from typing import Final, TypeVar
 
@@ -27,9 +28,9 @@ from citadel.unix_listener import inherited_unix
 from citadel.wire import to_duration
 from cli.agent_insight import AgentInsight
 from cli.agent_joining import check_can_join, own_identity, returning
+from cli.agent_kubernetes import PROC, Attesting, attesting, check_attesting
 from cli.limits import open_files
 from sds.agent import AgentCondition
-from sds.attest.unix import UnixAttestor
 from sds.authz.metrics import PolicyCollector
 from sds.authz.policy_file import PolicyFile
 from sds.holdings import HoldingsFeed
@@ -53,15 +54,15 @@ _SHARE_OF_FILES: Final = 8  # the part of the descriptors that closed streams ma
 _Result = TypeVar("_Result")
 
 
-async def run_agent(settings: AgentSettings, *, stop: asyncio.Event) -> None:
-    """Run an agent until `stop` is set. Joins first where it has no identity yet.
+async def run_agent(settings: AgentSettings, *, stop: asyncio.Event, proc: Path = PROC) -> None:
+    """Run an agent until `stop` is set. Joins first where it has no identity yet. `proc` tells of cgroups.
 
     Raises a `CitadelError` where it cannot start: bad settings, a damaged identity, a server that is not the expected
     one or refuses the token. A server that is away is waited for.
     """
     with ExitStack() as stack:
         await asyncio.to_thread(_take_over, settings, stack)
-        await _run_alone(settings, stop)
+        await _run_alone(settings, stop, proc)
 
 
 def _take_over(settings: AgentSettings, stack: ExitStack) -> None:
@@ -78,7 +79,7 @@ def _take_over(settings: AgentSettings, stack: ExitStack) -> None:
         ) from error
 
 
-async def _run_alone(settings: AgentSettings, stop: asyncio.Event) -> None:
+async def _run_alone(settings: AgentSettings, stop: asyncio.Event, proc: Path) -> None:
     clock, feed = SystemClock(), HoldingsFeed()
     condition = AgentCondition(feed=feed, clock=clock)
     insight = AgentInsight(condition=condition, feed=feed, clock=clock)
@@ -89,11 +90,15 @@ async def _run_alone(settings: AgentSettings, stop: asyncio.Event) -> None:
     try:
         await policies.load()
         condition.policies = policies
-        await probes.start()
-        identity = await _unless_stopped(own_identity(settings, clock), stop)
-        if identity is not None:
-            condition.identity = identity
-            await _serve(settings, identity, condition, insight, policies, feed=feed, clock=clock, stop=stop)
+        async with attesting(settings.kubernetes, clock, metrics=insight.metrics, proc=proc) as callers:
+            condition.kubernetes = callers.check
+            await probes.start()
+            identity = await _unless_stopped(own_identity(settings, clock), stop)
+            if identity is not None:
+                condition.identity = identity
+                await _serve(
+                    settings, identity, condition, insight, policies, callers, feed=feed, clock=clock, stop=stop
+                )
     finally:
         await keys.close()
         await probes.close()
@@ -103,17 +108,20 @@ def validate_agent(settings: AgentSettings) -> None:
     """Check what the settings name but the settings alone cannot show, and change nothing. Raises as `run_agent`."""
     if settings.authz.policy_file is not None:
         load_policies(settings.authz.policy_file)
+    if settings.kubernetes is not None:
+        asyncio.run(check_attesting(settings.kubernetes, SystemClock()))
     if settings.data_dir.is_dir() and IdentityFile(settings.data_dir).load(settings.trust_domain) is not None:
         return
     check_can_join(settings)
 
 
-async def _serve(
+async def _serve(  # noqa: PLR0913 - where the agent is wired: what exists already is given
     settings: AgentSettings,
     identity: OwnIdentity,
     condition: AgentCondition,
     insight: AgentInsight,
     policies: PolicyFile,
+    callers: Attesting,
     *,
     feed: HoldingsFeed,
     clock: Clock,
@@ -127,7 +135,6 @@ async def _serve(
     await memory.recall(bundle=bundle, now=clock.now())
     random = SystemRandom()
     registry = StreamRegistry(clock=clock, most_lingering=min(MOST_LINGERING, open_files() // _SHARE_OF_FILES))
-    attestor = UnixAttestor()
     tokens = TokenKeeper(
         trust_domain=settings.trust_domain,
         feed=feed,
@@ -142,7 +149,8 @@ async def _serve(
         listener=inherited_unix(settings.socket, os.environ),
         trust_domain=settings.trust_domain,
         feed=feed,
-        attestor=attestor,
+        attestor=callers.attestor,
+        news=callers.news,
         registry=registry,
         tokens=tokens,
         clock=clock,
@@ -210,16 +218,16 @@ async def _serve(
         async with insight.admin_socket(
             settings.admin_socket,
             relay_dir=settings.relay_dir,
-            attestor=attestor,
+            attestor=callers.attestor,
             keeping=keeper,
             streams=registry,
             sds_names=workloads.names_for,
         ):
-            await _run_until(stop, link.run(), keeper.run(), renewal.run(), policies.run())
+            following = [work() for work in callers.work]
+            await _run_until(stop, link.run(), keeper.run(), renewal.run(), policies.run(), *following)
     finally:
         await workloads.close(grace=_CLOSE_GRACE)
         await tokens.close()
-        attestor.close()
 
 
 async def _run_until(stop: asyncio.Event, *parts: Awaitable[None]) -> None:

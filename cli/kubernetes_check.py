@@ -16,7 +16,7 @@ from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.finding import Finding
-from cli.server_kubernetes import new_client
+from citadel.kubernetes.opening import open_client
 from sds import node_check
 from sds.settings import AgentSettings
 
@@ -35,7 +35,7 @@ async def look_at_clusters(clusters: Sequence[ClusterSettings], looking: Looking
     facts: dict[str, ClusterFacts] = {}
     async with AsyncExitStack() as stack:
         for each in clusters:
-            client = await new_client(each.api, f"cluster {each.name}")
+            client = await open_client(each.api, f"cluster {each.name}")
             stack.push_async_callback(client.close)
             facts[each.name] = await gather(each, client, clock=looking.clock, account=looking.account)
     same = twins(facts)
@@ -52,7 +52,7 @@ async def look_at_node(settings: AgentSettings, clock: Clock, *, audience: str |
     """Everything about this node, for an agent with these settings. Raises as above."""
     found: list[Finding] = []
     if settings.kubernetes is not None:
-        client = await new_client(settings.kubernetes.api, "the agent")
+        client = await open_client(settings.kubernetes.api, "the agent")
         try:
             found += agent_access_findings(await gather_for_agent(client, clock=clock))
         finally:

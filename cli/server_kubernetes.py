@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from ca.kubernetes.condition import ClusterCondition
 from ca.kubernetes.permissions import server_permissions
@@ -15,14 +15,10 @@ from ca.kubernetes.workloads.condition import WorkloadCondition
 from ca.settings import ServerSettings
 from citadel._wire import admin_pb2
 from citadel.clock import Clock
-from citadel.errors import InvalidArgument, Reason
 from citadel.kubernetes.observed import ObservedApi
+from citadel.kubernetes.opening import open_client
 from citadel.kubernetes.ports import KubernetesApi
-from citadel.kubernetes.settings import ApiServerSettings
 from citadel.probes import Check
-
-if TYPE_CHECKING:
-    from citadel.kubernetes.client import KubernetesClient
 
 # Goes on until it is cancelled; what the API server refuses or does not answer must not end it.
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -102,31 +98,12 @@ async def kubernetes_affairs(settings: ServerSettings, clock: Clock) -> AsyncIte
     async with AsyncExitStack() as stack:
         clusters = {}
         for each in settings.kubernetes.clusters if settings.kubernetes is not None else ():
-            client = await new_client(each.api, f"cluster {each.name}")
+            client = await open_client(each.api, f"cluster {each.name}")
             stack.push_async_callback(client.close)
             observed = ObservedApi(client, clock=clock)
             pods = Pods(observed, clock=clock)
             clusters[each.name] = Cluster(name=each.name, settings=each, observed=observed, pods=pods)
         yield KubernetesAffairs(clusters=clusters, clock=clock)
-
-
-async def new_client(settings: ApiServerSettings, whose: str) -> KubernetesClient:
-    """A client; whoever gets it closes it. Raises as above, saying `whose` it would be."""
-    try:
-        # It needs a library that is an extra, and takes 45 MiB.
-        from citadel.kubernetes.client import kubernetes_client  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("citadel."):
-            raise
-        raise InvalidArgument(
-            Reason.CONFIG_INVALID,
-            f"the section kubernetes needs {error.name.partition('.')[0]}, which is not installed",
-            fix="pip install 'citadel[kubernetes]'",
-        ) from error
-    try:
-        return await kubernetes_client(settings)
-    except InvalidArgument as error:
-        raise InvalidArgument(error.reason, f"{whose}: {error.message}", fix=error.fix) from error
 
 
 async def check_clients(settings: ServerSettings, clock: Clock) -> None:

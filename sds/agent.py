@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Final
 
@@ -20,9 +20,11 @@ _IDENTITY_LEFT: Final = 0.25
 class AgentCondition:
     """What is known of the agent from its start on. `identity`, `link` and `policies` are None until they exist.
 
+    `kubernetes` tells of the API server, where the settings name one.
+
     Ready: it has an identity, has heard from the server, and serves. Degraded: the server is away, or some entries have
-    no SVID, or policies or issuers' keys are not the newest; one entry that is refused must not take the whole node out
-    of service.
+    no SVID, or policies or issuers' keys are not the newest, or the API server is away; one entry that is refused must
+    not take the whole node out of service.
     """
 
     def __init__(self, *, feed: HoldingsFeed, clock: Clock) -> None:
@@ -32,6 +34,7 @@ class AgentCondition:
         self.identity: OwnIdentity | None = None
         self.link: Link | None = None
         self.policies: PolicyFile | None = None
+        self.kubernetes: Callable[[], Check] | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -55,6 +58,8 @@ class AgentCondition:
         yield self._svids_check()
         if self.policies is not None:
             yield from self.policies.checks()
+        if self.kubernetes is not None:
+            yield self.kubernetes()
 
     def _identity_check(self) -> Check:
         if self.identity is None:

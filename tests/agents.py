@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from citadel._wire import admin_pb2
 from citadel.config.files import write_private
 from citadel.reserved import agent_id
 from citadel.spiffe import SpiffeId
+from cli.agent_kubernetes import PROC
 from cli.agent_process import run_agent
 from sds.serve.resource import SECRET_TYPE_URL
 from sds.settings import AgentSettings
@@ -42,9 +43,15 @@ class RunningAgent:
 
 @asynccontextmanager
 async def running_agent(
-    server: Server, folder: Path, *, name: str = "node-1", admin_socket: Path | None = None
+    server: Server,
+    folder: Path,
+    *,
+    name: str = "node-1",
+    admin_socket: Path | None = None,
+    kubernetes: Mapping[str, Any] | None = None,
+    proc: Path = PROC,
 ) -> AsyncIterator[RunningAgent]:
-    """Run an agent until the block ends. It is ready when the block begins."""
+    """Run an agent until the block ends. It is ready when the block begins. `proc` tells of cgroups."""
     made = await server.admin().CreateToken(admin_pb2.CreateTokenRequest(agent_name=name))
     folder.mkdir(mode=0o700)
     write_private(folder / "join", made.join_string.encode())
@@ -56,10 +63,11 @@ async def running_agent(
             "admin_socket": admin_socket or folder / "agent-admin.sock",
             "join": {"string_file": folder / "join"},
             "probes": f"127.0.0.1:{free_port()}",
+            "kubernetes": kubernetes,
         }
     )
     stop = asyncio.Event()
-    process = asyncio.create_task(run_agent(settings, stop=stop))
+    process = asyncio.create_task(run_agent(settings, stop=stop, proc=proc))
     agent = RunningAgent(settings, agent_id(server.settings.trust_domain, name), process, stop)
     try:
         await _ready(agent)

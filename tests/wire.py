@@ -10,13 +10,19 @@ _TRICKLE: Final = 0.1  # seconds between two bytes
 
 
 class Wire:
-    """Goes to `target` on loopback. It can be cut, then nothing comes through and nobody is told; or trickle."""
+    """Goes to `target` on loopback. It can be cut, then nothing comes through and nobody is told; or trickle; or break.
+
+    `connections` counts those that were made or tried.
+    """
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
         self._trickles = False
+        self._is_broken = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.connections = 0
         self._copying: set[asyncio.Task[None]] = set()
 
     async def start(self) -> int:
@@ -30,8 +36,15 @@ class Wire:
         """What comes back comes byte by byte."""
         self._trickles = True
 
+    def break_off(self) -> None:
+        """Every connection ends, and so does each that is tried."""
+        self._is_broken = True
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
     def mend(self) -> None:
-        self._trickles = False
+        self._trickles = self._is_broken = False
         self._open.set()
 
     async def close(self) -> None:
@@ -40,7 +53,12 @@ class Wire:
             task.cancel()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self._is_broken:
+            writer.transport.abort()
+            return
         other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, other_writer}
         self._copying.add(asyncio.create_task(self._copy(reader, other_writer)))
         self._copying.add(asyncio.create_task(self._copy(other_reader, writer, back=True)))
 

@@ -56,6 +56,8 @@ class ProcessExplanation(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     uid: _builtins.int
     gid: _builtins.int
@@ -64,6 +66,10 @@ class ProcessExplanation(_message.Message):
     complete: _builtins.bool
     """false: something could not be seen now"""
     entries_in_all: _builtins.int
+    place: _builtins.str
+    """the pod and container that it runs in; empty: in none, or pods are not attested"""
+    trouble: _builtins.str
+    """why something of it is not seen"""
     @_builtins.property
     def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -93,10 +99,12 @@ class ProcessExplanation(_message.Message):
         streams: _abc.Iterable[_types_pb2.StreamReport] | None = ...,
         agent: Global___AgentCondition | None = ...,
         verdict: _insight_pb2.Verdict | None = ...,
+        place: _builtins.str = ...,
+        trouble: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "complete", b"complete", "entries", b"entries", "entries_in_all", b"entries_in_all", "executable", b"executable", "gid", b"gid", "pid", b"pid", "sds_names", b"sds_names", "selectors", b"selectors", "streams", b"streams", "uid", b"uid", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "complete", b"complete", "entries", b"entries", "entries_in_all", b"entries_in_all", "executable", b"executable", "gid", b"gid", "pid", b"pid", "place", b"place", "sds_names", b"sds_names", "selectors", b"selectors", "streams", b"streams", "trouble", b"trouble", "uid", b"uid", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -75,7 +75,9 @@ def _explain_process(invocation: Invocation, pid: int, agent_socket: Path) -> No
         (
             ("pid", found.pid),
             ("executable", found.executable or "the agent may not read it"),
+            *([("runs in", found.place)] if found.place else []),
             ("selectors seen", f"{' '.join(found.selectors)}{unseen}"),
+            *([("not seen", found.trouble)] if found.trouble else []),
             ("SDS names", found.sds_names),
             *_agent_fields(found.agent, now),
         )

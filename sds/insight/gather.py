@@ -74,6 +74,7 @@ class ProcessGatherer:
             entries=tuple(sorted(self._entries(seen.selectors), key=_rank)),
             streams=tuple(map(_stream_facts, self.streams_of(pid))),
             is_complete=seen.is_complete,
+            unseen=seen.trouble,
             is_connected=self.condition.is_connected,
             was_heard=self.condition.heard_at is not None,
             trouble=self._keeping.trouble,

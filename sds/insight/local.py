@@ -54,6 +54,8 @@ class AgentLocalService(agent_local_pb2_grpc.AgentLocalServicer):
             sds_names=self._gatherer.names_for(seen.selectors),
             streams=self._gatherer.streams_of(credentials.pid),
             agent=self._agent(facts.trouble),
+            place=seen.place,
+            trouble=seen.trouble,
             verdict=insight_pb2.Verdict(good=verdict.is_good, answer=verdict.answer, fix=verdict.fix),
         )
 

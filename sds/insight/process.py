@@ -54,13 +54,17 @@ class StreamFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFacts:
-    """All that the agent knows of one process. `trouble` is why nothing at all is signed for this agent now."""
+    """All that the agent knows of one process.
+
+    `trouble` is why nothing at all is signed for this agent now, `unseen` why something of the process is not seen.
+    """
 
     uid: int
     executable: str
     entries: tuple[EntryFacts, ...]
     streams: tuple[StreamFacts, ...] = ()
     is_complete: bool = True
+    unseen: str = ""
     is_connected: bool = True
     was_heard: bool = True
     trouble: str = ""
@@ -104,6 +108,8 @@ def _matches_nothing(facts: ProcessFacts) -> Verdict | None:
             "no entry matches, and the agent may not read which file this process runs",
             "run the agent as root or with CAP_SYS_PTRACE, or let the entry name the user alone",
         )
+    if facts.unseen:
+        return Verdict(f"no entry matches what is seen, and {facts.unseen}", "docs/reasons.md says more at pod_unseen")
     nearest = min(facts.entries, key=lambda each: (len(each.misses), each.entry.spiffe_id))
     wants = " and ".join(_miss_in_words(miss) for miss in nearest.misses)
     unseen = "" if facts.is_complete else "; something could not be seen now and is looked at again"
@@ -194,4 +200,5 @@ def _wants_file(selector: Selector) -> bool:
 
 
 def _kind(selector: Selector) -> tuple[str, str]:
-    return (selector.type, selector.value.partition(":")[0])
+    kind, _, rest = selector.value.partition(":")
+    return (selector.type, f"{kind}:{rest.partition(':')[0]}" if kind == "pod-label" else kind)

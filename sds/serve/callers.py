@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
@@ -21,13 +22,18 @@ class Attestation:
 
     Without `is_complete` there was something that it could not see now and may see later, such as the name of a user
     while the service that knows it starts. `unseen` are the kinds of selectors (`unix:path`) of which nothing is known,
-    now or for ever: that the caller has no such selector here does not mean that it is another one.
+    now or for ever: that the caller has no such selector here does not mean that it is another one. `trouble` says why,
+    and `place` where the caller runs, in words for people. `basis` is what it was made of beside the process itself,
+    which can change while the process does not.
     """
 
     selectors: frozenset[Selector]
     executable: str = ""
     is_complete: bool = True
     unseen: frozenset[str] = frozenset()
+    trouble: str = ""
+    place: str = ""
+    basis: Hashable = None
 
 
 class WorkloadAttestor(Protocol):
@@ -40,6 +46,28 @@ class WorkloadAttestor(Protocol):
             PermissionDenied: `caller_unknown` when the process ended meanwhile.
         """
         ...
+
+
+class CallerNews(Protocol):
+    """What becomes of facts that attestations were made of beside the processes themselves."""
+
+    def still_holds(self, seen: Attestation) -> bool:
+        """Whether another look at the same process would give the same, as far as those facts go."""
+        ...
+
+    def wake_at_change(self, event: asyncio.Event, seen: Attestation | None) -> None:
+        """Set `event` whenever what `seen` was made of may have changed; None takes an earlier wish back."""
+        ...
+
+
+class NoNews:
+    """Fulfils `CallerNews` where a process alone says all that there is to say."""
+
+    def still_holds(self, seen: Attestation) -> bool:  # noqa: ARG002 - the port's form
+        return True
+
+    def wake_at_change(self, event: asyncio.Event, seen: Attestation | None) -> None:
+        pass
 
 
 class CallerSource(Protocol):
@@ -60,11 +88,14 @@ class _Look:
 
 
 class Callers:
-    """Remembers each connection's attestation for as long as the connection lives, an incomplete one for a while."""
+    """Remembers attestations: each while it holds and its connection lives, an incomplete one for a while."""
 
-    def __init__(self, *, source: CallerSource, attestor: WorkloadAttestor, clock: Clock) -> None:
+    def __init__(
+        self, *, source: CallerSource, attestor: WorkloadAttestor, clock: Clock, news: CallerNews | None = None
+    ) -> None:
         self._source = source
         self._attestor = attestor
+        self._news = news or NoNews()
         self._clock = clock
         self._looks: WeakKeyDictionary[Caller, _Look] = WeakKeyDictionary()
         self._same: dict[Attestation, Attestation] = {}
@@ -76,7 +107,8 @@ class Callers:
     async def attest(self, caller: Caller, *, wants_sha256: Callable[[frozenset[Selector]], bool]) -> Attestation:
         """The caller's attestation, with the digest once what else is known of the caller makes it wanted.
 
-        Asks the attestor again for the digest, and every `LOOK_AGAIN` seconds while something is missing.
+        Asks the attestor again for the digest, when what it was made of has changed, and every `LOOK_AGAIN` seconds
+        while something is missing.
         """
         look = self._looks.get(caller)
         if look is None or self._is_worth_another(look):
@@ -85,11 +117,17 @@ class Callers:
             look = await self._look(caller, with_sha256=True)
         return look.seen
 
+    def wake_at_change(self, event: asyncio.Event, seen: Attestation | None) -> None:
+        """Set `event` whenever `attest` may answer otherwise than `seen`; None takes an earlier wish back."""
+        self._news.wake_at_change(event, seen)
+
     async def _look(self, caller: Caller, *, with_sha256: bool) -> _Look:
         seen = await self._attestor.attest(caller, want_sha256=with_sha256)
         known = self._looks.get(caller)
-        if known is not None and not seen.is_complete and known.seen.selectors > seen.selectors:
-            seen = known.seen  # what cannot be seen now takes nothing away
+        # What cannot be seen now takes nothing away, unless it was made of something that is so no longer.
+        is_as_before = known is not None and known.seen.basis == seen.basis
+        if known is not None and is_as_before and not seen.is_complete and known.seen.selectors > seen.selectors:
+            seen = known.seen
         seen = self._one_of_its_kind(seen)
         look = self._looks[caller] = _Look(seen=seen, with_sha256=with_sha256, at=self._clock.monotonic())
         return look
@@ -101,4 +139,6 @@ class Callers:
         return self._same.setdefault(seen, seen)
 
     def _is_worth_another(self, look: _Look) -> bool:
+        if not self._news.still_holds(look.seen):
+            return True
         return not look.seen.is_complete and self._clock.monotonic() - look.at >= LOOK_AGAIN

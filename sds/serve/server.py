@@ -31,7 +31,7 @@ from sds.authz.counts import Decisions
 from sds.authz.service import Authorization, PolicySource
 from sds.holdings import HoldingsFeed
 from sds.serve.admission import UserGate
-from sds.serve.callers import Callers, WorkloadAttestor
+from sds.serve.callers import CallerNews, Callers, WorkloadAttestor
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry
 from sds.serve.secrets import SecretShelf
@@ -75,6 +75,7 @@ class WorkloadServer:
         policies: PolicySource,
         decisions: Decisions,
         has_heard: Callable[[], bool] = lambda: True,
+        news: CallerNews | None = None,
         names: SecretNameSettings = _DEFAULT_NAMES,
         limits: LimitSettings = _DEFAULT_LIMITS,
         on_refusal: OnRefusal | None = None,
@@ -91,7 +92,7 @@ class WorkloadServer:
         )
         self._gate = UserGate(source=self._relay, most_per_uid=limits.max_streams_per_uid, most=limits.max_streams)
         self._expiries = Expiries(clock=clock)
-        callers = Callers(source=self._relay, attestor=attestor, clock=clock)
+        callers = Callers(source=self._relay, attestor=attestor, clock=clock, news=news)
         self._shelf = SecretShelf(trust_domain=trust_domain, names=names)
         self._registry = registry
         self._feed = feed

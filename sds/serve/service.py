@@ -100,6 +100,7 @@ class SecretDiscovery:
             while not reading.done():
                 live.wake.clear()
                 live.attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
+                self._callers.wake_at_change(live.wake, live.attestation)
                 available = self._available(live.attestation)
                 self._expiries.wake_at(live.wake, available.until)
                 response = live.next_response(available)
@@ -112,6 +113,7 @@ class SecretDiscovery:
             await reading
         finally:
             self._feed.unwatch(live.wake)
+            self._callers.wake_at_change(live.wake, None)
             self._expiries.wake_at(live.wake, None)
             self._registry.end(live.id)
             reading.cancel()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from citadel.clock import Clock
-from citadel.errors import PermissionDenied, Reason, Unavailable
+from citadel.errors import CitadelError, PermissionDenied, Reason, Unavailable
 from citadel.peer import Caller
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId
@@ -49,6 +50,8 @@ class Entitlement:
             raise Unavailable(
                 Reason.NOT_READY, "this agent has not heard from its server yet", fix="try again in a moment"
             )
+        if attestation.trouble:
+            raise _unseen(attestation)
         credentials = caller.credentials
         raise PermissionDenied(  # WEP-19, WAPI-26, WAPI-30
             Reason.NO_IDENTITY,
@@ -56,9 +59,19 @@ class Entitlement:
             fix="compare these, and the path of its program, with the selectors of its entry",
         )
 
+    def wake_at_change(self, event: asyncio.Event, seen: Attestation | None) -> None:
+        """Set `event` whenever `look` may find another caller than `seen`; None takes an earlier wish back."""
+        self._callers.wake_at_change(event, seen)
+
     def is_revoked(self, spiffe_id: SpiffeId) -> bool:
         """Whether nothing is to be believed of this identity of the own trust domain, by what the server said last."""
         return spiffe_id in self._feed.current.revoked_identities
 
     def _wants_sha256(self, selectors: frozenset[Selector]) -> bool:
         return self._shelf.wants_sha256(self._feed.current, selectors)
+
+
+def _unseen(attestation: Attestation) -> CitadelError:
+    """No entry matches what was seen; one may match what was not, and only what may still come is worth another try."""
+    kind = PermissionDenied if attestation.is_complete else Unavailable
+    return kind(Reason.POD_UNSEEN, attestation.trouble, fix="see pod_unseen in docs/reasons.md")

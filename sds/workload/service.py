@@ -103,11 +103,13 @@ class WorkloadApi(SpiffeWorkloadAPIServicer):
                 await self._next_change(stream, is_pending=answer is None)
         finally:
             self._feed.unwatch(stream.wake)
+            self._entitlement.wake_at_change(stream.wake, None)
             self._expiries.wake_at(stream.wake, None)
             self._registry.end(stream.id)
 
     async def _look(self, stream: LiveStream) -> Snapshot:
         stream.attestation, snapshot = await self._entitlement.look(stream.caller)
+        self._entitlement.wake_at_change(stream.wake, stream.attestation)
         return snapshot
 
     async def _next_change(self, stream: LiveStream, *, is_pending: bool) -> None:

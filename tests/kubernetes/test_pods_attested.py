@@ -1,0 +1,175 @@
+"""Pods as callers of a real agent, by the word of a real API server. Only the cgroups are made up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from citadel._wire import agent_local_pb2, agent_local_pb2_grpc
+from tests.agents import running_agent, sds_stream
+from tests.kube_api import KubernetesServer
+from tests.kube_cgroups import ANOTHER, CONTAINER, OTHER, sliced, v2, write
+from tests.kube_pods import IMAGE_ID, status
+from tests.servers import http_status, reason_of, running_server, server_settings
+from tests.wire import Wire
+from tests.workloads import Agent, Workload, workload_at
+
+UNSEEN = (grpc.StatusCode.UNAVAILABLE, "pod_unseen")
+GONE = (grpc.StatusCode.PERMISSION_DENIED, "pod_unseen")
+
+
+@dataclass
+class Node:
+    """A node of a cluster with its agent; this process is whichever pod's it is told to be."""
+
+    kubernetes: KubernetesServer
+    namespace: str
+    agent: Agent
+    proc: Path
+    wire: Wire
+
+    async def pod(self, name: str, **metadata: Any) -> dict[str, Any]:
+        return await asyncio.to_thread(self.kubernetes.pod, self.namespace, name, node=self.namespace, **metadata)
+
+    async def starts(self, name: str, container: str) -> None:
+        """kubelet tells that the pod's container runs."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{name}/status"
+        await asyncio.to_thread(self.kubernetes.patch, path, {"status": status({"main": container})})
+
+    def be_in(self, uid: str, container: str = CONTAINER) -> None:
+        write(self.proc, os.getpid(), v2(f"{sliced(uid)}/cri-containerd-{container}.scope"))
+
+    @asynccontextmanager
+    async def workload(self) -> AsyncIterator[Workload]:
+        async with workload_at(self.agent.socket) as workload:
+            yield workload
+
+    async def ready(self) -> str:
+        return (await http_status(self.agent.running.settings.probes, "/ready"))[1]
+
+    async def refusal(self) -> tuple[grpc.StatusCode, str]:
+        async with self.workload() as workload:
+            with pytest.raises(aio.AioRpcError) as refused:
+                await workload.svids().read(within=20)
+        return refused.value.code(), reason_of(refused.value)
+
+    async def identities(self) -> list[str]:
+        async with self.workload() as workload:
+            return [svid.spiffe_id for svid in (await workload.svids().read(within=20)).svids]
+
+
+@asynccontextmanager
+async def running_node(
+    kubernetes: KubernetesServer, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, wait: str = "10s"
+) -> AsyncIterator[Node]:
+    kubernetes.namespace(name)
+    kubernetes.account(name, "default")
+    proc = folder / "proc"
+    write(proc, "self", v2(f"{sliced(OTHER)}/cri-containerd-{ANOTHER}.scope"))
+    wire = Wire(kubernetes.port)
+    kubeconfig = kubernetes.kubeconfig(folder / "kubeconfig", address=f"https://127.0.0.1:{await wire.start()}")
+    monkeypatch.setenv("NODE_NAME", name)
+    its = {"api": {"kubeconfig": str(kubeconfig)}, "wait": wait}
+    try:
+        async with (
+            running_server(server_settings(folder)) as server,
+            running_agent(server, folder / "agent", kubernetes=its, proc=proc) as running,
+        ):
+            yield Node(kubernetes, name, Agent(server, running), proc, wire)
+    finally:
+        await wire.close()
+
+
+async def test_a_pod_gets_its_identity_from_its_first_second_to_its_last(
+    kubernetes: KubernetesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_node(kubernetes, tmp_path, monkeypatch, "attested") as node:
+        known = await node.pod("known", labels={"app": "web"})
+        uid = known["metadata"]["uid"]
+        node.be_in(uid)
+        await node.agent.entry("/of-pod", f"k8s:pod-uid:{uid}")
+        await node.agent.entry("/of-label", "k8s:ns:attested", "k8s:pod-label:app:web")
+        image = await node.agent.entry("/of-image", f"k8s:container-image:{IMAGE_ID}", "k8s:container-name:main")
+        domain = node.agent.running.spiffe_id.trust_domain.id
+        async with node.workload() as workload:
+            stream = workload.svids()
+            first = await stream.read()
+            assert [svid.spiffe_id for svid in first.svids] == [f"{domain}/of-pod", f"{domain}/of-label"]
+            # The container is told later, and what it gives comes on the open stream.
+            await node.starts("known", CONTAINER)
+            assert len((await stream.read()).svids) == 3
+            await asyncio.to_thread(
+                kubernetes.patch, "/api/v1/namespaces/attested/pods/known", {"metadata": {"labels": {"app": "old"}}}
+            )
+            assert [svid.spiffe_id for svid in (await stream.read()).svids] == [
+                f"{domain}/of-pod",
+                f"{domain}/of-image",
+            ]
+            await node.agent.delete(image)
+            assert len((await stream.read()).svids) == 1
+            explained = await explain(node)
+            assert explained.place == "pod attested/known, container main"
+            assert f"k8s:pod-uid:{uid}" in explained.selectors
+            await asyncio.to_thread(kubernetes.delete, "/api/v1/namespaces/attested/pods/known")
+            with pytest.raises(aio.AioRpcError) as ended:
+                await stream.end()
+            assert (ended.value.code(), reason_of(ended.value)) == GONE
+        assert await node.refusal() == GONE
+        # A pod that is told of only later: whoever calls before waits for it.
+        node.wire.break_off()
+        new = await node.pod("new")
+        await node.agent.entry("/new", f"k8s:pod-uid:{new['metadata']['uid']}")
+        node.be_in(new["metadata"]["uid"], ANOTHER)
+        asking = asyncio.create_task(node.identities())
+        done, _ = await asyncio.wait([asking], timeout=0.3)
+        assert not done
+        node.wire.mend()
+        assert await asking == [f"{domain}/new"]
+        assert '"kubernetes":"1 pods of this node"' in await node.ready()
+
+
+async def test_without_the_api_server_known_pods_stay_and_new_ones_wait(
+    kubernetes: KubernetesServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_node(kubernetes, tmp_path, monkeypatch, "cut-off", wait="500ms") as node:
+        known = await node.pod("known")
+        await node.agent.entry("/known", f"k8s:pod-uid:{known['metadata']['uid']}")
+        node.be_in(known["metadata"]["uid"])
+        domain = node.agent.running.spiffe_id.trust_domain.id
+        assert await node.identities() == [f"{domain}/known"]
+        node.wire.break_off()
+        async with asyncio.timeout(10):
+            while "kubernetes_unavailable" not in (ready := await node.ready()):
+                await asyncio.sleep(0.02)
+        assert '"status":"degraded"' in ready
+        assert "1 pods are known, new ones wait" in ready
+        assert await node.identities() == [f"{domain}/known"]
+        new = await node.pod("new")
+        await node.agent.entry("/new", f"k8s:pod-uid:{new['metadata']['uid']}")
+        node.be_in(new["metadata"]["uid"])
+        assert await node.refusal() == UNSEEN
+        explained = await explain(node)
+        assert "pod_unseen" in explained.verdict.fix
+        assert new["metadata"]["uid"] in explained.trouble
+        async with sds_stream(node.agent.running, "default") as proxy:
+            node.wire.mend()
+            assert (await proxy.next()).resources
+        assert await node.identities() == [f"{domain}/new"]
+
+
+async def explain(node: Node) -> agent_local_pb2.ProcessExplanation:
+    async with aio.insecure_channel(f"unix:{node.agent.running.settings.admin_socket}") as channel:
+        stub: Any = agent_local_pb2_grpc.AgentLocalStub(channel)  # type: ignore[no-untyped-call]  # generated
+        answer: agent_local_pb2.ProcessExplanation = await stub.ExplainProcess(
+            agent_local_pb2.ExplainProcessRequest(pid=os.getpid()), timeout=10
+        )
+        return answer
