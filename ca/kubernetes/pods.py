@@ -28,7 +28,11 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """What is kept of a pod. `node` is empty until it is bound to one."""
+    """What is kept of a pod. `node` is empty until it is bound to one.
+
+    `service_account` is empty for a mirror of what a kubelet runs by itself. A kubelet makes those in any namespace,
+    so they are never taken for pods of that namespace's default account.
+    """
 
     namespace: str
     name: str
@@ -125,7 +129,7 @@ def pod_of(found: KubeObject) -> Pod | None:
         name=str(meta["name"]),
         uid=str(meta["uid"]),
         node=_text(spec, "nodeName"),
-        service_account=_text(spec, "serviceAccountName") or "default",
+        service_account=_text(spec, "serviceAccountName"),
         labels=tuple(
             (sys.intern(str(name)), sys.intern(str(value))) for name, value in sorted(_part(meta, "labels").items())
         ),

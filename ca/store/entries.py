@@ -21,13 +21,15 @@ from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
 
 _MOST_IN_QUERY: Final = 500
+_MOST_EVENTS: Final = 10_000  # what pods bring about never ends, and of what is past only the number counts
 
 
 class SqlEntryStore:
     """Fulfils `ca.entries.registry.EntryStore`."""
 
-    def __init__(self, *, database: Database) -> None:
+    def __init__(self, *, database: Database, most_events: int = _MOST_EVENTS) -> None:
         self._database = database
+        self._most_events = most_events
 
     async def load(self, keep: Callable[[Entry], Entry]) -> tuple[Sequence[Entry], int]:
         async with self._database.transaction() as connection:
@@ -74,6 +76,8 @@ class SqlEntryStore:
             if changes:
                 told = [{"kind": f"entry-{change.kind}", "subject": change.entry.id} for change in changes]
                 await connection.execute(insert(events), told)
+                newest = select(func.max(events.c.revision)).scalar_subquery()
+                await connection.execute(delete(events).where(events.c.revision < newest - self._most_events))
             await record_acts(connection, acts, at=at)
             return int(await connection.scalar(select(func.max(events.c.revision))) or 0)
 

@@ -26,7 +26,7 @@ from citadel.pace import Pace
 from citadel.waiting import news_or_time
 
 _LINGER: Final = 0.05  # seconds in which what comes together is gathered
-_AT_ONCE: Final = 1000  # pods of one transaction: issuing waits for it
+_AT_ONCE: Final = 500  # pods of one transaction: issuing waits for it
 _BETWEEN: Final = 100  # pods after which others have a turn
 _LOOK_AGAIN: Final = 300.0  # seconds: what people did to entries of their own is seen then at the latest
 _LONGEST_PAUSE: Final = 30.0

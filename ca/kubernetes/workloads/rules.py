@@ -38,6 +38,7 @@ class Left(StrEnum):
 
     NAMESPACE = "its namespace is not admitted"
     LABELS = "its labels do not fit"
+    ACCOUNT = "it has no service account: kubelet runs it by itself"
     UNBOUND = "it is not bound to a node yet"
     ENDED = "it has ended"
 
@@ -84,6 +85,8 @@ class PodRules:
             return Left.NAMESPACE
         if not self._labels.matches(dict(pod.labels)):
             return Left.LABELS
+        if not pod.service_account:
+            return Left.ACCOUNT
         if pod.has_ended:
             return Left.ENDED
         return None if pod.node else Left.UNBOUND

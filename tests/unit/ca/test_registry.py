@@ -17,7 +17,7 @@ from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
-from ca.store.schema import audit
+from ca.store.schema import audit, events
 from citadel.entry import Entry
 from citadel.errors import AlreadyExists, CitadelError, InvalidArgument, NotFound, Reason, Unavailable
 from citadel.spiffe import TrustDomain
@@ -252,6 +252,50 @@ async def test_every_change_is_in_the_audit_log_with_its_actor(database: Databas
         ("uid:4", "entry.create", plan.changes[0].entry.id),
         ("uid:5", "entry.delete", made.id),
     ]
+
+
+async def test_of_events_the_last_are_kept_and_revisions_go_on(database: Database, clock: FakeClock) -> None:
+    directory = EntryDirectory(trust_domain=A_TEST)
+    store = SqlEntryStore(database=database, most_events=3)
+    registry = EntryRegistry(trust_domain=A_TEST, store=store, directory=directory, clock=clock)
+    await registry.start()
+    for _ in range(5):
+        made = await registry.create(entry("/one"), by=ROOT)
+        await registry.delete(made.id, by=ROOT)
+    async with database.reading() as connection:
+        rows = await connection.execute(select(events.c.revision).order_by(events.c.revision))
+        assert [row.revision for row in rows] == [7, 8, 9, 10]
+    assert directory.revision == 10
+    _, again = await started(database, clock)
+    assert again.revision == 10
+
+
+async def test_what_the_server_manages_is_done_as_far_as_it_can_be(database: Database, clock: FakeClock) -> None:
+    registry, directory = await started(database, clock)
+    by_hand = await registry.create(entry("/hand"), by=ROOT)
+    by = Actor.kubernetes("main")
+    wanted = {
+        name: entry(path, id="", revision=0, origin=name)
+        for name, path in (("k8s:main/a", "/a"), ("k8s:main/b", "/citadel/b"), ("k8s:main/c", "/hand"))
+    }
+    refused = await registry.manage(list(wanted.values()), by=by)
+    assert {origin: error.reason for origin, error in refused.items()} == {"k8s:main/b": Reason.ENTRY_RESERVED_ID}
+    [made] = directory.managed.of("k8s:main/a").values()
+    assert set(directory.all()) == {made.id, by_hand.id}
+    # What is left out made no way: /a stays whose it is.
+    moved = replace(wanted["k8s:main/a"], id=made.id, spiffe_id=entry("/citadel/a").spiffe_id)
+    again = replace(wanted["k8s:main/a"], origin="k8s:main/d", dns_names=("d",))
+    refused = await registry.manage([moved, again], gone=["unknown", by_hand.id], by=by)
+    assert {origin: error.reason.value for origin, error in refused.items()} == {
+        "k8s:main/a": "entry_reserved_id",
+        "k8s:main/d": "entry_duplicate",
+    }
+    # Nor is anything deleted that people registered; and where theirs is the same, it is the one.
+    became = replace(wanted["k8s:main/a"], id=made.id, spiffe_id=by_hand.spiffe_id)
+    assert not await registry.manage([became], by=by)
+    assert directory.all() == {by_hand.id: by_hand}
+    _, restarted = await started(database, clock)
+    assert restarted.all() == directory.all()
 
 
 async def test_an_apply_is_one_transaction(database: Database, clock: FakeClock) -> None:

@@ -129,6 +129,14 @@ def test_a_pod_has_ended_when_all_its_containers_have(phase: str, ended: bool) -
     assert found.has_ended is ended
 
 
+def test_what_a_kubelet_runs_by_itself_has_no_service_account() -> None:
+    mirror = pod("a", uid="u1", annotations={"kubernetes.io/config.mirror": "h1"})
+    del mirror["spec"]["serviceAccountName"]
+    found = pod_of(mirror)
+    assert found is not None
+    assert found.service_account == ""
+
+
 @pytest.mark.parametrize("odd", [{}, {"metadata": None}, {"metadata": {"name": "a", "namespace": "shop"}}])
 def test_what_no_api_server_writes_is_no_pod(odd: dict[str, Any]) -> None:
     assert pod_of(odd) is None
