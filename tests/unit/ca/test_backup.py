@@ -69,6 +69,7 @@ async def filled(database: Database, clock: FakeClock) -> None:
     for number in range(3):
         made = await registry.create(entry(f"/w{number}", hint="ü\n\x01" if not number else ""), by=ROOT)
     await registry.delete(made.id, by=ROOT)
+    await registry.manage([entry("/pod", id="", revision=0, origin="k8s:main/shop/web-0")], by=ROOT)
     async with database.transaction() as connection:
         await connection.execute(insert(bundles).values(trust_domain="a.test", sequence=7, digest="d"))
         await connection.execute(

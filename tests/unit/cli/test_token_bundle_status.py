@@ -203,6 +203,17 @@ async def test_what_a_proxy_says_cannot_steer_the_terminal(program: Program) -> 
     assert r"Failed to load\x1b[31m trusted CA" in text
 
 
+async def test_status_says_how_it_is_with_the_pods_of_a_cluster(admin: FakeAdmin, program: Program) -> None:
+    pods = admin_pb2.WorkloadStatus(admitted=7, entries=6)
+    cluster = admin.status.kubernetes.add(cluster="main", good=True, pods=9, pods_known=True, workloads=pods)
+    assert "main, 9 pods, 7 admitted, 6 entries\n" in (await program("status")).stdout
+    cluster.workloads.problems = 1
+    cluster.workloads.shown.append("shop/web-0: no SPIFFE ID\x1b[2J")
+    shown = (await program("status")).stdout
+    assert "7 admitted, 6 entries, 1 with problems\n" in shown
+    assert r"shop/web-0: no SPIFFE ID\x1b[2J" in shown
+
+
 @pytest.mark.usefixtures("busy")
 async def test_status_for_programs(program: Program) -> None:
     status = json.loads((await program("-o", "json", "status")).stdout)
