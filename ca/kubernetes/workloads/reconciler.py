@@ -86,7 +86,7 @@ class _Step:
         """What one pod's name is to have, where these were found; of a pod that had the name before all goes."""
         is_there = False
         for each in found:
-            if wanted is None or is_there or (each.parent_id, each.selectors) != (wanted.parent_id, wanted.selectors):
+            if wanted is None or (each.parent_id, each.selectors) != (wanted.parent_id, wanted.selectors):
                 self.gone.append(each.id)
                 continue
             change = EntryChange(before=each, after=replace(wanted, id=each.id))

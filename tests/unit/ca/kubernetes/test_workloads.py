@@ -25,9 +25,9 @@ from ca.store.database import Database
 from ca.store.entries import SqlEntryStore
 from ca.store.schema import audit
 from citadel.entry import Entry
-from citadel.errors import CitadelError, FailedPrecondition, Reason
+from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.kubernetes.informer import Informer
-from citadel.kubernetes.ports import ApiUnavailable
+from citadel.kubernetes.ports import ApiUnavailable, Listed
 from citadel.spiffe import SpiffeId, TrustDomain
 from tests.clock import FakeClock
 from tests.kube_fake import FakeKubernetes
@@ -169,11 +169,22 @@ async def test_a_service_is_named_where_it_selects_the_pod(spec: dict[str, Any],
     running.cancel()
 
 
+class HiddenServices(FakeKubernetes):
+    """An API server that does not let its services be read while they are `hidden`."""
+
+    hidden = False
+
+    async def list(self, path: str, *, labels: str = "", fields: str = "") -> Listed:
+        if self.hidden and path == SERVICES:
+            raise Unavailable(Reason.KUBERNETES_DENIED, "services may not be listed")
+        return await super().list(path, labels=labels, fields=fields)
+
+
 class Cluster:
     """A fake API server, and all of the server that follows it: informers, reconciler, registry and store."""
 
     def __init__(self, database: Database, clock: FakeClock) -> None:
-        self.api = FakeKubernetes()
+        self.api = HiddenServices()
         self.clock = clock
         self.directory = EntryDirectory(trust_domain=A_TEST)
         self.registry = EntryRegistry(
@@ -334,7 +345,7 @@ async def test_names_of_services_follow_the_services(cluster: Cluster) -> None:
     assert cluster.found["api"][0].revision == 1
 
 
-async def test_nothing_is_deleted_before_everything_is_known(cluster: Cluster) -> None:
+async def test_nothing_is_deleted_before_the_pods_are_known(cluster: Cluster) -> None:
     cluster.pod("a")
     await cluster.start()
     await cluster.until("a")
@@ -342,12 +353,25 @@ async def test_nothing_is_deleted_before_everything_is_known(cluster: Cluster) -
     cluster.api.fails = ApiUnavailable("away")
     cluster.drop("a")
     cluster.pod("b")
-    await cluster.start(service_dns_names=True)
+    await cluster.start()
     await cluster.long_enough()
     assert list(cluster.found) == ["a"]
     cluster.api.fails = None
     await cluster.clock.advance(60)
     await cluster.until("b")
+
+
+async def test_no_name_is_taken_from_a_certificate_before_the_services_are_known(cluster: Cluster) -> None:
+    cluster.pod("a")
+    cluster.service("shop", app="a")
+    await cluster.start(service_dns_names=True)
+    before = await cluster.until("a")
+    assert before["a"][0].dns_names
+    await cluster.stop()
+    cluster.api.hidden = True
+    await cluster.start(service_dns_names=True)
+    await cluster.long_enough()
+    assert cluster.found == before
 
 
 async def test_nothing_is_deleted_while_the_api_server_is_away(cluster: Cluster) -> None:
