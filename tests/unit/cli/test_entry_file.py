@@ -48,7 +48,7 @@ def test_every_field() -> None:
     [entry] = read(
         WEB + "id: e1\nx509_svid_ttl: 1h30m\njwt_svid_ttl: 1.500s\ndns_names: [web, w]\nfederates_with: [b.test]\n"
         "hint: on\nexpires_at: 2030-01-31T13:00:00+01:00\nadmin: true\ndownstream: false\nrevision: 7\n"
-        "created_at: whenever\n"
+        "created_at: whenever\norigin: k8s:main/shop/web-0\n"
     )
     assert entry == Entry(
         id="e1",
@@ -63,6 +63,7 @@ def test_every_field() -> None:
         expires_at=datetime(2030, 1, 31, 12, tzinfo=UTC),
         admin=True,
         revision=7,
+        origin="k8s:main/shop/web-0",
     )
 
 
