@@ -222,30 +222,6 @@ async def server_core(
                 clock=clock,
             ),
         )
-        mesh = partial(
-            Mesh,
-            trust_domain=settings.trust_domain,
-            roster=roster,
-            sessions=sessions,
-            ends=SqlIssuedEnds(database=database),
-            clock=clock,
-        )
-        rotation = rotation_affairs(
-            settings,
-            database=database,
-            authorities=authorities,
-            identity=identity,
-            mesh=mesh(beyond=(clusters.children, *upstream.beyond(authorities, revocation.lists, clusters.records))),
-            sessions=sessions,
-            lists=revocation.lists,
-            is_lost=keys.is_lost,
-            clock=clock,
-        )
-        # What is above waits for what is here and below, and not the other way round.
-        knowing = knowing_of(
-            clusters, mesh=partial(mesh, beyond=(clusters.children,)), skipped=rotation.rotator.skipped
-        )
-        await rotation.rotator.start()
         hang_into(
             kubernetes,
             KubernetesSurroundings(
@@ -262,6 +238,29 @@ async def server_core(
                 clock=clock,
             ),
         )
+        within = (clusters.children, *kubernetes.beyond)
+        mesh = partial(
+            Mesh,
+            trust_domain=settings.trust_domain,
+            roster=roster,
+            sessions=sessions,
+            ends=SqlIssuedEnds(database=database),
+            clock=clock,
+        )
+        rotation = rotation_affairs(
+            settings,
+            database=database,
+            authorities=authorities,
+            identity=identity,
+            mesh=mesh(beyond=(*within, *upstream.beyond(authorities, revocation.lists, clusters.records))),
+            sessions=sessions,
+            lists=revocation.lists,
+            is_lost=keys.is_lost,
+            clock=clock,
+        )
+        # What is above waits for what is here and below, and not the other way round.
+        knowing = knowing_of(clusters, mesh=partial(mesh, beyond=within), skipped=rotation.rotator.skipped)
+        await rotation.rotator.start()
         federation = await federation_affairs(
             settings,
             database=database,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ca.kubernetes.condition import ClusterCondition
+from ca.kubernetes.note import Note
 from ca.kubernetes.permissions import server_permissions
 from ca.kubernetes.pods import Pods
 from ca.kubernetes.settings import ClusterSettings
 from ca.kubernetes.workloads.condition import WorkloadCondition
+from ca.rotation.ports import Beyond
 from ca.settings import ServerSettings
 from citadel._wire import admin_pb2
 from citadel.clock import Clock
@@ -26,12 +28,16 @@ Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """One cluster of the settings. Every call goes through `api`, so that it is counted and what is wrong is seen."""
+    """One cluster of the settings. Every call goes through `api`, so that it is counted and what is wrong is seen.
+
+    Whoever has a part in it appends to `notes` what it says to people.
+    """
 
     name: str
     settings: ClusterSettings
     observed: ObservedApi
     pods: Pods
+    notes: list[Callable[[], Iterable[Note]]] = field(default_factory=list)
 
     @property
     def api(self) -> KubernetesApi:
@@ -51,6 +57,7 @@ class Cluster:
             pods=len(self.pods.current) if self.follows_pods else None,
             has_synced=self.pods.has_synced,
             ended=self.observed.calls.ended,
+            notes=[note for said in self.notes for note in said()],
         )
 
 
@@ -59,13 +66,14 @@ class KubernetesAffairs:
     """The clusters by name, none where the settings name none, and what is done in them.
 
     `work` is what runs while this server owns the store: whoever has a part in Kubernetes appends its own. `workloads`
-    says how it is with the identities of pods, by cluster.
+    says how it is with the identities of pods, by cluster. Rotations wait for `beyond`.
     """
 
     clusters: Mapping[str, Cluster]
     clock: Clock
     work: list[Work] = field(default_factory=list)
     workloads: dict[str, Callable[[], WorkloadCondition]] = field(default_factory=dict)
+    beyond: list[Beyond] = field(default_factory=list)
 
     def all_work(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run from now on. No API server was waited for: an outage of one is to make none of Citadel."""

@@ -17,6 +17,7 @@ from ca.store.database import Database
 from citadel.clock import Clock
 from citadel.tally import Tally
 from cli.server_kubernetes import KubernetesAffairs
+from cli.server_kubernetes_bundles import hang_bundles
 from cli.server_workloads import hang_workloads
 
 
@@ -46,3 +47,4 @@ def hang_into(kubernetes: KubernetesAffairs, around: KubernetesSurroundings) -> 
         registry=around.registry,
         clock=around.clock,
     )
+    hang_bundles(kubernetes, own=around.authorities, metrics=around.metrics, clock=around.clock)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from ca.kubernetes.note import Note
 from ca.kubernetes.workloads.condition import WorkloadCondition
 from citadel._wire import admin_pb2
 from citadel.kubernetes.observed import Trouble
@@ -17,7 +18,7 @@ from citadel.wire import to_timestamp
 class ClusterCondition:
     """`pods` is None where they are not followed; `ended` counts calls by verb, resource and outcome.
 
-    `workloads` is None where its pods get no identities.
+    `workloads` is None where its pods get no identities. `notes` are what the parts that work in it say.
     """
 
     cluster: str
@@ -26,6 +27,7 @@ class ClusterCondition:
     has_synced: bool
     ended: Mapping[tuple[str, str, str], int]
     workloads: WorkloadCondition | None = None
+    notes: Sequence[Note] = ()
 
     def check(self, now: datetime) -> Check:
         """As `/ready` says it. Never dead: what was attested and issued goes on without an API server."""
@@ -34,6 +36,8 @@ class ClusterCondition:
             seconds = max(0, round((now - self.trouble.since).total_seconds()))
             error = self.trouble.error
             return Check(name, Health.DEGRADED, f"{error.message} ({error.reason.value}), for {seconds} s")
+        if troubles := [each.text for each in self.notes if each.is_trouble]:
+            return Check(name, Health.DEGRADED, "; ".join(troubles))
         if self.pods is None:
             return Check(name, Health.GOOD, "good")
         text = f"{self.pods} pods" if self.has_synced else "its pods are being read for the first time"
@@ -42,7 +46,11 @@ class ClusterCondition:
     def status(self) -> admin_pb2.KubernetesStatus:
         """As `citadel-cli status` shows it."""
         told = admin_pb2.KubernetesStatus(
-            cluster=self.cluster, good=self.trouble is None, pods=self.pods, pods_known=self.has_synced
+            cluster=self.cluster,
+            good=self.trouble is None,
+            pods=self.pods,
+            pods_known=self.has_synced,
+            notes=[each.text for each in self.notes],
         )
         if self.workloads is not None:
             told.workloads.CopyFrom(self.workloads.status())

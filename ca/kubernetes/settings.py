@@ -147,10 +147,18 @@ class ConfigMapSettings(Settings):
 
 
 class ClusterTrustBundleSettings(Settings):
-    """A ClusterTrustBundle with the trust bundle; with `signer_name` it is that signer's."""
+    """A ClusterTrustBundle with the trust bundle; with `signer_name` it is that signer's, and called after it."""
 
     name: str
     signer_name: SignerName | None = None
+
+    @model_validator(mode="after")
+    def _is_called_after_its_signer(self) -> Self:
+        prefix = f"{self.signer_name.replace('/', ':')}:" if self.signer_name is not None else ""
+        if not self.name.startswith(prefix) or _OBJECT.fullmatch(self.name.removeprefix(prefix)) is None:
+            like = f"{prefix}bundle" if prefix else "bundle, without ':'"
+            raise ValueError(f"{self.name[:200]!r} is not the name of such a ClusterTrustBundle; write it like {like}")
+        return self
 
 
 class BundleSettings(Settings):
@@ -161,7 +169,14 @@ class BundleSettings(Settings):
         ConfigMapSettings(name="istio-ca-root-cert", key="root-cert.pem"),
     )
     cluster_trust_bundle: ClusterTrustBundleSettings | None = None
-    writes_per_second: float = Field(default=50.0, gt=0)
+    writes_per_second: float = Field(default=100.0, gt=0)
+
+    @model_validator(mode="after")
+    def _keys_differ(self) -> Self:
+        keys = [(each.name, each.key) for each in self.config_maps]
+        if len(set(keys)) < len(keys):
+            raise ValueError("a key of a ConfigMap can be listed once")
+        return self
 
 
 class SignerSettings(Settings):

@@ -631,6 +631,7 @@ class KubernetesStatus(_message.Message):
     PODS_FIELD_NUMBER: _builtins.int
     PODS_KNOWN_FIELD_NUMBER: _builtins.int
     WORKLOADS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     good: _builtins.bool
     reason: _builtins.str
@@ -648,6 +649,10 @@ class KubernetesStatus(_message.Message):
     def workloads(self) -> Global___WorkloadStatus:
         """where its pods get identities"""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what a person should know"""
+
     def __init__(
         self,
         *,
@@ -659,10 +664,11 @@ class KubernetesStatus(_message.Message):
         pods: _builtins.int | None = ...,
         pods_known: _builtins.bool = ...,
         workloads: Global___WorkloadStatus | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "pods", b"pods", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "cluster", b"cluster", "good", b"good", "message", b"message", "pods", b"pods", "pods_known", b"pods_known", "reason", b"reason", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "cluster", b"cluster", "good", b"good", "message", b"message", "notes", b"notes", "pods", b"pods", "pods_known", b"pods_known", "reason", b"reason", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pods: _TypeAlias = _typing.Literal["pods"]  # noqa: Y015
     _WhichOneofArgType__pods: _TypeAlias = _typing.Literal["_pods", b"_pods"]  # noqa: Y015

@@ -52,6 +52,7 @@ def _print(status: admin_pb2.Status, now: datetime) -> None:
             *((("vault", _vault(status.vault, now)),) if status.HasField("vault") else ()),
             *(("kubernetes", _kubernetes(each, now)) for each in status.kubernetes),
             *(("pod", printable(line)) for each in status.kubernetes for line in each.workloads.shown),
+            *(("kubernetes note", printable(note)) for each in status.kubernetes for note in each.notes),
             *((("rotation", _rotation(status.rotation, now)),) if status.HasField("rotation") else ()),
             *((("clock", _jump(status)),) if status.HasField("clock_jump") else ()),
             *((("revocation", _without_lists(status)),) if status.revocation_trouble else ()),

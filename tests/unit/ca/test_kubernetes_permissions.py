@@ -43,8 +43,16 @@ def needed(**sections: Any) -> set[str]:
             | {f"{verb} configmaps roots" for verb in ("list", "watch", "patch")},
         ),
         (
-            {"bundles": {"config_maps": [], "cluster_trust_bundle": {"name": "s:b", "signer_name": SIGNER}}},
-            {f"{verb} clustertrustbundles.{CERTIFICATES} s:b" for verb in ("get", "list", "watch", "patch")}
+            {
+                "bundles": {
+                    "config_maps": [],
+                    "cluster_trust_bundle": {"name": "citadel.example.org:workload:b", "signer_name": SIGNER},
+                }
+            },
+            {
+                f"{verb} clustertrustbundles.{CERTIFICATES} citadel.example.org:workload:b"
+                for verb in ("get", "list", "watch", "patch")
+            }
             | {f"create clustertrustbundles.{CERTIFICATES}", f"attest signers.{CERTIFICATES} {SIGNER}"},
         ),
         (

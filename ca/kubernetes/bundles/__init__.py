@@ -1,0 +1,1 @@
+"""The trust bundle, kept in objects of Kubernetes where everybody finds it."""

@@ -1,0 +1,166 @@
+"""A ConfigMap with the trust bundle, in every namespace that is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import SystemRandom
+from typing import Final, TypeAlias
+
+from ca.kubernetes.away import is_away
+from ca.kubernetes.backlog import Backlog
+from ca.kubernetes.bundles.contents import Contents, digest
+from ca.kubernetes.bundles.disputes import Disputes
+from ca.kubernetes.bundles.rate import WriteRate
+from ca.kubernetes.settings import ConfigMapSettings
+from citadel.clock import Clock
+from citadel.errors import CitadelError
+from citadel.kubernetes.informer import Informer
+from citadel.kubernetes.ports import KubeObject, KubernetesApi
+
+NAMESPACES: Final = "/api/v1/namespaces"
+_CONFIG_MAPS: Final = "/api/v1/configmaps"
+_AT_ONCE: Final = 8
+
+Digests: TypeAlias = Mapping[str, str]  # by the key in the ConfigMap
+
+
+def is_lasting(namespace: KubeObject) -> bool | None:
+    """What is kept of a namespace: True, or None for one that is on its way out and takes nothing new."""
+    meta, status = namespace.get("metadata") or {}, namespace.get("status") or {}
+    return None if meta.get("deletionTimestamp") or status.get("phase") == "Terminating" else True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How it is with the ConfigMaps of one name: how many are meant, and why some cannot be kept, by namespace."""
+
+    name: str
+    meant: int
+    right: int
+    failing: Mapping[str, CitadelError]
+
+
+class ConfigMaps:
+    """Those of one `name`; each of `kept` is a key in them. What else is in them is left alone."""
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        name: str,
+        kept: Sequence[ConfigMapSettings],
+        *,
+        namespaces: Informer[bool],
+        contents: Callable[[], Contents],
+        rate: WriteRate,
+        clock: Clock,
+    ) -> None:
+        self._api = api
+        self._name = name
+        self._kept = kept
+        self._contents = contents
+        self._rate = rate
+        self._clock = clock
+        self._namespaces = namespaces
+        self._found = Informer(api, _CONFIG_MAPS, keep=self._digests, fields=f"metadata.name={name}", clock=clock)
+        draw = SystemRandom().random
+        self._backlog = Backlog(
+            self._bring_in_order,
+            is_away=lambda: is_away(namespaces, self._found),
+            clock=clock,
+            at_once=_AT_ONCE,
+            draw=draw,
+        )
+        self._disputes = Disputes(clock=clock, draw=draw)
+        self.rewritten_at: float | None = None  # when one was last brought from one bundle to another
+        self._found.follow(self._config_map_changed)
+        namespaces.follow(self._namespace_changed)
+
+    async def follow(self) -> None:
+        """Follow those that there are, for ever."""
+        await self._found.run()
+
+    async def keep(self) -> None:
+        """Bring them in order, for ever: once it is known what there is, so that what is right is not written."""
+        await self._namespaces.until_synced()
+        await self._found.until_synced()
+        await self._backlog.run()
+
+    def bundle_changed(self) -> None:
+        """The bundle says something else now."""
+        for namespace in self._namespaces.current:
+            self._backlog.add(namespace)
+
+    @property
+    def has_synced(self) -> bool:
+        """Whether it is known what there is."""
+        return self._namespaces.has_synced and self._found.has_synced
+
+    def standing(self) -> Standing:
+        """How it is with them."""
+        meant = [namespace for namespace in self._namespaces.current if self._keys(namespace)]
+        right = sum(1 for namespace in meant if not self._is_behind(namespace))
+        return Standing(name=self._name, meant=len(meant), right=right, failing=self._backlog.failing)
+
+    def stale(self, *, forms: frozenset[str]) -> list[str]:
+        """The namespaces in which somebody may read another bundle than the one in force, in one of these forms.
+
+        Where there is none nobody reads it, and nobody who waits for it can be broken by what it will say.
+        """
+        found = []
+        for namespace in self._namespaces.current:
+            wanted = {each.key for each in self._keys(namespace) if each.format in forms}
+            held = self._found.current.get(f"{namespace}/{self._name}", {})
+            if any(held[key] != text for key, text in self._wanted(namespace).items() if key in wanted & held.keys()):
+                found.append(namespace)
+        return found
+
+    async def _bring_in_order(self, namespace: str) -> None:
+        if not self._is_behind(namespace):
+            return
+        await self._rate.turn()
+        before = self._found.current.get(f"{namespace}/{self._name}")
+        contents = self._contents()
+        await self._api.apply(
+            f"{NAMESPACES}/{namespace}/configmaps/{self._name}",
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {**contents.metadata(self._name), "namespace": namespace},
+                "data": {each.key: contents.texts[each.format] for each in self._keys(namespace)},
+            },
+        )
+        if before:
+            self.rewritten_at = self._clock.monotonic()
+
+    def _is_behind(self, namespace: str) -> bool:
+        if namespace not in self._namespaces.current:
+            return False
+        held, wanted = self._found.current.get(f"{namespace}/{self._name}", {}), self._wanted(namespace)
+        return any(held.get(key) != text for key, text in wanted.items())
+
+    def _keys(self, namespace: str) -> list[ConfigMapSettings]:
+        return [each for each in self._kept if each.namespaces.admits(namespace)]
+
+    def _wanted(self, namespace: str) -> Digests:
+        contents = self._contents()
+        return {each.key: contents.digests[each.format] for each in self._keys(namespace)}
+
+    def _digests(self, config_map: KubeObject) -> Digests:
+        data = config_map.get("data") or {}
+        return {each.key: digest(str(data[each.key])) for each in self._kept if each.key in data}
+
+    def _namespace_changed(self, key: str, before: bool | None, after: bool | None) -> None:
+        del before
+        if after is None:
+            self._backlog.forget(key)
+            self._disputes.forget(key)
+        else:
+            self._backlog.add(key, urgent=True)  # its pods cannot start without
+
+    def _config_map_changed(self, key: str, before: Digests | None, after: Digests | None) -> None:
+        del after
+        namespace, wanted = key.partition("/")[0], self._wanted(key.partition("/")[0])
+        was_right = before is not None and all(before.get(each) == text for each, text in wanted.items())
+        if self._is_behind(namespace):
+            self._backlog.add(namespace, after=self._disputes.pause(namespace) if was_right else 0.0)

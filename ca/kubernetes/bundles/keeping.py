@@ -1,0 +1,151 @@
+"""Everything in one cluster that holds the trust bundle, and how far it is behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from ca.kubernetes.bundles.config_maps import NAMESPACES, ConfigMaps, Standing, is_lasting
+from ca.kubernetes.bundles.contents import Contents, OwnBundle
+from ca.kubernetes.bundles.rate import WriteRate
+from ca.kubernetes.bundles.trust_bundle import ClusterTrustBundle
+from ca.kubernetes.note import Note
+from ca.kubernetes.settings import BundleSettings, ConfigMapSettings
+from ca.rotation.model import Holder
+from citadel._wire.rotation_pb2 import ClusterView
+from citadel.clock import Clock
+from citadel.errors import CitadelError
+from citadel.kubernetes.informer import Informer
+from citadel.kubernetes.ports import KubernetesApi
+
+# kubelet looks at what it has mounted once a minute, with some jitter, and follows changes until then.
+_KUBELETS_HAVE_IT: Final = 90.0
+_MOST_NAMED: Final = 3
+
+
+class BundleKeeping:
+    """Keeps them all, and fulfils `ca.rotation.ports.Beyond`: a rotation waits until what is in use says what is new.
+
+    Where the bundle has never been is not waited for: nobody there trusts anything by it yet.
+    """
+
+    def __init__(
+        self, api: KubernetesApi, settings: BundleSettings, own: OwnBundle, *, cluster: str, clock: Clock
+    ) -> None:
+        self._name = f"kubernetes/{cluster}/bundles"  # what a person may skip; no agent is called so
+        self._own = own
+        self._clock = clock
+        self._contents = Contents.of(own.bundle())
+        rate = WriteRate(settings.writes_per_second, clock=clock)
+        self._namespaces = Informer(api, NAMESPACES, keep=is_lasting, clock=clock)
+        self._config_maps = [
+            ConfigMaps(
+                api,
+                name,
+                kept,
+                namespaces=self._namespaces,
+                contents=lambda: self._contents,
+                rate=rate,
+                clock=clock,
+            )
+            for name, kept in _by_name(settings.config_maps).items()
+        ]
+        named = settings.cluster_trust_bundle
+        self._trust_bundle = (
+            ClusterTrustBundle(api, named, contents=lambda: self._contents, rate=rate, clock=clock)
+            if named is not None
+            else None
+        )
+        self._forms = {each.format for each in settings.config_maps} | ({"pem"} if named is not None else set())
+        own.watch(self._bundle_changed)
+
+    async def run(self) -> None:
+        """Keep everything, for ever."""
+        async with asyncio.TaskGroup() as group:
+            if self._config_maps:
+                group.create_task(self._namespaces.run())
+            for each in self._config_maps:
+                group.create_task(each.follow())
+                group.create_task(each.keep())
+            if self._trust_bundle is not None:
+                group.create_task(self._trust_bundle.run())
+
+    def without(self, *, is_jwt: bool) -> Sequence[Holder]:
+        forms = frozenset({"spiffe"} if is_jwt else {"pem", "spiffe"})
+        if not forms & self._forms:
+            return ()
+        if not all(each.has_synced for each in self._config_maps):
+            return [Holder(name=self._name, words="its ConfigMaps have not been read since the server was started")]
+        stale = [
+            f"{standing.name} in {namespace}{_why(standing.failing.get(namespace))}"
+            for each in self._config_maps
+            for standing in [each.standing()]
+            for namespace in each.stale(forms=forms)
+        ]
+        if (bundle := self._trust_bundle) is not None and "pem" in forms and bundle.is_stale:
+            stale.append(f"ClusterTrustBundle {bundle.name}{_why(bundle.trouble)}")
+        if stale:
+            more = f"; {len(stale) - _MOST_NAMED} more" if len(stale) > _MOST_NAMED else ""
+            words = f"the bundle is not written yet: {'; '.join(stale[:_MOST_NAMED])}{more}"
+            return [Holder(name=self._name, words=words)]
+        return self._being_read()
+
+    def depending(self, old_ids: Collection[str], now: datetime) -> Sequence[Holder]:
+        del old_ids, now  # whoever has a certificate is known from the ledger
+        return ()
+
+    def clusters(self) -> Sequence[ClusterView]:
+        return ()
+
+    def standings(self) -> list[Standing]:
+        """How it is with the ConfigMaps, by name."""
+        return [each.standing() for each in self._config_maps]
+
+    def notes(self) -> Iterator[Note]:
+        """What a person should know."""
+        for standing in self.standings():
+            if standing.failing:
+                namespace, error = next(iter(standing.failing.items()))
+                words = f"ConfigMap {standing.name} cannot be kept in {len(standing.failing)} of {standing.meant}"
+                yield Note(f"{words} namespaces, such as {namespace}{_why(error)}", is_trouble=True)
+        if (bundle := self._trust_bundle) is None:
+            return
+        if bundle.is_absent:
+            yield Note("no ClusterTrustBundle is kept: this API server has no such objects")
+        elif bundle.trouble is not None:
+            yield Note(f"ClusterTrustBundle {bundle.name} cannot be kept{_why(bundle.trouble)}", is_trouble=True)
+
+    def _bundle_changed(self) -> None:
+        contents = Contents.of(self._own.bundle())
+        if contents == self._contents:
+            return
+        self._contents = contents
+        for each in self._config_maps:
+            each.bundle_changed()
+        if self._trust_bundle is not None:
+            self._trust_bundle.bundle_changed()
+
+    def _being_read(self) -> list[Holder]:
+        of_bundle = self._trust_bundle.rewritten_at if self._trust_bundle is not None else None
+        times = [at for at in (of_bundle, *(each.rewritten_at for each in self._config_maps)) if at is not None]
+        left = max(times, default=-_KUBELETS_HAVE_IT) + _KUBELETS_HAVE_IT - self._clock.monotonic()
+        if left <= 0:
+            return []
+        words = "kubelets bring the bundle into pods, and must have had the time for it"
+        until = self._clock.now() + timedelta(seconds=left)
+        return [Holder(name=self._name, words=words, until=until, is_mere_time=True)]
+
+
+def _by_name(settings: Sequence[ConfigMapSettings]) -> dict[str, list[ConfigMapSettings]]:
+    """Those of one name are one object, which is written as a whole."""
+    found: defaultdict[str, list[ConfigMapSettings]] = defaultdict(list)
+    for each in settings:
+        found[each.name].append(each)
+    return found
+
+
+def _why(error: CitadelError | None) -> str:
+    return f" ({error.reason.value}: {error.message})" if error is not None else ""
