@@ -46,6 +46,7 @@ class Reason(StrEnum):
     CSR_MALFORMED = "csr_malformed"
     CSR_BAD_SIGNATURE = "csr_bad_signature"
     CSR_KEY_REFUSED = "csr_key_refused"
+    CSR_WISH_REFUSED = "csr_wish_refused"
     BATCH_TOO_LARGE = "batch_too_large"
     # entries
     ENTRY_MALFORMED = "entry_malformed"
@@ -114,6 +115,7 @@ class Reason(StrEnum):
     K8S_POD_UNKNOWN = "k8s_pod_unknown"
     K8S_NODE_TAKEN = "k8s_node_taken"
     K8S_IMPERSONATION_REFUSED = "k8s_impersonation_refused"
+    K8S_ANNOTATION_UNKNOWN = "k8s_annotation_unknown"
     LIFETIME_REFUSED = "lifetime_refused"
     ENTRY_MANAGED = "entry_managed"
     # credentials of gateways

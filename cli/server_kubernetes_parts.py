@@ -18,6 +18,7 @@ from citadel.clock import Clock
 from citadel.tally import Tally
 from cli.server_kubernetes import KubernetesAffairs
 from cli.server_kubernetes_bundles import hang_bundles
+from cli.server_kubernetes_signers import SignerSurroundings, hang_signers
 from cli.server_workloads import hang_workloads
 
 
@@ -48,3 +49,11 @@ def hang_into(kubernetes: KubernetesAffairs, around: KubernetesSurroundings) -> 
         clock=around.clock,
     )
     hang_bundles(kubernetes, own=around.authorities, metrics=around.metrics, clock=around.clock)
+    signers = SignerSurroundings(
+        settings=around.settings,
+        authorities=around.authorities,
+        issuer=around.issuer,
+        tally=around.tally,
+        clock=around.clock,
+    )
+    hang_signers(kubernetes, signers, around.metrics)

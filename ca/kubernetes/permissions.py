@@ -134,6 +134,7 @@ def _signers(signers: SignerSettings) -> Iterator[Permission]:
         if approves:
             yield _certificates(f"{_REQUESTS}/approval", ("update",), setting, lacking)
         yield _certificates("signers", ("approve", "sign") if approves else ("sign",), setting, lacking, names=ours)
+        yield _permission("pods", _FOLLOW, setting, lacking)
     if signers.pod_certificates:
         setting, lacking = "signers.pod_certificates", "PodCertificateRequests are not answered"
         yield _certificates(_POD_REQUESTS, _FOLLOW, setting, lacking)

@@ -1,0 +1,1 @@
+"""Certificates by objects of Kubernetes: CertificateSigningRequest and PodCertificateRequest."""
