@@ -311,6 +311,12 @@ class ServerSettings(Settings):
             raise ValueError("set at most one of store_url and store_url_env")
         return self
 
+    @property
+    def longest_leaf(self) -> timedelta:
+        """How long a certificate can live, whoever it is for."""
+        others = self.kubernetes.longest_lifetime if self.kubernetes is not None else timedelta(0)
+        return min(max(self.svids.max_lifetime, others), self.authorities.issuer_lifetime)
+
     @model_validator(mode="after")
     def _vault_is_named_and_used(self) -> Self:
         uses = {

@@ -61,7 +61,7 @@ from cli.server_kubernetes import KubernetesAffairs, kubernetes_affairs
 from cli.server_kubernetes_parts import KubernetesSurroundings, hang_into
 from cli.server_records import RecordKeeping
 from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
-from cli.server_rotation import RotationAffairs, rotation_affairs
+from cli.server_rotation import RotationAffairs, asking_clients, rotation_affairs
 from cli.server_starting import StartSeen
 from cli.server_upstream import UpstreamAffairs, upstream_affairs
 from cli.server_vault import VaultAffairs, running_vault
@@ -245,6 +245,7 @@ async def server_core(
             roster=roster,
             sessions=sessions,
             ends=SqlIssuedEnds(database=database),
+            asking=(asking := await asking_clients(database, authorities, clock)),
             clock=clock,
         )
         rotation = rotation_affairs(
@@ -276,6 +277,7 @@ async def server_core(
                 agents.sightings.run(),
                 identity.run(),
                 revoking.run(),
+                asking.run(),
                 rotation.rotator.run(),
                 rotation.upkeep.run(),
                 federation.federations.run(),

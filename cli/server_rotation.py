@@ -13,6 +13,8 @@ from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.insight.rotating import clock_check, rotation_check
 from ca.revocation.lists import RevocationLists
+from ca.rotation.asking import AskingClients
+from ca.rotation.leaving import earliest_signing
 from ca.rotation.mesh import Mesh
 from ca.rotation.model import Longest
 from ca.rotation.orders import OrderBoard
@@ -20,9 +22,10 @@ from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering
 from ca.rotation.upkeep import Shares, Upkeep
 from ca.settings import ServerSettings
+from ca.store.asking import SqlPublishedRoots
 from ca.store.audit import SqlAuditLog
 from ca.store.database import Database
-from ca.store.rotations import SqlRotations
+from ca.store.rotations import SqlIssuedEnds, SqlRotations
 from citadel.clock import Clock
 from citadel.probes import Check
 from cli.server_agents import AgentAffairs
@@ -51,6 +54,20 @@ class RotationAffairs:
         return rotation_check(self.rotator.running, holders, now=self.clock.now())
 
 
+async def asking_clients(database: Database, authorities: AuthorityManager, clock: Clock) -> AskingClients:
+    """Who has certificates and is told of a new root only when it asks; to be run."""
+    asking = AskingClients(
+        roots=lambda: authorities.bundle().x509_authorities,
+        handed_out=SqlIssuedEnds(database=database),
+        earliest=lambda: earliest_signing(authorities.issuers()),
+        store=SqlPublishedRoots(database=database),
+        clock=clock,
+    )
+    await asking.start()
+    authorities.watch(asking.wake)
+    return asking
+
+
 def rotation_affairs(  # noqa: PLR0913 - where rotation is wired: each part is given, none is made in secret
     settings: ServerSettings,
     *,
@@ -75,7 +92,7 @@ def rotation_affairs(  # noqa: PLR0913 - where rotation is wired: each part is g
         board=board,
         lists=lists,
         longest=Longest(
-            leaf=min(settings.svids.max_lifetime, settings.authorities.issuer_lifetime),
+            leaf=settings.longest_leaf,
             token=settings.svids.jwt_max_lifetime,
             between_looks=settings.federation.refresh_hint if settings.federation.listen is not None else None,
         ),

@@ -123,7 +123,8 @@ class Knowing:
 
     async def _look(self, half: _Half) -> None:
         version, now = self.version(is_jwt=half.is_jwt), self._clock.now()
-        found = gate.still_held(self._near(half, version, now), self._skipped(), now)
+        untold = half.mesh.asking.left(now) if half.mesh.asking is not None and not half.is_jwt else ()
+        found = gate.still_held([*self._near(half, version, now), *untold], self._skipped(), now)
         if not found:
             is_first, half.asked = half.asked != version, version
             since = earliest_signing(self._authorities.issuers())

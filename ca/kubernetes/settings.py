@@ -219,6 +219,12 @@ class KubernetesSettings(Settings):
 
     clusters: tuple[ClusterSettings, ...] = Field(min_length=1)
 
+    @property
+    def longest_lifetime(self) -> timedelta:
+        """How long a certificate can live that is handed out to clients of Kubernetes."""
+        parts = [part for each in self.clusters for part in (each.istio, each.signers) if part is not None]
+        return max((part.max_lifetime for part in parts), default=timedelta(0))
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [cluster.name for cluster in self.clusters]

@@ -13,7 +13,7 @@ from ca.insight.proxies import agent_name
 from ca.rotation import gate
 from ca.rotation.gate import AgentView, Closed, Trust
 from ca.rotation.model import Holder
-from ca.rotation.ports import Beyond, IssuedEnds
+from ca.rotation.ports import Asking, Beyond, IssuedEnds
 from citadel._wire import agent_api_pb2, types_pb2
 from citadel.clock import Clock
 from citadel.reserved import RESERVED_SEGMENT, is_agent_id, server_id
@@ -64,10 +64,12 @@ class Mesh:
         ends: IssuedEnds,
         clock: Clock,
         beyond: Sequence[Beyond] = (),
+        asking: Asking | None = None,
     ) -> None:
-        """`beyond` are the other clusters, which know of their meshes themselves."""
+        """`beyond` are the other clusters, which know of their meshes themselves; `asking` who is pushed nothing."""
         self.trust_domain = trust_domain
         self.beyond = beyond
+        self.asking = asking
         self._roster = roster
         self._sessions = sessions
         self._ends = ends

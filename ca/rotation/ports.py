@@ -45,6 +45,18 @@ class Beyond(Protocol):
         ...
 
 
+class Asking(Protocol):
+    """Clients to which nothing is pushed; `ca.rotation.asking` knows of them."""
+
+    def left(self, now: datetime) -> Sequence[Holder]:
+        """As somebody who is waited for, for as long as they may not know a root of the bundle."""
+        ...
+
+    async def would_be_left(self, now: datetime) -> Sequence[Holder]:
+        """The same, of a root that would be published now."""
+        ...
+
+
 class Lists(Protocol):
     """What proxies check against."""
 

@@ -170,7 +170,8 @@ class Rotator:
         if not found or at_once:
             is_first = not self._holders and self._clear_since is None
             found += gate.still_held(await self.waiting.away(rotation, now, at_once=is_first), rotation.skipped, now)
-        return found + gate.still_held(self.polled.left(rotation, now), rotation.skipped, now)
+        untold = [*self.polled.left(rotation, now), *self.waiting.asking(rotation, now)]
+        return found + gate.still_held(untold, rotation.skipped, now)
 
     async def _look(self) -> bool:
         """Do what the phase asks for, and enter the next one if it may be. Whether it was entered."""

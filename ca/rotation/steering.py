@@ -24,6 +24,7 @@ from citadel.tasks import to_its_end
 _log = structlog.get_logger(__name__)
 
 _MOST_WORDS: Final = 500
+_NO_TIME: Final = timedelta(0)
 _LONGEST: Final = timedelta(days=365)
 
 
@@ -86,10 +87,12 @@ class Steering:
         asked = replace(rotation, phase=Phase.OBSERVE if Phase.OBSERVE in course else Phase.PREPARE)
         margins = rotation.margin * sum(1 for phase in course if machine.has_margin(wish.kind, phase))
         margins += self._rotator.polled.least(wish.kind)
-        holders = await self._rotator.holders(asked, at_once=True)
+        now = self._rotator.time.now()
+        asking = gate.still_held(await self._rotator.waiting.would_ask(rotation, now), rotation.skipped, now)
+        named = {each.name for each in asking}
+        holders = [*(h for h in await self._rotator.holders(asked, at_once=True) if h.name not in named), *asking]
         left_with: list[Holder] = []
         if Phase.DRAIN in course and (wish.deadline is None or wish.kind is RotationKind.JWT):
-            now = self._rotator.time.now()
             left_with = gate.still_held(self._rotator.waiting.left_with(rotation), rotation.skipped, now)
             holders += left_with
         if wish.deadline is not None:  # everything is renewed at once
@@ -97,7 +100,9 @@ class Steering:
         elif wish.kind is RotationKind.JWT:
             takes = max([margins, *(each.until - now for each in left_with if each.until is not None)])
         else:
-            takes = margins + rotation.window
+            takes = (
+                margins + rotation.window + max((each.until - now for each in asking if each.until), default=_NO_TIME)
+            )
         census = self._rotator.mesh.census(trust=self._rotator.waiting.trust(wish.kind), order_id="")
         return Plan(steps=course, takes=takes, holders=holders, census=census)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -108,6 +108,18 @@ class Waiting:
                 return [holder for each in self._mesh.beyond for holder in each.depending(rotation.old_ids, now)]
             case _:
                 return []
+
+    def asking(self, rotation: Rotation, now: datetime) -> Sequence[Holder]:
+        """Who is told of a new root only when it asks; a new authority under a root that it knows is in its answer."""
+        if self._mesh.asking is None or (rotation.kind, rotation.phase) != (RotationKind.ROOT, Phase.OBSERVE):
+            return []
+        return self._mesh.asking.left(now)
+
+    async def would_ask(self, rotation: Rotation, now: datetime) -> Sequence[Holder]:
+        """The same, of a rotation that begins now."""
+        if self._mesh.asking is None or rotation.kind is not RotationKind.ROOT or rotation.is_emergency:
+            return []
+        return await self._mesh.asking.would_be_left(now)
 
     def clusters(self) -> list[ClusterView]:
         """The clusters below this one."""

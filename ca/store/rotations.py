@@ -14,6 +14,7 @@ from ca.rotation.model import Phase, Rotation, RotationKind, Scope
 from ca.store.audit import record_act
 from ca.store.database import Database
 from ca.store.schema import ledger, revoked_certificates, rotations
+from citadel.reserved import is_k8s_door_id
 from citadel.spiffe import SpiffeId
 
 _AT_ONCE: Final = 50  # IDs in one query
@@ -82,7 +83,22 @@ class SqlIssuedEnds:
             query = query.where(ledger.c.issuer_id.in_(sorted(issuer_ids)))
         async with self._database.reading() as connection:
             everybody = [row.id for row in await connection.execute(_EVERYBODY)]
-        wanted = [who for who in everybody if who not in without]
+        return await self._ends_of([who for who in everybody if who not in without], query)
+
+    async def last_end_of_asking(self, *, issued_after: datetime) -> datetime | None:
+        """As `ca.rotation.asking.HandedOut` has it: of what was recorded for the doors of Kubernetes."""
+        query = (
+            select(ledger.c.requested_by, func.max(ledger.c.not_after).label("ends"))
+            .where(ledger.c.issued_at >= issued_after)
+            .where(ledger.c.serial.not_in(select(revoked_certificates.c.serial)))
+            .group_by(ledger.c.requested_by)
+        )
+        async with self._database.reading() as connection:
+            everybody = [row.id for row in await connection.execute(_EVERYBODY)]
+        ends = await self._ends_of([who for who in everybody if is_k8s_door_id(SpiffeId.parse(who))], query)
+        return max(ends.values(), default=None)
+
+    async def _ends_of(self, wanted: Sequence[str], query: Select[tuple[str, datetime]]) -> Mapping[str, datetime]:
         ends: dict[str, datetime] = {}
         for start in range(0, len(wanted), _AT_ONCE):  # each in its own time: those who are away may be very many
             some = query.where(ledger.c.requested_by.in_(wanted[start : start + _AT_ONCE]))

@@ -313,6 +313,14 @@ exchanged_roots: Final = Table(
     Column("certificate", LargeBinary, nullable=False),
 )
 
+# Roots in the own bundle: until when clients that ask by themselves may not know them.
+published_roots: Final = Table(
+    "published_root",
+    metadata,
+    Column("digest", _DIGEST, primary_key=True),
+    Column("unknown_until", Moment, nullable=False),
+)
+
 # Issuing authorities that were signed for child clusters.
 downstream_authorities: Final = Table(
     "downstream_authority",

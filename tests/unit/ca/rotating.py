@@ -45,6 +45,8 @@ from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KekSealer
 from ca.revocation.bars import Bars
 from ca.revocation.lists import RevocationLists
+from ca.rotation.asking import AskingClients
+from ca.rotation.leaving import earliest_signing
 from ca.rotation.mesh import Mesh
 from ca.rotation.model import Longest, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
@@ -52,6 +54,7 @@ from ca.rotation.ports import Beyond
 from ca.rotation.rotator import Rotator
 from ca.rotation.steering import Steering, Wish
 from ca.rotation.upkeep import Shares, Upkeep
+from ca.store.asking import SqlPublishedRoots
 from ca.store.audit import SqlAuditLog
 from ca.store.authorities import SqlAuthorityStore
 from ca.store.clusters import SqlChildren
@@ -116,6 +119,7 @@ class Fated:
             "lists",
             "certificates",
             "last_ends",
+            "last_end_of_asking",
             "last_end_of_workloads",
         }
     )
@@ -312,12 +316,21 @@ class Server:
             authorities=self.authorities.authorities,
             clock=disk.clock,
         )
+        ends = Fated(SqlIssuedEnds(database=disk.database), calm)
+        self.asking = AskingClients(
+            roots=lambda: self.authorities.bundle().x509_authorities,
+            handed_out=ends,  # type: ignore[arg-type] # as above
+            earliest=lambda: earliest_signing(self.authorities.issuers()),
+            store=Fated(SqlPublishedRoots(database=disk.database), calm),  # type: ignore[arg-type] # as above
+            clock=disk.clock,
+        )
         mesh = partial(
             Mesh,
             trust_domain=A_TEST,
             roster=self.roster,
             sessions=self.sessions,
-            ends=Fated(SqlIssuedEnds(database=disk.database), calm),  # type: ignore[arg-type] # as above
+            ends=ends,  # type: ignore[arg-type] # as above
+            asking=self.asking,
             clock=disk.clock,
             beyond=(self.children,),
         )
@@ -387,8 +400,10 @@ class Server:
         if self.above is not None:
             await self.above.started(self)
         await self.identity.start()
+        await self.asking.start()
+        self.authorities.watch(self.asking.wake)
         await self.rotator.start()
-        works = [self.rotator.run(), self.upkeep.run()]
+        works = [self.asking.run(), self.rotator.run(), self.upkeep.run()]
         if self.disk.is_parent:
             works += [self.keeping.run(), self.knowing.run()]
         self._tasks = [asyncio.create_task(work) for work in works]
@@ -431,7 +446,7 @@ class Server:
             if condition():
                 return
             await self.turn()
-        raise AssertionError(f"it never came to it: {self.rotator.current}")
+        raise AssertionError(f"it never came to it: {self.rotator.current}, {self.holders()}")
 
     async def phase(self, phase: Phase) -> None:
         """Until the rotation is in this phase, or was since this was asked."""
