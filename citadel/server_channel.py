@@ -18,6 +18,8 @@ _LONGEST_PAUSE: Final = timedelta(seconds=1)
 # A machine that is gone answers nothing at all; with several servers the next one waits for this.
 _CONNECTING: Final = timedelta(seconds=4)
 _KEEPALIVE: Final = timedelta(seconds=20)  # the server allows pings every 5 s
+# A server that is replaced has another address under its name. gRPC's default is to ask again after 30 s.
+_LOOK_UP_AGAIN: Final = timedelta(seconds=2)
 _KEEPALIVE_ANSWER: Final = timedelta(seconds=10)
 
 
@@ -56,6 +58,7 @@ def _channel(address: HostPort, credentials: grpc.ChannelCredentials, reconnect:
         ("grpc.min_reconnect_backoff_ms", _CONNECTING // timedelta(milliseconds=1)),  # how long connecting may take
         ("grpc.keepalive_time_ms", _KEEPALIVE // timedelta(milliseconds=1)),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER // timedelta(milliseconds=1)),
+        ("grpc.dns_min_time_between_resolutions_ms", _LOOK_UP_AGAIN // timedelta(milliseconds=1)),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
         ("grpc.max_send_message_length", _LARGEST_MESSAGE),

@@ -1,4 +1,4 @@
-"""What can be seen of a server before its doors open: a start can wait for a parent or Vault."""
+"""What can be seen of a server before its doors open: a start can wait for a parent or Vault, or for its store."""
 
 from __future__ import annotations
 
@@ -23,12 +23,9 @@ class StartSeen:
 
 @asynccontextmanager
 async def start_seen(settings: ServerSettings) -> AsyncIterator[StartSeen]:
-    """Within this the probes say that the server is not ready, and why, where it may take long."""
-    seen = StartSeen()
-    if settings.upstream.citadel is None and settings.vault is None:
-        yield seen
-        return
-    name = "upstream" if settings.vault is None else "vault"
+    """Within this the probes say that the server is not ready, and why."""
+    name = "vault" if settings.vault else "upstream" if settings.upstream.citadel else "store"
+    seen = StartSeen() if name != "store" else StartSeen("the store is read, and brought up to date first")
     probes = Probes(
         settings.listen.probes,
         lambda: Readiness.of([Check(name, Health.DEAD, f"start waits: {seen.text}")]),

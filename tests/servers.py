@@ -207,8 +207,8 @@ async def running_server(settings: ServerSettings) -> AsyncIterator[Server]:
 async def connected(settings: ServerSettings, process: asyncio.Task[Any] | None = None) -> Server:
     """The server of `settings`, as soon as its last door is open; `process` is what must not end before."""
     async with asyncio.timeout(_PATIENCE):
-        # A child that waits for its parent has probes before it has anything else.
-        while not (settings.listen.admin_socket.exists() and await _answers(settings.listen.probes)):
+        # There are probes during the start too, and one that was killed leaves its socket.
+        while not (await _listens(settings.listen.admin_socket) and await _answers(settings.listen.probes)):
             if process is not None and process.done():
                 await process
                 raise AssertionError("the server ended before it was ready")
@@ -293,6 +293,15 @@ async def http_status(address: HostPort, path: str) -> tuple[int, str]:
     answer = (await reader.read()).decode()
     writer.close()
     return int(answer.split()[1]), answer.partition("\r\n\r\n")[2]
+
+
+async def _listens(path: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def _answers(address: HostPort) -> bool:
