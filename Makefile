@@ -2,10 +2,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+KUBE_TOOLS = PYTHON=$(CURDIR)/$(BIN)/python tests/kube_tools/get.sh
 KUBERNETES = $(BIN)/pytest tests/kubernetes -m 'not soak' --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kubernetes soak lint conformance bench format stubs lock clean
+.PHONY: help setup demo test test-kubernetes soak lint conformance bench format stubs manifests lock clean
 
 help: ## Show what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,11 +28,12 @@ test: $(READY) ## Run every test, real Envoys included.
 	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'not soak and not alone' --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'alone and not soak'
-	@if tests/kube_apiserver/build.sh --find >/dev/null && command -v etcd >/dev/null; then $(KUBERNETES); \
-		else echo "not run: tests/kubernetes, which need an API server: make test-kubernetes"; fi
+	@if tests/kube_apiserver/build.sh --find >/dev/null && tests/kube_tools/get.sh --find >/dev/null && command -v etcd >/dev/null; \
+		then $(KUBERNETES); else echo "not run: tests/kubernetes, which need an API server and helm: make test-kubernetes"; fi
 
-test-kubernetes: $(READY) ## Build or find a real API server of Kubernetes, and run what needs one (needs go and etcd).
+test-kubernetes: $(READY) ## Build or find a real API server of Kubernetes, with helm, and run what needs them (needs go and etcd).
 	@tests/kube_apiserver/build.sh
+	@$(KUBE_TOOLS)
 	$(KUBERNETES)
 
 soak: $(READY) ## Rotate for minutes under load, and say the figures (about 8 minutes).
@@ -64,6 +66,10 @@ stubs: $(READY) ## Generate the gRPC stubs from citadel/_wire/*.proto.
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(OUT) \
 		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:$(OUT) \
 		citadel/_wire/*.proto
+
+manifests: $(READY) ## Render deploy/kubernetes/ from the chart.
+	@$(KUBE_TOOLS) >/dev/null
+	@$(BIN)/python -m tests.chart
 
 lock: ## Pin the newest versions with their hashes (needs uv).
 	uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \

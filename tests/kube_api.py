@@ -104,7 +104,7 @@ class KubernetesServer:
             [f"--service-account-signing-key-file={self.folder / 'sa.key'}"],
             [f"--token-auth-file={self.folder / 'tokens.csv'}", "--authorization-mode=Node,RBAC"],
             ["--service-cluster-ip-range=10.0.0.0/16", "--enable-admission-plugins=NodeRestriction"],
-            ["--anonymous-auth=true", "--profiling=false", *self.extra],
+            ["--anonymous-auth=true", "--profiling=false", "--allow-privileged=true", *self.extra],
         )
         self._until_ready()
 

@@ -1,0 +1,265 @@
+"""The chart: what it renders is what the programs take, no right is more than the code needs, nonsense is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from ca.kubernetes.permissions import AGENT, Grant, grants, server_permissions
+from ca.kubernetes.settings import ClusterSettings
+from ca.settings import ServerSettings
+from citadel.access.loading import load_policies
+from citadel.config.loader import load
+from citadel.config.types import Settings
+from sds.settings import AgentSettings
+from tests.chart import (
+    CASES,
+    CHART,
+    LEAST,
+    MANIFESTS,
+    HelmRefusal,
+    Values,
+    lint,
+    manifest,
+    merged,
+    one,
+    render,
+    template,
+)
+
+
+def written(text: str, path: Path) -> Path:
+    path.write_text(text)
+    return path
+
+
+def server_settings(documents: list[dict[str, Any]], folder: Path) -> ServerSettings:
+    config = one(documents, "ConfigMap", "citadel-server")
+    return load(written(config["data"]["server.yaml"], folder / "server.yaml"), ServerSettings)
+
+
+def has_agents(case: str) -> bool:
+    enabled: bool = merged({"agent": {"enabled": True}}, CASES[case])["agent"]["enabled"]
+    return enabled
+
+
+@pytest.mark.parametrize("case", ["minimal", "sqlite", "second cluster", "everything"])
+def test_helm_has_nothing_to_say_against_it(case: str) -> None:
+    lint(merged(LEAST, CASES[case]))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("second cluster", "maintenance")])
+def test_the_server_takes_its_settings(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = render(CASES[case])
+    settings = server_settings(documents, tmp_path)
+    pod = one(documents, "Deployment", "citadel")["spec"]["template"]["spec"]
+    for container in [*pod["initContainers"], *pod["containers"]]:
+        monkeypatch.setenv("CITADEL_STORE_URL", "postgresql://u@h/d")
+        names = {each["name"] for each in container["env"]}
+        assert {settings.keys.kek_env, settings.store_url_env} - {None} == names - {"HOME"}
+        mounted = [each["mountPath"] for each in container["volumeMounts"]]
+        for path in (settings.data_dir, settings.listen.admin_socket, *files_of(settings)):
+            assert any(path.is_relative_to(each) for each in mounted), path
+    ports = {each["name"]: each["containerPort"] for each in pod["containers"][0]["ports"]}
+    listen = settings.listen
+    assert [ports[name] for name in ("bootstrap", "agents", "probes")] == [
+        listen.bootstrap.port,
+        listen.agents.port,
+        listen.probes.port,
+    ]
+    assert settings.keys_in_database is (settings.store_url_env is not None)
+
+
+def files_of(settings: ServerSettings) -> Iterator[Path]:
+    if settings.kubernetes is not None:
+        yield from (each.api.kubeconfig for each in settings.kubernetes.clusters if each.api.kubeconfig)
+    if settings.vault is not None and settings.vault.ca_file is not None:
+        yield settings.vault.ca_file
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if has_agents(case)])
+def test_the_agent_takes_its_settings(case: str, tmp_path: Path) -> None:
+    documents = render(CASES[case])
+    data = one(documents, "ConfigMap", "citadel-agent")["data"]
+    settings = load(written(data["agent.yaml"], tmp_path / "agent.yaml"), AgentSettings)
+    pod = one(documents, "DaemonSet", "citadel-agent")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {each["name"]: Path(each["mountPath"]) for each in container["volumeMounts"]}
+    assert settings.socket.parent == mounts["socket"]
+    assert settings.data_dir.parent == mounts["data"]
+    assert settings.admin_socket.parent == mounts["run"] != mounts["socket"], "workloads see the folder of the socket"
+    assert settings.join.bundle_file is not None
+    assert settings.join.bundle_file.parent == mounts["bundle"]
+    assert settings.join.k8s_psat is not None
+    assert settings.join.k8s_psat.token_file.parent == mounts["token"]
+    assert settings.kubernetes is not None
+    assert settings.kubernetes.node_name_env in {each["name"] for each in container["env"]}
+    if settings.authz.policy_file is not None:
+        assert settings.authz.policy_file.parent == mounts["policies"]
+        load_policies(written(data["policies.yaml"], tmp_path / "policies.yaml"))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if has_agents(case) and case != "second cluster"])
+def test_agents_are_whom_the_server_lets_join(case: str, tmp_path: Path) -> None:
+    documents = render(CASES[case])
+    settings = server_settings(documents, tmp_path)
+    assert settings.kubernetes is not None
+    own = settings.kubernetes.clusters[0]
+    pods = one(documents, "DaemonSet", "citadel-agent")
+    account = f"{pods['metadata']['namespace']}/{pods['spec']['template']['spec']['serviceAccountName']}"
+    assert own.joining is not None
+    assert account in own.joining.service_accounts
+    (token,) = (v for v in pods["spec"]["template"]["spec"]["volumes"] if v["name"] == "token")
+    assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == own.joining.audience
+    joins = yaml.safe_load(one(documents, "ConfigMap", "citadel-agent")["data"]["agent.yaml"])["join"]
+    assert joins["k8s_psat"]["cluster"] == own.name
+    assert own.bundles is not None
+    assert Path(joins["bundle_file"]).name in {each.key for each in own.bundles.config_maps}
+    service = one(documents, "Service", "citadel")["metadata"]
+    host = f"{service['name']}.{service['namespace']}.svc"
+    assert joins["servers"] == [f"{host}:8443"]
+    assert host in settings.advertise.dns_names
+
+
+def granted(documents: Iterable[dict[str, Any]], account: str) -> set[Grant]:
+    """What the roles that are bound to this service account allow."""
+    known = {(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]): each for each in documents}
+    found = set()
+    for (kind, namespace, _), binding in known.items():
+        if kind not in ("ClusterRoleBinding", "RoleBinding") or binding["subjects"][0]["name"] != account:
+            continue
+        role = known[(binding["roleRef"]["kind"], namespace, binding["roleRef"]["name"])]
+        found |= {
+            Grant(verb, group, resource, name, namespace or "")
+            for rule in role["rules"]
+            for verb in rule["verbs"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for name in rule.get("resourceNames", [""])
+        }
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_roles_allow_what_the_code_calls_and_nothing_else(case: str) -> None:
+    documents = render(CASES[case])
+    agent = granted(documents, "citadel-agent")
+    assert agent == (set(grants(AGENT)) if has_agents(case) else set())
+    cluster = merged(yaml.safe_load((CHART / "values.yaml").read_text())["cluster"], CASES[case].get("cluster", {}))
+    needed = server_permissions(ClusterSettings.model_validate(cluster))
+    assert granted(documents, "citadel") == set(grants(needed))
+
+
+REFUSED: Mapping[str, Values] = {
+    "/trustDomain": {"trustDomain": "spiffe://example.org"},
+    "/image": {"image": {"repository": ""}},
+    "additional properties 'trustdomain'": {"trustdomain": "example.org"},
+    "additional properties 'replica'": {"server": {"replica": 2}},
+    "/server/replicas": {"server": {"replicas": 0}},
+    "/server/store/kind": {"server": {"store": {"kind": "mysql"}}},
+    "a standby needs PostgreSQL": {"server": {"store": {"kind": "sqlite"}, "replicas": 2}},
+    "server.kek.secretName is needed": {"server": {"kek": {"secretName": None}}},
+    "/server/settings": {"server": {"settings": {"trust_domain": "other.example"}}},
+    "/server/settings/keys": {"server": {"settings": {"keys": {"kek_file": "/etc/citadel/kek"}}}},
+    "/server/extraPorts/0/port": {"server": {"extraPorts": [{"name": "x", "port": 8443}]}},
+    "/server/advertise/agents": {"server": {"advertise": {"agents": "citadel.example.org"}}},
+    "/cluster/name": {"cluster": {"name": "Main_1"}},
+    "/cluster/workloads": {"cluster": {"workloads": {"template": "ns/{namespace}"}}},
+    "/cluster/istio": {"cluster": {"istio": {"audiences": ["istio-ca"]}}},
+    "/cluster/signers": {"cluster": {"signers": {}}},
+    "/cluster/gateways": {"cluster": {"gateways": {"namespaces": ["a"]}}},
+    "agents join by cluster.joining": {"cluster": {"joining": None}},
+    "none of cluster.bundles.config_maps": {"agent": {"bundle": {"name": "other"}}},
+    "every cluster needs a name of its own": {"remoteClusters": [{"name": "main", "kubeconfigSecret": "x"}]},
+    "/remoteClusters/0": {"remoteClusters": [{"name": "west"}]},
+    "remoteServer is for a server in another cluster": {"remoteServer": True},
+    "agent.servers.bootstrap and agent.servers.agents": {"server": {"enabled": False}},
+    "/agent/settings": {"agent": {"settings": {"socket": "/run/citadel/s"}}},
+    "/agent/socketDir": {"agent": {"socketDir": "run/citadel"}},
+    "/listenHost": {"listenHost": "127.0.0.1"},
+    "/networkPolicy/enabled": {"networkPolicy": {"enabled": "yes"}},
+}
+
+
+@pytest.mark.parametrize("problem", REFUSED)
+def test_nonsense_is_refused(problem: str) -> None:
+    with pytest.raises(HelmRefusal) as refused:
+        render(REFUSED[problem])
+    assert problem in str(refused.value)
+
+
+def sections_of(model: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:
+    for name, field in model.model_fields.items():
+        kinds = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+        yield from ((name, each) for each in kinds if issubclass(each, Settings))
+
+
+def test_values_have_every_setting_of_a_cluster_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def resolved(node: dict[str, Any]) -> dict[str, Any]:
+        for choice in node.get("anyOf", [node]):
+            if "$ref" in choice:
+                return resolved(schema["$defs"][choice["$ref"].rpartition("/")[2]])
+            if choice.get("type") in ("object", "array"):
+                return resolved(choice["items"]) if choice["type"] == "array" else choice
+        raise AssertionError(node)
+
+    def compare(node: dict[str, Any], model: type[Settings], *, without: Iterable[str] = ()) -> None:
+        assert set(node["properties"]) == set(model.model_fields) - set(without), model
+        assert node["additionalProperties"] is False
+        for name, section in sections_of(model):
+            if name not in without:
+                compare(resolved(node["properties"][name]), section)
+
+    compare(schema["properties"]["cluster"], ClusterSettings, without=["api"])
+
+
+def test_settings_that_the_chart_makes_are_told_from_those_of_the_user() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    made = {
+        "server": {"trust_domain", "data_dir", "store_url", "store_url_env", "listen", "advertise", "kubernetes"},
+        "agent": {"trust_domain", "data_dir", "socket", "admin_socket", "servers", "join", "authz"}
+        | {"probes", "probes_outside"},
+    }
+    for who, model in (("server", ServerSettings), ("agent", AgentSettings)):
+        taken = set(schema["properties"][who]["properties"]["settings"]["properties"])
+        assert taken == set(model.model_fields) - made[who]
+
+
+def pod_template(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = one(documents, kind, name)["spec"]["template"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "values"),
+    [
+        ("Deployment", "citadel", {"server": {"settings": {"svids": {"default_lifetime": "30m"}}}}),
+        ("DaemonSet", "citadel-agent", {"agent": {"settings": {"renewal": {"at": 0.4}}}}),
+    ],
+)
+def test_a_change_of_settings_makes_new_pods_and_nothing_else_does(kind: str, name: str, values: Values) -> None:
+    before = pod_template(render({}), kind, name)
+    assert pod_template(render(values), kind, name) != before
+    unrelated: Values = {"serviceMonitor": {"enabled": True}}
+    assert pod_template(render(unrelated), kind, name) == before
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_secret_is_made_that_another_rendering_would_change(case: str) -> None:
+    documents = render(CASES[case])
+    assert list(yaml.safe_load_all(template(merged(LEAST, CASES[case])))) == documents
+    secrets = [each for each in documents if each["kind"] == "Secret"]
+    # The token of a service account alone, which the cluster fills in.
+    assert [each.get("data") for each in secrets] == ([None] if case == "second cluster" else [])
+
+
+@pytest.mark.parametrize("name", ["postgresql", "sqlite"])
+def test_the_plain_manifests_are_those_of_the_chart(name: str) -> None:
+    assert (MANIFESTS / f"{name}.yaml").read_text() == manifest(name), "they are stale: make manifests"
