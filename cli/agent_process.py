@@ -26,6 +26,7 @@ from citadel.jwt.key_ring import IssuerKeyRing
 from citadel.probes import Probes
 from citadel.unix_listener import inherited_unix
 from citadel.wire import to_duration
+from cli.agent_credentials import GatewayCredentials
 from cli.agent_insight import AgentInsight
 from cli.agent_joining import check_can_join, own_identity, returning
 from cli.agent_kubernetes import PROC, Attesting, attesting, check_attesting
@@ -143,6 +144,9 @@ async def _serve(  # noqa: PLR0913 - where the agent is wired: what exists alrea
         per_second=settings.limits.jwt_svids_per_second_per_uid,
         on_refusal=insight.tally.count_refused,
     )
+    credentials = GatewayCredentials(
+        feed=feed, api=lambda: link.api, on_refusal=insight.tally.count_refused, random=random, clock=clock
+    )
     workloads = WorkloadServer(
         socket=settings.socket,
         relay_dir=settings.relay_dir,
@@ -161,6 +165,7 @@ async def _serve(  # noqa: PLR0913 - where the agent is wired: what exists alrea
         has_heard=lambda: link.was_up,
         on_refusal=insight.tally.count_refused,
         interceptors=insight.interceptors,
+        credentials=credentials.book,
     )
     keeper = Keeper(
         trust_domain=settings.trust_domain,
@@ -224,6 +229,7 @@ async def _serve(  # noqa: PLR0913 - where the agent is wired: what exists alrea
             sds_names=workloads.names_for,
         ):
             following = [work() for work in callers.work]
+            following.append(credentials.run())
             await _run_until(stop, link.run(), keeper.run(), renewal.run(), policies.run(), *following)
     finally:
         await workloads.close(grace=_CLOSE_GRACE)

@@ -12,6 +12,7 @@ from ca.api.admin import AdminService
 from ca.api.agent_api import AgentService
 from ca.api.agents import AgentAdminService
 from ca.api.bootstrap import BootstrapService
+from ca.api.credentials import CredentialStreams
 from ca.api.foreign import ForeignMessages
 from ca.api.gates import AgentGate, AnonymousGate
 from ca.api.istio import ISTIO_CA
@@ -48,6 +49,7 @@ from cli.server_clusters import clusters_service
 from cli.server_core import ServerCore
 from cli.server_federation import bundle_endpoint, federation_service
 from cli.server_insight import insight_service, server_condition, server_watch
+from cli.server_kubernetes_gateways import credential_streams
 from cli.server_kubernetes_istio import IstioDoor, istio_door
 from cli.server_kubernetes_joining import kubernetes_joining
 from cli.server_oidc import oidc_listener
@@ -87,6 +89,7 @@ class ServerDoors:
     sessions: SessionBook
     children: ChildBook
     istio: IstioDoor
+    credentials: CredentialStreams
 
     @classmethod
     def open(cls, settings: ServerSettings, core: ServerCore) -> ServerDoors:
@@ -98,6 +101,9 @@ class ServerDoors:
             metrics=core.metrics,
             clock=core.clock,
         )
+        credentials = credential_streams(
+            core.kubernetes, roster=core.roster, directory=core.directory, tally=core.tally, clock=core.clock
+        )
         condition = server_condition(
             core, *(listener.check for listener in (oidc, endpoint) if listener), core.federation.check
         )
@@ -108,7 +114,7 @@ class ServerDoors:
             gate=AgentGate(roster=core.roster, children=core.clusters.callers, most_of_one=settings.limits.agent_calls),
             limits=settings.connections,
             tally=core.tally,
-            register=lambda server: _add_services(server, core, settings),
+            register=lambda server: _add_services(server, core, settings, credentials),
             watch=watch,
         )
         most, proxies = settings.limits.anonymous_calls, settings.limits.proxy_calls
@@ -151,6 +157,7 @@ class ServerDoors:
             sessions=core.sessions,
             children=core.clusters.book,
             istio=istio,
+            credentials=credentials,
         )
 
     async def start(self) -> None:
@@ -167,6 +174,7 @@ class ServerDoors:
         await self.probes.close()
         self.sessions.end_all()
         self.children.end_all()
+        self.credentials.end_all()
         closing = [self.bootstrap.close(grace), self.agents.close(grace), self.admin.close(grace)]
         await asyncio.gather(*closing, *(listener.close() for listener in self._https))
         await self.istio.close()
@@ -176,8 +184,10 @@ class ServerDoors:
         return [listener for listener in (self.oidc, self.bundle_endpoint) if listener is not None]
 
 
-def _add_services(server: aio.Server, core: ServerCore, settings: ServerSettings) -> None:
-    add_AgentApiServicer_to_server(_agent_service(core), server)
+def _add_services(
+    server: aio.Server, core: ServerCore, settings: ServerSettings, credentials: CredentialStreams
+) -> None:
+    add_AgentApiServicer_to_server(_agent_service(core, credentials), server)
     above = core.upstream.beyond(core.authorities, core.revocation.lists, core.clusters.records)
     add_ClustersServicer_to_server(clusters_service(settings, core.clusters, core.knowing, above), server)
 
@@ -227,7 +237,7 @@ def _add_admin_services(
     add_TrustFactsServicer_to_server(trust_facts_service(settings, core), server)
 
 
-def _agent_service(core: ServerCore) -> AgentService:
+def _agent_service(core: ServerCore, credentials: CredentialStreams) -> AgentService:
     return AgentService(
         roster=core.roster,
         sources=Sources(
@@ -242,6 +252,7 @@ def _agent_service(core: ServerCore) -> AgentService:
         jwt_issuer=core.jwt_issuer,
         sessions=core.sessions,
         sightings=core.agents.sightings,
+        credentials=credentials,
         tally=core.tally,
         clock=core.clock,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ca.kubernetes.condition import ClusterCondition
+from ca.kubernetes.gateways.cluster import GatewayCluster
 from ca.kubernetes.note import Note
 from ca.kubernetes.permissions import server_permissions
 from ca.kubernetes.pods import Pods
@@ -66,13 +67,15 @@ class KubernetesAffairs:
     """The clusters by name, none where the settings name none, and what is done in them.
 
     `work` is what runs while this server owns the store: whoever has a part in Kubernetes appends its own. `workloads`
-    says how it is with the identities of pods, by cluster. Rotations wait for `beyond`.
+    says how it is with the identities of pods, by cluster, and `gateways` has the credentials of gateways. Rotations
+    wait for `beyond`.
     """
 
     clusters: Mapping[str, Cluster]
     clock: Clock
     work: list[Work] = field(default_factory=list)
     workloads: dict[str, Callable[[], WorkloadCondition]] = field(default_factory=dict)
+    gateways: dict[str, GatewayCluster] = field(default_factory=dict)
     beyond: list[Beyond] = field(default_factory=list)
 
     def all_work(self) -> list[Coroutine[Any, Any, None]]:
@@ -83,7 +86,11 @@ class KubernetesAffairs:
     def conditions(self) -> Sequence[ClusterCondition]:
         """How it is with each cluster."""
         return [
-            replace(cluster.condition(), workloads=self.workloads[name]() if name in self.workloads else None)
+            replace(
+                cluster.condition(),
+                workloads=self.workloads[name]() if name in self.workloads else None,
+                gateways=self.gateways[name].condition() if name in self.gateways else None,
+            )
             for name, cluster in self.clusters.items()
         ]
 

@@ -18,6 +18,7 @@ from citadel.clock import Clock
 from citadel.tally import Tally
 from cli.server_kubernetes import KubernetesAffairs
 from cli.server_kubernetes_bundles import hang_bundles
+from cli.server_kubernetes_gateways import hang_gateways
 from cli.server_kubernetes_signers import SignerSurroundings, hang_signers
 from cli.server_workloads import hang_workloads
 
@@ -57,3 +58,4 @@ def hang_into(kubernetes: KubernetesAffairs, around: KubernetesSurroundings) -> 
         clock=around.clock,
     )
     hang_signers(kubernetes, signers, around.metrics)
+    hang_gateways(kubernetes, clock=around.clock)

@@ -51,9 +51,12 @@ async def running_agent(
     kubernetes: Mapping[str, Any] | None = None,
     proc: Path = PROC,
 ) -> AsyncIterator[RunningAgent]:
-    """Run an agent until the block ends. It is ready when the block begins. `proc` tells of cgroups."""
+    """Run an agent until the block ends. It is ready when the block begins. `proc` tells of cgroups.
+
+    Where its identity lies in `folder` already it does not join.
+    """
     made = await server.admin().CreateToken(admin_pb2.CreateTokenRequest(agent_name=name))
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=0o700, exist_ok=True)
     write_private(folder / "join", made.join_string.encode())
     settings = AgentSettings.model_validate(
         {

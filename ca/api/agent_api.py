@@ -12,6 +12,7 @@ from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.agents.sightings import Sightings
 from ca.api.answers import jwt_results, svid_results
+from ca.api.credentials import CredentialStreams
 from ca.api.gates import leaf_pem
 from ca.api.sessions import AgentSession, SessionBook
 from ca.api.sync import Sources, SyncPush
@@ -21,7 +22,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.actor import Actor
 from citadel.clock import Clock
-from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason
+from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.svid import X509Svid
 from citadel.tally import Tally
 
@@ -31,7 +32,7 @@ _log = structlog.get_logger(__name__)
 class AgentService(agent_api_pb2_grpc.AgentApiServicer):
     """Pushes entries and bundles to agents, and signs for them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each part is given, none is made in secret
         self,
         *,
         roster: AgentRoster,
@@ -40,6 +41,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         jwt_issuer: JwtIssuer,
         sessions: SessionBook,
         sightings: Sightings,
+        credentials: CredentialStreams,
         tally: Tally,
         clock: Clock,
     ) -> None:
@@ -49,6 +51,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
         self._jwt_issuer = jwt_issuer
         self._sessions = sessions
         self._sightings = sightings
+        self._credentials = credentials
         self._tally = tally
         self._clock = clock
 
@@ -76,9 +79,11 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
     async def WatchCredentials(
         self, request_iterator: AsyncIterator[pb.WantedCredentials], context: Any
     ) -> AsyncIterator[pb.CredentialUpdate]:
-        await self._authenticate(context)
-        raise FailedPrecondition(Reason.CREDENTIAL_UNKNOWN, "this server keeps no credentials of gateways")
-        yield  # an iterator, by the proto's form
+        agent, svid = await self._authenticate(context)
+        await self._credentials.serve(agent, svid, request_iterator, context.write)
+        none: tuple[pb.CredentialUpdate, ...] = ()  # as of `Sync`
+        for update in none:
+            yield update
 
     async def RenewAgent(self, request: pb.RenewAgentRequest, context: Any) -> pb.RenewAgentResponse:
         _, svid = await self._authenticate(context)

@@ -24,7 +24,7 @@ def svid_results(results: Sequence[IssuedSvid | CitadelError]) -> agent_api_pb2.
     for result in results:
         answer = response.results.add()
         if isinstance(result, CitadelError):
-            _refuse(answer.refusal, result)
+            answer.refusal.CopyFrom(refusal_of(result))
             continue
         svid = answer.svid
         svid.spiffe_id = str(result.spiffe_id)
@@ -40,7 +40,7 @@ def jwt_results(results: Sequence[IssuedJwt | CitadelError]) -> agent_api_pb2.Si
     for result in results:
         answer = response.results.add()
         if isinstance(result, CitadelError):
-            _refuse(answer.refusal, result)
+            answer.refusal.CopyFrom(refusal_of(result))
             continue
         svid = answer.svid
         svid.spiffe_id, svid.token = str(result.spiffe_id), result.token
@@ -50,5 +50,6 @@ def jwt_results(results: Sequence[IssuedJwt | CitadelError]) -> agent_api_pb2.Si
     return response
 
 
-def _refuse(refusal: agent_api_pb2.Refusal, error: CitadelError) -> None:
-    refusal.code, refusal.reason, refusal.message = error.kind.value, error.reason.value, str(error)
+def refusal_of(error: CitadelError) -> agent_api_pb2.Refusal:
+    """The refusal of one item."""
+    return agent_api_pb2.Refusal(code=error.kind.value, reason=error.reason.value, message=str(error))

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from ca.agents.roster import AgentRoster
 from ca.api.foreign import ForeignMessages
 from ca.api.sessions import AgentSession
+from ca.api.writing import PatientWriter
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
 from ca.entries.watch import EntryWatch
@@ -78,6 +79,7 @@ class SyncPush:
         self._roster = roster
         self._sources = sources
         self._clock = clock
+        self._writer = PatientWriter(wake=session.wake, may_go_on=self._may_go_on, ends=svid.not_after, clock=clock)
 
     async def run(self, write: Write) -> None:
         """Push until the stream is over. Raises as `AgentRoster.check` once the agent may not go on."""
@@ -95,13 +97,9 @@ class SyncPush:
                 revoked=self._sources.revoked.messages,
                 orders=self._sources.orders.of(self._session, now),
             ):
-                if not await self._written(write(update)):
+                if not await self._writer.written(write(update)):
                     return
-            waking = asyncio.ensure_future(wake.wait())
-            await self._first_of(
-                waking, until=min(self._svid.not_after, self._watch.changes_at or self._svid.not_after)
-            )
-            waking.cancel()
+            await self._writer.woken(until=self._watch.changes_at or self._svid.not_after)
 
     def _may_go_on(self) -> bool:
         if self._reader.done() or self._session.is_ending:
@@ -109,32 +107,3 @@ class SyncPush:
         agent = self._roster.check(self._svid)
         # Joined anew with other facts about its node, it begins with a new snapshot.
         return agent.selectors == self._session.agent.selectors
-
-    async def _written(self, write: Awaitable[None]) -> bool:
-        """Whether the stream goes on after this write. It can last until the agent reads; a ban does not."""
-        writing, wake, had_news = asyncio.ensure_future(write), self._session.wake, False
-        try:
-            while not writing.done():
-                waking = asyncio.ensure_future(wake.wait())
-                await self._first_of(writing, waking, until=self._svid.not_after)
-                waking.cancel()
-                if not writing.done():
-                    if not self._may_go_on():
-                        return False
-                    had_news = had_news or wake.is_set()
-                    wake.clear()
-            writing.result()
-        finally:
-            writing.cancel()
-        if had_news:
-            wake.set()
-        return True
-
-    async def _first_of(self, *events: asyncio.Future[Any], until: datetime) -> None:
-        seconds = (until - self._clock.now()).total_seconds()
-        try:
-            await asyncio.wait(events, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            for event in events:
-                event.cancel()
-            raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from ca.kubernetes.gateways.condition import GatewayCondition
 from ca.kubernetes.note import Note
 from ca.kubernetes.workloads.condition import WorkloadCondition
 from citadel._wire import admin_pb2
@@ -18,7 +19,8 @@ from citadel.wire import to_timestamp
 class ClusterCondition:
     """`pods` is None where they are not followed; `ended` counts calls by verb, resource and outcome.
 
-    `workloads` is None where its pods get no identities. `notes` are what the parts that work in it say.
+    `workloads` is None where its pods get no identities, `gateways` where its gateways get no credentials. `notes` are
+    what the parts that work in it say.
     """
 
     cluster: str
@@ -27,6 +29,7 @@ class ClusterCondition:
     has_synced: bool
     ended: Mapping[tuple[str, str, str], int]
     workloads: WorkloadCondition | None = None
+    gateways: GatewayCondition | None = None
     notes: Sequence[Note] = ()
 
     def check(self, now: datetime) -> Check:
@@ -54,6 +57,8 @@ class ClusterCondition:
         )
         if self.workloads is not None:
             told.workloads.CopyFrom(self.workloads.status())
+        if self.gateways is not None:
+            told.gateways.CopyFrom(self.gateways.status())
         if self.trouble is not None:
             told.reason, told.message = self.trouble.error.reason.value, self.trouble.error.message
             told.since.CopyFrom(to_timestamp(self.trouble.since))

@@ -32,6 +32,11 @@ class KubernetesCollector(Collector):
             "Pods that have no entry, or not all of one, though they are admitted.",
             labels=["cluster"],
         )
+        credentials = GaugeMetricFamily(
+            "citadel_kubernetes_gateway_credentials",
+            "Credentials that gateways want: good, behind (the last good one is served), bad, or missing.",
+            labels=["cluster", "state"],
+        )
         calls = CounterMetricFamily(
             "citadel_kubernetes_calls",
             "Calls to the API server, by verb, resource and outcome: ok or a reason code.",
@@ -44,6 +49,8 @@ class KubernetesCollector(Collector):
             if each.workloads is not None:
                 entries.add_metric([each.cluster], each.workloads.entries)
                 problems.add_metric([each.cluster], len(each.workloads.problems))
+            for state, number in each.gateways.counts.items() if each.gateways is not None else ():
+                credentials.add_metric([each.cluster, state], number)
             for kind, count in each.ended.items():
                 calls.add_metric([each.cluster, *kind], count)
-        yield from (good, pods, entries, problems, calls)
+        yield from (good, pods, entries, problems, credentials, calls)

@@ -146,6 +146,7 @@ def _signers(signers: SignerSettings) -> Iterator[Permission]:
 def _gateways(namespaces: tuple[str, ...] | None) -> Iterator[Permission]:
     """Secrets are read in the named namespaces alone, where no pattern stands for any number of them."""
     setting, lacking = "gateways", "gateways get no credentials"
+    yield _permission("pods", _FOLLOW, setting, lacking)
     yield _permission("subjectaccessreviews", ("create",), setting, lacking, group="authorization.k8s.io")
     yield _permission("secrets", ("get", *_FOLLOW), setting, lacking, namespaces=namespaces)
     lacking = "what is wrong with a secret is not said there"

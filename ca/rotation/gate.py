@@ -14,6 +14,7 @@ from ca.rotation.model import Holder
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.errors import CitadelError
+from citadel.kubernetes.credential_names import is_credential_name
 from citadel.wire import from_timestamp
 
 # Envoy looks for an agent that was away at intervals of up to 30 s.
@@ -144,7 +145,7 @@ def depending(
         yield Holder(name=agent.name, words=_TOO_MANY, until=latest)
     for stream in agent.streams:
         for resource in stream.resources:
-            if resource.trust_domain or is_revoked(resource.held_issuer_key_id, resource.held_serial):
+            if not _is_svid(resource) or is_revoked(resource.held_issuer_key_id, resource.held_serial):
                 continue
             is_unknown = resource.held_version and not resource.held_issuer_key_id
             if is_unknown or resource.held_issuer_key_id in old_issuers:
@@ -167,7 +168,7 @@ def left_with(
         ends = {
             serial: _end(told, latest)
             for resource in closed.report.resources
-            if not resource.trust_domain
+            if _is_svid(resource)
             for issuer, serial, told in _may_hold(resource)
             if (not issuer or issuer in old_issuers) and not is_revoked(issuer, serial)
         }
@@ -175,6 +176,11 @@ def left_with(
             last = max(ends, key=lambda serial: ends[serial])
             words = f"{who_is(closed.report)} closed its stream and may hold {last or 'something unknown'}"
             yield _stream_holder(agent, closed.report, words=words, until=ends[last])
+
+
+def _is_svid(resource: types_pb2.ResourceReport) -> bool:
+    """Neither a bundle nor what a gateway has from elsewhere, which no rotation replaces."""
+    return not resource.trust_domain and not is_credential_name(resource.name)
 
 
 def _may_hold(resource: types_pb2.ResourceReport) -> Iterator[tuple[bytes, str, Timestamp | None]]:

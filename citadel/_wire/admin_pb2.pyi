@@ -632,6 +632,7 @@ class KubernetesStatus(_message.Message):
     PODS_KNOWN_FIELD_NUMBER: _builtins.int
     WORKLOADS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    GATEWAYS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     good: _builtins.bool
     reason: _builtins.str
@@ -653,6 +654,10 @@ class KubernetesStatus(_message.Message):
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what a person should know"""
 
+    @_builtins.property
+    def gateways(self) -> Global___GatewayStatus:
+        """where its gateways get credentials"""
+
     def __init__(
         self,
         *,
@@ -665,10 +670,11 @@ class KubernetesStatus(_message.Message):
         pods_known: _builtins.bool = ...,
         workloads: Global___WorkloadStatus | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        gateways: Global___GatewayStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "pods", b"pods", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "gateways", b"gateways", "pods", b"pods", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "cluster", b"cluster", "good", b"good", "message", b"message", "notes", b"notes", "pods", b"pods", "pods_known", b"pods_known", "reason", b"reason", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pods", b"_pods", "cluster", b"cluster", "gateways", b"gateways", "good", b"good", "message", b"message", "notes", b"notes", "pods", b"pods", "pods_known", b"pods_known", "reason", b"reason", "since", b"since", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pods: _TypeAlias = _typing.Literal["pods"]  # noqa: Y015
     _WhichOneofArgType__pods: _TypeAlias = _typing.Literal["_pods", b"_pods"]  # noqa: Y015
@@ -711,6 +717,39 @@ class WorkloadStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkloadStatus: _TypeAlias = WorkloadStatus  # noqa: Y015
+
+@_typing.final
+class GatewayStatus(_message.Message):
+    """Credentials of gateways, of those that are wanted now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOOD_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    BAD_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    good: _builtins.int
+    behind: _builtins.int
+    """the last good one is served, since what the secret holds now cannot be used"""
+    bad: _builtins.int
+    """cannot be used, and nothing good is known of before"""
+    missing: _builtins.int
+    """there is no such secret"""
+    def __init__(
+        self,
+        *,
+        good: _builtins.int = ...,
+        behind: _builtins.int = ...,
+        bad: _builtins.int = ...,
+        missing: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad", b"bad", "behind", b"behind", "good", b"good", "missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatewayStatus: _TypeAlias = GatewayStatus  # noqa: Y015
 
 @_typing.final
 class FederationStatus(_message.Message):

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63itadel/_wire/agent_api.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n\x0c\x41gentMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.citadel.v1.HelloH\x00\x12.\n\x0b\x61\x63knowledge\x18\x02 \x01(\x0b\x32\x17.citadel.v1.AcknowledgeH\x00\x12&\n\x07streams\x18\x03 \x01(\x0b\x32\x13.citadel.v1.StreamsH\x00\x12-\n\x08progress\x18\x04 \x01(\x0b\x32\x19.citadel.v1.RenewProgressH\x00\x42\x06\n\x04kind\"m\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12.\n\x0bserving_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07process\x18\x04 \x01(\t\"T\n\x0b\x41\x63knowledge\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x17\n\x0f\x62undle_sequence\x18\x02 \x01(\x04\x12\x1a\n\x12revocation_version\x18\x03 \x01(\t\"F\n\x07Streams\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12)\n\x07reports\x18\x02 \x03(\x0b\x32\x18.citadel.v1.StreamReport\"\xc9\x02\n\x06Update\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\"\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x19\n\x11removed_entry_ids\x18\x04 \x03(\t\x12#\n\x07\x62undles\x18\x05 \x03(\x0b\x32\x12.citadel.v1.Bundle\x12\x0c\n\x04more\x18\x06 \x01(\x08\x12\x17\n\x0fremoved_bundles\x18\x07 \x03(\t\x12%\n\x05renew\x18\x08 \x01(\x0b\x32\x16.citadel.v1.RenewOrder\x12.\n\x0brevocations\x18\t \x01(\x0b\x32\x19.citadel.v1.RevocationSet\x12\x39\n\x12revoked_identities\x18\n \x01(\x0b\x32\x1d.citadel.v1.RevokedIdentities\"\xc0\x01\n\nRenewOrder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03own\x18\x02 \x01(\x08\x12\r\n\x05svids\x18\x03 \x01(\x08\x12\x16\n\x0eissuer_key_ids\x18\x04 \x03(\x0c\x12\x34\n\x10not_before_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x06 \x01(\t\x12)\n\x06window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\rRenewProgress\x12)\n\x06orders\x18\x01 \x03(\x0b\x32\x19.citadel.v1.OrderProgress\"p\n\rOrderProgress\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63overed\x18\x02 \x01(\r\x12\x0c\n\x04left\x18\x03 \x01(\r\x12.\n\nleft_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x11WantedCredentials\x12,\n\x06wanted\x18\x01 \x03(\x0b\x32\x1c.citadel.v1.WantedCredential\"2\n\x10WantedCredential\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xb7\x01\n\x10\x43redentialUpdate\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x04good\x18\x03 \x01(\x0b\x32\x16.citadel.v1.CredentialH\x00\x12&\n\x07refused\x18\x04 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x12*\n\twithdrawn\x18\x05 \x01(\x0b\x32\x15.citadel.v1.WithdrawnH\x00\x42\x07\n\x05state\"]\n\nCredential\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x12\x13\n\x0bprivate_key\x18\x02 \x01(\x0c\x12\x12\n\ntrusted_ca\x18\x03 \x01(\x0c\x12\x0b\n\x03\x63rl\x18\x04 \x01(\x0c\"-\n\tWithdrawn\x12 \n\x03why\x18\x01 \x01(\x0b\x32\x13.citadel.v1.Refusal\"E\n\x14SignX509SvidsRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.citadel.v1.X509SvidRequest\"0\n\x0fX509SvidRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"D\n\x15SignX509SvidsResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.X509SvidResult\"h\n\x0eX509SvidResult\x12$\n\x04svid\x18\x01 \x01(\x0b\x32\x14.citadel.v1.X509SvidH\x00\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x42\x08\n\x06result\"x\n\x08X509Svid\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12-\n\tnot_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13lifetime_limited_by\x18\x04 \x01(\t\"8\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"C\n\x13SignJwtSvidsRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.JwtSvidRequest\"4\n\x0eJwtSvidRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\"B\n\x14SignJwtSvidsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.citadel.v1.JwtSvidResult\"f\n\rJwtSvidResult\x12#\n\x04svid\x18\x01 \x01(\x0b\x32\x13.citadel.v1.JwtSvidH\x00\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x42\x08\n\x06result\"\xa7\x01\n\x07JwtSvid\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12-\n\tissued_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13lifetime_limited_by\x18\x05 \x01(\t\" \n\x11RenewAgentRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"#\n\x12RenewAgentResponse\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x32\x8f\x03\n\x08\x41gentApi\x12\x38\n\x04Sync\x12\x18.citadel.v1.AgentMessage\x1a\x12.citadel.v1.Update(\x01\x30\x01\x12T\n\rSignX509Svids\x12 .citadel.v1.SignX509SvidsRequest\x1a!.citadel.v1.SignX509SvidsResponse\x12Q\n\x0cSignJwtSvids\x12\x1f.citadel.v1.SignJwtSvidsRequest\x1a .citadel.v1.SignJwtSvidsResponse\x12S\n\x10WatchCredentials\x12\x1d.citadel.v1.WantedCredentials\x1a\x1c.citadel.v1.CredentialUpdate(\x01\x30\x01\x12K\n\nRenewAgent\x12\x1d.citadel.v1.RenewAgentRequest\x1a\x1e.citadel.v1.RenewAgentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63itadel/_wire/agent_api.proto\x12\ncitadel.v1\x1a\x19\x63itadel/_wire/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n\x0c\x41gentMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.citadel.v1.HelloH\x00\x12.\n\x0b\x61\x63knowledge\x18\x02 \x01(\x0b\x32\x17.citadel.v1.AcknowledgeH\x00\x12&\n\x07streams\x18\x03 \x01(\x0b\x32\x13.citadel.v1.StreamsH\x00\x12-\n\x08progress\x18\x04 \x01(\x0b\x32\x19.citadel.v1.RenewProgressH\x00\x42\x06\n\x04kind\"m\n\x05Hello\x12\x15\n\ragent_version\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12.\n\x0bserving_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07process\x18\x04 \x01(\t\"T\n\x0b\x41\x63knowledge\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x17\n\x0f\x62undle_sequence\x18\x02 \x01(\x04\x12\x1a\n\x12revocation_version\x18\x03 \x01(\t\"F\n\x07Streams\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12)\n\x07reports\x18\x02 \x03(\x0b\x32\x18.citadel.v1.StreamReport\"\xc9\x02\n\x06Update\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\"\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x11.citadel.v1.Entry\x12\x19\n\x11removed_entry_ids\x18\x04 \x03(\t\x12#\n\x07\x62undles\x18\x05 \x03(\x0b\x32\x12.citadel.v1.Bundle\x12\x0c\n\x04more\x18\x06 \x01(\x08\x12\x17\n\x0fremoved_bundles\x18\x07 \x03(\t\x12%\n\x05renew\x18\x08 \x01(\x0b\x32\x16.citadel.v1.RenewOrder\x12.\n\x0brevocations\x18\t \x01(\x0b\x32\x19.citadel.v1.RevocationSet\x12\x39\n\x12revoked_identities\x18\n \x01(\x0b\x32\x1d.citadel.v1.RevokedIdentities\"\xc0\x01\n\nRenewOrder\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03own\x18\x02 \x01(\x08\x12\r\n\x05svids\x18\x03 \x01(\x08\x12\x16\n\x0eissuer_key_ids\x18\x04 \x03(\x0c\x12\x34\n\x10not_before_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x06 \x01(\t\x12)\n\x06window\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\rRenewProgress\x12)\n\x06orders\x18\x01 \x03(\x0b\x32\x19.citadel.v1.OrderProgress\"p\n\rOrderProgress\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63overed\x18\x02 \x01(\r\x12\x0c\n\x04left\x18\x03 \x01(\r\x12.\n\nleft_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x11WantedCredentials\x12,\n\x06wanted\x18\x01 \x03(\x0b\x32\x1c.citadel.v1.WantedCredential\"2\n\x10WantedCredential\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xdc\x01\n\x10\x43redentialUpdate\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x04good\x18\x03 \x01(\x0b\x32\x16.citadel.v1.CredentialH\x00\x12&\n\x07refused\x18\x04 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x12*\n\twithdrawn\x18\x05 \x01(\x0b\x32\x15.citadel.v1.WithdrawnH\x00\x12#\n\x06\x62\x65hind\x18\x06 \x01(\x0b\x32\x13.citadel.v1.RefusalB\x07\n\x05state\"]\n\nCredential\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x12\x13\n\x0bprivate_key\x18\x02 \x01(\x0c\x12\x12\n\ntrusted_ca\x18\x03 \x01(\x0c\x12\x0b\n\x03\x63rl\x18\x04 \x01(\x0c\"-\n\tWithdrawn\x12 \n\x03why\x18\x01 \x01(\x0b\x32\x13.citadel.v1.Refusal\"E\n\x14SignX509SvidsRequest\x12-\n\x08requests\x18\x01 \x03(\x0b\x32\x1b.citadel.v1.X509SvidRequest\"0\n\x0fX509SvidRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"D\n\x15SignX509SvidsResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.X509SvidResult\"h\n\x0eX509SvidResult\x12$\n\x04svid\x18\x01 \x01(\x0b\x32\x14.citadel.v1.X509SvidH\x00\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x42\x08\n\x06result\"x\n\x08X509Svid\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63hain\x18\x02 \x03(\x0c\x12-\n\tnot_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13lifetime_limited_by\x18\x04 \x01(\t\"8\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"C\n\x13SignJwtSvidsRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.citadel.v1.JwtSvidRequest\"4\n\x0eJwtSvidRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\"B\n\x14SignJwtSvidsResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.citadel.v1.JwtSvidResult\"f\n\rJwtSvidResult\x12#\n\x04svid\x18\x01 \x01(\x0b\x32\x13.citadel.v1.JwtSvidH\x00\x12&\n\x07refusal\x18\x02 \x01(\x0b\x32\x13.citadel.v1.RefusalH\x00\x42\x08\n\x06result\"\xa7\x01\n\x07JwtSvid\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12-\n\tissued_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x13lifetime_limited_by\x18\x05 \x01(\t\" \n\x11RenewAgentRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"#\n\x12RenewAgentResponse\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x32\x8f\x03\n\x08\x41gentApi\x12\x38\n\x04Sync\x12\x18.citadel.v1.AgentMessage\x1a\x12.citadel.v1.Update(\x01\x30\x01\x12T\n\rSignX509Svids\x12 .citadel.v1.SignX509SvidsRequest\x1a!.citadel.v1.SignX509SvidsResponse\x12Q\n\x0cSignJwtSvids\x12\x1f.citadel.v1.SignJwtSvidsRequest\x1a .citadel.v1.SignJwtSvidsResponse\x12S\n\x10WatchCredentials\x12\x1d.citadel.v1.WantedCredentials\x1a\x1c.citadel.v1.CredentialUpdate(\x01\x30\x01\x12K\n\nRenewAgent\x12\x1d.citadel.v1.RenewAgentRequest\x1a\x1e.citadel.v1.RenewAgentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,37 +55,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WANTEDCREDENTIAL']._serialized_start=1370
   _globals['_WANTEDCREDENTIAL']._serialized_end=1420
   _globals['_CREDENTIALUPDATE']._serialized_start=1423
-  _globals['_CREDENTIALUPDATE']._serialized_end=1606
-  _globals['_CREDENTIAL']._serialized_start=1608
-  _globals['_CREDENTIAL']._serialized_end=1701
-  _globals['_WITHDRAWN']._serialized_start=1703
-  _globals['_WITHDRAWN']._serialized_end=1748
-  _globals['_SIGNX509SVIDSREQUEST']._serialized_start=1750
-  _globals['_SIGNX509SVIDSREQUEST']._serialized_end=1819
-  _globals['_X509SVIDREQUEST']._serialized_start=1821
-  _globals['_X509SVIDREQUEST']._serialized_end=1869
-  _globals['_SIGNX509SVIDSRESPONSE']._serialized_start=1871
-  _globals['_SIGNX509SVIDSRESPONSE']._serialized_end=1939
-  _globals['_X509SVIDRESULT']._serialized_start=1941
-  _globals['_X509SVIDRESULT']._serialized_end=2045
-  _globals['_X509SVID']._serialized_start=2047
-  _globals['_X509SVID']._serialized_end=2167
-  _globals['_REFUSAL']._serialized_start=2169
-  _globals['_REFUSAL']._serialized_end=2225
-  _globals['_SIGNJWTSVIDSREQUEST']._serialized_start=2227
-  _globals['_SIGNJWTSVIDSREQUEST']._serialized_end=2294
-  _globals['_JWTSVIDREQUEST']._serialized_start=2296
-  _globals['_JWTSVIDREQUEST']._serialized_end=2348
-  _globals['_SIGNJWTSVIDSRESPONSE']._serialized_start=2350
-  _globals['_SIGNJWTSVIDSRESPONSE']._serialized_end=2416
-  _globals['_JWTSVIDRESULT']._serialized_start=2418
-  _globals['_JWTSVIDRESULT']._serialized_end=2520
-  _globals['_JWTSVID']._serialized_start=2523
-  _globals['_JWTSVID']._serialized_end=2690
-  _globals['_RENEWAGENTREQUEST']._serialized_start=2692
-  _globals['_RENEWAGENTREQUEST']._serialized_end=2724
-  _globals['_RENEWAGENTRESPONSE']._serialized_start=2726
-  _globals['_RENEWAGENTRESPONSE']._serialized_end=2761
-  _globals['_AGENTAPI']._serialized_start=2764
-  _globals['_AGENTAPI']._serialized_end=3163
+  _globals['_CREDENTIALUPDATE']._serialized_end=1643
+  _globals['_CREDENTIAL']._serialized_start=1645
+  _globals['_CREDENTIAL']._serialized_end=1738
+  _globals['_WITHDRAWN']._serialized_start=1740
+  _globals['_WITHDRAWN']._serialized_end=1785
+  _globals['_SIGNX509SVIDSREQUEST']._serialized_start=1787
+  _globals['_SIGNX509SVIDSREQUEST']._serialized_end=1856
+  _globals['_X509SVIDREQUEST']._serialized_start=1858
+  _globals['_X509SVIDREQUEST']._serialized_end=1906
+  _globals['_SIGNX509SVIDSRESPONSE']._serialized_start=1908
+  _globals['_SIGNX509SVIDSRESPONSE']._serialized_end=1976
+  _globals['_X509SVIDRESULT']._serialized_start=1978
+  _globals['_X509SVIDRESULT']._serialized_end=2082
+  _globals['_X509SVID']._serialized_start=2084
+  _globals['_X509SVID']._serialized_end=2204
+  _globals['_REFUSAL']._serialized_start=2206
+  _globals['_REFUSAL']._serialized_end=2262
+  _globals['_SIGNJWTSVIDSREQUEST']._serialized_start=2264
+  _globals['_SIGNJWTSVIDSREQUEST']._serialized_end=2331
+  _globals['_JWTSVIDREQUEST']._serialized_start=2333
+  _globals['_JWTSVIDREQUEST']._serialized_end=2385
+  _globals['_SIGNJWTSVIDSRESPONSE']._serialized_start=2387
+  _globals['_SIGNJWTSVIDSRESPONSE']._serialized_end=2453
+  _globals['_JWTSVIDRESULT']._serialized_start=2455
+  _globals['_JWTSVIDRESULT']._serialized_end=2557
+  _globals['_JWTSVID']._serialized_start=2560
+  _globals['_JWTSVID']._serialized_end=2727
+  _globals['_RENEWAGENTREQUEST']._serialized_start=2729
+  _globals['_RENEWAGENTREQUEST']._serialized_end=2761
+  _globals['_RENEWAGENTRESPONSE']._serialized_start=2763
+  _globals['_RENEWAGENTRESPONSE']._serialized_end=2798
+  _globals['_AGENTAPI']._serialized_start=2801
+  _globals['_AGENTAPI']._serialized_end=3200
 # @@protoc_insertion_point(module_scope)

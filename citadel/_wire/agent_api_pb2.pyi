@@ -364,6 +364,7 @@ class CredentialUpdate(_message.Message):
     GOOD_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     WITHDRAWN_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     name: _builtins.str
     @_builtins.property
@@ -376,6 +377,10 @@ class CredentialUpdate(_message.Message):
     def withdrawn(self) -> Global___Withdrawn:
         """the gateway may not have it any more"""
 
+    @_builtins.property
+    def behind(self) -> Global___Refusal:
+        """beside what is good: why what was written since cannot take its place"""
+
     def __init__(
         self,
         *,
@@ -384,10 +389,11 @@ class CredentialUpdate(_message.Message):
         good: Global___Credential | None = ...,
         refused: Global___Refusal | None = ...,
         withdrawn: Global___Withdrawn | None = ...,
+        behind: Global___Refusal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["good", b"good", "refused", b"refused", "state", b"state", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "good", b"good", "refused", b"refused", "state", b"state", "withdrawn", b"withdrawn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "good", b"good", "name", b"name", "refused", b"refused", "state", b"state", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "entry_id", b"entry_id", "good", b"good", "name", b"name", "refused", b"refused", "state", b"state", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_state: _TypeAlias = _typing.Literal["good", "refused", "withdrawn"]  # noqa: Y015
     _WhichOneofArgType_state: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015

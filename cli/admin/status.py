@@ -184,7 +184,16 @@ def _kubernetes(cluster: admin_pb2.KubernetesStatus, now: datetime) -> str:
         of = cluster.workloads
         workloads = f", {of.admitted} admitted, {of.entries} entries"
         workloads += f", {of.problems} with problems" if of.problems else ""
-    return f"{cluster.cluster}{pods}{workloads}{_trouble(cluster, now)}"
+    return f"{cluster.cluster}{pods}{workloads}{_credentials(cluster)}{_trouble(cluster, now)}"
+
+
+def _credentials(cluster: admin_pb2.KubernetesStatus) -> str:
+    """Of the credentials of its gateways, how many there are, and how many are not as their secrets say."""
+    of = cluster.gateways
+    others = {"behind": of.behind, "bad": of.bad, "missing": of.missing}
+    if not cluster.HasField("gateways") or not (of.good or any(others.values())):
+        return ""
+    return f", {of.good} credentials" + "".join(f", {number} {state}" for state, number in others.items() if number)
 
 
 def _trouble(part: admin_pb2.VaultStatus | admin_pb2.KubernetesStatus, now: datetime) -> str:
@@ -229,7 +238,9 @@ def _holds(resource: types_pb2.ResourceReport) -> Abridged | str:
 
 
 def _why(stream: types_pb2.StreamReport, resource: types_pb2.ResourceReport) -> str:
-    if resource.state == types_pb2.ResourceReport.WAITING:  # in words from which a person can write a selector
+    if (
+        resource.state == types_pb2.ResourceReport.WAITING and not resource.refusal
+    ):  # in words from which a person can write a selector
         return f"no entry matches uid {stream.uid}, {stream.executable or 'executable unknown'}"
     return resource.refusal
 

@@ -56,6 +56,11 @@ class DeltaSecretStream:
         self._last_in: dict[str, str] = {}  # nonces by name
 
     @property
+    def names(self) -> Iterable[str]:
+        """What is asked for by name."""
+        return self._subscription.names
+
+    @property
     def ignored_names(self) -> int:
         """How many names were beyond the limits."""
         return self._subscription.ignored

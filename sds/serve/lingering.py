@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from citadel._wire import types_pb2
 from citadel.clock import Clock
+from citadel.kubernetes.credential_names import is_credential_name
 from citadel.peer import Process
 from citadel.wire import from_timestamp, to_duration
 
@@ -178,8 +179,11 @@ def _with(resources: Iterable[types_pb2.ResourceReport], report: types_pb2.Strea
 def _may_be_held(resource: types_pb2.ResourceReport) -> bool:
     """Also what was sent and not answered: a program that fetches once closes its stream as soon as it has read.
 
-    Of a name that nothing was sent for here a process can say what it likes.
+    Of a name that nothing was sent for here a process can say what it likes. What gateways have from elsewhere is
+    nothing that anybody here replaces.
     """
+    if is_credential_name(resource.name):
+        return False
     return bool(resource.version) and (bool(resource.held_version) or resource.state == _SENT)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -30,6 +30,11 @@ class StreamMachine(Protocol):
     @property
     def protocol(self) -> str:
         """What the kind is called in reports."""
+        ...
+
+    @property
+    def names(self) -> Iterable[str]:
+        """What is asked for by name."""
         ...
 
     @property
@@ -62,6 +67,7 @@ class LiveStream:
         "_refused",
         "_registry",
         "attestation",
+        "awaiting",
         "id",
         "machine",
         "wake",
@@ -72,6 +78,7 @@ class LiveStream:
         self.machine = machine
         self.wake = asyncio.Event()
         self.attestation = Attestation(selectors=frozenset())
+        self.awaiting: Mapping[str, str] = {}  # why names are not there, or not newer, where that is known
         self._caller = caller
         self._registry = registry
         self._connected_at = to_timestamp(now)  # once: it is slow, and a report is made for every push
@@ -124,7 +131,7 @@ class LiveStream:
             gid=credentials.gid,
             executable=self.attestation.executable,
             node_id=self.machine.node_id,
-            resources=resource_reports(self.machine.standings()),
+            resources=resource_reports(self.machine.standings(), self.awaiting),
             connected_at=self._connected_at,
         )
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from itertools import count, islice
+from types import MappingProxyType
 from typing import Final
 
 from citadel._wire import types_pb2
@@ -14,7 +16,7 @@ from citadel.clock import Clock
 from citadel.peer import Caller, Process
 from citadel.wire import to_timestamp
 from sds.serve.lingering import MOST_LINGERING, Lingering
-from sds.serve.resource import BundleFacts, Resource, SvidFacts
+from sds.serve.resource import BundleFacts, CredentialFacts, Resource, SvidFacts
 from sds.serve.standing import Held, Standing, State
 
 # While nobody takes the changes, ended streams pile up. The oldest may go: whoever comes back begins with a snapshot.
@@ -23,6 +25,8 @@ MAX_ENDED: Final = 10_000
 # Of names that nothing was sent for, any local process can make up as many and as long ones as a request holds.
 MAX_WAITING: Final = 8
 MAX_WAITING_CHARACTERS: Final = 256
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 _MOST_LOOKED_AT: Final = 16  # so that a process with thousands of streams can close them all at once
 
@@ -139,10 +143,17 @@ class StreamRegistry:
             event.set()
 
 
-def resource_reports(standings: Iterable[Standing]) -> list[types_pb2.ResourceReport]:
-    """The standings of a stream as they are reported: all that was sent, and some of what waits, shortened."""
+def resource_reports(
+    standings: Iterable[Standing], why: Mapping[str, str] = _NOTHING
+) -> list[types_pb2.ResourceReport]:
+    """The standings of a stream as they are reported: all that was sent, and some of what waits, shortened.
+
+    `why` says of some names what keeps them from being there, or from being newer.
+    """
     reports, waiting = [], 0
     for standing in standings:
+        if not standing.refusal and (reason := why.get(standing.name)):
+            standing = replace(standing, refusal=reason)  # noqa: PLW2901 - the same, told with the reason
         if standing.resource is not None:
             reports.append(_report(standing))
         elif (waiting := waiting + 1) <= MAX_WAITING:
@@ -173,6 +184,9 @@ def _tell_sent(resource: Resource, report: types_pb2.ResourceReport) -> None:
         case BundleFacts(trust_domain, sequence, revocations):
             report.trust_domain, report.bundle_sequence = trust_domain, sequence
             report.revocation_version = revocations
+        case CredentialFacts(serial, datetime() as not_after):
+            report.serial = serial
+            report.not_after.CopyFrom(to_timestamp(not_after))
 
 
 def _tell_held(held: Held, report: types_pb2.ResourceReport) -> None:
@@ -183,3 +197,6 @@ def _tell_held(held: Held, report: types_pb2.ResourceReport) -> None:
             report.held_not_after.CopyFrom(to_timestamp(not_after))
         case BundleFacts(_, sequence, revocations):
             report.held_bundle_sequence, report.held_revocation_version = sequence, revocations
+        case CredentialFacts(serial, datetime() as not_after):
+            report.held_serial = serial
+            report.held_not_after.CopyFrom(to_timestamp(not_after))

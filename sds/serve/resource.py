@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -50,12 +50,23 @@ class BundleFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialFacts:
+    """What a gateway's credential holds, as it is reported: of authorities nothing."""
+
+    serial: str = ""
+    not_after: datetime | None = None
+
+
+Facts: TypeAlias = SvidFacts | BundleFacts | CredentialFacts
+
+
+@dataclass(frozen=True, slots=True)
 class Resource:
     """One secret, ready to send. `version` stands for its content: the same content, the same version."""
 
     name: str
     version: str
-    facts: SvidFacts | BundleFacts
+    facts: Facts
     body: PackedMessage = field(repr=False, compare=False)
 
 
@@ -104,7 +115,23 @@ def spiffe_context_resource(name: str, authorities: Mapping[TrustDomain, bytes],
     return _context_resource(name, common_pb2.CertificateValidationContext(custom_validator_config=extension), facts)
 
 
-def _context_resource(name: str, context: Any, facts: BundleFacts) -> Resource:
+def gateway_certificate_resource(name: str, chain: bytes, key: bytes, facts: CredentialFacts) -> Resource:
+    """A gateway's own certificate with its key, both PEM."""
+    secret = secret_pb2.Secret(name=name, tls_certificate=common_pb2.TlsCertificate(certificate_chain=_inline(chain)))
+    version = _version_of(secret)  # as above
+    secret.tls_certificate.private_key.inline_bytes = key
+    return Resource(name, version, facts, _packed(secret))
+
+
+def gateway_context_resource(name: str, authorities: bytes, lists: bytes) -> Resource:
+    """What vouches for a gateway's clients, with revocation lists where there are any; both PEM."""
+    context = common_pb2.CertificateValidationContext(trusted_ca=_inline(authorities))
+    if lists:
+        context.crl.CopyFrom(_inline(lists))
+    return _context_resource(name, context, CredentialFacts())
+
+
+def _context_resource(name: str, context: Any, facts: BundleFacts | CredentialFacts) -> Resource:
     secret = secret_pb2.Secret(name=name, validation_context=context)
     return Resource(name, _version_of(secret), facts, _packed(secret))
 

@@ -34,6 +34,7 @@ from sds.serve.resource import (
 from sds.serve.revocations import UsableLists
 from sds.settings import SecretNameSettings
 
+_POD: Final = "k8s:"  # how the origin of an entry begins that is there because of a pod
 _DEFAULT_NAMES: Final = SecretNameSettings()
 
 _MOST_KEPT: Final = 1024  # kinds of callers; a node has a few dozen, and who likes makes more
@@ -81,6 +82,11 @@ class SecretShelf:
             self._make_room()
             self._by_selectors[selectors] = known = before if before == known else known
         return known
+
+    def gateway(self, holdings: Holdings, selectors: frozenset[Selector], now: datetime) -> Entry | None:
+        """The first entry of such a caller that the server made for a pod; credentials of gateways go by it."""
+        self._turn_to(holdings)
+        return next((each for each in self._index.matching(selectors, now) if each.origin.startswith(_POD)), None)
 
     def _make_room(self) -> None:
         if len(self._by_selectors) >= _MOST_KEPT:

@@ -32,6 +32,7 @@ from sds.authz.service import Authorization, PolicySource
 from sds.holdings import HoldingsFeed
 from sds.serve.admission import UserGate
 from sds.serve.callers import CallerNews, Callers, WorkloadAttestor
+from sds.serve.credentials import Credentials, NoCredentials
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry
 from sds.serve.secrets import SecretShelf
@@ -80,6 +81,7 @@ class WorkloadServer:
         limits: LimitSettings = _DEFAULT_LIMITS,
         on_refusal: OnRefusal | None = None,
         interceptors: Sequence[WrappingInterceptor] = (),
+        credentials: Credentials | None = None,
     ) -> None:
         self._limits = limits
         self._relay = Relay(
@@ -105,6 +107,7 @@ class WorkloadServer:
             expiries=self._expiries,
             clock=clock,
             max_names=limits.max_names,
+            credentials=credentials or NoCredentials(),
         )
         entitlement = Entitlement(
             callers=callers,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 from envoy.service.discovery.v3 import discovery_pb2
 from grpc import aio
 
 from citadel.clock import Clock
 from citadel.errors import InvalidArgument, Reason
+from citadel.kubernetes.credential_names import is_credential_name
 from citadel.selector import Selector
 from citadel.waiting import news_or_time
 from sds.holdings import HoldingsFeed
 from sds.serve.available import Available
-from sds.serve.callers import LOOK_AGAIN, Attestation, Callers
+from sds.serve.callers import LOOK_AGAIN, Callers
+from sds.serve.credentials import Credentials, with_credentials
 from sds.serve.delta import DeltaSecretStream
 from sds.serve.expiries import Expiries
 from sds.serve.live import LiveStream, StreamMachine
@@ -25,6 +28,8 @@ from sds.serve.resource import SECRET_TYPE_URL
 from sds.serve.secrets import SecretShelf
 from sds.serve.shared import SharedResponses
 from sds.serve.stream import SecretStream, fetched
+
+_FETCH_WAITS: Final = 5.0  # seconds for credentials that the server has not told yet
 
 _Context = aio.ServicerContext[Any, Any]
 
@@ -45,6 +50,7 @@ class SecretDiscovery:
         expiries: Expiries,
         clock: Clock,
         max_names: int,
+        credentials: Credentials,
     ) -> None:
         self._callers = callers
         self._feed = feed
@@ -53,6 +59,7 @@ class SecretDiscovery:
         self._expiries = expiries
         self._clock = clock
         self._max_names = max_names
+        self._credentials = credentials
         self._shared = SharedResponses()
 
     def StreamSecrets(  # noqa: N802 - the service's name for it
@@ -81,10 +88,11 @@ class SecretDiscovery:
         live = LiveStream(SecretStream(max_names=self._max_names), caller, self._registry, now=self._clock.now())
         try:
             live.attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
-            available = self._available(live.attestation)
+            available = await self._fetched(live, request.resource_names)
             live.take_all(request, available)
             return fetched(request, available, max_names=self._max_names)
         finally:
+            self._credentials.leave(live.wake)
             self._registry.end(live.id)
 
     async def _serve(
@@ -101,7 +109,7 @@ class SecretDiscovery:
                 live.wake.clear()
                 live.attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
                 self._callers.wake_at_change(live.wake, live.attestation)
-                available = self._available(live.attestation)
+                available = self._available(live, live.machine.names)
                 self._expiries.wake_at(live.wake, available.until)
                 response = live.next_response(available)
                 if response is not None:
@@ -114,6 +122,7 @@ class SecretDiscovery:
         finally:
             self._feed.unwatch(live.wake)
             self._callers.wake_at_change(live.wake, None)
+            self._credentials.leave(live.wake)
             self._expiries.wake_at(live.wake, None)
             self._registry.end(live.id)
             reading.cancel()
@@ -122,7 +131,27 @@ class SecretDiscovery:
     def _wants_sha256(self, selectors: frozenset[Selector]) -> bool:
         return self._shelf.wants_sha256(self._feed.current, selectors)
 
-    def _available(self, attestation: Attestation) -> Available:
-        available = self._shelf.available(self._feed.current, attestation.selectors, self._clock.now())
-        # What could not be seen of the caller may yet give it more.
-        return available if attestation.is_complete else replace(available, is_known=False)
+    def _available(self, live: LiveStream, names: Iterable[str]) -> Available:
+        selectors, now = live.attestation.selectors, self._clock.now()
+        available = self._shelf.available(self._feed.current, selectors, now)
+        if not live.attestation.is_complete:  # what could not be seen of the caller may yet give it more
+            available = replace(available, is_known=False)
+        # Not only where there are any now: it says that none are wanted any more.
+        asked = list(islice(filter(is_credential_name, names), self._max_names))
+        if not asked and not live.awaiting:
+            return available
+        gateway = self._shelf.gateway(self._feed.current, selectors, now)
+        known = self._credentials.ask(live.wake, gateway, asked, is_known=available.is_known)
+        live.awaiting = {name: each.why for name, each in known.items()}
+        return with_credentials(available, known) if known else available
+
+    async def _fetched(self, live: LiveStream, names: Iterable[str]) -> Available:
+        """What is there, and credentials of gateways as soon as they are, since nobody asks twice at once."""
+        until = self._clock.monotonic() + _FETCH_WAITS
+        while True:
+            live.wake.clear()
+            available = self._available(live, names)
+            left = until - self._clock.monotonic()
+            if left <= 0 or not any(is_credential_name(each) and not live.awaiting[each] for each in available.awaited):
+                return available
+            await news_or_time(live.wake, left, clock=self._clock)

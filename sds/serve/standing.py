@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import Final
 
 from citadel.printable import printable
-from sds.serve.resource import BundleFacts, Resource, SvidFacts
+from sds.serve.resource import Facts, Resource
 
 MAX_REFUSAL_CHARACTERS: Final = 500
 MAX_NODE_CHARACTERS: Final = 256
@@ -40,7 +40,7 @@ class Held:
     """
 
     version: str
-    facts: SvidFacts | BundleFacts | None = None
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, slots=True)

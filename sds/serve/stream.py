@@ -58,6 +58,11 @@ class SecretStream:
         self._unanswered: dict[str, tuple[str, tuple[Resource, ...]]] = {}  # version and contents, by nonce
 
     @property
+    def names(self) -> Iterable[str]:
+        """What is asked for by name."""
+        return self._subscription.names if self._subscription else ()
+
+    @property
     def ignored_names(self) -> int:
         """How many names were beyond the limits."""
         return self._ignored_before + (self._subscription.ignored if self._subscription else 0)

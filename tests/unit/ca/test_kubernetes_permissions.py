@@ -83,7 +83,8 @@ def needed(**sections: Any) -> set[str]:
         (
             {"gateways": {}},
             {"create subjectaccessreviews.authorization.k8s.io", "create events", "patch events"}
-            | {f"{verb} secrets" for verb in ("get", "list", "watch")},
+            | {f"{verb} secrets" for verb in ("get", "list", "watch")}
+            | PODS,
         ),
     ],
 )

@@ -17,6 +17,7 @@ from citadel.errors import CitadelError
 from citadel.peer import Caller
 from citadel.selector import Selector
 from sds.authz.counts import Decisions
+from sds.credentials.book import CredentialBook
 from sds.holdings import HoldingsFeed
 from sds.serve.callers import Attestation
 from sds.serve.registry import StreamRegistry
@@ -68,6 +69,7 @@ class Node:
         self.attestor = attestor
         self.policies = FixedPolicies(self.clock)
         self.decisions = Decisions(on_refusal=self._note)
+        self.credentials = CredentialBook(feed=self.feed, clock=self.clock, on_refusal=self._note)
         self.server = WorkloadServer(
             socket=path,
             relay_dir=path.parent / "relay",
@@ -80,6 +82,7 @@ class Node:
             policies=self.policies,
             decisions=self.decisions,
             on_refusal=self._note,
+            credentials=self.credentials,
             **options,
         )
 

@@ -10,7 +10,7 @@ same as a table; a test holds both together.
 {{- $signers := .signers | default dict }}
 {{- $answersPods := and (hasKey . "signers") (ne (toString (get $signers "pod_certificates")) "false") }}
 {{- $istioFollows := and (hasKey . "istio") (or (not $istio.oidc) $istio.trusted_node_accounts) }}
-{{- $followsPods := or (hasKey . "joining") (hasKey . "workloads") $istioFollows (hasKey . "signers") }}
+{{- $followsPods := or (hasKey . "joining") (hasKey . "workloads") $istioFollows (hasKey . "signers") (hasKey . "gateways") }}
 {{- if $reviews }}
 - {apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create]}
 {{- end }}

@@ -1,0 +1,168 @@
+"""What keeps certificates, keys, authorities and revocation lists from being given to an Envoy (pure).
+
+Envoy acknowledges some of it and breaks then: it is to be found here (invariant 9). Texts never repeat what they are
+about.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from itertools import pairwise
+from typing import Final, TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from ca.authority.soundness import key_fault
+from citadel.certificate_chain import read_chain
+from citadel.certification_path import UNREADABLE, extension_of
+from citadel.errors import InvalidArgument
+
+Chain: TypeAlias = tuple[x509.Certificate, ...]
+Lists: TypeAlias = tuple[x509.CertificateRevocationList, ...]
+Key: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+MOST_CHAIN_BYTES: Final = 64 * 1024
+MOST_KEY_BYTES: Final = 16 * 1024
+MOST_AUTHORITY_BYTES: Final = 512 * 1024  # all that browsers trust takes less than half of it
+MOST_LIST_BYTES: Final = 512 * 1024
+MOST_IN_CHAIN: Final = 10
+_LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
+_LIST_MARKER: Final = b"-----BEGIN X509 CRL-----"
+_PROBE: Final = b"whether a key fits a certificate"
+
+
+class UnusableError(Exception):
+    """What is wrong with it, as words behind its name: `has ended`."""
+
+
+def chain_of(pem: bytes, now: datetime) -> Chain:
+    """A certificate, and what issued it, in order. Raises `UnusableError`."""
+    chain = _certificates(pem, most=MOST_CHAIN_BYTES)
+    if len(chain) > MOST_IN_CHAIN:
+        raise UnusableError(f"has {len(chain)} certificates, and a chain has at most {MOST_IN_CHAIN}")
+    try:
+        if fault := key_fault(chain[0].public_key()):
+            raise UnusableError(fault)
+        if extension_of(chain[0], x509.TLSFeature) is not None:
+            raise UnusableError("must be served with an OCSP response, which Envoy does not get by SDS")
+    except UNREADABLE:
+        raise UnusableError("has a certificate that cannot be read") from None
+    for number, (child, issuer) in enumerate(pairwise(chain), start=2):
+        if not _vouches(issuer, child):
+            raise UnusableError(f"is out of order: certificate {number} did not issue the one before it")
+    for number, each in enumerate(chain, start=1):
+        if fault := _time_fault(each, now):
+            raise UnusableError(fault if number == 1 else f"has a certificate {number} that {fault}")
+    return chain
+
+
+def key_of(pem: bytes, certificate: x509.Certificate) -> Key:
+    """The private key, which is that of `certificate`. Raises `UnusableError`."""
+    if len(pem) > MOST_KEY_BYTES:
+        raise UnusableError(f"has {len(pem)} bytes, and a key has at most {MOST_KEY_BYTES}")
+    try:
+        # RSA's own check takes long; what signs for the certificate's key is the certificate's key.
+        key = load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
+    except TypeError:
+        raise UnusableError("is encrypted, and nobody could open it") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UnusableError("is not one whole private key in PEM") from None
+    if not isinstance(key, Key) or not _fits(key, certificate):
+        raise UnusableError("does not fit the certificate")
+    return key
+
+
+def authorities_of(pem: bytes, now: datetime) -> Chain:
+    """What vouches for clients; some of it may have ended, not all. Raises `UnusableError`."""
+    authorities = _certificates(pem, most=MOST_AUTHORITY_BYTES)
+    for number, each in enumerate(authorities, start=1):
+        if not _is_authority(each):
+            raise UnusableError(f"has a certificate {number} that is not one of an authority")
+    faults = [_time_fault(each, now) for each in authorities]
+    if all(faults):
+        raise UnusableError(faults[0])
+    return authorities
+
+
+def lists_of(pem: bytes, authorities: Chain, now: datetime) -> Lists:
+    """Revocation lists, each by one of the `authorities`; none where there is nothing. Raises `UnusableError`."""
+    if len(pem) > MOST_LIST_BYTES:
+        raise UnusableError(f"has {len(pem)} bytes, and lists have at most {MOST_LIST_BYTES}")
+    found = _LIST.findall(pem)
+    if pem.strip() and not 0 < len(found) == pem.count(_LIST_MARKER):
+        raise UnusableError("is not revocation lists in PEM")
+    return tuple(_list_of(each, authorities, now) for each in found)
+
+
+def _list_of(pem: bytes, authorities: Chain, now: datetime) -> x509.CertificateRevocationList:
+    try:
+        found = x509.load_pem_x509_crl(pem)
+        is_signed = any(
+            each.subject == found.issuer and found.is_signature_valid(each.public_key())  # type: ignore[arg-type]  # other kinds of keys are refused as invalid
+            for each in authorities
+        )
+        ends = found.next_update_utc
+    except UNREADABLE:
+        raise UnusableError("has a list that cannot be read") from None
+    if not is_signed:
+        raise UnusableError("has a list that none of the authorities signed")
+    # Envoy refuses every client by a list that has ended, and by one that has no end.
+    if ends is None or ends <= now:
+        raise UnusableError(f"has a list that ended {ends:%Y-%m-%dT%H:%M:%SZ}" if ends else "has a list without an end")
+    if found.last_update_utc > now:
+        raise UnusableError(f"has a list that is not valid before {found.last_update_utc:%Y-%m-%dT%H:%M:%SZ}")
+    return found
+
+
+def _certificates(pem: bytes, *, most: int) -> Chain:
+    if len(pem) > most:
+        raise UnusableError(f"has {len(pem)} bytes, and at most {most} are taken")
+    try:
+        return read_chain(pem)
+    except InvalidArgument as error:
+        raise UnusableError(f"cannot be read: {error.message}") from None
+
+
+def _time_fault(certificate: x509.Certificate, now: datetime) -> str:
+    if certificate.not_valid_after_utc <= now:
+        return f"has expired: it ended {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    if certificate.not_valid_before_utc > now:
+        return f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}"
+    return ""
+
+
+def _vouches(issuer: x509.Certificate, child: x509.Certificate) -> bool:
+    try:
+        child.verify_directly_issued_by(issuer)
+    except (InvalidSignature, *UNREADABLE):
+        return False
+    return _is_authority(issuer)
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        constraints = extension_of(certificate, x509.BasicConstraints)
+        usage = extension_of(certificate, x509.KeyUsage)
+    except UNREADABLE:
+        return False
+    return constraints is not None and constraints.ca and (usage is None or usage.key_cert_sign)
+
+
+def _fits(key: Key, certificate: x509.Certificate) -> bool:
+    public = certificate.public_key()
+    try:
+        if isinstance(key, rsa.RSAPrivateKey) and isinstance(public, rsa.RSAPublicKey):
+            signed = key.sign(_PROBE, padding.PKCS1v15(), hashes.SHA256())
+            public.verify(signed, _PROBE, padding.PKCS1v15(), hashes.SHA256())
+            return True
+        if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(public, ec.EllipticCurvePublicKey):
+            public.verify(key.sign(_PROBE, ec.ECDSA(hashes.SHA256())), _PROBE, ec.ECDSA(hashes.SHA256()))
+            return True
+    except (InvalidSignature, ValueError):
+        pass
+    return False

@@ -1,0 +1,114 @@
+"""Things that are followed for as long as somebody wants them: each once, however many do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Iterator
+from typing import Final, Generic, Protocol, TypeVar
+
+from citadel.clock import Clock
+from citadel.errors import Reason, ResourceExhausted
+
+_LOOK_EVERY: Final = 5.0  # seconds
+_KEPT: Final = 30.0  # seconds after the last who wanted it has gone: whoever comes back at once costs no call
+
+
+class Followable(Protocol):
+    """Something that changes."""
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Follow it for ever, and say `changed` after each change."""
+        ...
+
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Thing = TypeVar("_Thing", bound=Followable)
+
+
+class Followed(Generic[_Key, _Thing]):
+    """Begins to follow what is wanted, tells the holders of each change, and gives up what nobody holds.
+
+    A holder is the event that wakes it. It says again and again what it wants, and by `settle` that this was all.
+    """
+
+    def __init__(self, make: Callable[[_Key], _Thing], *, most: int, what: str, clock: Clock) -> None:
+        """`most` are followed at a time; `what` names them in a refusal."""
+        self._make = make
+        self._most = most
+        self._what = what
+        self._clock = clock
+        self._things: dict[_Key, _Thing] = {}
+        self._tasks: dict[_Key, asyncio.Task[None]] = {}
+        self._holders: dict[_Key, set[asyncio.Event]] = {}
+        self._held: dict[asyncio.Event, set[_Key]] = {}
+        self._wanted: dict[asyncio.Event, set[_Key]] = {}
+        self._unheld_since: dict[_Key, float] = {}
+
+    def held(self) -> Iterator[_Thing]:
+        """What somebody wants now."""
+        return (thing for key, thing in self._things.items() if self._holders[key])
+
+    def get(self, key: _Key, holder: asyncio.Event) -> _Thing:
+        """It, followed from now on at the latest. Raises `ResourceExhausted` where too many are."""
+        thing = self._things.get(key)
+        if thing is None:
+            thing = self._begin(key)
+        self._holders[key].add(holder)
+        self._unheld_since.pop(key, None)
+        self._held.setdefault(holder, set()).add(key)
+        self._wanted.setdefault(holder, set()).add(key)
+        return thing
+
+    def settle(self, holder: asyncio.Event) -> None:
+        """The holder wants what it got since it last settled, and nothing else."""
+        wanted = self._wanted.pop(holder, set())
+        held = self._held.pop(holder, set())
+        if wanted:
+            self._held[holder] = wanted
+        for key in held - wanted:
+            self._holders[key].discard(holder)
+            if not self._holders[key]:
+                self._unheld_since[key] = self._clock.monotonic()
+
+    async def run(self) -> None:
+        """Give up what nobody has wanted for a while, until cancelled; then all of it."""
+        try:
+            while True:
+                await self._clock.sleep(_LOOK_EVERY)
+                for task in self._tasks.values():
+                    if task.done():
+                        task.result()  # it is to go on for ever: whatever ended it must not stay unseen
+                long_ago = self._clock.monotonic() - _KEPT
+                for key in [key for key, since in self._unheld_since.items() if since <= long_ago]:
+                    self._end(key)
+        finally:
+            for key in list(self._things):
+                self._end(key)
+
+    def _begin(self, key: _Key) -> _Thing:
+        if len(self._things) >= self._most and not self._has_made_room():
+            raise ResourceExhausted(
+                Reason.TOO_MANY_REQUESTS, f"{self._most} {self._what} are followed already", fix="want fewer"
+            )
+        thing = self._things[key] = self._make(key)
+        self._holders[key] = set()
+        self._tasks[key] = asyncio.create_task(thing.run(lambda: self._wake(key)))
+        return thing
+
+    def _has_made_room(self) -> bool:
+        """Whether there was one that nobody holds, the longest so, which has made way."""
+        oldest = next(iter(self._unheld_since), None)
+        if oldest is not None:
+            self._end(oldest)
+        return oldest is not None
+
+    def _wake(self, key: _Key) -> None:
+        for holder in self._holders.get(key, ()):
+            holder.set()
+
+    def _end(self, key: _Key) -> None:
+        self._tasks.pop(key).cancel()
+        del self._things[key]
+        self._unheld_since.pop(key, None)
+        for holder in self._holders.pop(key):
+            self._held[holder].discard(key)

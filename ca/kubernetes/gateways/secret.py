@@ -1,0 +1,170 @@
+"""One secret, followed, and what of it can be given to gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from ca.kubernetes.gateways.credential import KEYS, Credential, authorities_of, certificate_of
+from citadel.clock import Clock
+from citadel.errors import CitadelError, InvalidArgument
+from citadel.kubernetes.informer import Informer
+from citadel.kubernetes.ports import KubeObject, KubernetesApi
+
+_ASKED_WITHIN: Final = 90.0  # seconds; whoever wants something asks at least twice a minute
+_LOOK_AGAIN: Final = 30.0  # seconds: time alone makes what was good expire, and what was not valid yet good
+
+
+class Part(StrEnum):
+    """What of a secret somebody wants: the certificate with its key, or the authorities."""
+
+    CERTIFICATE = "certificate"
+    AUTHORITIES = "authorities"
+
+
+_READ: Final = {Part.CERTIFICATE: certificate_of, Part.AUTHORITIES: authorities_of}
+
+
+@dataclass(frozen=True, slots=True)
+class SecretName:
+    """A secret by its namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What is kept of a secret: what gateways use, and nothing else of it."""
+
+    uid: str
+    data: Mapping[str, bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The last that was good, and what is wrong with what is there now; each None where there is nothing such."""
+
+    good: Credential | None = None
+    fault: InvalidArgument | None = None
+
+    @property
+    def state(self) -> str:
+        """As it is counted: `good`, `behind` where the secret was good before, or `bad`."""
+        if self.fault is None:
+            return "good"
+        return "behind" if self.good is not None else "bad"
+
+
+class WatchedSecret:
+    """What is known of one secret. Nothing bad ever takes the place of what is `good` of it.
+
+    `exists` is None until the API server has said it, and `parts` then says what there is of each. A secret that is
+    deleted leaves nothing behind here.
+    """
+
+    def __init__(self, name: SecretName, *, api: KubernetesApi, clock: Clock) -> None:
+        self.name = name
+        self.exists: bool | None = None
+        self.uid = ""
+        self.parts: Mapping[Part, Judged] = {}
+        self._clock = clock
+        self._asked: dict[Part, float] = {}
+        self._news = asyncio.Event()
+        # Asked for by its name, so that a role that names it is enough.
+        self._informer = Informer(
+            api,
+            f"/api/v1/namespaces/{name.namespace}/secrets",
+            keep=contents_of,
+            fields=f"metadata.name={name.name}",
+            clock=clock,
+        )
+        self._informer.follow(lambda _key, _before, _after: self._news.set())
+
+    @property
+    def trouble(self) -> CitadelError | None:
+        """Why it cannot be followed just now."""
+        return self._informer.trouble
+
+    def ask(self, part: Part) -> Judged:
+        """What there is of a part that exists. Only what somebody asks for is anybody's fault."""
+        self._asked[part] = self._clock.monotonic()
+        return self.parts[part]
+
+    def asked(self) -> Iterator[Judged]:
+        """What there is of each part that somebody has asked for lately."""
+        lately = self._clock.monotonic() - _ASKED_WITHIN
+        yield from (self.parts[part] for part, at in self._asked.items() if at >= lately and part in self.parts)
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Follow it for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._informer.run())
+            tasks.create_task(self._tick())
+            await self._informer.until_synced()
+            while True:
+                self._news.clear()
+                await self._judge(self._informer.current.get(str(self.name)))
+                changed()
+                await self._news.wait()
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep(_LOOK_AGAIN)
+            now = self._clock.now()
+            if any(_may_differ(each, now) for each in self.asked()):
+                self._news.set()
+
+    async def _judge(self, contents: Contents | None) -> None:
+        if contents is None:
+            self.exists, self.uid, self.parts = False, "", {}
+            return
+        now, before = self._clock.now(), self.parts
+        # Off the loop: a large set of authorities takes a while.
+        found = await asyncio.to_thread(_judged, contents.data, now)
+        self.parts = {part: _after(before.get(part, Judged()), judged) for part, judged in found.items()}
+        self.exists, self.uid = True, contents.uid
+
+
+def contents_of(found: KubeObject) -> Contents:
+    """What is kept of a secret as the API server writes it."""
+    meta, data = found.get("metadata") or {}, found.get("data") or {}
+    kept = {key: _decoded(str(data[key])) for key in sorted(KEYS & data.keys()) if data[key]}
+    return Contents(uid=str(meta.get("uid") or ""), data=kept)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):  # no API server writes this
+        return b"not base64"
+
+
+def _judged(data: Mapping[str, bytes], now: datetime) -> Mapping[Part, Judged]:
+    found = {}
+    for part, read in _READ.items():
+        try:
+            found[part] = Judged(good=read(data, now))
+        except InvalidArgument as fault:
+            found[part] = Judged(fault=fault)
+    return found
+
+
+def _after(before: Judged, found: Judged) -> Judged:
+    """What is known now: the good one of before stays until there is another."""
+    if found.good is None:
+        return replace(found, good=before.good)
+    return before if found == before else found
+
+
+def _may_differ(judged: Judged, now: datetime) -> bool:
+    return judged.fault is not None or (judged.good is not None and judged.good.ends <= now)

@@ -1,0 +1,1 @@
+"""Credentials of gateways, on the side of the server."""

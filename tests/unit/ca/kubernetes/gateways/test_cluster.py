@@ -1,0 +1,384 @@
+"""Who may have which credential, and what it is, as secrets, rights and the API server change."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ca.kubernetes.gateways.cluster import Answer, GatewayCluster
+from ca.kubernetes.gateways.followed import Followed
+from ca.kubernetes.gateways.gateway import Gateway
+from ca.kubernetes.gateways.rights import REVIEWS
+from ca.kubernetes.settings import GatewaySettings
+from citadel.errors import (
+    CitadelError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    ResourceExhausted,
+    Unavailable,
+)
+from citadel.kubernetes.credential_names import CredentialName
+from citadel.kubernetes.ports import ApiUnavailable
+from tests.certificates import NOW
+from tests.clock import FakeClock
+from tests.kube_fake import FakeKubernetes
+from tests.secrets_of_gateways import CA, crl, key_pem, secret, served, tls
+
+GATEWAY = Gateway("main", "shop", "gw-1", "uid-of-gw")
+DAY = timedelta(days=1)
+WEB = served(not_after=NOW + 9 * DAY)
+NEXT = served(not_after=NOW + 9 * DAY)
+
+
+@dataclass(frozen=True)
+class FakePod:
+    service_account: str
+
+
+@dataclass
+class FakePods:
+    has_synced: bool = True
+    pods: dict[str, FakePod] = field(default_factory=lambda: {GATEWAY.uid: FakePod("gateway")})
+
+    def with_uid(self, uid: str) -> FakePod | None:
+        return self.pods.get(uid)
+
+
+@dataclass
+class Desk:
+    """A cluster with a gateway that looks."""
+
+    api: FakeKubernetes
+    clock: FakeClock
+    pods: FakePods
+    cluster: GatewayCluster
+    allowed: set[str] = field(default_factory=lambda: {"shop/*"})
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def review(self, body: Any) -> dict[str, Any]:
+        self.asked.append(body["spec"])
+        what = body["spec"]["resourceAttributes"]
+        allowed = {f"{what['namespace']}/*", f"{what['namespace']}/{what['name']}"} & self.allowed
+        return {"status": {"allowed": bool(allowed)}}
+
+    def put(self, name: str, data: dict[str, bytes], namespace: str = "shop") -> None:
+        self.api.put(f"/api/v1/namespaces/{namespace}/secrets/{name}", with_namespace(secret(name, data), namespace))
+
+    def look(self, name: str = "web") -> Answer | None:
+        try:
+            return self.cluster.look(GATEWAY, CredentialName.parse(f"kubernetes://{name}"), self.wake)
+        finally:
+            self.cluster.settle(self.wake)
+
+    async def found(self, name: str = "web") -> Answer:
+        """As soon as something is known. Threads read certificates, so time alone does not tell when."""
+        async with asyncio.timeout(10):
+            while (answer := self.look(name)) is None:
+                await asyncio.sleep(0.001)
+        return answer
+
+    async def until(self, name: str, **expected: bytes) -> Answer:
+        async with asyncio.timeout(10):
+            while True:
+                answer = await self.found(name)
+                if all(getattr(answer.credential, key) == value for key, value in expected.items()):
+                    return answer
+                await asyncio.sleep(0.001)
+
+    async def behind(self, name: str = "web") -> Answer:
+        async with asyncio.timeout(10):
+            while (answer := await self.found(name)).fault is None:
+                await asyncio.sleep(0.001)
+        return answer
+
+    async def refused(self, name: str = "web") -> CitadelError:
+        with pytest.raises(CitadelError) as refusal:
+            await self.found(name)
+        return refusal.value
+
+    async def until_refused(self, name: str, kind: type[CitadelError]) -> CitadelError:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await self.found(name)
+                except kind as error:
+                    return error
+                await asyncio.sleep(0.001)
+
+    def events(self) -> list[dict[str, Any]]:
+        return [found for path, found in self.api.objects.items() if "/events/" in path]
+
+
+def with_namespace(body: dict[str, Any], namespace: str) -> dict[str, Any]:
+    return {**body, "metadata": {**body["metadata"], "namespace": namespace}}
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    api, clock, pods = FakeKubernetes(), FakeClock(NOW), FakePods()
+    settings = GatewaySettings.model_validate({"namespaces": {"include": ["shop", "other"]}})
+    desk = Desk(api, clock, pods, GatewayCluster("main", settings, api=api, pods=pods, clock=clock, draw=lambda: 0.0))
+    api.answers[REVIEWS] = desk.review
+    running = asyncio.create_task(desk.cluster.run())
+    yield desk
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_it_is_told_as_soon_as_it_is_there_and_again_when_it_changes(desk: Desk) -> None:
+    error = await desk.refused()
+    assert (type(error), error.reason) == (NotFound, Reason.CREDENTIAL_UNKNOWN)
+    desk.wake.clear()
+    desk.put("web", tls(WEB))
+    await asyncio.wait_for(desk.wake.wait(), 10)
+    await desk.until("web", certificate_chain=WEB.pem, private_key=key_pem(WEB))
+    desk.put("web", tls(NEXT))
+    assert (await desk.until("web", certificate_chain=NEXT.pem)).fault is None
+    desk.api.drop("/api/v1/namespaces/shop/secrets/web")
+    await desk.until_refused("web", NotFound)
+
+
+async def test_the_api_server_is_asked_for_this_account_and_this_secret(desk: Desk) -> None:
+    desk.put("web", tls(WEB))
+    await desk.found()
+    (asked,) = desk.asked
+    assert asked["user"] == "system:serviceaccount:shop:gateway"
+    assert asked["groups"] == ["system:serviceaccounts", "system:serviceaccounts:shop", "system:authenticated"]
+    attributes = asked["resourceAttributes"]
+    assert (attributes["verb"], attributes["resource"]) == ("get", "secrets")
+    assert (attributes["namespace"], attributes["name"]) == ("shop", "web")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "words"),
+    [
+        ("other/web", Reason.CREDENTIAL_NOT_ALLOWED, "shop/gateway may not get the secret other/web"),
+        ("other/web-cacert", Reason.CREDENTIAL_NOT_ALLOWED, "may not get the secret other/web"),
+        ("kube-system/web", Reason.CREDENTIAL_NOT_ALLOWED, "admit no secrets of the namespace kube-system"),
+    ],
+)
+async def test_who_may_not_is_refused_and_no_secret_is_read(desk: Desk, name: str, reason: Reason, words: str) -> None:
+    error = await desk.refused(name)
+    assert isinstance(error, PermissionDenied)
+    assert (error.reason, words in error.message) == (reason, True)
+    assert not any("/secrets" in path for _, path in desk.api.calls)
+
+
+async def test_what_was_deleted_or_is_not_known_yet_is_not_asked_for(desk: Desk) -> None:
+    desk.pods.pods.clear()
+    gone = await desk.refused()
+    assert (type(gone), gone.reason) == (PermissionDenied, Reason.K8S_POD_UNKNOWN)
+    desk.pods.has_synced = False
+    assert isinstance(await desk.refused(), Unavailable)
+    assert desk.asked == []
+
+
+async def test_a_right_that_is_taken_away_is_noticed_within_a_minute_and_given_back_sooner(desk: Desk) -> None:
+    desk.put("web", tls(WEB))
+    await desk.found()
+    desk.allowed.clear()
+    await desk.clock.advance(59)
+    assert desk.look() is not None
+    desk.wake.clear()
+    await desk.clock.advance(1)
+    assert desk.wake.is_set()
+    error = await desk.refused()
+    assert (type(error), error.reason) == (PermissionDenied, Reason.CREDENTIAL_NOT_ALLOWED)
+    desk.allowed.add("shop/web")
+    await desk.clock.advance(10)
+    assert (await desk.found()).credential.certificate_chain == WEB.pem
+
+
+@pytest.mark.invariant(5)
+async def test_without_the_api_server_what_is_known_stays(desk: Desk) -> None:
+    desk.put("web", tls(WEB))
+    await desk.found()
+    desk.api.fails = ApiUnavailable("away")
+    desk.api.break_watches(ApiUnavailable("away"))
+    for _ in range(20):
+        await desk.clock.advance(60)
+        assert desk.look() is not None
+    unavailable = await desk.refused("new")
+    assert unavailable.reason is Reason.KUBERNETES_UNAVAILABLE
+    desk.api.fails = None
+    desk.put("web", tls(NEXT))
+    await desk.clock.advance(40)
+    await desk.until("web", certificate_chain=NEXT.pem)
+    assert isinstance(await desk.refused("new"), NotFound)
+
+
+@pytest.mark.invariant(5, 9)
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        pytest.param({**tls(WEB), "tls.key": key_pem(NEXT)}, "tls.key does not fit", id="another key"),
+        pytest.param({**tls(WEB), "tls.key": key_pem(WEB, password=b"x")}, "tls.key is encrypted", id="encrypted"),
+        pytest.param(tls(served(not_after=NOW - DAY, not_before=NOW - 2 * DAY)), "has expired", id="expired"),
+        pytest.param({"tls.crt": WEB.pem}, "lacks", id="without a key"),
+    ],
+)
+async def test_what_is_broken_takes_no_good_one_away_and_is_told(
+    desk: Desk, data: dict[str, bytes], words: str
+) -> None:
+    desk.put("web", tls(WEB))
+    await desk.found()
+    desk.put("web", data)
+    answer = await desk.behind()
+    assert answer.credential.certificate_chain == WEB.pem
+    assert words in str(answer.fault)
+    await desk.clock.advance(1)
+    (event,) = desk.events()
+    assert words in event["message"]
+    assert "gateways keep the last good one" in event["message"]
+    assert (event["type"], event["reason"]) == ("Warning", "CredentialInvalid")
+    assert event["involvedObject"]["name"] == "web"
+    assert event["involvedObject"]["uid"] == desk.api.objects["/api/v1/namespaces/shop/secrets/web"]["metadata"]["uid"]
+    assert desk.cluster.condition().counts == {"good": 0, "behind": 1, "bad": 0, "missing": 0}
+    (note,) = desk.cluster.notes()
+    assert words in note.text
+    assert not note.is_trouble
+    desk.put("web", tls(NEXT))
+    assert (await desk.until("web", certificate_chain=NEXT.pem)).fault is None
+    assert desk.cluster.condition().counts == {"good": 1, "behind": 0, "bad": 0, "missing": 0}
+
+
+async def test_a_secret_that_never_was_good_gives_nothing(desk: Desk) -> None:
+    desk.put("web", {**tls(WEB), "tls.key": key_pem(NEXT)})
+    error = await desk.refused()
+    assert (type(error), error.reason) == (InvalidArgument, Reason.CREDENTIAL_INVALID)
+    await desk.clock.advance(1)
+    (event,) = desk.events()
+    assert "gateways that want it have none" in event["message"]
+    assert desk.cluster.condition().counts["bad"] == 1
+
+
+@pytest.mark.invariant(5)
+async def test_what_expires_while_it_is_served_is_served_on_and_told(desk: Desk) -> None:
+    desk.put("web", tls(served(not_after=NOW + timedelta(hours=1))))
+    first = await desk.found()
+    await desk.clock.advance(3599)
+    assert (await desk.found()).fault is None
+    for _ in range(4):
+        await desk.clock.advance(30)
+    answer = await desk.behind()
+    assert answer.credential == first.credential
+    assert "has expired" in str(answer.fault)
+
+
+async def test_what_is_of_the_future_is_given_when_its_time_has_come(desk: Desk) -> None:
+    desk.put("web", tls(served(not_before=NOW + timedelta(minutes=5), not_after=NOW + DAY)))
+    assert (await desk.refused()).reason is Reason.CREDENTIAL_INVALID
+    await desk.clock.advance(299)
+    assert (await desk.refused()).reason is Reason.CREDENTIAL_INVALID
+    desk.wake.clear()
+    await desk.clock.advance(31)
+    await asyncio.wait_for(desk.wake.wait(), 10)
+    assert await desk.found()
+
+
+async def test_a_fault_is_one_event_however_often_it_is_found_and_lasts_as_long(desk: Desk) -> None:
+    desk.put("web", {"tls.crt": WEB.pem})
+    for _ in range(5):
+        await desk.refused()
+        await desk.clock.advance(1)
+    assert [event["count"] for event in desk.events()] == [1]
+    assert sum("/events/" in path for _, path in desk.api.calls) == 1
+    await desk.clock.advance(900)
+    await desk.refused()
+    await desk.clock.advance(1)
+    (event,) = desk.events()
+    assert (event["count"], event["firstTimestamp"]) == (2, "2026-01-01T00:00:00Z")
+
+
+async def test_an_event_that_cannot_be_written_stops_nothing(desk: Desk) -> None:
+    desk.put("web", {"tls.crt": WEB.pem})
+    await desk.refused()
+    desk.api.fails = Unavailable(Reason.KUBERNETES_DENIED, "no events")
+    await desk.clock.advance(1)
+    desk.api.fails = None
+    desk.put("other", {"tls.crt": WEB.pem})
+    await desk.refused("other")
+    await desk.clock.advance(1)
+    assert [event["involvedObject"]["name"] for event in desk.events()] == ["other"]
+
+
+class TestAuthorities:
+    async def test_their_own_secret_goes_before_that_of_the_certificate(self, desk: Desk) -> None:
+        desk.put("web", tls(WEB, **{"ca.crt": CA.pem}))
+        assert (await desk.found("web-cacert")).credential.trusted_ca == CA.pem
+        desk.put("web-cacert", {"cacert": CA.pem, "crl": crl(CA)})
+        assert (await desk.until("web-cacert", crl=crl_of(desk))).credential.private_key == b""
+
+    async def test_a_broken_one_of_their_own_is_not_passed_over(self, desk: Desk) -> None:
+        desk.put("web", tls(WEB, **{"ca.crt": CA.pem}))
+        desk.put("web-cacert", {"cacert": b"broken"})
+        assert (await desk.refused("web-cacert")).reason is Reason.CREDENTIAL_INVALID
+
+    async def test_the_right_must_be_to_the_secret_that_has_them(self, desk: Desk) -> None:
+        desk.allowed = {"shop/web"}
+        desk.put("web", tls(WEB, **{"ca.crt": CA.pem}))
+        assert (await desk.found("web-cacert")).credential.trusted_ca == CA.pem
+        desk.put("web-cacert", {"cacert": CA.pem})
+        assert "shop/web-cacert" in (await desk.until_refused("web-cacert", PermissionDenied)).message
+
+    async def test_what_nobody_wants_of_a_secret_is_nobodys_fault(self, desk: Desk) -> None:
+        desk.put("web", tls(WEB, **{"ca.crt": b"broken"}))
+        await desk.found()
+        await desk.clock.advance(1)
+        assert desk.events() == []
+        assert list(desk.cluster.notes()) == []
+
+
+def crl_of(desk: Desk) -> bytes:
+    return base64.b64decode(desk.api.objects["/api/v1/namespaces/shop/secrets/web-cacert"]["data"]["crl"])
+
+
+async def test_what_many_want_is_followed_once_and_given_up_when_nobody_does(desk: Desk) -> None:
+    desk.put("web", tls(WEB))
+    others = [asyncio.Event() for _ in range(5)]
+    name = CredentialName.parse("kubernetes://shop/web")
+    await desk.found()
+    for other in others:
+        assert desk.cluster.look(GATEWAY, name, other) is not None
+        desk.cluster.settle(other)
+    assert sum(verb == "watch" for verb, _ in desk.api.calls) == 1
+    watched = desk.api.watchers["/api/v1/namespaces/shop/secrets"]
+    desk.cluster.settle(desk.wake)  # wants nothing any more
+    await desk.clock.advance(120)
+    assert len(watched) == 1
+    for other in others:
+        desk.cluster.settle(other)
+    await desk.clock.advance(60)
+    assert watched == []
+    asked = len(desk.asked)
+    await desk.clock.advance(120)
+    assert len(desk.asked) == asked
+
+
+async def test_no_more_are_followed_than_the_limit_and_the_unwanted_make_room() -> None:
+    class Quiet:
+        async def run(self, changed: Any) -> None:
+            del changed
+            await asyncio.Event().wait()
+
+    followed: Followed[str, Quiet] = Followed(lambda _: Quiet(), most=2, what="secrets", clock=FakeClock())
+    one, two = asyncio.Event(), asyncio.Event()
+    followed.get("a", one)
+    followed.get("b", two)
+    with pytest.raises(ResourceExhausted):
+        followed.get("c", two)
+    followed.settle(one)
+    followed.settle(one)
+    followed.get("c", two)
+    assert followed.get("b", two) is followed.get("b", one)
+    with pytest.raises(ResourceExhausted):
+        followed.get("a", one)
