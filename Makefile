@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KUBE_TOOLS = PYTHON=$(CURDIR)/$(BIN)/python tests/kube_tools/get.sh
+HAS_KUBERNETES = tests/kube_apiserver/build.sh --find >/dev/null && tests/kube_tools/get.sh --find >/dev/null \
+	&& command -v etcd >/dev/null
 KUBERNETES = $(BIN)/pytest tests/kubernetes -m 'not soak' --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
@@ -28,8 +30,8 @@ test: $(READY) ## Run every test, real Envoys included.
 	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'not soak and not alone' --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'alone and not soak'
-	@if tests/kube_apiserver/build.sh --find >/dev/null && tests/kube_tools/get.sh --find >/dev/null && command -v etcd >/dev/null; \
-		then $(KUBERNETES); else echo "not run: tests/kubernetes, which need an API server and helm: make test-kubernetes"; fi
+	@if $(HAS_KUBERNETES); then $(KUBERNETES); \
+		else echo "not run: tests/kubernetes, which need an API server and helm: make test-kubernetes"; fi
 
 test-kubernetes: $(READY) ## Build or find a real API server of Kubernetes, with helm, and run what needs them (needs go and etcd).
 	@tests/kube_apiserver/build.sh
@@ -37,7 +39,8 @@ test-kubernetes: $(READY) ## Build or find a real API server of Kubernetes, with
 	$(KUBERNETES)
 
 soak: $(READY) ## Rotate for minutes under load, and say the figures (about 8 minutes).
-	$(BIN)/pytest -m soak -s
+	@$(HAS_KUBERNETES) || echo "not run: those in tests/kubernetes, which need an API server and helm: make test-kubernetes"
+	$(BIN)/pytest -m soak -s $$($(HAS_KUBERNETES) || echo --ignore=tests/kubernetes)
 
 lint: $(READY) ## Check style, types, the arrows between rooms, and the generated stubs.
 	$(BIN)/ruff check .

@@ -83,15 +83,17 @@ def _pod_certificates(cluster: Cluster, signers: SignerSettings, around: SignerS
 
 
 def _terms(cluster: Cluster, signers: SignerSettings, around: SignerSurroundings, door: str) -> Terms:
-    """The longest life is also the one that rotations count with."""
     settings = around.settings
-    cap = min(signers.max_lifetime, settings.svids.max_lifetime)
-    default = min(signers.default_lifetime, cap)
     return Terms(
         signer_name=signers.signer_name,
         trust_domain=settings.trust_domain,
         namespaces=signers.namespaces,
-        policy=LifetimePolicy(default=default, own=default, cap=cap, backdate=settings.svids.backdate),
+        policy=LifetimePolicy(
+            default=signers.default_lifetime,
+            own=signers.default_lifetime,
+            cap=signers.max_lifetime,
+            backdate=settings.svids.backdate,
+        ),
         longest_issuer=settings.authorities.issuer_lifetime,
         door=k8s_door_id(settings.trust_domain, cluster.name, door),
     )

@@ -11,6 +11,8 @@ from typing import Any
 from citadel.errors import CitadelError, FailedPrecondition, NotFound, Reason
 from citadel.kubernetes.ports import KubeObject, Listed, WatchEvent
 
+_SUBRESOURCES = frozenset({"status", "approval"})
+
 Answer = Callable[[KubeObject], KubeObject]
 
 
@@ -55,8 +57,12 @@ class FakeKubernetes:
 
     async def replace(self, path: str, body: KubeObject) -> KubeObject:
         self._called("replace", path)
-        self._found(path)
-        return self.put(path, body)
+        of, _, part = path.rpartition("/")
+        at = of if part in _SUBRESOURCES else path
+        now, meant = self._found(at), body.get("metadata", {}).get("resourceVersion")
+        if meant not in (None, now["metadata"]["resourceVersion"]):
+            raise FailedPrecondition(Reason.KUBERNETES_CONFLICT, f"PUT {path}: the object has been modified")
+        return self.put(at, {**now, "status": body["status"]} if at == of else body)
 
     async def delete(self, path: str) -> None:
         self._called("delete", path)

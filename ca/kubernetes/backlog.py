@@ -58,6 +58,10 @@ class Backlog:
         """What could not be brought in order when it was tried last, and why."""
         return MappingProxyType(self._failing)
 
+    def waits_for(self, key: str) -> bool:
+        """Whether this is tried again later."""
+        return key in self._later
+
     def add(self, key: str, *, after: float = 0.0, urgent: bool = False) -> None:
         """Have this looked at, `after` so many seconds; what is `urgent` goes before what waits already."""
         self._cancel(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from citadel._wire import revocation_pb2
 from citadel.svid import X509Svid, verify_x509_svid
@@ -172,6 +173,10 @@ async def test_what_others_approve_is_signed_or_fails(kubernetes: KubernetesServ
         assert reason(bad) == ("Failed", "k8s_account_not_allowed")
 
 
+def openssl(*arguments: str | Path) -> str:
+    return subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=True).stdout
+
+
 class Kubelet:
     """Asks for certificates for the pods of its node, as kubelets do."""
 
@@ -230,6 +235,16 @@ async def test_a_pod_has_a_certificate_with_no_agent(kubernetes: KubernetesServe
         assert (begin, end) == (svid.leaf.not_valid_before_utc, svid.leaf.not_valid_after_utc)
         assert (end - begin).total_seconds() == 86400
         assert 0.4 <= (refresh - begin) / (end - begin) <= 0.6
+
+        credentials = (
+            tmp_path / "svid.pem"
+        )  # as the kubelet writes it, and as the page on Kubernetes has people look at it
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        credentials.write_bytes(pem + status["certificateChain"].encode())
+        (tmp_path / "bundle.pem").write_bytes(server.bundle.to_pem())
+        said = openssl("x509", "-in", credentials, "-noout", "-ext", "subjectAltName", "-enddate")
+        assert f"URI:spiffe://a.test/ns/{shop}/sa/web" in said
+        openssl("verify", "-CAfile", tmp_path / "bundle.pem", "-untrusted", credentials, credentials)
 
         short = await answered(kubernetes, kubelet.ask(pod, "short", new_key(), maxExpirationSeconds=3600))
         leaf = verified(server, short["certificateChain"]).leaf

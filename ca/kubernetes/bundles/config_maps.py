@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from random import SystemRandom
 from typing import Final, TypeAlias
 
 from ca.kubernetes.away import is_away
@@ -63,15 +62,13 @@ class ConfigMaps:
         self._clock = clock
         self._namespaces = namespaces
         self._found = Informer(api, _CONFIG_MAPS, keep=self._digests, fields=f"metadata.name={name}", clock=clock)
-        draw = SystemRandom().random
         self._backlog = Backlog(
             self._bring_in_order,
             is_away=lambda: is_away(namespaces, self._found),
             clock=clock,
             at_once=_AT_ONCE,
-            draw=draw,
         )
-        self._disputes = Disputes(clock=clock, draw=draw)
+        self._disputes = Disputes(clock=clock)
         self.rewritten_at: float | None = None  # when one was last brought from one bundle to another
         self._found.follow(self._config_map_changed)
         namespaces.follow(self._namespace_changed)
@@ -162,5 +159,9 @@ class ConfigMaps:
         del after
         namespace, wanted = key.partition("/")[0], self._wanted(key.partition("/")[0])
         was_right = before is not None and all(before.get(each) == text for each, text in wanted.items())
-        if self._is_behind(namespace):
-            self._backlog.add(namespace, after=self._disputes.pause(namespace) if was_right else 0.0)
+        if not self._is_behind(namespace):
+            return
+        if was_right:
+            self._backlog.add(namespace, after=self._disputes.pause(namespace))
+        elif not self._backlog.waits_for(namespace):
+            self._backlog.add(namespace)

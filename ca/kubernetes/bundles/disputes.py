@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from citadel.clock import Clock
-from citadel.pace import Pace
 
-_LONGEST: Final = 60.0  # seconds before something is put back
+_FIRST: Final = 1.0  # seconds before something is put back for the second time; twice as long each time, up to
+_LONGEST: Final = 60.0
 _FORGOTTEN_AFTER: Final = 300.0  # seconds without a change
-
-
-@dataclass(slots=True)
-class _Dispute:
-    pace: Pace
-    changed_at: float
 
 
 class Disputes:
     """How soon to put back what others have changed: at once, and later each time that it happens again soon."""
 
-    def __init__(self, *, clock: Clock, draw: Callable[[], float]) -> None:
+    def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
-        self._draw = draw
-        self._open: dict[str, _Dispute] = {}
+        self._open: dict[str, tuple[float, float]] = {}  # the last pause, and when it was changed
 
     def pause(self, key: str) -> float:
         """It was changed by somebody else: in how many seconds to put it back."""
         now = self._clock.monotonic()
-        dispute = self._open.get(key)
-        if dispute is None or now - dispute.changed_at > _FORGOTTEN_AFTER:
-            dispute = self._open[key] = _Dispute(Pace(clock=self._clock, draw=self._draw), now)
-        dispute.changed_at = now
-        wait = dispute.pace.wait
-        dispute.pace.failed(longest=_LONGEST)
-        return wait
+        last, changed_at = self._open.get(key, (0.0, -_FORGOTTEN_AFTER))
+        pause = 0.0 if now - changed_at >= _FORGOTTEN_AFTER else min(_LONGEST, max(_FIRST, last * 2))
+        self._open[key] = (pause, now)
+        return pause
 
     def forget(self, key: str) -> None:
         """There is no such thing any more."""

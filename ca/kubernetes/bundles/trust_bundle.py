@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from random import SystemRandom
 from typing import Final
 
 from ca.kubernetes.away import is_away
@@ -43,7 +42,7 @@ class ClusterTrustBundle:
         self._at = ""
         self._found: Informer[str] | None = None
         self._backlog: Backlog | None = None
-        self._disputes = Disputes(clock=clock, draw=SystemRandom().random)
+        self._disputes = Disputes(clock=clock)
         self.rewritten_at: float | None = None  # when it was last brought from one bundle to another
 
     @property
@@ -115,5 +114,9 @@ class ClusterTrustBundle:
 
     def _changed(self, key: str, before: str | None, after: str | None) -> None:
         wanted = self._contents().digests["pem"]
-        if after != wanted and self._backlog is not None:
-            self._backlog.add(key, after=self._disputes.pause(key) if before == wanted else 0.0)
+        if after == wanted or self._backlog is None:
+            return
+        if before == wanted:
+            self._backlog.add(key, after=self._disputes.pause(key))
+        elif not self._backlog.waits_for(key):
+            self._backlog.add(key)

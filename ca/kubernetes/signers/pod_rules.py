@@ -83,6 +83,6 @@ def _life(request: PodRequest, terms: Terms) -> timedelta:
         raise FailedPrecondition(
             Reason.LIFETIME_REFUSED,
             f"certificates live for {cap} at most here, and Kubernetes takes none for less than an hour",
-            fix="raise the server's max_lifetime for signers, svids.max_lifetime, or authorities.issuer_lifetime",
+            fix="raise signers.max_lifetime or authorities.issuer_lifetime in the server's settings",
         )
     return min(max(terms.policy.default, LEAST), cap, request.longest)
