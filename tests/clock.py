@@ -6,6 +6,9 @@ import asyncio
 import heapq
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Final
+
+_ROUNDS: Final = 50
 
 
 class FakeClock:
@@ -42,19 +45,20 @@ class FakeClock:
         heapq.heappush(self._sleepers, (self._elapsed + max(0.0, seconds), next(self._order), future))
         await future
 
-    async def advance(self, seconds: float) -> None:
-        await self._let_others_run()
+    async def advance(self, seconds: float, *, rounds: int = _ROUNDS) -> None:
+        """Let time pass. Whoever can go on meanwhile is given `rounds` turns of the loop before and after each wake."""
+        await self._let_others_run(rounds)
         until = self._elapsed + seconds
         while self._sleepers and self._sleepers[0][0] <= until:
             due, _, future = heapq.heappop(self._sleepers)
             self._elapsed = max(self._elapsed, due)
             if not future.done():
                 future.set_result(None)
-            await self._let_others_run()
+            await self._let_others_run(rounds)
         self._elapsed = until
-        await self._let_others_run()
+        await self._let_others_run(rounds)
 
     @staticmethod
-    async def _let_others_run() -> None:
-        for _ in range(50):
+    async def _let_others_run(rounds: int) -> None:
+        for _ in range(rounds):
             await asyncio.sleep(0)

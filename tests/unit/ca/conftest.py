@@ -10,6 +10,7 @@ import pytest
 from ca.store.database import Database
 from tests.clock import FakeClock
 from tests.postgres import Postgres
+from tests.stores import MigratedStores
 from tests.unit.ca.rotating import Disk
 
 
@@ -18,20 +19,26 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(scope="session")
+def migrated_stores(tmp_path_factory: pytest.TempPathFactory) -> MigratedStores:
+    return MigratedStores(tmp_path_factory.mktemp("migrated"))
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a database that holds nothing."""
+def store_url(request: pytest.FixtureRequest, tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    """The URL of a database that holds nothing; beside `database` it has its schema already."""
+    is_empty = "database" not in request.fixturenames
+    path = tmp_path / "store.db"
     if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+        return f"sqlite+aiosqlite:///{path}" if is_empty else migrated_stores.sqlite(path)
     postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.create_database()
+    return postgres.create_database() if is_empty else migrated_stores.postgresql(postgres)
 
 
 @pytest.fixture
 async def database(store_url: str) -> AsyncIterator[Database]:
     """A database of its own, with the schema of today."""
     made = Database.open(store_url)
-    await made.migrate()
     yield made
     await made.close()
 

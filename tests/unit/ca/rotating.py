@@ -79,6 +79,7 @@ HOUR: Final = timedelta(hours=1)
 DAY: Final = 24 * HOUR
 _NO_NEWS: Final = EntryNews(is_everything=True, entries={})
 _TURNS: Final = 3000  # of some 50 ms of the mesh's time
+_ROUNDS: Final = 8  # of the loop in a part of a turn; whoever needs more goes on in the next one
 
 
 class Crash(BaseException):
@@ -424,7 +425,7 @@ class Server:
         """Some time, in which everybody does what there is to do. Raises what a part of the server died of."""
         for each in (*self.nodes, *self.others):
             await each.turn()
-        await self.clock.advance(seconds)
+        await self.clock.advance(seconds, rounds=_ROUNDS)
         await asyncio.sleep(0.001)
         while any(
             fate.busy for fate in self._fates

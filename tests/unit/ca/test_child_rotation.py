@@ -21,6 +21,7 @@ from citadel.errors import Reason
 from citadel.probes import Check, Health
 from tests.clock import FakeClock
 from tests.csrs import new_key
+from tests.stores import MigratedStores
 from tests.unit.ca.cluster import EAST, WEST, Cluster, ends
 from tests.unit.ca.parent import FakeParent
 from tests.unit.ca.rotating import HOUR, Disk, Fate, Server, nodes
@@ -30,8 +31,8 @@ ROOT, ISSUER, JWT = RotationKind.ROOT, RotationKind.ISSUER, RotationKind.JWT
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

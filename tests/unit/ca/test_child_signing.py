@@ -23,6 +23,7 @@ from citadel.svid import X509Svid
 from tests.certificates import root
 from tests.children import child_csr
 from tests.csrs import new_key
+from tests.stores import MigratedStores
 from tests.unit.ca.cluster import EAST, WEST
 from tests.unit.ca.rotating import DAY, Disk, Server
 from tests.unit.ca.values import A_TEST
@@ -59,8 +60,8 @@ class Between:
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tests.certificates import Signed
 from tests.clock import FakeClock
 from tests.csrs import csr, new_key
 from tests.folders import a_root, an_issuer, contents, put
+from tests.stores import MigratedStores
 from tests.unit.ca.following import FromFolder
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Server, nodes
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR
@@ -36,8 +37,8 @@ NEXT = an_issuer(FIRST_ROOT, "next issuer")
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from ca.authority.model import AuthorityState
 from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.steering import Wish
 from citadel.errors import InvalidArgument, Reason, Unavailable
+from tests.stores import MigratedStores
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR
 
@@ -22,8 +23,8 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

@@ -14,14 +14,15 @@ from ca.rotation.model import Phase, RotationKind
 from ca.store.schema import downstream_authorities, downstream_reports, restores
 from tests.children import ChildIssuer
 from tests.csrs import new_key
+from tests.stores import MigratedStores
 from tests.unit.ca.cluster import EAST, WEST, Cluster
 from tests.unit.ca.rotating import DAY, HOUR, Disk, Server
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR, NODE_1, entry
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

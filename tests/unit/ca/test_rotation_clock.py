@@ -12,6 +12,7 @@ from ca.authority.jwt_model import LEEWAY
 from ca.authority.model import AuthorityKind
 from ca.rotation.model import Phase, RotationKind
 from citadel.errors import Reason, Unavailable
+from tests.stores import MigratedStores
 from tests.unit.ca.rotating import Disk, Server, nodes
 
 pytestmark = pytest.mark.invariant(3, 4)
@@ -21,8 +22,8 @@ JUMPS = [timedelta(hours=1), timedelta(hours=-1)]
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from ca.upstream.neighbours import StrangersUnderTheRoot
 from citadel.errors import Reason, Unavailable
 from tests.certificates import A_TEST
 from tests.clock import FakeClock
+from tests.stores import MigratedStores
 from tests.unit.ca.following import Nobody
 from tests.unit.ca.rotating import DAY, HOUR, Disk, Fate, Server, nodes
 
@@ -73,8 +74,8 @@ class Refused:
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 async def passes(server: Server, time: timedelta) -> None:

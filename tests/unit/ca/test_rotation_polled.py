@@ -9,6 +9,7 @@ import pytest
 
 from ca.rotation.model import Phase, RotationKind
 from ca.rotation.steering import Wish
+from tests.stores import MigratedStores
 from tests.unit.ca.rotating import HOUR, Disk, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR
 
@@ -20,8 +21,8 @@ pytestmark = [pytest.mark.invariant(3), pytest.mark.spec("FED-37", "FED-38")]
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

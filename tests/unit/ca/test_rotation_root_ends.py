@@ -13,6 +13,7 @@ from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.store.database import Database
 from ca.store.rotations import SqlRotations
 from tests.clock import FakeClock
+from tests.stores import MigratedStores
 from tests.unit.ca.records import row
 from tests.unit.ca.rotating import DAY, HOUR, Disk, PlainLedger, Server, nodes
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR
@@ -25,8 +26,8 @@ NODE_3 = A_TEST.member("citadel", "agent", "node-3")  # away
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

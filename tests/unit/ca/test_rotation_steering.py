@@ -16,6 +16,7 @@ from ca.rotation.steering import Wish
 from ca.store.rotations import SqlRotations
 from citadel.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
 from tests.clock import FakeClock
+from tests.stores import MigratedStores
 from tests.unit.ca.records import row
 from tests.unit.ca.rotating import DAY, HOUR, Disk, Fate, PlainLedger, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR
@@ -25,8 +26,8 @@ SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

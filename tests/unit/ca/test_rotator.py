@@ -13,6 +13,7 @@ from ca.authority.model import AuthorityKind, AuthorityState
 from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.steering import Wish
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
+from tests.stores import MigratedStores
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Node, Server, nodes
 from tests.unit.ca.values import ADMINISTRATOR, NODE_1
 
@@ -21,8 +22,8 @@ SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture

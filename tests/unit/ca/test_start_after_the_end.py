@@ -12,6 +12,7 @@ from ca.store.database import Database
 from tests.certificates import NOW
 from tests.clock import FakeClock
 from tests.folders import a_root, an_issuer, contents, put
+from tests.stores import MigratedStores
 from tests.unit.ca.following import FromFolder
 from tests.unit.ca.parent import FakeParent
 from tests.unit.ca.rotating import DAY, HOUR, Crash, Disk, Fate, Server, nodes
@@ -25,8 +26,8 @@ SECOND = an_issuer(SECOND_ROOT, "second issuer", not_before=NOW - DAY)
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 @pytest.fixture
