@@ -79,6 +79,7 @@ def _shows_a_signed_in_user(lines: list[str]) -> None:
     assert "  refused: a token for jason that somebody else signed (401 jwt_bad_signature)" in lines
 
 
+@pytest.mark.soak  # the root in Vault under load: test_vault_pki_mesh
 async def test_the_main_job_with_its_root_in_openbao(temporary: Path) -> None:
     code, lines = await run_demo("--vault", "--requests", "250", "--leaf-seconds", "5", temporary=temporary)
     assert code == 0, lines

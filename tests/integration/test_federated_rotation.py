@@ -34,6 +34,7 @@ _VALID: Final[dict[str, Any]] = {
 }
 
 
+@pytest.mark.soak  # what is followed, and what is not believed: test_federation, tests/unit/ca/test_foreign_bundles.py
 @pytest.mark.invariant(3, 4, 5)
 async def test_no_request_fails_while_a_federated_domain_rotates_its_root_behind_a_bad_endpoint(tmp_path: Path) -> None:
     wanted = [

@@ -196,6 +196,7 @@ async def _revoking_says_what_it_does_not(east: Cluster, web: Proxy) -> None:
     await web.call()  # as it says: it is taken until it ends
 
 
+@pytest.mark.soak  # the steps: tests/unit/ca/test_files_rotation.py; under load: the test above
 async def test_the_root_above_two_clusters_is_rotated_in_three_steps_under_load(tmp_path: Path) -> None:
     owner = Owner(tmp_path)
     first, second = await owner.root("first"), await owner.root("second")

@@ -94,7 +94,8 @@ async def contexts_are_taken(mesh: LiveMesh) -> bool:
     return bool(own) and all(r.version == r.held_version and r.held_revocation_version for r in own)
 
 
-@pytest.mark.parametrize("validator", ["plain", "spiffe"])
+# The SPIFFE validator refuses in the test below.
+@pytest.mark.parametrize("validator", ["plain", pytest.param("spiffe", marks=pytest.mark.soak)])
 async def test_the_next_handshake_is_refused_within_a_second_and_the_svid_is_not_renewed(
     mesh: LiveMesh, validator: str
 ) -> None:
@@ -125,6 +126,7 @@ async def test_the_next_handshake_is_refused_within_a_second_and_the_svid_is_not
 
 
 async def test_an_identity_is_refused_everywhere_and_told_again_how_it_stands(mesh: LiveMesh) -> None:
+    await until("both hold the SPIFFE validator's context", lambda: has_spiffe_validators(mesh), seconds=10)
     async with productpage(mesh) as comes_through:
         assert await comes_through()
         answer = await revoke(mesh, mesh.plan.reviews.spiffe_id)

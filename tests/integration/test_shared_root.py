@@ -30,6 +30,14 @@ async def test_roots_and_authorities_rotate_while_requests_cross_between_cluster
             await _issuer_rotates(under.children[0])
         assert tally.failures == {}
         assert tally.done > 50
+
+
+@pytest.mark.soak  # by steps: test_child_clusters, tests/unit/ca/test_child_rotation.py
+async def test_a_stopped_proxy_holds_up_the_other_clusters_and_an_emergency_waits_for_nobody() -> None:
+    async with shared_root() as under:
+        web = await under.workloads()
+        for proxy in web:
+            await until(f"{proxy.spiffe_id} reaches the other cluster", proxy.works, seconds=20)
         await _a_proxy_that_is_stopped_holds_up_the_other_clusters(under, web[1])
         await _an_emergency_reaches_every_cluster(under, web)
 
