@@ -3,53 +3,83 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
-from typing import Any, Final, NoReturn, cast
+from dataclasses import dataclass
+from typing import Final, cast
 
 import aiohttp
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client import ApiClient
 from kubernetes.aio.config import ConfigException
 
-from citadel.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, Unavailable
+from citadel.errors import InvalidArgument, NotFound, Reason, Unavailable
+from citadel.kubernetes.access import api_client
+from citadel.kubernetes.answers import (
+    dict_of,
+    dicts_of,
+    events_of,
+    object_of,
+    refused,
+    text_of,
+    without_managers,
+    words_of,
+)
 from citadel.kubernetes.ports import FIELD_MANAGER, ApiUnavailable, KubeObject, Listed, WatchEvent, WatchExpired
 from citadel.kubernetes.settings import ApiServerSettings
 
 _PAGE: Final = 500  # objects of a list that are read at once, as client-go's reflectors do
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=15, sock_connect=5)
-# The API server ends a watch by itself and is asked to after this; silence beyond it is a dead connection.
-_WATCH_SECONDS: Final = 300
-_WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_WATCH_SECONDS + 30)
-_MOST_SHOWN: Final = 300  # characters of an answer that are repeated in a refusal
-_MOST_RETRY_AFTER: Final = timedelta(minutes=5)
+_WATCH_SECONDS: Final = 300  # after which the API server is asked to end a watch
 _JSON: Final = "application/json"
 _ACCEPTED: Final = f"{_JSON}, application/jwk-set+json"  # the keys of its issuer are offered as the latter alone
 _APPLY: Final = "application/apply-patch+yaml"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Seconds: for a connection, for a whole answer, and for the next word of a watch.
+
+    The API server sends bookmarks about every minute, so that silence for longer may be a connection which nobody has
+    ended. Where it sends none, the watch is opened anew, which costs one call.
+    """
+
+    connect: float = 5
+    answer: float = 15
+    silence: float = 100
+
+
+_PATIENCE: Final = Patience()
+
+
 class KubernetesClient:
     """Fulfils `citadel.kubernetes.ports.KubernetesApi`. Lives on one event loop; `close` ends its connections."""
 
-    def __init__(self, api: ApiClient) -> None:
+    def __init__(self, api: ApiClient, *, patience: Patience = _PATIENCE) -> None:
         self._api = api
+        self._patience = patience
+        self._for_answers = aiohttp.ClientTimeout(total=patience.answer, sock_connect=patience.connect)
+        self._for_watches = aiohttp.ClientTimeout(sock_connect=patience.connect, sock_read=patience.silence)
 
     async def close(self) -> None:
         """End every connection."""
         await self._api.close()  # type: ignore[no-untyped-call]  # the package types it in part
+        await asyncio.sleep(0)  # what was cut is closed by the loop's next turn
 
     async def get(self, path: str) -> KubeObject:
         return await self._call("GET", path)
 
     async def list(self, path: str, *, labels: str = "", fields: str = "") -> Listed:
+        query = _selectors(labels, fields)
+        try:
+            return await self._pages(path, {"limit": str(_PAGE), **query})
+        except WatchExpired:  # a page could not be read in time, and the next one of this list is there no more
+            return await self._pages(path, query)
+
+    async def _pages(self, path: str, query: dict[str, str]) -> Listed:
         items: list[KubeObject] = []
-        query = {"limit": str(_PAGE), **_selectors(labels, fields)}
         while True:
             page = await self._call("GET", path, query=query)
-            items.extend(page.get("items") or ())
-            meta = page.get("metadata") or {}
+            items.extend(map(without_managers, dicts_of(page.get("items"))))
+            meta = dict_of(page.get("metadata"))
             if not (more := meta.get("continue")):
                 return Listed(items=tuple(items), resource_version=str(meta.get("resourceVersion", "")))
             query["continue"] = str(more)
@@ -79,13 +109,13 @@ class KubernetesClient:
             "resourceVersion": resource_version,
             **_selectors(labels, fields),
         }
-        response = await self._send("GET", path, query=query, timeout=_WATCH_TIMEOUT)
+        response = await self._send("GET", path, query=query, timeout=self._for_watches)
         try:
             if response.status >= 400:
-                _refused(response, await _text(response), "watch", path)
-            yield _events(response, path)
+                refused(response, await text_of(response), "watch", path)
+            yield events_of(response, path)
         finally:
-            response.close()
+            _cut(response)
 
     async def _call(
         self,
@@ -98,12 +128,12 @@ class KubernetesClient:
     ) -> KubeObject:
         response = await self._send(method, path, query=query, body=body, content_type=content_type)
         try:
-            text = await _text(response)
+            text = await text_of(response)
         finally:
             response.release()
         if response.status >= 400:
-            _refused(response, text, method, path)
-        return _object(text, path)
+            refused(response, text, method, path)
+        return object_of(text, path)
 
     async def _send(
         self,
@@ -113,7 +143,7 @@ class KubernetesClient:
         query: Mapping[str, str] | None = None,
         body: KubeObject | None = None,
         content_type: str = _JSON,
-        timeout: aiohttp.ClientTimeout = _TIMEOUT,  # noqa: ASYNC109 - aiohttp's own, of its parts
+        timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - aiohttp's own, of its parts
     ) -> aiohttp.ClientResponse:
         try:
             request = await self._api.param_serialize(
@@ -124,34 +154,29 @@ class KubernetesClient:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            answer = await self._api.call_api(*request, _request_timeout=timeout)
+        except (ConfigException, OSError, ValueError) as error:  # the token, read anew, is not there or is none
+            raise Unavailable(
+                Reason.KUBERNETES_LOGIN_REFUSED, f"there is no token for the API server: {words_of(error)}"
+            ) from error
+        try:
+            async with asyncio.timeout(self._patience.answer):
+                answer = await self._api.call_api(*request, _request_timeout=timeout or self._for_answers)
         except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
             raise Unavailable(
                 Reason.KUBERNETES_UNTRUSTED, f"the API server's certificate is not the expected one: {error}"
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ApiUnavailable(f"the API server does not answer: {_words(error)}") from error
-        except ConfigException as error:  # the token file of the service account went away
-            raise Unavailable(Reason.KUBERNETES_LOGIN_REFUSED, str(error)) from error
+            raise ApiUnavailable(f"the API server does not answer: {words_of(error)}") from error
         return cast("aiohttp.ClientResponse", answer.response)
 
 
-async def kubernetes_client(settings: ApiServerSettings) -> KubernetesClient:
+async def kubernetes_client(settings: ApiServerSettings, *, patience: Patience = _PATIENCE) -> KubernetesClient:
     """A client for the API server that the settings name; nothing is sent yet.
 
     Raises `InvalidArgument` (`config_invalid`) where the kubeconfig cannot be used, or this is no pod.
     """
-    configuration = Configuration()
-    # Nothing of the environment has a say in where tokens go.
-    configuration.client_session_kwargs = {"trust_env": False}
     try:
-        if settings.kubeconfig is not None:
-            await config.load_kube_config(  # type: ignore[no-untyped-call]  # as above
-                config_file=str(settings.kubeconfig), context=settings.context, client_configuration=configuration
-            )
-        else:
-            await asyncio.to_thread(config.load_incluster_config, configuration)
-        return KubernetesClient(ApiClient(configuration))
+        return KubernetesClient(await api_client(settings), patience=patience)
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         place = f"kubeconfig {settings.kubeconfig}" if settings.kubeconfig is not None else "the service account"
         raise InvalidArgument(
@@ -161,77 +186,13 @@ async def kubernetes_client(settings: ApiServerSettings) -> KubernetesClient:
         ) from error
 
 
-async def _events(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[WatchEvent]:
-    try:
-        async for line in response.content:
-            event = _object(line.decode(errors="replace"), path)
-            found = event.get("object") or {}
-            if event.get("type") == "ERROR":
-                _failed(int(found.get("code") or 500), str(found.get("message", "")), "watch", path, None)
-            yield WatchEvent(str(event.get("type")), found)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ApiUnavailable(f"a watch of {path} broke off: {_words(error)}") from error
-    except ValueError as error:  # a line longer than any object that etcd takes
-        raise ApiUnavailable(f"a watch of {path} cannot be read: {error}") from error
-
-
-async def _text(response: aiohttp.ClientResponse) -> str:
-    try:
-        return await response.text(errors="replace")
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise ApiUnavailable(f"the API server's answer broke off: {_words(error)}") from error
-
-
-def _object(text: str, path: str) -> KubeObject:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise ApiUnavailable(f"what answers at {path} is no API server: {text[:_MOST_SHOWN]!r}") from error
-    if not isinstance(found, dict):
-        raise ApiUnavailable(f"what answers at {path} is no API server: {text[:_MOST_SHOWN]!r}")
-    return cast("dict[str, Any]", found)
-
-
-def _refused(response: aiohttp.ClientResponse, text: str, method: str, path: str) -> NoReturn:
-    try:
-        said = str(json.loads(text).get("message", ""))
-    except (ValueError, AttributeError):
-        said = text
-    _failed(response.status, said[:_MOST_SHOWN], method, path, response.headers.get("Retry-After"))
-
-
-def _failed(status: int, said: str, method: str, path: str, retry_after: str | None) -> NoReturn:
-    what = f"{method} {path}: {said or status}"
-    match status:
-        case 401:
-            raise Unavailable(Reason.KUBERNETES_LOGIN_REFUSED, f"the API server does not know who asks: {what}")
-        case 403:
-            raise Unavailable(
-                Reason.KUBERNETES_DENIED,
-                f"the API server does not allow it: {what}",
-                fix="compare the ClusterRole with the one that the chart installs",
-            )
-        case 404:
-            raise NotFound(Reason.KUBERNETES_NOT_FOUND, what)
-        case 409:
-            raise FailedPrecondition(Reason.KUBERNETES_CONFLICT, what)
-        case 410:
-            raise WatchExpired(what)
-        case 408 | 429 | 500 | 502 | 503 | 504:
-            raise ApiUnavailable(f"the API server answers {status} to {what}", retry_after=_span(retry_after))
-        case _:
-            raise Unavailable(Reason.KUBERNETES_REFUSED, f"the API server refuses ({status}): {what}")
-
-
-def _span(seconds: str | None) -> timedelta | None:
-    if seconds is None or not seconds.isascii() or not seconds.isdigit():
-        return None
-    return min(timedelta(seconds=min(int(seconds), 10_000)), _MOST_RETRY_AFTER)
+def _cut(response: aiohttp.ClientResponse) -> None:
+    """End a watch without a farewell, which would be waited for: the loop may end first, and nobody may be there."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+    response.close()
 
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:
     return {name: text for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text}
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__

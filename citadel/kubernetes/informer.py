@@ -11,11 +11,12 @@ from typing import Final, Generic, Protocol, TypeVar
 import structlog
 
 from citadel.clock import Clock
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.kubernetes.ports import ApiUnavailable, KubeObject, KubernetesApi, WatchExpired
 from citadel.pace import Pace
 
 _LONGEST_PAUSE: Final = 30.0  # seconds between tries while the API server is away
+_GOOD_WATCH: Final = 5.0  # seconds; an end before that is no end in due time, however it is said
 
 _Kept = TypeVar("_Kept")
 _Kept_contra = TypeVar("_Kept_contra", contravariant=True)
@@ -24,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Follower(Protocol[_Kept_contra]):
-    """Told of each change after the informer has taken it, on the loop; it must not block and not raise."""
+    """Told of each change after the informer has taken it, on the loop; it must not block. What it raises is logged."""
 
     def __call__(self, key: str, before: _Kept_contra | None, after: _Kept_contra | None) -> None:
         """`before` is None for what is new, `after` for what has gone."""
@@ -34,9 +35,9 @@ class Follower(Protocol[_Kept_contra]):
 class Informer(Generic[_Kept]):
     """What is in a collection now, as far as the API server has told.
 
-    `keep` makes of an object what is kept of it, or None for what is of no interest; it must not raise. While the API
-    server is away everything stays as it was last known. It is asked again with growing pauses, each drawn, so that
-    many informers do not come back in one instant.
+    `keep` makes of an object what is kept of it, or None for what is of no interest. While the API server is away
+    everything stays as it was last known. It is asked again with growing pauses, each drawn, so that many informers do
+    not come back in one instant; what was missed meanwhile is told as the difference that it made.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class Informer(Generic[_Kept]):
         self._pace = Pace(clock=clock, draw=draw or SystemRandom().random)
         self._kept: dict[str, _Kept] = {}
         self._followers: list[Follower[_Kept]] = []
+        self._version = ""
+        self._opened: float | None = None  # when the present watch was
         self._synced = asyncio.Event()
         self.trouble: CitadelError | None = None
 
@@ -81,43 +84,58 @@ class Informer(Generic[_Kept]):
         self._followers.append(follower)
 
     async def run(self) -> None:
-        """List and watch for ever."""
-        version = ""
+        """List and watch for ever, whatever happens."""
         while True:
+            self._opened = None
             try:
-                if not version:
-                    version = await self._list()
-                version = await self._watch(version)
+                if not self._version:
+                    await self._list()
+                await self._watch()
             except WatchExpired:
-                version = ""
+                self._version = ""
+                trouble = None
             except CitadelError as error:
-                await self._wait_after(error)
+                trouble = error
+            except Exception as error:  # noqa: BLE001 - whatever the package raises, what is followed must not be forgotten
+                _log.exception("an informer met with something unexpected", path=self._path)
+                self._version = ""
+                trouble = Unavailable(Reason.KUBERNETES_UNAVAILABLE, f"{self._path} cannot be followed: {error!r}")
             else:
-                self._has_worked()
+                trouble = None
+            await self._rest(trouble)
 
-    async def _list(self) -> str:
+    async def _list(self) -> None:
         listed = await self._api.list(self._path, labels=self._labels, fields=self._fields)
-        found = {_key(each): each for each in listed.items}
+        found = {key: each for each in listed.items if (key := _key(each))}
         for key in self._kept.keys() - found.keys():
             self._take(key, None)
         for key, each in found.items():
-            self._take(key, self._keep(each))
+            self._take_object(key, each)
+        self._version = listed.resource_version
         self._has_worked()
         self._synced.set()
-        return listed.resource_version
 
-    async def _watch(self, version: str) -> str:
-        """Follow until the API server ends the watch; the version to go on from."""
-        opened = self._api.watch(self._path, resource_version=version, labels=self._labels, fields=self._fields)
+    async def _watch(self) -> None:
+        """Follow until the API server ends the watch. The version goes along, so that nothing is told twice."""
+        opened = self._api.watch(self._path, resource_version=self._version, labels=self._labels, fields=self._fields)
         async with opened as events:
+            self._opened = self._clock.monotonic()
             self._has_worked()
             async for event in events:
-                version = str((event.object.get("metadata") or {}).get("resourceVersion") or version)
-                if event.kind == "BOOKMARK":
-                    continue
-                gone = event.kind == "DELETED"
-                self._take(_key(event.object), None if gone else self._keep(event.object))
-        return version
+                key = _key(event.object)
+                if event.kind == "DELETED" and key:
+                    self._take(key, None)
+                elif event.kind in ("ADDED", "MODIFIED") and key:
+                    self._take_object(key, event.object)
+                self._version = _text(event.object, "resourceVersion") or self._version
+
+    def _take_object(self, key: str, found: KubeObject) -> None:
+        try:
+            after = self._keep(found)
+        except Exception:  # noqa: BLE001 - one object must not stop the others, and what was kept of it stays
+            _log.exception("an object cannot be read", path=self._path, key=key)
+        else:
+            self._take(key, after)
 
     def _take(self, key: str, after: _Kept | None) -> None:
         before = self._kept.get(key)
@@ -128,24 +146,39 @@ class Informer(Generic[_Kept]):
         else:
             self._kept[key] = after
         for follower in self._followers:
-            follower(key, before, after)
+            try:
+                follower(key, before, after)
+            except Exception:  # noqa: BLE001 - the others are told nevertheless
+                _log.exception("a change could not be taken in", path=self._path, key=key)
 
     def _has_worked(self) -> None:
         if self.trouble is not None:
             _log.info("the API server answers again", path=self._path)
         self.trouble = None
-        self._pace.worked()
 
-    async def _wait_after(self, error: CitadelError) -> None:
-        if self.trouble is None:
-            _log.warning("cannot follow the API server", path=self._path, reason=error.reason, error=str(error))
-        self.trouble = error
+    async def _rest(self, trouble: CitadelError | None) -> None:
+        """Before the next try. A watch that ended after a while needs none: servers and what is between end them."""
+        if self._opened is not None and self._clock.monotonic() - self._opened >= _GOOD_WATCH:
+            self._pace.worked()
+            if trouble is None or isinstance(trouble, ApiUnavailable):
+                return
+        if trouble is not None:
+            if self.trouble is None:
+                _log.warning("cannot follow the API server", path=self._path, reason=trouble.reason, error=str(trouble))
+            self.trouble = trouble
         self._pace.failed(longest=_LONGEST_PAUSE)
-        asked = error.retry_after.total_seconds() if isinstance(error, ApiUnavailable) and error.retry_after else 0.0
-        await self._clock.sleep(max(self._pace.wait, asked))
+        # Both: the API server asks many at once to come back in the same number of seconds.
+        asked = trouble.retry_after if isinstance(trouble, ApiUnavailable) else None
+        await self._clock.sleep((asked.total_seconds() if asked is not None else 0) + self._pace.wait)
 
 
 def _key(found: KubeObject) -> str:
-    meta = found.get("metadata") or {}
-    namespace, name = meta.get("namespace"), meta.get("name")
-    return f"{namespace}/{name}" if namespace else str(name)
+    """Empty for what is no object that an API server keeps."""
+    namespace, name = _text(found, "namespace"), _text(found, "name")
+    return f"{namespace}/{name}" if namespace and name else name
+
+
+def _text(found: KubeObject, field: str) -> str:
+    meta = found.get("metadata")
+    text = meta.get(field) if isinstance(meta, Mapping) else None
+    return text if isinstance(text, str) else ""

@@ -1,0 +1,114 @@
+"""What an API server answers: objects, events, refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, Final, NoReturn
+
+import aiohttp
+from aiohttp.http_exceptions import LineTooLong
+
+from citadel.errors import FailedPrecondition, NotFound, Reason, Unavailable
+from citadel.kubernetes.ports import ApiUnavailable, WatchEvent, WatchExpired
+
+_MOST_SHOWN: Final = 300  # characters of an answer that are repeated in a refusal
+_MOST_RETRY_AFTER: Final = timedelta(minutes=5)
+
+
+async def events_of(response: aiohttp.ClientResponse, path: str) -> AsyncIterator[WatchEvent]:
+    """The lines of a watch until it ends, as it also does when nothing is heard for too long."""
+    try:
+        async for line in response.content:
+            event = object_of(line.decode(errors="replace"), path)
+            found = dict_of(event.get("object"))
+            if event.get("type") == "ERROR":
+                code, later = found.get("code"), dict_of(found.get("details")).get("retryAfterSeconds")
+                status = code if isinstance(code, int) else 500
+                _failed(status, str(found.get("message", "")), "watch", path, str(later))
+            yield WatchEvent(str(event.get("type")), without_managers(found))
+    except aiohttp.SocketTimeoutError:
+        return  # see `Patience`
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise ApiUnavailable(f"a watch of {path} broke off: {words_of(error)}") from error
+    except (ValueError, LineTooLong) as error:  # longer than any object that etcd takes; a list has no such limit
+        raise WatchExpired(f"a watch of {path} cannot be read: {error}") from error
+
+
+async def text_of(response: aiohttp.ClientResponse) -> str:
+    """All of an answer."""
+    try:
+        return await response.text(errors="replace")
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise ApiUnavailable(f"the API server's answer broke off: {words_of(error)}") from error
+
+
+def object_of(text: str, path: str) -> dict[str, Any]:
+    """The JSON object that an API server's answer is; anything else says that none answers."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ApiUnavailable(f"what answers at {path} is no API server: {text[:_MOST_SHOWN]!r}") from error
+    if not isinstance(found, dict):
+        raise ApiUnavailable(f"what answers at {path} is no API server: {text[:_MOST_SHOWN]!r}")
+    return found
+
+
+def dict_of(found: object) -> dict[str, Any]:
+    """An empty one for what is none."""
+    return found if isinstance(found, dict) else {}
+
+
+def dicts_of(found: object) -> list[dict[str, Any]]:
+    """Those in a list, without what is none."""
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def without_managers(found: dict[str, Any]) -> dict[str, Any]:
+    """Without who set which field, which is half of an object and of use to nobody here."""
+    dict_of(found.get("metadata")).pop("managedFields", None)
+    return found
+
+
+def refused(response: aiohttp.ClientResponse, text: str, method: str, path: str) -> NoReturn:
+    """Raise what an answer of 400 and more means."""
+    try:
+        said = str(json.loads(text).get("message", ""))
+    except (ValueError, AttributeError):
+        said = text
+    _failed(response.status, said[:_MOST_SHOWN], method, path, response.headers.get("Retry-After"))
+
+
+def _failed(status: int, said: str, method: str, path: str, retry_after: str | None) -> NoReturn:
+    what = f"{method} {path}: {said or status}"
+    match status:
+        case 401:
+            raise Unavailable(Reason.KUBERNETES_LOGIN_REFUSED, f"the API server does not know who asks: {what}")
+        case 403:
+            raise Unavailable(
+                Reason.KUBERNETES_DENIED,
+                f"the API server does not allow it: {what}",
+                fix="compare the ClusterRole with the one that the chart installs",
+            )
+        case 404:
+            raise NotFound(Reason.KUBERNETES_NOT_FOUND, what)
+        case 409:
+            raise FailedPrecondition(Reason.KUBERNETES_CONFLICT, what)
+        case 410:
+            raise WatchExpired(what)
+        case 408 | 429 | 500 | 502 | 503 | 504:
+            raise ApiUnavailable(f"the API server answers {status} to {what}", retry_after=_span(retry_after))
+        case _:
+            raise Unavailable(Reason.KUBERNETES_REFUSED, f"the API server refuses ({status}): {what}")
+
+
+def _span(seconds: str | None) -> timedelta | None:
+    if seconds is None or not seconds.isascii() or not seconds.isdigit():
+        return None
+    return min(timedelta(seconds=min(int(seconds), 10_000)), _MOST_RETRY_AFTER)
+
+
+def words_of(error: BaseException) -> str:
+    """What is wrong, in words: some errors have none of their own."""
+    return str(error) or type(error).__name__

@@ -1,0 +1,280 @@
+"""The client of the API server: what it makes of answers that are bad, late or none, and whom it trusts."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
+from citadel.kubernetes.access import api_client
+from citadel.kubernetes.client import KubernetesClient, Patience, kubernetes_client
+from citadel.kubernetes.ports import ApiUnavailable, WatchEvent, WatchExpired
+from citadel.kubernetes.settings import ApiServerSettings
+from tests.kube_script import HOLD, ScriptedApi, answer, event, scripted_api, thing, watch
+from tests.strangers import WebCa
+
+THINGS: Final = "/api/v1/things"
+HASTY: Final = Patience(connect=5, answer=0.3, silence=0.3)
+
+
+@asynccontextmanager
+async def connected(path: Path, patience: Patience = Patience()) -> AsyncIterator[KubernetesClient]:  # noqa: B008 - frozen
+    client = await kubernetes_client(ApiServerSettings(kubeconfig=path), patience=patience)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def seen_in(api: ScriptedApi, patience: Patience = HASTY) -> list[WatchEvent]:
+    """Every event of one watch, to its end."""
+    async with connected(api.kubeconfig(), patience) as client, client.watch(THINGS, resource_version="7") as events:
+        return [each async for each in events]
+
+
+async def test_a_list_is_read_in_pages_without_what_nobody_needs(tmp_path: Path) -> None:
+    managed = thing("a", 1)
+    managed["metadata"]["managedFields"] = [{"manager": "kubectl"}]
+    first = answer(200, {"items": [managed], "metadata": {"continue": "more", "resourceVersion": "8"}})
+    second = answer(200, {"items": [thing("b", 2), "nonsense", None], "metadata": {"resourceVersion": "8"}})
+    async with scripted_api(tmp_path, first, second) as api, connected(api.kubeconfig()) as client:
+        listed = await client.list(THINGS, labels="app=web", fields="spec.nodeName=n1")
+        assert listed.items == (thing("a", 1), thing("b", 2))
+        assert listed.resource_version == "8"
+        assert all("fieldSelector=spec.nodeName%3Dn1" in path for path in api.paths)
+        assert "continue=more" in api.paths[1]
+
+
+async def test_a_list_of_five_thousand_whose_next_page_is_gone_is_read_anew_as_a_whole(tmp_path: Path) -> None:
+    things = [thing(f"t{number}", number) for number in range(5000)]
+    meta = {"continue": "more", "resourceVersion": "8"}
+    pages = [answer(200, {"items": things[start : start + 500], "metadata": meta}) for start in range(0, 2500, 500)]
+    gone = answer(410, {"message": "the provided continue parameter is too old", "code": 410})
+    whole = answer(200, {"items": things, "metadata": {"resourceVersion": "9"}})
+    async with scripted_api(tmp_path, *pages, gone, whole) as api, connected(api.kubeconfig()) as client:
+        listed = await client.list(THINGS)
+        assert (list(listed.items), listed.resource_version) == (things, "9")
+        assert ["limit=500" in path for path in api.paths] == [True] * 6 + [False]
+
+
+@pytest.mark.parametrize(
+    ("response", "wanted", "reason"),
+    [
+        (answer(500, {"message": "boom"}), ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        (answer(401, {"message": "who?"}), Unavailable, Reason.KUBERNETES_LOGIN_REFUSED),
+        (answer(403, {"message": "no"}), Unavailable, Reason.KUBERNETES_DENIED),
+        (answer(422, {"message": "odd"}), Unavailable, Reason.KUBERNETES_REFUSED),
+        (answer(410, {"message": "old"}), WatchExpired, Reason.KUBERNETES_UNAVAILABLE),
+        ([b"HTTP/1.1 200 OK\r\n\r\n<html>a proxy</html>"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([b"HTTP/1.1 200 OK\r\n\r\n[]"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([b"HTTP/1.1 503 Away\r\n\r\n<html>a proxy</html>"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([b"no HTTP at all\r\n\r\n"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", HOLD], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([HOLD], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+    ],
+)
+async def test_every_bad_answer_is_a_refusal_that_says_who_can_mend_it(
+    tmp_path: Path, response: list[bytes], wanted: type[CitadelError], reason: Reason
+) -> None:
+    async with scripted_api(tmp_path) as api, connected(api.kubeconfig(), HASTY) as client:
+        api.last = response
+        for call in (client.get(THINGS), client.list(THINGS)):
+            with pytest.raises(CitadelError) as refused:
+                await call
+            assert (type(refused.value), refused.value.reason) == (wanted, reason)
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("7", 7), ("100000", 300), ("soon", None), ("-1", None)])
+async def test_what_a_busy_api_server_asks_for_is_told(tmp_path: Path, said: str, seconds: int | None) -> None:
+    busy = answer(429, {"message": "too many requests"}, **{"Retry-After": said})
+    async with scripted_api(tmp_path, busy, busy) as api, connected(api.kubeconfig()) as client:
+        with pytest.raises(ApiUnavailable) as called:
+            await client.list(THINGS)
+        with pytest.raises(ApiUnavailable) as watched:
+            async with client.watch(THINGS, resource_version="1"):
+                pass
+    wanted = timedelta(seconds=seconds) if seconds is not None else None
+    assert called.value.retry_after == watched.value.retry_after == wanted
+
+
+async def test_a_watch_gives_what_is_told_and_ends_when_nothing_is_heard_any_more(tmp_path: Path) -> None:
+    """A connection that nobody has ended and that nothing comes through: the next try shows whether it is so."""
+    lines = [event("ADDED", "a", 8), event("BOOKMARK", "", 9), event("DELETED", "a", 10)]
+    async with scripted_api(tmp_path, watch(*lines)) as api:
+        assert [each.kind for each in await asyncio.wait_for(seen_in(api), 5)] == ["ADDED", "BOOKMARK", "DELETED"]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ({"type": "ERROR", "object": {"code": 410, "message": "too old"}}, WatchExpired),
+        ({"type": "ERROR", "object": {"code": 500, "message": "boom"}}, ApiUnavailable),
+        ({"type": "ERROR", "object": "boom"}, ApiUnavailable),
+        ({"type": "ERROR", "object": {"code": "410"}}, ApiUnavailable),
+        (b"{broken", ApiUnavailable),
+        (b"[]", ApiUnavailable),
+        (b'{"type": "' + b"a" * 5_000_000 + b'"}', WatchExpired),
+    ],
+    ids=["too old", "error", "error in words", "odd code", "broken", "a list", "too long"],
+)
+async def test_a_line_that_cannot_be_taken_ends_a_watch(tmp_path: Path, line: object, wanted: type) -> None:
+    async with scripted_api(tmp_path, watch(event("ADDED", "a", 8), line, event("ADDED", "b", 9))) as api:
+        with pytest.raises(Unavailable) as refused:
+            await asyncio.wait_for(seen_in(api), 10)
+    assert type(refused.value) is wanted
+
+
+async def test_an_error_on_a_watch_says_when_to_come_again(tmp_path: Path) -> None:
+    busy = {"type": "ERROR", "object": {"code": 429, "message": "busy", "details": {"retryAfterSeconds": 9}}}
+    async with scripted_api(tmp_path, watch(busy)) as api:
+        with pytest.raises(ApiUnavailable) as refused:
+            await seen_in(api)
+    assert refused.value.retry_after == timedelta(seconds=9)
+
+
+async def test_a_watch_that_breaks_off_says_so(tmp_path: Path) -> None:
+    broken = [b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"]
+    async with scripted_api(tmp_path, broken) as api:
+        with pytest.raises(ApiUnavailable, match="broke off"):
+            await seen_in(api)
+
+
+async def test_what_is_odd_in_an_event_is_left_to_who_reads_it(tmp_path: Path) -> None:
+    odd = [{"type": "ADDED"}, {"object": {}}, {"type": "ADDED", "object": []}, {}]
+    async with scripted_api(tmp_path, watch(*odd, then=None)) as api:
+        assert [each.object for each in await seen_in(api)] == [{}] * 4
+
+
+class TestTrust:
+    async def test_a_certificate_of_somebody_else_is_no_api_server(self, tmp_path: Path) -> None:
+        async with scripted_api(tmp_path) as api:
+            (tmp_path / "other.pem").write_bytes(WebCa().pem)
+            kubeconfig = api.kubeconfig(**{"certificate-authority": str(tmp_path / "other.pem")})
+            async with connected(kubeconfig) as client:
+                with pytest.raises(Unavailable) as refused:
+                    await client.get(THINGS)
+            assert refused.value.reason is Reason.KUBERNETES_UNTRUSTED
+            assert not api.requests
+
+    @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "HTTP_PROXY"])
+    async def test_no_proxy_of_the_environment_is_asked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+    ) -> None:
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+        async with scripted_api(tmp_path, answer(200, {})) as api, connected(api.kubeconfig()) as client:
+            assert await client.get(THINGS) == {}
+
+    async def test_no_roots_of_the_environment_are_trusted(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a CA of its own a kubeconfig means those of the system."""
+        async with scripted_api(tmp_path) as api:
+            kubeconfig = api.kubeconfig(**{"certificate-authority": None})
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+            async with connected(kubeconfig) as client:
+                with pytest.raises(Unavailable) as refused:
+                    await client.get(THINGS)
+        assert refused.value.reason is Reason.KUBERNETES_UNTRUSTED
+
+    @pytest.mark.parametrize(
+        "cluster", [{"insecure-skip-tls-verify": True}, {"server": "http://127.0.0.1:8001"}, {"server": None}]
+    )
+    async def test_a_kubeconfig_that_gives_tokens_to_whoever_answers_is_refused(
+        self, tmp_path: Path, cluster: dict[str, Any]
+    ) -> None:
+        async with scripted_api(tmp_path) as api:
+            with pytest.raises(InvalidArgument) as refused:
+                await kubernetes_client(ApiServerSettings(kubeconfig=api.kubeconfig(**cluster)))
+        assert refused.value.reason is Reason.CONFIG_INVALID
+
+
+class TestTokens:
+    """Tokens end: what identifies this process is read again while it runs."""
+
+    @pytest.fixture
+    def clock(self) -> list[float]:
+        return [0.0]
+
+    async def test_the_token_of_a_service_account_is_read_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+    ) -> None:
+        account = tmp_path / "account"
+        account.mkdir()
+        async with scripted_api(tmp_path) as api:
+            api.last = answer(200, {})
+            (account / "ca.crt").write_bytes(api.ca.pem)
+            (account / "token").write_text("first")
+            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
+            client = KubernetesClient(await api_client(ApiServerSettings(), account=account, now=lambda: clock[0]))
+            await client.get(THINGS)
+            (account / "token").write_text("second")
+            await client.get(THINGS)
+            clock[0] += 61
+            await client.get(THINGS)
+            (account / "token").unlink()
+            clock[0] += 61
+            await client.get(THINGS)
+            await client.close()
+        assert [_token(each) for each in api.requests] == ["first", "first", "second", "second"]
+
+    async def test_a_kubeconfig_is_read_anew(self, tmp_path: Path, clock: list[float]) -> None:
+        async with scripted_api(tmp_path) as api:
+            api.last = answer(200, {})
+            settings = ApiServerSettings(kubeconfig=api.kubeconfig(token="first"))
+            client = KubernetesClient(await api_client(settings, now=lambda: clock[0]))
+            await client.get(THINGS)
+            api.kubeconfig(token="second")
+            clock[0] += 301
+            await client.get(THINGS)
+            api.kubeconfig(token="third", server="https://127.0.0.1:1")
+            clock[0] += 301
+            await client.get(THINGS)  # the token of another API server is not sent to this one
+            await client.close()
+        assert [_token(each) for each in api.requests] == ["first", "second", "second"]
+
+
+def _token(request: str) -> str:
+    (line,) = (line for line in request.splitlines() if line.lower().startswith("authorization:"))
+    return line.split()[-1]
+
+
+async def test_a_client_leaves_nothing_open_at_the_end(tmp_path: Path) -> None:
+    """Neither after a call, nor in the middle of a watch."""
+    async with scripted_api(tmp_path, answer(200, {}), watch(event("ADDED", "a", 8))) as api:
+        program = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "always", "-c", _IN_A_PROCESS, str(api.kubeconfig())),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        said, _ = await program.communicate()
+    assert program.returncode == 0
+    assert said.decode().splitlines() == ["ADDED"]
+
+
+_IN_A_PROCESS: Final = """
+import asyncio, sys
+from pathlib import Path
+from citadel.kubernetes.client import kubernetes_client
+from citadel.kubernetes.settings import ApiServerSettings
+
+async def main():
+    client = await kubernetes_client(ApiServerSettings(kubeconfig=Path(sys.argv[1])))
+    await client.get("/api/v1/things")
+    async with client.watch("/api/v1/things", resource_version="7") as events:
+        async for event in events:
+            print(event.kind)
+            break
+    await client.close()
+
+asyncio.run(main())
+"""
