@@ -16,6 +16,7 @@ import pytest
 
 from citadel._wire import rotation_pb2
 from tests.kube_api import KubernetesServer, running_kubernetes
+from tests.kube_roles import restricted
 from tests.servers import Server, running_server, server_settings
 
 NAME = "citadel-bundle"
@@ -23,12 +24,9 @@ NAME = "citadel-bundle"
 
 @asynccontextmanager
 async def keeping(kubernetes: KubernetesServer, folder: Path, **bundles: Any) -> AsyncIterator[Server]:
-    """A server that keeps the bundle as the section `bundles` says."""
-    cluster = {
-        "name": "main",
-        "api": {"kubeconfig": kubernetes.kubeconfig(folder / "kubeconfig")},
-        "bundles": bundles,
-    }
+    """A server that keeps the bundle as the section `bundles` says, and may do that and nothing else."""
+    cluster: dict[str, Any] = {"name": "main", "bundles": bundles}
+    cluster["api"] = {"kubeconfig": restricted(kubernetes, cluster, folder / "kubeconfig")}
     async with running_server(server_settings(folder, kubernetes={"clusters": [cluster]})) as server:
         yield server
 
@@ -69,8 +67,8 @@ async def test_a_config_map_is_kept_in_every_namespace_that_is_meant(
         made = kubernetes.get(path)
         assert made["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "citadel"}
 
-        kubernetes.namespace("keep-b")  # a new one has it within a second
-        assert await until(lambda: held(kubernetes, "keep-b") == pem) < 1.0
+        kubernetes.namespace("keep-b")  # a new one has it within a second; several where the machine is busy
+        assert await until(lambda: held(kubernetes, "keep-b") == pem) < 5.0
         assert held(kubernetes, "left-a") is None
 
         kubernetes.patch(path, {"data": {"bundle.pem": "somebody else's", "of-others": "stays"}})
@@ -124,7 +122,9 @@ async def test_a_new_root_is_in_the_config_maps_before_it_signs(kubernetes: Kube
         await server.rotations().StartRotation(rotation_pb2.StartRotationRequest(kind="root", why="test"))
         await until(lambda: str(held(kubernetes, "turn-a")).count("BEGIN") == 2)
         await until(lambda: kubernetes.get(at)["spec"]["trustBundle"].count("BEGIN") == 2)
-        view = await server.rotations().GetRotation(rotation_pb2.GetRotationRequest())
+        async with asyncio.timeout(20):
+            while not (view := await server.rotations().GetRotation(rotation_pb2.GetRotationRequest())).holders:
+                await asyncio.sleep(0.05)
         assert view.rotation.phase == "observe"
         assert [each.name for each in view.holders] == ["kubernetes/main/bundles"]
 

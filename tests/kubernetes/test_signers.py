@@ -21,6 +21,7 @@ from citadel._wire import revocation_pb2
 from citadel.svid import X509Svid, verify_x509_svid
 from tests.csrs import PrivateKey, csr, new_key
 from tests.kube_api import KubernetesServer
+from tests.kube_roles import restricted
 from tests.servers import Server, running_server, server_settings
 
 SIGNER = "a.test/workload"
@@ -29,12 +30,9 @@ REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 
 @asynccontextmanager
 async def signing(kubernetes: KubernetesServer, folder: Path, **signers: Any) -> AsyncIterator[Server]:
-    """A server that answers requests as the section `signers` says."""
-    cluster = {
-        "name": "main",
-        "api": {"kubeconfig": kubernetes.kubeconfig(folder / "kubeconfig")},
-        "signers": {"signer_name": SIGNER, **signers},
-    }
+    """A server that answers requests as the section `signers` says, and may do that and nothing else."""
+    cluster: dict[str, Any] = {"name": "main", "signers": {"signer_name": SIGNER, **signers}}
+    cluster["api"] = {"kubeconfig": restricted(kubernetes, cluster, folder / "kubeconfig")}
     async with running_server(server_settings(folder, kubernetes={"clusters": [cluster]})) as server:
         yield server
 

@@ -39,6 +39,7 @@ class BundleKeeping:
         self._own = own
         self._clock = clock
         self._contents = Contents.of(own.bundle())
+        self._begun = clock.monotonic()  # an earlier process may have written a moment before
         rate = WriteRate(settings.writes_per_second, clock=clock)
         self._namespaces = Informer(api, NAMESPACES, keep=is_lasting, clock=clock)
         self._config_maps = [
@@ -131,7 +132,7 @@ class BundleKeeping:
     def _being_read(self) -> list[Holder]:
         of_bundle = self._trust_bundle.rewritten_at if self._trust_bundle is not None else None
         times = [at for at in (of_bundle, *(each.rewritten_at for each in self._config_maps)) if at is not None]
-        left = max(times, default=-_KUBELETS_HAVE_IT) + _KUBELETS_HAVE_IT - self._clock.monotonic()
+        left = max([self._begun, *times]) + _KUBELETS_HAVE_IT - self._clock.monotonic()
         if left <= 0:
             return []
         words = "kubelets bring the bundle into pods, and must have had the time for it"

@@ -188,6 +188,8 @@ async def test_a_rotation_waits_until_a_new_root_is_where_the_old_one_was(
         cluster.namespace(name)
     cluster.refuses = {"never"}  # nobody there trusts anything by it
     async with keeping(cluster, own, clock) as keeper:
+        assert [each.is_mere_time for each in keeper.without(is_jwt=False)] == [True]  # it was started just now
+        await clock.advance(90)
         assert keeper.without(is_jwt=False) == []
         cluster.refuses |= {"full"}
         own.becomes(bundle(ONE, TWO, sequence=2))
@@ -257,6 +259,7 @@ async def test_an_api_server_without_such_objects_is_named(cluster: Cluster, own
         assert [(note.text, note.is_trouble) for note in keeper.notes()] == [
             ("no ClusterTrustBundle is kept: this API server has no such objects", False)
         ]
+        await clock.advance(90)
         assert keeper.without(is_jwt=False) == []
 
 
