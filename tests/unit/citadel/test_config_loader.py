@@ -99,8 +99,8 @@ def test_booleans(tmp_path: Path, written: str, meant: bool) -> None:
         (
             "zzz: {a: 1}\n",
             (
-                "server.yaml:5: unknown key 'zzz'; known here: trust_domain, data_dir, store_url, store_url_env, lease, "
-                "listen, advertise, "
+                "server.yaml:5: unknown key 'zzz'; known here: trust_domain, data_dir, store_url, store_url_env, "
+                "lease, listen, advertise, "
                 "keys, vault, upstream, authorities, rotation, svids, oidc, federation, limits, joining, connections, "
                 "ledger, audit, kubernetes, log"
             ),
