@@ -174,7 +174,7 @@ class MovingLine(Generic[_Api]):
 
     def __init__(self, *, new_line: Callable[[], Line[_Api]]) -> None:
         self._new_line = new_line
-        self._current = new_line()
+        self._current = self._newest = new_line()
         self._move = asyncio.Event()
         self.is_moving = False  # a new line is not up yet
 
@@ -182,6 +182,11 @@ class MovingLine(Generic[_Api]):
     def current(self) -> Line[_Api]:
         """The line that is in use. Ask anew for each call."""
         return self._current
+
+    @property
+    def newest(self) -> Line[_Api]:
+        """The one that is to be in use: another one while it is moving."""
+        return self._newest
 
     def move(self) -> None:
         """Go over to a new line; the old one stays until the new one is up."""
@@ -194,7 +199,8 @@ class MovingLine(Generic[_Api]):
             while True:
                 await self._move.wait()
                 self._move.clear()
-                fresh, self._current.is_left, self.is_moving = self._new_line(), True, True
+                fresh = self._newest = self._new_line()
+                self._current.is_left, self.is_moving = True, True
                 starting = tasks.create_task(fresh.run())
                 await first_of(fresh.synced.wait(), self._move.wait())
                 if fresh.synced.is_set():

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random, wait_random_exponential
 
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.config.files import read_secret_file
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from citadel.join_string import JoinString
+from citadel.repeated import Repeated
+from cli.agent_psat import may_pass, psat_anew, psat_invitation
 from sds.keep.keys import load_pem
 from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
 from sds.link.credentials import NodeCertificate
 from sds.link.identity import AgentIdentity, IdentityFile, OwnIdentity
 from sds.link.joining_key import JoiningKey
-from sds.link.returning import Returning
+from sds.link.returning import Anew, Returning
 from sds.settings import AgentSettings
 
 JOIN_STRING_VARIABLE: Final = "CITADEL_JOIN_STRING"
+_AFTER_REFUSAL: Final = (7.5, 12.5)  # seconds; each refusal has cost the server a question to somebody else
 
 _log = structlog.get_logger(__name__)
 
@@ -51,12 +54,12 @@ async def own_identity(settings: AgentSettings, clock: Clock) -> OwnIdentity:
 
 def returning(settings: AgentSettings, clock: Clock) -> Returning:
     """The way back once the identity has expired."""
-    has_certificate = settings.join.x509pop.certificate_file is not None
-    return Returning(
-        bootstrap=_bootstrap(settings, clock),
-        servers=settings.join.servers,
-        node_certificate=partial(_node_certificate, settings) if has_certificate else None,
-    )
+    anew: Anew | None = None
+    if (psat := settings.join.k8s_psat) is not None:
+        anew = psat_anew(settings, psat)
+    elif settings.join.x509pop.certificate_file is not None:
+        anew = Anew(invitation=lambda given: replace(given, credential=_node_certificate(settings)))
+    return Returning(bootstrap=_bootstrap(settings, clock), servers=settings.join.servers, anew=anew)
 
 
 def check_can_join(settings: AgentSettings) -> None:
@@ -65,32 +68,54 @@ def check_can_join(settings: AgentSettings) -> None:
 
 
 async def _join(settings: AgentSettings, clock: Clock, joining_key: JoiningKey) -> AgentIdentity:
-    invitation = await asyncio.to_thread(_invitation, settings)
+    in_kubernetes = settings.join.k8s_psat is not None
+    invitation = None if in_kubernetes else await asyncio.to_thread(_invitation, settings)
     key = await asyncio.to_thread(joining_key.take)
+    bootstrap = _bootstrap(settings, clock)
+
+    async def once() -> AgentIdentity:
+        given = invitation if invitation is not None else await asyncio.to_thread(_invitation, settings)
+        return await bootstrap.join(given, key=key)
+
+    initial, maximum = settings.reconnect.initial.total_seconds(), settings.reconnect.maximum.total_seconds()
+    while_away, once_refused = wait_random_exponential(multiplier=initial, max=maximum), wait_random(*_AFTER_REFUSAL)
     attempts = AsyncRetrying(
-        retry=retry_if_exception_type((Unavailable, ResourceExhausted)),
-        wait=wait_random_exponential(
-            multiplier=settings.reconnect.initial.total_seconds(), max=settings.reconnect.maximum.total_seconds()
-        ),
+        retry=retry_if_exception(may_pass if in_kubernetes else _is_away),
+        wait=lambda state: (while_away if _is_away(_error(state)) else once_refused)(state),
         sleep=clock.sleep,
-        before_sleep=_log_first_failure,
+        before_sleep=_telling(clock),
         reraise=True,
     )
-    return await attempts(_bootstrap(settings, clock).join, invitation, key=key)
+    return await attempts(once)
+
+
+def _is_away(error: BaseException | None) -> bool:
+    return isinstance(error, Unavailable | ResourceExhausted)
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
 def _bootstrap(settings: AgentSettings, clock: Clock) -> Bootstrap:
     return Bootstrap(trust_domain=settings.trust_domain, reconnect=settings.reconnect, clock=clock)
 
 
-def _log_first_failure(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if state.attempt_number == 1 and isinstance(error, CitadelError):
-        _log.warning("cannot join yet, trying again", reason=error.reason, error=str(error))
+def _telling(clock: Clock) -> Callable[[RetryCallState], None]:
+    repeated = Repeated(clock=clock)
+
+    def tell(state: RetryCallState) -> None:
+        error = _error(state)
+        if isinstance(error, CitadelError) and repeated.is_news(error.reason):
+            _log.warning("cannot join yet, trying again", reason=error.reason, error=str(error))
+
+    return tell
 
 
 def _invitation(settings: AgentSettings) -> Invitation:
     """What the operator gave to join with. Blocks on the disk."""
+    if (psat := settings.join.k8s_psat) is not None:
+        return psat_invitation(settings, psat)
     known_bundle, insecure = _known_bundle(settings), settings.join.insecure_bootstrap
     if settings.join.x509pop.certificate_file is not None:
         return Invitation(

@@ -1,4 +1,4 @@
-"""What an agent shows to be let in: a token, a certificate that its machine has already, or its recorded key."""
+"""What an agent shows to be let in: a token, that of its pod, a certificate of its machine, or its recorded key."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ class Token:
     ) -> pb.JoinResponse:
         del trust_domain  # a token belongs to one server
         return await answer_of(server.Join(pb.JoinRequest(token=self.secret, csr=csr), timeout=TIMEOUT))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectedToken:
+    """The token of this agent's service account, as kubelet wrote it last, and the cluster that vouches for it."""
+
+    cluster: str
+    secret: str = field(repr=False)
+
+    async def present(
+        self, server: bootstrap_pb2_grpc.BootstrapAsyncStub, csr: bytes, *, trust_domain: TrustDomain
+    ) -> pb.JoinResponse:
+        del trust_domain  # its audience says whom it is for
+        request = pb.JoinKubernetesRequest(cluster=self.cluster, token=self.secret, csr=csr)
+        return await answer_of(server.JoinKubernetes(request, timeout=TIMEOUT))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

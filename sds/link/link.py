@@ -12,7 +12,7 @@ from grpc import aio
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import agent_api_pb2_grpc
 from citadel.clock import Clock
-from citadel.errors import InvalidArgument
+from citadel.errors import CitadelError, InvalidArgument
 from citadel.line import Line, MovingLine
 from citadel.revocation import RevocationSet
 from citadel.revocation_reading import read_revocations
@@ -76,6 +76,11 @@ class Link:
     def is_up(self) -> bool:
         """Whether the server has told all it knows, and would tell of changes now."""
         return self._lines.current.is_up
+
+    @property
+    def trouble(self) -> CitadelError | None:
+        """Why it is not, for the identity as it is now; None before its first try has ended."""
+        return self._lines.newest.trouble
 
     @property
     def api(self) -> agent_api_pb2_grpc.AgentApiAsyncStub:

@@ -27,6 +27,7 @@ from sds.settings import ReconnectSettings
 _TIMEOUT: Final = 15.0  # seconds
 # Of an order's window. Workloads' SVIDs wait for the agent's own, and are spread over what is left.
 _OWN_SHARE: Final = 0.25
+_TAKEN: Final = 6  # longest waits between two tries while another agent has this one's node
 _LOOK_SECONDS: Final = 5.0  # without a link, between two looks at what the server shows
 
 _log = structlog.get_logger(__name__)
@@ -86,15 +87,21 @@ class OwnRenewal:
             await self._clock.sleep(_LOOK_SECONDS * self._random.uniform(1, 1.5))
             if self._link.is_up or self._is_shut_out:
                 continue
-            try:
-                self._is_shut_out = await self._returning.knows_no_more(self._identity.current)
-            except CitadelError:
-                continue  # a server that is away: there is nobody to be let in by
-            if self._is_shut_out:
-                _log.warning(
-                    "the server has dropped the root of the agent's own svid, coming back with its recorded key"
-                )
+            why = await self._why_it_is_shut_out()
+            if why:
+                _log.warning(why)
+                self._is_shut_out = True
                 self._now.set()
+
+    async def _why_it_is_shut_out(self) -> str:
+        if self._returning.comes_anew(self._link.trouble):
+            return "another agent has taken the place of this one, or it was evicted: asking to be let in anew"
+        try:
+            if await self._returning.knows_no_more(self._identity.current):
+                return "the server has dropped the root of the agent's own svid, coming back with its recorded key"
+        except CitadelError:
+            pass  # a server that is away: there is nobody to be let in by
+        return ""
 
     async def _keep_fresh(self) -> None:
         received = self._identity.current.svid.not_before  # when it was really received is not known after a restart
@@ -177,6 +184,8 @@ class OwnRenewal:
                 error=str(error),
                 ends_in=str(left),
             )
+        if isinstance(error, PermissionDenied) and error.reason is Reason.K8S_NODE_TAKEN:
+            return _TAKEN * self._reconnect.maximum.total_seconds() * self._random.uniform(0.75, 1.25)
         if left <= timedelta(0) and isinstance(error, Unauthenticated | PermissionDenied):
             return self._reconnect.maximum.total_seconds()  # only a person can help
         return retry_delay(

@@ -19,7 +19,7 @@ from citadel._wire import agent_api_pb2, agent_api_pb2_grpc, bootstrap_pb2, boot
 from citadel.bundle import TrustBundle
 from citadel.config.types import HostPort
 from citadel.entry import Entry
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, Reason, Unauthenticated
 from citadel.rpc import ErrorBorder
 from citadel.spiffe import SpiffeId
 from citadel.succession import Succession
@@ -59,6 +59,8 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
         self.tokens: list[str] = []
         self.asked_keys: list[bytes] = []
         self.lose_answers = 0
+        self.clusters: list[str] = []
+        self.passing_refusals: list[CitadelError] = []  # of joins by Kubernetes, one each
         self.on_join: Callable[[], object] = lambda: None
 
     async def GetBundle(self, request: Any, context: Any) -> bootstrap_pb2.GetBundleResponse:
@@ -84,6 +86,21 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
             bundle=bundle_message(self.bundle),
             agent_api=self.agent_api,
         )
+
+    async def JoinKubernetes(
+        self, request: bootstrap_pb2.JoinKubernetesRequest, context: Any
+    ) -> bootstrap_pb2.JoinResponse:
+        self.clusters.append(request.cluster)
+        if self.passing_refusals:
+            self.tokens.append(request.token)
+            raise self.passing_refusals.pop(0)
+        return await self.Join(bootstrap_pb2.JoinRequest(token=request.token, csr=request.csr), context)
+
+    async def Prove(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bootstrap_pb2.ProveResponse]:
+        """Nobody comes back with a recorded key."""
+        async for _ in requests:
+            raise Unauthenticated(Reason.REJOIN_REFUSED, "it was evicted, or joined anew since")
+        yield bootstrap_pb2.ProveResponse()
 
 
 class FakeSync:

@@ -1,0 +1,201 @@
+"""How an agent joins by Kubernetes: files that come late and change, refusals that pass, and those that stay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from citadel.clock import SystemClock
+from citadel.errors import (
+    CitadelError,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Reason,
+    Unauthenticated,
+    Unavailable,
+)
+from cli.agent_joining import check_can_join, own_identity, returning
+from sds.keep.keys import new_key
+from sds.link.identity import AgentIdentity
+from sds.settings import AgentSettings
+from tests.unit.sds.fake_authority import FakeAuthority
+from tests.unit.sds.fake_server import FakeBootstrap, make_identity, now, serve_bootstrap
+
+
+class HastyClock(SystemClock):
+    """Sleeps are noted and are over at once; `wakes` is called after each."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+        self.wakes: Callable[[], object] = lambda: None
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.wakes()
+        await asyncio.sleep(0)
+
+
+class Bench:
+    """An agent's settings, the files of its pod, and a server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = FakeAuthority(now())
+        self.door = FakeBootstrap(self.authority)
+        self.token, self.bundle = folder / "token", folder / "bundle.pem"
+        self.folder = folder
+        self.clock = HastyClock()
+
+    async def start(self) -> None:
+        self.server, address = await serve_bootstrap(self.door, self.authority)
+        self.settings = AgentSettings.model_validate(
+            {
+                "trust_domain": "a.test",
+                "data_dir": self.folder / "data",
+                "join": {
+                    "servers": [str(address)],
+                    "bundle_file": self.bundle,
+                    "k8s_psat": {"cluster": "c1", "token_file": self.token},
+                },
+            }
+        )
+
+    def mount(self, content: str = "one") -> None:
+        self.token.write_text(f"{content}\n")
+        self.bundle.write_bytes(self.authority.bundle.to_pem())
+
+    async def join(self) -> AgentIdentity:
+        return (await own_identity(self.settings, self.clock)).current
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    tmp_path.chmod(0o700)
+    made = Bench(tmp_path)
+    await made.start()
+    yield made
+    await made.server.stop(None)
+
+
+async def test_the_token_is_shown_with_the_name_of_the_cluster(bench: Bench) -> None:
+    bench.mount()
+    await bench.join()
+    assert (bench.door.tokens, bench.door.clusters) == (["one"], ["c1"])
+
+
+async def test_what_is_not_mounted_yet_is_waited_for(bench: Bench) -> None:
+    bench.clock.wakes = lambda: bench.mount() if len(bench.clock.slept) == 3 else None
+    await bench.join()
+    assert (bench.door.tokens, len(bench.clock.slept)) == (["one"], 3)
+
+
+PASSING = [
+    Unauthenticated(Reason.K8S_TOKEN_EXPIRED, "it has ended"),
+    Unauthenticated(Reason.K8S_TOKEN_REFUSED, "not known"),
+    Unauthenticated(Reason.K8S_TOKEN_AUDIENCE, "for others"),
+    Unauthenticated(Reason.K8S_POD_UNKNOWN, "gone"),
+    PermissionDenied(Reason.K8S_NODE_TAKEN, "another one is here"),
+    PermissionDenied(Reason.K8S_ACCOUNT_NOT_ALLOWED, "not allowed"),
+    FailedPrecondition(Reason.K8S_CLUSTER_UNKNOWN, "not in the settings yet"),
+]
+
+
+@pytest.mark.parametrize("refusal", PASSING, ids=lambda each: each.reason.value)
+async def test_what_the_cluster_can_mend_is_tried_again_slowly_with_the_token_of_then(
+    bench: Bench, refusal: CitadelError
+) -> None:
+    bench.mount()
+    bench.door.passing_refusals = [refusal]
+    bench.clock.wakes = lambda: bench.mount("two")
+    await bench.join()
+    assert bench.door.tokens == ["one", "two"]
+    (slept,) = bench.clock.slept
+    assert 7.5 <= slept <= 12.5
+    assert len(set(bench.door.asked_keys)) == 1
+
+
+async def test_an_api_server_that_is_away_is_tried_again_soon(bench: Bench) -> None:
+    bench.mount()
+    bench.door.passing_refusals = [Unavailable(Reason.KUBERNETES_UNAVAILABLE, "away")]
+    await bench.join()
+    (slept,) = bench.clock.slept
+    assert slept <= bench.settings.reconnect.maximum.total_seconds()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [PermissionDenied(Reason.AGENT_BANNED, "banned"), InvalidArgument(Reason.CSR_MALFORMED, "no request")],
+    ids=lambda each: each.reason.value,
+)
+async def test_what_only_a_person_can_mend_ends_the_agent(bench: Bench, refusal: CitadelError) -> None:
+    bench.mount()
+    bench.door.passing_refusals = [refusal]
+    with pytest.raises(type(refusal)):
+        await bench.join()
+    assert bench.clock.slept == []
+
+
+async def test_a_bundle_of_others_is_waited_out_and_the_token_is_not_shown_meanwhile(bench: Bench) -> None:
+    bench.mount()
+    bench.bundle.write_bytes(FakeAuthority(now(), "others").bundle.to_pem())
+    bench.clock.wakes = lambda: bench.mount("two")
+    await bench.join()
+    assert bench.door.tokens == ["two"]
+
+
+async def test_an_agent_whose_key_is_not_taken_comes_back_by_the_token_of_now(bench: Bench) -> None:
+    bench.mount("new")
+    before = make_identity(bench.authority, bench.settings.join.servers[0])
+    back = await returning(bench.settings, bench.clock).identity(before, key=new_key("ec-p256"))
+    assert (bench.door.tokens, back.bundle) == (["new"], bench.authority.bundle)
+
+
+async def test_an_agent_that_knows_its_server_no_more_believes_what_its_cluster_says(bench: Bench) -> None:
+    bench.mount("new")
+    before = make_identity(bench.authority, bench.settings.join.servers[0])
+    stale = replace(before, bundle=FakeAuthority(now(), "gone").bundle)
+    await returning(bench.settings, bench.clock).identity(stale, key=new_key("ec-p256"))
+    assert bench.door.tokens == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "at_once"),
+    [
+        (None, False),
+        (Unavailable(Reason.SERVER_UNREACHABLE, "away"), False),
+        (PermissionDenied(Reason.AGENT_BANNED, "banned"), False),
+        (PermissionDenied(Reason.AGENT_UNKNOWN, "evicted"), True),
+        (PermissionDenied(Reason.AGENT_KEY_MISMATCH, "another one"), True),
+    ],
+)
+async def test_it_asks_to_be_let_in_anew_once_the_server_has_no_place_for_it(
+    bench: Bench, trouble: CitadelError | None, at_once: bool
+) -> None:
+    assert returning(bench.settings, bench.clock).comes_anew(trouble) is at_once
+    by_string = bench.settings.model_copy(update={"join": bench.settings.join.model_copy(update={"k8s_psat": None})})
+    assert not returning(by_string, bench.clock).comes_anew(trouble)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda bench: bench.token.unlink(), Reason.FILE_MISSING),
+        (lambda bench: bench.token.write_text(" \n"), Reason.FILE_MISSING),
+        (lambda bench: bench.bundle.unlink(), Reason.FILE_MISSING),
+        (lambda bench: bench.bundle.write_bytes(b""), Reason.FILE_MISSING),
+        (lambda bench: bench.bundle.write_bytes(b"{"), Reason.BUNDLE_MALFORMED),
+        (lambda bench: (bench.token.unlink(), bench.token.mkdir()), Reason.FILE_UNSAFE),
+    ],
+)
+async def test_validating_names_what_is_missing(bench: Bench, spoil: Callable[[Bench], object], reason: Reason) -> None:
+    bench.mount("s3cret")
+    check_can_join(bench.settings)
+    spoil(bench)
+    with pytest.raises(CitadelError) as refused:
+        check_can_join(bench.settings)
+    assert refused.value.reason is reason
+    assert "s3cret" not in str(refused.value)
