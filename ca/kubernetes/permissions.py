@@ -118,7 +118,7 @@ def _bundles(bundles: BundleSettings) -> Iterator[Permission]:
         yield _permission("configmaps", ("create",), setting, lacking)
     if (kept := bundles.cluster_trust_bundle) is not None:
         setting, lacking = "bundles.cluster_trust_bundle", "the ClusterTrustBundle is not kept"
-        yield _certificates(TRUST_BUNDLES, ("get", *_FOLLOW, "patch"), setting, lacking, names=(kept.name,))
+        yield _certificates(TRUST_BUNDLES, (*_FOLLOW, "patch"), setting, lacking, names=(kept.name,))
         yield _certificates(TRUST_BUNDLES, ("create",), setting, lacking)
         if kept.signer_name is not None:
             yield _certificates("signers", ("attest",), setting, lacking, names=(kept.signer_name,))
@@ -148,7 +148,7 @@ def _gateways(namespaces: tuple[str, ...] | None) -> Iterator[Permission]:
     setting, lacking = "gateways", "gateways get no credentials"
     yield _permission("pods", _FOLLOW, setting, lacking)
     yield _permission("subjectaccessreviews", ("create",), setting, lacking, group="authorization.k8s.io")
-    yield _permission("secrets", ("get", *_FOLLOW), setting, lacking, namespaces=namespaces)
+    yield _permission("secrets", _FOLLOW, setting, lacking, namespaces=namespaces)
     lacking = "what is wrong with a secret is not said there"
     yield _permission("events", ("create", "patch"), setting, lacking, namespaces=namespaces)
 

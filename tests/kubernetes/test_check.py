@@ -304,7 +304,7 @@ MISTAKES: Mapping[str, tuple[Mistake, Mapping[str, list[Any]]]] = {
         no_role_in_namespace,
         {
             "permission": [
-                ("bad", "may not get secrets in chk-shop, list secrets in chk-shop, watch secrets in chk-shop", DENIED),
+                ("bad", "may not list secrets in chk-shop, watch secrets in chk-shop", DENIED),
                 ("bad", "may not create events in chk-shop, patch events in chk-shop", DENIED),
             ]
         },

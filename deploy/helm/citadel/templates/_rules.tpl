@@ -32,7 +32,7 @@ same as a table; a test holds both together.
 - {apiGroups: [""], resources: [configmaps], verbs: [create]}
 {{- end }}
 {{- with .cluster_trust_bundle }}
-- {apiGroups: [certificates.k8s.io], resources: [clustertrustbundles], verbs: [get, list, watch, patch], resourceNames: [{{ .name | quote }}]}
+- {apiGroups: [certificates.k8s.io], resources: [clustertrustbundles], verbs: [list, watch, patch], resourceNames: [{{ .name | quote }}]}
 - {apiGroups: [certificates.k8s.io], resources: [clustertrustbundles], verbs: [create]}
 {{- with .signer_name }}
 - {apiGroups: [certificates.k8s.io], resources: [signers], verbs: [attest], resourceNames: [{{ . | quote }}]}
@@ -67,7 +67,7 @@ same as a table; a test holds both together.
 
 {{/* For gateways: of all of the cluster, or of a namespace. */}}
 {{- define "citadel.secretRules" -}}
-- {apiGroups: [""], resources: [secrets], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [secrets], verbs: [list, watch]}
 - {apiGroups: [""], resources: [events], verbs: [create, patch]}
 {{- end }}
 

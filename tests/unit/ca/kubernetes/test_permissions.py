@@ -51,7 +51,7 @@ def needed(**sections: Any) -> set[str]:
             },
             {
                 f"{verb} clustertrustbundles.{CERTIFICATES} citadel.example.org:workload:b"
-                for verb in ("get", "list", "watch", "patch")
+                for verb in ("list", "watch", "patch")
             }
             | {f"create clustertrustbundles.{CERTIFICATES}", f"attest signers.{CERTIFICATES} {SIGNER}"},
         ),
@@ -83,7 +83,7 @@ def needed(**sections: Any) -> set[str]:
         (
             {"gateways": {}},
             {"create subjectaccessreviews.authorization.k8s.io", "create events", "patch events"}
-            | {f"{verb} secrets" for verb in ("get", "list", "watch")}
+            | {f"{verb} secrets" for verb in ("list", "watch")}
             | PODS,
         ),
     ],
@@ -95,9 +95,9 @@ def test_a_section_needs_so_much_and_nothing_else(section: dict[str, Any], expec
 def test_where_namespaces_are_named_secrets_are_read_in_these_alone() -> None:
     named = needed(gateways={"namespaces": {"include": ["shop", "istio-system", "kube-system"], "exclude": ["kube-*"]}})
     assert {each for each in named if "secrets" in each} == {
-        f"{verb} secrets in {namespace}" for verb in ("get", "list", "watch") for namespace in ("shop", "istio-system")
+        f"{verb} secrets in {namespace}" for verb in ("list", "watch") for namespace in ("shop", "istio-system")
     }
-    assert needed(gateways={"namespaces": {"include": ["shop", "team-*"]}}) >= {"get secrets"}
+    assert needed(gateways={"namespaces": {"include": ["shop", "team-*"]}}) >= {"list secrets"}
 
 
 def test_the_agent_only_follows_pods() -> None:
