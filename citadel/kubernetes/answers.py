@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, Final, NoReturn
@@ -14,6 +15,7 @@ from citadel.errors import FailedPrecondition, NotFound, Reason, Unavailable
 from citadel.kubernetes.ports import ApiUnavailable, WatchEvent, WatchExpired
 
 _MOST_SHOWN: Final = 300  # characters of an answer that are repeated in a refusal
+_LONG: Final = re.compile(r"[\w+/=.-]{40,}")  # as tokens and keys are
 _MOST_RETRY_AFTER: Final = timedelta(minutes=5)
 
 
@@ -49,10 +51,20 @@ def object_of(text: str, path: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ApiUnavailable(f"what answers at {path} is no API server: {text[:_MOST_SHOWN]!r}") from error
+        raise ApiUnavailable(f"what answers at {path} is no API server{_glimpse(text)}") from error
     if not isinstance(found, dict):
-        raise ApiUnavailable(f"what answers at {path} is no API server: {text[:_MOST_SHOWN]!r}")
+        raise ApiUnavailable(f"what answers at {path} is no API server{_glimpse(text)}")
     return found
+
+
+def _glimpse(text: str) -> str:
+    """What people may see of an answer that is no API server's, such as a proxy's page.
+
+    Half of an object can hold a secret, and whoever echoes a request has its token.
+    """
+    if text.lstrip()[:1] in ("{", "[", '"', ""):
+        return ""
+    return f": {_LONG.sub('…', text)[:_MOST_SHOWN]!r}"
 
 
 def dict_of(found: object) -> dict[str, Any]:
@@ -76,7 +88,7 @@ def refused(response: aiohttp.ClientResponse, text: str, method: str, path: str)
     try:
         said = str(json.loads(text).get("message", ""))
     except (ValueError, AttributeError):
-        said = text
+        said = _glimpse(text).removeprefix(": ")
     _failed(response.status, said[:_MOST_SHOWN], method, path, response.headers.get("Retry-After"))
 
 

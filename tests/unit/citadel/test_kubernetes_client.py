@@ -278,3 +278,30 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+TOKEN: Final = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6YTpiIn0.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"kind": "TokenReview", "spec": {{"token": "{TOKEN}"',  # half of an answer
+        f'[{{"data": {{"password": "aHVudGVyMg==", "token": "{TOKEN}"}}}}]',
+        f"GET / HTTP/1.1\nAuthorization: Bearer {TOKEN}",  # who echoes
+    ],
+)
+async def test_no_secret_of_an_answer_that_makes_no_sense_is_repeated(tmp_path: Path, status: int, text: str) -> None:
+    head = f"HTTP/1.1 {status} Odd\r\nContent-Length: {len(text)}\r\n\r\n"
+    async with scripted_api(tmp_path, [(head + text).encode()]) as api, connected(api.kubeconfig()) as client:
+        with pytest.raises(CitadelError) as refused:
+            await client.create(THINGS, {"spec": {"token": TOKEN}})
+    assert all(part not in str(refused.value) for part in (*TOKEN.split("."), "aHVudGVyMg"))
+
+
+async def test_a_page_in_the_place_of_an_api_server_is_shown(tmp_path: Path) -> None:
+    page = [b"HTTP/1.1 200 Fine\r\nContent-Length: 21\r\n\r\n<html>a proxy</html>\n"]
+    async with scripted_api(tmp_path, page) as api, connected(api.kubeconfig()) as client:
+        with pytest.raises(ApiUnavailable, match="a proxy"):
+            await client.get(THINGS)

@@ -194,3 +194,20 @@ def test_what_is_missing_to_speak_to_vault_is_said(folder: Path) -> None:
     assert result.returncode == 3
     assert "the section vault needs hvac, which is not installed (config_invalid)" in result.stderr
     assert "pip install citadel[vault]" in result.stderr
+
+
+def test_what_is_missing_to_speak_to_kubernetes_is_said(folder: Path) -> None:
+    (folder / "server.yaml").write_text(CONFIG + "kubernetes: {clusters: [{name: main}]}\n")
+    program = "import sys; sys.modules['kubernetes'] = None; from cli.citadel import main; main()"
+    command = [sys.executable, "-c", program, "server", "validate", "-c", str(folder / "server.yaml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 3
+    assert "the section kubernetes needs kubernetes, which is not installed (config_invalid)" in result.stderr
+    assert "pip install 'citadel[kubernetes]'" in result.stderr
+
+
+def test_a_kubeconfig_that_leads_nowhere_is_named_with_its_cluster(folder: Path) -> None:
+    section = f"kubernetes: {{clusters: [{{name: main, api: {{kubeconfig: {folder / 'none'}}}}}]}}\n"
+    result = validate(folder, section)
+    assert result.exit_code == 3
+    assert f"cluster main: kubeconfig {folder / 'none'}" in result.stderr
