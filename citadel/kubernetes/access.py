@@ -20,6 +20,7 @@ from citadel.kubernetes.settings import ApiServerSettings
 _TOKEN_AGAIN: Final = 60.0  # seconds
 # Tokens of cloud providers' commands, which are slow, end after a quarter of an hour or later.
 _KUBECONFIG_AGAIN: Final = 300.0
+_MOST_CONNECTIONS: Final = 1000  # a watch holds one for itself, and each secret of a gateway is watched alone
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _log = structlog.get_logger(__name__)
@@ -54,6 +55,7 @@ async def _configuration(settings: ApiServerSettings, account: Path) -> Configur
     configuration = Configuration()
     # Nothing of the environment has a say in where tokens go.
     configuration.client_session_kwargs = {"trust_env": False}
+    configuration.connection_pool_maxsize = _MOST_CONNECTIONS
     if settings.kubeconfig is None:
         loader = InClusterConfigLoader(  # type: ignore[no-untyped-call]  # the package types it in part
             str(account / "token"), str(account / "ca.crt"), try_refresh_token=False

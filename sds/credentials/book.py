@@ -140,15 +140,15 @@ class CredentialBook:
 
     def _make_room(self, entry: Entry) -> None:
         """Raises `ResourceExhausted` where one more is too many."""
-        mine = [key for key in self._wanted if key[0] == entry.id]
-        for keys, most in ((mine, MOST_OF_ONE), (list(self._wanted), MOST)):
+        for whose, most in ((entry.id, MOST_OF_ONE), (None, MOST)):
+            keys = [key for key in self._wanted if whose in (None, key[0])]
             if len(keys) < most:
                 continue
             unheld = next((key for key in keys if self._wanted[key].unheld_since is not None), None)
             if unheld is None:
                 raise ResourceExhausted(
                     Reason.TOO_MANY_REQUESTS,
-                    f"{most} credentials of {'this gateway' if keys is mine else 'this node'} are wanted already",
+                    f"{most} credentials of {'this gateway' if whose else 'this node'} are wanted already",
                     fix="ask for fewer",
                 )
             self._wanted.pop(unheld)

@@ -14,23 +14,26 @@ from typing import Final, TypeAlias
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from ca.authority.soundness import key_fault
 from citadel.certificate_chain import read_chain
 from citadel.certification_path import UNREADABLE, extension_of
 from citadel.errors import InvalidArgument
 
 Chain: TypeAlias = tuple[x509.Certificate, ...]
 Lists: TypeAlias = tuple[x509.CertificateRevocationList, ...]
-Key: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Key: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 MOST_CHAIN_BYTES: Final = 64 * 1024
 MOST_KEY_BYTES: Final = 16 * 1024
 MOST_AUTHORITY_BYTES: Final = 512 * 1024  # all that browsers trust takes less than half of it
 MOST_LIST_BYTES: Final = 512 * 1024
 MOST_IN_CHAIN: Final = 10
+# What Envoy loads and serves with, as was tried.
+_CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_RSA_BITS: Final = range(2048, 8192 + 1)
 _LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
 _LIST_MARKER: Final = b"-----BEGIN X509 CRL-----"
 _PROBE: Final = b"whether a key fits a certificate"
@@ -46,7 +49,7 @@ def chain_of(pem: bytes, now: datetime) -> Chain:
     if len(chain) > MOST_IN_CHAIN:
         raise UnusableError(f"has {len(chain)} certificates, and a chain has at most {MOST_IN_CHAIN}")
     try:
-        if fault := key_fault(chain[0].public_key()):
+        if fault := _key_fault(chain[0].public_key()):
             raise UnusableError(fault)
         if extension_of(chain[0], x509.TLSFeature) is not None:
             raise UnusableError("must be served with an OCSP response, which Envoy does not get by SDS")
@@ -136,6 +139,18 @@ def _time_fault(certificate: x509.Certificate, now: datetime) -> str:
     return ""
 
 
+def _key_fault(key: PublicKeyTypes) -> str:
+    match key:
+        case rsa.RSAPublicKey() if key.key_size not in _RSA_BITS:
+            return f"has an RSA key of {key.key_size} bits, and Envoy takes {_RSA_BITS.start} to {_RSA_BITS.stop - 1}"
+        case ec.EllipticCurvePublicKey() if not isinstance(key.curve, _CURVES):
+            return f"has a key on the curve {key.curve.name}, and Envoy takes P-256, P-384 and P-521"
+        case rsa.RSAPublicKey() | ec.EllipticCurvePublicKey() | ed25519.Ed25519PublicKey():
+            return ""
+        case _:
+            return f"has a key of type {type(key).__name__}, and Envoy takes EC, RSA and Ed25519"
+
+
 def _vouches(issuer: x509.Certificate, child: x509.Certificate) -> bool:
     try:
         child.verify_directly_issued_by(issuer)
@@ -162,6 +177,9 @@ def _fits(key: Key, certificate: x509.Certificate) -> bool:
             return True
         if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(public, ec.EllipticCurvePublicKey):
             public.verify(key.sign(_PROBE, ec.ECDSA(hashes.SHA256())), _PROBE, ec.ECDSA(hashes.SHA256()))
+            return True
+        if isinstance(key, ed25519.Ed25519PrivateKey) and isinstance(public, ed25519.Ed25519PublicKey):
+            public.verify(key.sign(_PROBE), _PROBE)
             return True
     except (InvalidSignature, ValueError):
         pass

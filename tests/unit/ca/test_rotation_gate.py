@@ -452,3 +452,11 @@ def test_a_stream_of_keys_for_tokens_holds_no_root_up() -> None:
     assert has_acknowledged(view.streams[0], TRUST) is None
     assert has_acknowledged(view.streams[0], JWT) is False
     assert words(depending(view, {OLD}, lambda *_: False, latest=LATEST)) == []
+
+
+@pytest.mark.parametrize("issuer", [b"", OLD], ids=["unknown", "of the old issuer"])
+def test_what_a_gateway_has_from_elsewhere_holds_nobody_up(issuer: bytes) -> None:
+    theirs = certificate(issuer, name="kubernetes://web", spiffe_id="")
+    assert list(depending(agent(stream(theirs)), [OLD], lambda _, __: False, latest=LATEST)) == []
+    gone = Closed(stream(theirs), timedelta(0))
+    assert list(left_with(agent(closed=[gone]), [OLD], lambda _, __: False, latest=LATEST)) == []

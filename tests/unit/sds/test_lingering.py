@@ -337,3 +337,10 @@ async def test_thousands_of_streams_of_one_process_can_be_closed_at_once(
         registry.change(stream_id, report)
     registry.end(program.opens(svid()))
     assert made <= 16
+
+
+async def test_what_a_gateway_has_from_elsewhere_is_no_matter(registry: StreamRegistry, program: Program) -> None:
+    certificate = svid(name="kubernetes://web")
+    authorities = svid(name="kubernetes://web-cacert", serial="", version="v", held_version="v", held_serial="")
+    program.had(certificate, authorities)
+    assert lingering(registry) == {}

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ca.kubernetes.gateways.checks import MOST_AUTHORITY_BYTES, MOST_CHAIN_BYTES, MOST_KEY_BYTES, MOST_LIST_BYTES
@@ -40,6 +40,8 @@ class TestCertificates:
             pytest.param(tls(CA), [CA], id="self-signed, as openssl makes it"),
             pytest.param(tls(big := served(key=rsa_key())), [big], id="RSA"),
             pytest.param(tls(wide := served(key=ec.generate_private_key(ec.SECP384R1()))), [wide], id="P-384"),
+            pytest.param(tls(widest := served(key=ec.generate_private_key(ec.SECP521R1()))), [widest], id="P-521"),
+            pytest.param(tls(edwards := served(key=ed25519.Ed25519PrivateKey.generate())), [edwards], id="Ed25519"),
             pytest.param(tls(LEAF, **{"ca.crt": b"broken"}), [LEAF], id="what else is in it does not matter"),
         ],
     )
@@ -116,7 +118,7 @@ class TestCertificates:
                 id="an expired issuer",
             ),
             pytest.param(tls(served(key=rsa_key(1024))), "RSA key of 1024 bits", id="a small key"),
-            pytest.param(tls(served(key=ed25519.Ed25519PrivateKey.generate())), "key of type Ed25519", id="Ed25519"),
+            pytest.param(tls(served(key=ed448.Ed448PrivateKey.generate())), "key of type Ed448", id="Ed448"),
             pytest.param(
                 tls(served(key=ec.generate_private_key(ec.SECP256K1()))), "curve secp256k1", id="another curve"
             ),
