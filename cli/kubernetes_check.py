@@ -8,11 +8,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from ca.kubernetes.check.access import agent_access_findings
-from ca.kubernetes.check.facts import ClusterFacts
+from ca.kubernetes.check.facts import ClusterFacts, ServerFacts
 from ca.kubernetes.check.gather import gather, gather_for_agent
 from ca.kubernetes.check.rules import findings, twins
 from ca.kubernetes.settings import ClusterSettings
-from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.finding import Finding
@@ -27,7 +26,7 @@ class Looking:
 
     clock: Clock
     account: str | None
-    bundle: TrustBundle | CitadelError | None
+    server: ServerFacts | CitadelError | None
 
 
 async def look_at_clusters(clusters: Sequence[ClusterSettings], looking: Looking) -> Mapping[str, Sequence[Finding]]:
@@ -41,7 +40,7 @@ async def look_at_clusters(clusters: Sequence[ClusterSettings], looking: Looking
     same = twins(facts)
     return {
         each.name: [
-            *findings(facts[each.name], each, account=looking.account, bundle=looking.bundle),
+            *findings(facts[each.name], each, account=looking.account, server=looking.server),
             *([same[each.name]] if each.name in same else []),
         ]
         for each in clusters

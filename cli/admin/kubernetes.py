@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from ca.kubernetes.check.facts import ServerFacts, Worked
 from ca.kubernetes.settings import ClusterSettings
 from ca.settings import ServerSettings
 from citadel._wire import admin_pb2 as pb
+from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
 from citadel.clock import Clock
 from citadel.config.loader import load
-from citadel.errors import CitadelError, InvalidArgument, Reason
+from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
 from citadel.finding import Finding, is_fit
 from citadel.kubernetes.settings import ApiServerSettings
+from citadel.rpc import reason_of
 from citadel.spiffe import TrustDomain
 from cli.admin.findings import conclude, plain_finding, print_findings, warnings_of
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.tables import print_heading
 from cli.output import Form, print_json
 from sds.settings import AgentSettings
+
+if TYPE_CHECKING:
+    from citadel._wire.admin_pb2_grpc import AdminAsyncStub  # exists for type checkers only
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -69,8 +76,8 @@ def check_command(
     if agent is not None and agent.kubernetes is not None:
         api = _api(agent.kubernetes.api, kubeconfig, context)
         agent = agent.model_copy(update={"kubernetes": agent.kubernetes.model_copy(update={"api": api})})
-    bundle = _bundle(invocation) if any(each.bundles is not None for each in clusters) else None
-    found = asyncio.run(_look(clusters, agent, account, bundle, invocation.clock))
+    server = _server(invocation) if clusters else None
+    found = asyncio.run(_look(clusters, agent, account, server, invocation.clock))
     everything = [each for findings in found.values() for each in findings]
     if invocation.form is Form.JSON:
         _print_json(found)
@@ -83,13 +90,13 @@ async def _look(
     clusters: Sequence[ClusterSettings],
     agent: AgentSettings | None,
     account: str | None,
-    bundle: TrustBundle | CitadelError | None,
+    server: ServerFacts | CitadelError | None,
     clock: Clock,
 ) -> Mapping[str, Sequence[Finding]]:
     # The other commands start without what speaks to an agent or an API server.
     from cli.kubernetes_check import Looking, look_at_clusters, look_at_node  # noqa: PLC0415
 
-    looking = Looking(clock=clock, account=account, bundle=bundle)
+    looking = Looking(clock=clock, account=account, server=server)
     found = {f"cluster {name}": each for name, each in (await look_at_clusters(clusters, looking)).items()}
     if agent is not None:
         found["this node"] = await look_at_node(agent, clock, audience=_audience(clusters, agent))
@@ -124,13 +131,36 @@ def _audience(clusters: Sequence[ClusterSettings], agent: AgentSettings) -> str 
     return next((each.audience for each in named if each is not None), None)
 
 
-def _bundle(invocation: Invocation) -> TrustBundle | CitadelError:
-    """What the server trusts, or why it cannot be asked from here."""
+def _server(invocation: Invocation) -> ServerFacts | CitadelError:
+    """What the server that runs says, or why it cannot be asked from here."""
+
+    async def ask(admin: AdminAsyncStub) -> tuple[types_pb2.Bundle, pb.Status]:
+        bundle = await admin.GetOwnBundle(pb.GetOwnBundleRequest(), timeout=CALL_SECONDS)
+        return bundle, await admin.GetStatus(pb.GetStatusRequest(), timeout=CALL_SECONDS)
+
     try:
-        said = invocation.ask(lambda admin: admin.GetOwnBundle(pb.GetOwnBundleRequest(), timeout=CALL_SECONDS))
-        return TrustBundle.from_json(TrustDomain.parse(said.trust_domain), said.json)
+        said, status = invocation.ask(ask)
+        bundle = TrustBundle.from_json(TrustDomain.parse(said.trust_domain), said.json)
     except CitadelError as error:
         return error
+    return ServerFacts(bundle=bundle, clusters={each.cluster: _worked(each) for each in status.kubernetes})
+
+
+def _worked(status: pb.KubernetesStatus) -> Worked:
+    pods = status.workloads if status.HasField("workloads") else None
+    if pods is None:
+        return Worked(trouble=_trouble(status))
+    return Worked(
+        trouble=_trouble(status),
+        admitted=pods.admitted,
+        entries=pods.entries,
+        problems=pods.problems,
+        shown=tuple(pods.shown),
+    )
+
+
+def _trouble(status: pb.KubernetesStatus) -> CitadelError | None:
+    return None if status.good else Unavailable(reason_of(status.reason), status.message)
 
 
 def _print(found: Mapping[str, Sequence[Finding]], everything: Sequence[Finding]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from envoy.service.discovery.v3 import discovery_pb2
@@ -25,10 +26,11 @@ from ca.kubernetes.settings import ClusterSettings
 from citadel._wire import admin_pb2, bootstrap_pb2
 from citadel.config.types import HostPort
 from citadel.svid import X509Svid
+from cli.citadel_cli import citadel_cli
 from sds.link.identity import AgentIdentity, IdentityFile
 from sds.serve.resource import SECRET_TYPE_URL
 from tests.agents import running_agent
-from tests.chart import render
+from tests.chart import one, render
 from tests.csrs import csr, new_key
 from tests.istio_proxy import create_certificate
 from tests.kube_api import ISSUER, KubernetesServer, running_kubernetes
@@ -108,6 +110,7 @@ class Audited:
 
     api: KubernetesServer
     cluster: Mapping[str, Any]
+    agent: Mapping[str, Any]  # the template of its pods
     log: Path
 
     def calls(self, account: tuple[str, str]) -> Iterator[Call]:
@@ -141,9 +144,9 @@ def audited(tmp_path: Path) -> Iterator[Audited]:
         documents = render({"cluster": CLUSTER})
         for each in documents:
             install(api, each)
-        config = next(each for each in documents if each["metadata"]["name"] == "citadel-server" and "data" in each)
+        config = one(documents, "ConfigMap", "citadel-server")
         (cluster,) = yaml.safe_load(config["data"]["server.yaml"])["kubernetes"]["clusters"]
-        yield Audited(api, cluster, log)
+        yield Audited(api, cluster, one(documents, "DaemonSet", "citadel-agent")["spec"]["template"], log)
 
 
 def install(api: KubernetesServer, document: dict[str, Any]) -> None:
@@ -169,7 +172,11 @@ async def until(what: str, holds: Callable[[], Awaitable[Any]]) -> Any:
 
 async def join(audited: Audited, server: Server, data_dir: Path) -> None:
     """Have the identity of the node's agent, by the token of its pod."""
-    pod = audited.api.pod(AGENTS[0], "agent-1", account=AGENTS[1], node=NODE)
+    metadata, spec = {**audited.agent["metadata"], "name": "agent-1"}, {**audited.agent["spec"], "nodeName": NODE}
+    pods = f"/api/v1/namespaces/{AGENTS[0]}/pods"
+    pod = audited.api.create(pods, {"metadata": metadata, "spec": spec})
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    audited.api.patch(f"{pods}/agent-1/status", {"status": ready})
     token = audited.api.token(*AGENTS, audience="citadel", pod=pod)
     request = bootstrap_pb2.JoinKubernetesRequest(cluster="main", token=token, csr=csr(key := new_key()))
     answer = await server.bootstrap().JoinKubernetes(request)
@@ -285,15 +292,28 @@ async def test_all_that_the_chart_grants_is_needed_and_nothing_else_is_asked_for
 
         await until("entries, bundles and the Event are there", everything_is_there)
         stream.cancel()
+        made = {who: list(audited.calls(who)) for who in (SERVER, AGENTS)}  # the check asks for more
+        assert await asyncio.to_thread(what_the_check_says, audited, server, tmp_path) == {"good", "unknown"}
     settings = ClusterSettings.model_validate(audited.cluster)
     for who, needed in ((SERVER, grants(server_permissions(settings))), (AGENTS, grants(AGENT))):
-        calls = list(audited.calls(who))
+        calls = made[who]
         assert [each for each in calls if each.code == 403] == []
         unused = {str(each) for each in needed if not any(_is_of(call.grant, each) for call in calls)}
         assert unused == (ASKED_WITHIN | RARE if who == SERVER else set())
         beyond = {str(call.grant) for call in calls if not any(_is_of(call.grant, each) for each in needed)}
         assert beyond == set()
     await asyncio.to_thread(what_is_beyond_is_denied, audited)
+
+
+def what_the_check_says(audited: Audited, server: Server, folder: Path) -> set[str]:
+    """All grades of `citadel-cli k8s check`, asked as the server; what only an administrator sees is unknown."""
+    cluster = {**audited.cluster, "api": {"kubeconfig": str(folder / "server")}}
+    config = {"trust_domain": "a.test", "data_dir": "data", "keys": {"kek_file": "kek"}}
+    (file := folder / "server.yaml").write_text(json.dumps({**config, "kubernetes": {"clusters": [cluster]}}))
+    words = ["--socket", str(server.settings.listen.admin_socket), "-o", "json", "k8s", "check", "-c", str(file)]
+    checks = json.loads(CliRunner().invoke(citadel_cli, words).stdout)["checks"]
+    assert not [each for each in checks if each["grade"] == "bad"], checks
+    return {each["grade"] for each in checks}
 
 
 async def _forever(names: list[str]) -> AsyncIterator[discovery_pb2.DiscoveryRequest]:

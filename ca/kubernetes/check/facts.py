@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final, TypeAlias, TypeVar
 
 from ca.kubernetes.permissions import Grant
+from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError
 
 T = TypeVar("T")
@@ -73,10 +74,32 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Worked:
+    """How a running server fares with a cluster: what troubles it there, and pods that are to have entries.
+
+    `admitted` is None where pods get none by template. `shown` are some of the `problems`.
+    """
+
+    trouble: CitadelError | None = None
+    admitted: int | None = None
+    entries: int = 0
+    problems: int = 0
+    shown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """What a running server says of itself."""
+
+    bundle: TrustBundle
+    clusters: Mapping[str, Worked]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFacts:
     """All that was found. What was not asked for, or could not be for what stands before it, is None or empty.
 
-    `issuer_keys` are the ids of the keys that sign its tokens, `kinds` the resources of certificates.k8s.io, each with
+    `issuer_keys` are the ids of the keys that sign its tokens, `kinds` those that not every API server has, each with
     the newest version that we speak, and `maps` the ConfigMaps by name and namespace.
     """
 

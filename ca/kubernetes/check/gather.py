@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from ca.kubernetes.check.facts import EVERYTHING, Account, AgentPod, Allowed, Caller, ClusterFacts, Kept, Seen, Version
-from ca.kubernetes.permissions import AGENT, Grant, grants, server_permissions
+from ca.kubernetes.discovery import served_at
+from ca.kubernetes.permissions import AGENT, NEWER_KINDS, Grant, grants, server_permissions
 from ca.kubernetes.settings import ClusterSettings, NodeJoiningSettings
 from citadel.clock import Clock
 from citadel.errors import CitadelError, NotFound, Reason, Unauthenticated, Unavailable
@@ -16,8 +17,6 @@ from citadel.kubernetes.ports import KubeObject, KubernetesApi
 
 T = TypeVar("T")
 
-_GROUP: Final = "/apis/certificates.k8s.io"
-_SPOKEN: Final = ("v1beta1", "v1")  # the later one wins
 _REVIEWS: Final = "/apis/authorization.k8s.io/v1"
 _SHORTEST: Final = 600  # seconds that a token lives at least
 
@@ -95,13 +94,8 @@ async def _issuer_keys(api: KubernetesApi) -> frozenset[str]:
 
 
 async def _kinds(api: KubernetesApi) -> Mapping[str, str]:
-    said = {str(each.get("version")) for each in (await api.get(_GROUP)).get("versions") or ()}
-    found: dict[str, str] = {}
-    for version in _SPOKEN:
-        if version in said:
-            listed = (await api.get(f"{_GROUP}/{version}")).get("resources") or ()
-            found |= {str(each.get("name")): version for each in listed}
-    return found
+    found = {resource: await served_at(api, resource) for resource in NEWER_KINDS}
+    return {resource: path.rpartition("/")[2] for resource, path in found.items() if path is not None}
 
 
 async def _allowed(api: KubernetesApi, needed: Iterable[Grant], account: str | None) -> Allowed:
@@ -183,10 +177,11 @@ def _agent(pod: KubeObject) -> AgentPod:
 
 
 async def _kept(api: KubernetesApi, name: str) -> Mapping[str, Kept]:
-    listed = await api.list("/api/v1/configmaps", fields=f"metadata.name={name}")
+    # As one answer: `list` leaves out who writes.
+    listed = await api.get(f"/api/v1/configmaps?fieldSelector=metadata.name%3D{name}")
     return {
         str(each["metadata"]["namespace"]): Kept(data=each.get("data") or {}, writers=tuple(sorted(_writers(each))))
-        for each in listed.items
+        for each in listed.get("items") or ()
     }
 
 

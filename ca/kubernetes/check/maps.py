@@ -20,9 +20,7 @@ from citadel.kubernetes.ports import FIELD_MANAGER
 _ISTIOS: Final = "istio-ca-root-cert"
 
 
-def map_findings(
-    facts: ClusterFacts, cluster: ClusterSettings, bundle: TrustBundle | CitadelError | None
-) -> Iterator[Finding]:
+def map_findings(facts: ClusterFacts, cluster: ClusterSettings, bundle: TrustBundle | None) -> Iterator[Finding]:
     """Whether each is where it is meant to be, says what the server trusts, and is written by nobody else."""
     for each in cluster.bundles.config_maps if cluster.bundles is not None else ():
         kept = facts.maps.get(each.name)
@@ -34,7 +32,7 @@ def map_findings(
         meant = {namespace: found for namespace, found in kept.items() if each.namespaces.admits(namespace)}
         yield from _missing(each, meant, facts)
         yield from _rivals(each, meant)
-        if meant:
+        if meant and bundle is not None:
             yield _content(each, meant, bundle)
 
 
@@ -62,10 +60,7 @@ def _rivals(each: ConfigMapSettings, kept: Mapping[str, Kept]) -> Iterator[Findi
     yield bad(Subject.WRITERS, Reason.KUBERNETES_CONFLICT, found, fix)
 
 
-def _content(each: ConfigMapSettings, kept: Mapping[str, Kept], bundle: TrustBundle | CitadelError | None) -> Finding:
-    if bundle is None or isinstance(bundle, CitadelError):
-        why = "the server was not asked" if bundle is None else bundle.message
-        return unknown(Subject.CONFIG_MAP, f"{each.name} is not compared with the trust bundle: {why}")
+def _content(each: ConfigMapSettings, kept: Mapping[str, Kept], bundle: TrustBundle) -> Finding:
     roots = _fingerprints(bundle.x509_authorities)
     other = [namespace for namespace, found in kept.items() if _roots(found, each, bundle) != roots]
     if other:

@@ -113,10 +113,13 @@ def _agents(facts: ClusterFacts, agents: Seen[tuple[AgentPod, ...]], joining: No
 
 def _coverage(nodes: Seen[frozenset[str]] | None, agents: tuple[AgentPod, ...]) -> Finding:
     ready = {each.node for each in agents if each.is_ready}
+    look = "look at the agents' pods there, and at taints that keep them away"
     if nodes is None or isinstance(nodes, CitadelError):
+        if not ready:
+            return warning(Subject.AGENTS, f"none of {len(agents)} is ready", look)
         return good(Subject.AGENTS, f"ready on {len(ready)} nodes; how many there are is not looked at")
     lacking = nodes - ready
     if lacking:
         found = f"none is ready on {len(lacking)} of {len(nodes)} nodes: {shown(set(lacking))}"
-        return warning(Subject.AGENTS, found, "look at the agents' pods there, and at taints that keep them away")
+        return warning(Subject.AGENTS, found, look)
     return good(Subject.AGENTS, f"ready on all {len(nodes)} nodes")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ca.kubernetes.check.access import kind_findings, permission_findings, reach_findings, who_asks
-from ca.kubernetes.check.facts import ClusterFacts
+from ca.kubernetes.check.facts import ClusterFacts, Seen, ServerFacts
 from ca.kubernetes.check.maps import map_findings
 from ca.kubernetes.check.objects import agent_findings, namespace_findings
+from ca.kubernetes.check.server import server_findings
 from ca.kubernetes.check.subject import Subject
 from ca.kubernetes.settings import ClusterSettings
-from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError, Reason
 from citadel.finding import Finding, bad
 
@@ -20,11 +20,11 @@ def findings(
     cluster: ClusterSettings,
     *,
     account: str | None = None,
-    bundle: TrustBundle | CitadelError | None = None,
+    server: Seen[ServerFacts] | None = None,
 ) -> Sequence[Finding]:
     """About one cluster, in the order in which to read them.
 
-    `account` is whose permissions were asked for, where not the caller's own; `bundle` is that of the server.
+    `account` is whose permissions were asked for, where not the caller's own; `server` is the one that runs.
     """
     found = [*reach_findings(facts)]
     if isinstance(facts.version, CitadelError) or facts.kinds is None:
@@ -34,7 +34,8 @@ def findings(
     found += permission_findings(facts.allowed, cluster, facts.kinds, who=who)
     found += namespace_findings(facts, cluster)
     found += agent_findings(facts, cluster)
-    found += map_findings(facts, cluster, bundle)
+    found += map_findings(facts, cluster, server.bundle if isinstance(server, ServerFacts) else None)
+    found += server_findings(server, cluster)
     return found
 
 

@@ -21,3 +21,4 @@ class Subject(StrEnum):
     AGENTS = "agents"
     CONFIG_MAP = "ConfigMap"
     WRITERS = "who else writes"
+    SERVER = "server"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ca.kubernetes.check.facts import Caller, ClusterFacts, Kept, Version
+from ca.kubernetes.check.facts import Caller, ClusterFacts, Kept, ServerFacts, Version, Worked
 from ca.kubernetes.check.rules import findings, twins
 from ca.kubernetes.permissions import grants, server_permissions
 from ca.kubernetes.settings import ClusterSettings
@@ -39,10 +39,15 @@ def facts(its: ClusterSettings, **given: Any) -> ClusterFacts:
     return ClusterFacts(**{**fit, **given})
 
 
-def not_good(its: ClusterSettings, seen: ClusterFacts, bundle: TrustBundle | None = None) -> list[tuple[str, str]]:
-    return [
-        (each.grade.value, each.found) for each in findings(seen, its, bundle=bundle) if each.grade is not Grade.GOOD
-    ]
+def not_good(
+    its: ClusterSettings, seen: ClusterFacts, bundle: TrustBundle | None = None, *worked: Worked
+) -> list[tuple[str, str]]:
+    """Where `bundle` is given a server trusts that; without `worked` it knows the cluster, and all is well."""
+    server = None
+    if bundle is not None:
+        server = ServerFacts(bundle=bundle, clusters=dict.fromkeys(["main"], *worked or (Worked(),)))
+    found = findings(seen, its, server=server)
+    return [(each.grade.value, each.found) for each in found if each.grade is not Grade.GOOD]
 
 
 @pytest.mark.parametrize(
@@ -123,3 +128,26 @@ def test_two_clusters_with_the_same_keys_for_tokens_are_one() -> None:
     found: Mapping[str, Finding] = twins({name: facts(its, issuer_keys=each) for name, each in keys.items()})
     assert list(found) == ["third"]
     assert found["third"].found == "third and first are one: tokens of one are good for the other"
+
+
+@pytest.mark.parametrize(
+    ("worked", "expected"),
+    [
+        (Worked(admitted=2, entries=2), []),
+        (
+            Worked(admitted=3, entries=2, problems=1, shown=("shop/web-1: its name is too long",)),
+            [("warning", "1 of 3 pods have no entry, or not all of one: shop/web-1: its name is too long")],
+        ),
+        (Worked(admitted=3, entries=2), [("warning", "2 entries for 3 pods that are to have one")]),
+        (Worked(trouble=Unavailable(Reason.KUBERNETES_DENIED, "list pods")), [("bad", "list pods")]),
+    ],
+)
+def test_how_the_server_that_runs_fares_is_told(worked: Worked, expected: list[tuple[str, str]]) -> None:
+    its = cluster(workloads={})
+    assert not_good(its, facts(its), OURS, worked) == expected
+
+
+def test_a_server_that_runs_with_other_settings_is_told() -> None:
+    its = cluster(workloads={})
+    found = findings(facts(its), its, server=ServerFacts(bundle=OURS, clusters={}))
+    assert [each.found for each in found if each.grade is Grade.WARNING] == ["the one that runs knows no cluster main"]
