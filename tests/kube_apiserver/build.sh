@@ -11,6 +11,10 @@ mkdir -p "$folder"
 exec 9>"$folder/lock"
 flock 9
 if [[ ! -x "$binary" && "${1:-}" != --find ]]; then
+    if ! command -v go >/dev/null; then
+        echo "no go on the PATH, which builds the API server of Kubernetes for tests: https://go.dev/dl/, any since 1.21" >&2
+        exit 1
+    fi
     # Renamed at the end: one that is there is whole.
     go build -trimpath -ldflags='-s -w' -o "$binary.new" . 9>&-
     mv "$binary.new" "$binary"
