@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from citadel.errors import CitadelError, FailedPrecondition, NotFound, Reason
-from citadel.kubernetes.ports import KubeObject, Listed, WatchEvent
+from citadel.kubernetes.ports import Each, KubeObject, Listed, WatchEvent, as_it_is
 
 _SUBRESOURCES = frozenset({"status", "approval"})
 
@@ -35,10 +35,10 @@ class FakeKubernetes:
         self._called("get", path)
         return self._found(path)
 
-    async def list(self, path: str, *, labels: str = "", fields: str = "") -> Listed:
+    async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
         del labels, fields
         self._called("list", path)
-        items = tuple(found for at, found in self.objects.items() if _is_in(path, at))
+        items = tuple(each(found) for at, found in self.objects.items() if _is_in(path, at))
         return Listed(items=items, resource_version=str(self.version))
 
     async def create(self, path: str, body: KubeObject) -> KubeObject:

@@ -12,8 +12,10 @@ import aiohttp
 from aiohttp.http_exceptions import LineTooLong
 
 from citadel.errors import FailedPrecondition, NotFound, Reason, Unavailable
-from citadel.kubernetes.ports import ApiUnavailable, WatchEvent, WatchExpired
+from citadel.kubernetes.ports import ApiUnavailable, Each, WatchEvent, WatchExpired
 
+_DECODER: Final = json.JSONDecoder()
+_ITEMS: Final = '"items":['  # as API servers write it; what stands before, the list's metadata, never has this
 _MOST_SHOWN: Final = 300  # characters of an answer that are repeated in a refusal
 _LONG: Final = re.compile(r"[\w+/=.-]{40,}")  # as tokens and keys are
 _MOST_RETRY_AFTER: Final = timedelta(minutes=5)
@@ -67,14 +69,37 @@ def _glimpse(text: str) -> str:
     return f": {_LONG.sub('…', text)[:_MOST_SHOWN]!r}"
 
 
+def page_of(text: str, path: str, each: Each) -> tuple[list[Any], dict[str, Any]]:
+    """What `each` makes of the objects of a list, and the list's own metadata.
+
+    They are read one by one: all at once they take several times the memory of the text, and much of it for good.
+    """
+    start = text.find(_ITEMS) + len(_ITEMS)
+    if start < len(_ITEMS):
+        return _whole_page_of(text, path, each)
+    found, at = [], start
+    try:
+        while text[at] != "]":
+            item, at = _DECODER.raw_decode(text, at + (text[at] == ","))
+            if isinstance(item, dict):
+                found.append(each(without_managers(item)))
+    except (ValueError, IndexError):
+        return _whole_page_of(text, path, each)
+    return found, dict_of(object_of(text[:start] + text[at:], path).get("metadata"))
+
+
+def _whole_page_of(text: str, path: str, each: Each) -> tuple[list[Any], dict[str, Any]]:
+    """The same of JSON in any form. What has no items is no list: an empty one would take everything away."""
+    page = object_of(text, path)
+    items = [] if page.get("items", 0) is None else page.get("items")  # null is how none are written as well
+    if not isinstance(items, list):
+        raise ApiUnavailable(f"what answers at {path} is no API server{_glimpse(text)}")
+    return [each(without_managers(item)) for item in items if isinstance(item, dict)], dict_of(page.get("metadata"))
+
+
 def dict_of(found: object) -> dict[str, Any]:
     """An empty one for what is none."""
     return found if isinstance(found, dict) else {}
-
-
-def dicts_of(found: object) -> list[dict[str, Any]]:
-    """Those in a list, without what is none."""
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def without_managers(found: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
@@ -14,17 +14,17 @@ from kubernetes.aio.config import ConfigException
 
 from citadel.errors import InvalidArgument, NotFound, Reason, Unavailable
 from citadel.kubernetes.access import api_client
-from citadel.kubernetes.answers import (
-    dict_of,
-    dicts_of,
-    events_of,
-    object_of,
-    refused,
-    text_of,
-    without_managers,
-    words_of,
+from citadel.kubernetes.answers import events_of, object_of, page_of, refused, text_of, words_of
+from citadel.kubernetes.ports import (
+    FIELD_MANAGER,
+    ApiUnavailable,
+    Each,
+    KubeObject,
+    Listed,
+    WatchEvent,
+    WatchExpired,
+    as_it_is,
 )
-from citadel.kubernetes.ports import FIELD_MANAGER, ApiUnavailable, KubeObject, Listed, WatchEvent, WatchExpired
 from citadel.kubernetes.settings import ApiServerSettings
 
 _PAGE: Final = 500  # objects of a list that are read at once, as client-go's reflectors do
@@ -67,19 +67,20 @@ class KubernetesClient:
     async def get(self, path: str) -> KubeObject:
         return await self._call("GET", path)
 
-    async def list(self, path: str, *, labels: str = "", fields: str = "") -> Listed:
+    async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
         query = _selectors(labels, fields)
+        if fields:  # few are meant: API servers know the pods of a node, but for a page of them they read all pods
+            return await self._pages(path, query, each)
         try:
-            return await self._pages(path, {"limit": str(_PAGE), **query})
+            return await self._pages(path, {"limit": str(_PAGE), **query}, each)
         except WatchExpired:  # a page could not be read in time, and the next one of this list is there no more
-            return await self._pages(path, query)
+            return await self._pages(path, query, each)
 
-    async def _pages(self, path: str, query: dict[str, str]) -> Listed:
-        items: list[KubeObject] = []
+    async def _pages(self, path: str, query: dict[str, str], each: Each) -> Listed:
+        items: list[Any] = []
         while True:
-            page = await self._call("GET", path, query=query)
-            items.extend(map(without_managers, dicts_of(page.get("items"))))
-            meta = dict_of(page.get("metadata"))
+            found, meta = page_of(await self._text("GET", path, query=query), path, each)
+            items += found
             if not (more := meta.get("continue")):
                 return Listed(items=tuple(items), resource_version=str(meta.get("resourceVersion", "")))
             query["continue"] = str(more)
@@ -117,7 +118,10 @@ class KubernetesClient:
         finally:
             _cut(response)
 
-    async def _call(
+    async def _call(self, method: str, path: str, **more: Any) -> KubeObject:
+        return object_of(await self._text(method, path, **more), path)
+
+    async def _text(
         self,
         method: str,
         path: str,
@@ -125,7 +129,7 @@ class KubernetesClient:
         query: Mapping[str, str] | None = None,
         body: KubeObject | None = None,
         content_type: str = _JSON,
-    ) -> KubeObject:
+    ) -> str:
         response = await self._send(method, path, query=query, body=body, content_type=content_type)
         try:
             text = await text_of(response)
@@ -133,7 +137,7 @@ class KubernetesClient:
             response.release()
         if response.status >= 400:
             refused(response, text, method, path)
-        return object_of(text, path)
+        return text
 
     async def _send(
         self,

@@ -105,12 +105,12 @@ class Informer(Generic[_Kept]):
             await self._rest(trouble)
 
     async def _list(self) -> None:
-        listed = await self._api.list(self._path, labels=self._labels, fields=self._fields)
-        found = {key: each for each in listed.items if (key := _key(each))}
+        listed = await self._api.list(self._path, labels=self._labels, fields=self._fields, each=self._read)
+        found = dict(each for each in listed.items if each[0])
         for key in self._kept.keys() - found.keys():
             self._take(key, None)
         for key, each in found.items():
-            self._take_object(key, each)
+            self._take(key, each)
         self._version = listed.resource_version
         self._has_worked()
         self._synced.set()
@@ -122,20 +122,20 @@ class Informer(Generic[_Kept]):
             self._opened = self._clock.monotonic()
             self._has_worked()
             async for event in events:
-                key = _key(event.object)
-                if event.kind == "DELETED" and key:
-                    self._take(key, None)
-                elif event.kind in ("ADDED", "MODIFIED") and key:
-                    self._take_object(key, event.object)
+                if event.kind == "DELETED":
+                    self._take(_key(event.object), None)
+                elif event.kind in ("ADDED", "MODIFIED"):
+                    self._take(*self._read(event.object))
                 self._version = _text(event.object, "resourceVersion") or self._version
 
-    def _take_object(self, key: str, found: KubeObject) -> None:
+    def _read(self, found: KubeObject) -> tuple[str, _Kept | None]:
+        """Its key, empty for what is none, and what is kept of it; what was before, where it cannot be read."""
+        key = _key(found)
         try:
-            after = self._keep(found)
-        except Exception:  # noqa: BLE001 - one object must not stop the others, and what was kept of it stays
+            return key, self._keep(found) if key else None
+        except Exception:  # noqa: BLE001 - one object must not stop the others
             _log.exception("an object cannot be read", path=self._path, key=key)
-        else:
-            self._take(key, after)
+            return key, self._kept.get(key)
 
     def _take(self, key: str, after: _Kept | None) -> None:
         before = self._kept.get(key)

@@ -11,7 +11,7 @@ from typing import Final
 
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
-from citadel.kubernetes.ports import KubeObject, KubernetesApi, Listed, WatchEvent, WatchExpired
+from citadel.kubernetes.ports import Each, KubeObject, KubernetesApi, Listed, WatchEvent, WatchExpired, as_it_is
 
 # What is wrong with all calls; the next one that is answered shows that it is over.
 _OF_ALL: Final = frozenset(
@@ -91,9 +91,9 @@ class ObservedApi:
         with self.calls.one(kind_of("get", path)):
             return await self._api.get(path)
 
-    async def list(self, path: str, *, labels: str = "", fields: str = "") -> Listed:
+    async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
         with self.calls.one(kind_of("list", path)):
-            return await self._api.list(path, labels=labels, fields=fields)
+            return await self._api.list(path, labels=labels, fields=fields, each=each)
 
     async def create(self, path: str, body: KubeObject) -> KubeObject:
         with self.calls.one(kind_of("create", path)):

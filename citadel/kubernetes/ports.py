@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +14,15 @@ FIELD_MANAGER: Final = "citadel"  # who writes, as the objects themselves say it
 
 # An object as the API server writes it in JSON. Only what a room parses at its border goes further.
 KubeObject: TypeAlias = Mapping[str, Any]
+
+
+# What is wanted of an object of a list, made before the next page is read: all of them whole take much memory.
+Each: TypeAlias = Callable[[KubeObject], Any]
+
+
+def as_it_is(found: KubeObject) -> KubeObject:
+    """The whole object."""
+    return found
 
 
 class ApiUnavailable(Unavailable):
@@ -35,7 +44,7 @@ class WatchExpired(Unavailable):
 class Listed:
     """What a list answered, all pages, and the version to watch from."""
 
-    items: tuple[KubeObject, ...]
+    items: tuple[Any, ...]
     resource_version: str
 
 
@@ -61,8 +70,8 @@ class KubernetesApi(Protocol):
         """The object at `path`."""
         ...
 
-    async def list(self, path: str, *, labels: str = "", fields: str = "") -> Listed:
-        """All objects of a collection that the selectors fit, read in pages."""
+    async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
+        """All objects of a collection that the selectors fit, read in pages: what `each` makes of them."""
         ...
 
     async def create(self, path: str, body: KubeObject) -> KubeObject:

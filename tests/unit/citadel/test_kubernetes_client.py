@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -51,6 +52,36 @@ async def test_a_list_is_read_in_pages_without_what_nobody_needs(tmp_path: Path)
         assert listed.resource_version == "8"
         assert all("fieldSelector=spec.nodeName%3Dn1" in path for path in api.paths)
         assert "continue=more" in api.paths[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"items":[%s,%s],"metadata":{"resourceVersion":"8"}}',
+        '{"metadata":{"resourceVersion":"8"},"items":[%s,%s]}\n',
+        '{"metadata":{"resourceVersion":"8"}, "items" : [ %s , %s ] }',
+        '{"metadata":{"resourceVersion":"8"},"items":[ %s, %s]}',
+        '{"items":[null,%s,7,%s,[],"a"],"metadata":{"resourceVersion":"8"}}',
+    ],
+)
+async def test_a_list_may_be_written_in_any_form_of_json(tmp_path: Path, text: str) -> None:
+    body = (text % (json.dumps(thing("a", 1, items='"items":[')), json.dumps(thing("b", 2)))).encode()
+    response = [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body]
+    async with scripted_api(tmp_path, response) as api, connected(api.kubeconfig()) as client:
+        listed = await client.list(THINGS, each=lambda each: each["metadata"]["name"])
+    assert (listed.items, listed.resource_version) == (("a", "b"), "8")
+
+
+async def test_a_list_without_objects_is_empty_and_no_list_is_none(tmp_path: Path) -> None:
+    """Taken for an empty one it would take everything away."""
+    async with scripted_api(tmp_path) as api, connected(api.kubeconfig()) as client:
+        for empty in ({"items": []}, {"items": None}):
+            api.last = answer(200, {**empty, "metadata": {}})
+            assert (await client.list(THINGS)).items == ()
+        for odd in ({}, {"metadata": {}}, {"items": {}}, {"items": "a"}, {"items": 7}):
+            api.last = answer(200, odd)
+            with pytest.raises(ApiUnavailable):
+                await client.list(THINGS)
 
 
 async def test_a_list_of_five_thousand_whose_next_page_is_gone_is_read_anew_as_a_whole(tmp_path: Path) -> None:

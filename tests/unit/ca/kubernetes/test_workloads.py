@@ -27,7 +27,7 @@ from ca.store.schema import audit
 from citadel.entry import Entry
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.kubernetes.informer import Informer
-from citadel.kubernetes.ports import ApiUnavailable, Listed
+from citadel.kubernetes.ports import ApiUnavailable, Each, Listed, as_it_is
 from citadel.spiffe import SpiffeId, TrustDomain
 from tests.clock import FakeClock
 from tests.kube_fake import FakeKubernetes
@@ -174,10 +174,10 @@ class HiddenServices(FakeKubernetes):
 
     hidden = False
 
-    async def list(self, path: str, *, labels: str = "", fields: str = "") -> Listed:
+    async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
         if self.hidden and path == SERVICES:
             raise Unavailable(Reason.KUBERNETES_DENIED, "services may not be listed")
-        return await super().list(path, labels=labels, fields=fields)
+        return await super().list(path, labels=labels, fields=fields, each=each)
 
 
 class Cluster:
