@@ -13,8 +13,19 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from prometheus_client import CollectorRegistry
 
 from citadel._wire import agent_local_pb2, agent_local_pb2_grpc
+from citadel.clock import SystemClock
+from citadel.kubernetes.client import kubernetes_client
+from citadel.kubernetes.observed import ObservedApi
+from citadel.kubernetes.settings import ApiServerSettings
+from citadel.peer import Caller, PeerCredentials
+from citadel.selector import Selector
+from sds.attest.kubernetes.attestor import KubernetesAttestor
+from sds.attest.kubernetes.metrics import Waits
+from sds.attest.kubernetes.pods import NodePods
+from sds.serve.callers import Attestation
 from tests.agents import running_agent, sds_stream
 from tests.kube_api import KubernetesServer
 from tests.kube_cgroups import ANOTHER, CONTAINER, OTHER, sliced, v2, write
@@ -164,6 +175,68 @@ async def test_without_the_api_server_known_pods_stay_and_new_ones_wait(
             node.wire.mend()
             assert (await proxy.next()).resources
         assert await node.identities() == [f"{domain}/new"]
+
+
+async def test_a_thousand_callers_of_250_new_pods_cost_no_call(kubernetes: KubernetesServer, tmp_path: Path) -> None:
+    """Beside the list and the watch by which their pods were told."""
+    name = "burst"
+    await asyncio.to_thread(kubernetes.namespace, name)
+    await asyncio.to_thread(kubernetes.account, name, "default")
+    client = await kubernetes_client(ApiServerSettings(kubeconfig=kubernetes.kubeconfig(tmp_path / "kubeconfig")))
+    api = ObservedApi(client, clock=SystemClock())
+    async with attesting_by(api, name, tmp_path / "proc") as (pods, attestor):
+        making = [asyncio.to_thread(kubernetes.pod, name, f"p{number}", node=name) for number in range(250)]
+        uids = [made["metadata"]["uid"] for made in await asyncio.gather(*making)]
+        before = _reads_of_pods(kubernetes)
+        callers = [caller(pid) for pid in range(10_000, 11_000)]
+        for number, each in enumerate(callers):
+            write(tmp_path / "proc", each.credentials.pid, v2(f"{sliced(uids[number % 250])}/{CONTAINER}"))
+        looking = [attestor.attest(each, want_sha256=False) for each in callers]
+        seen = await asyncio.wait_for(asyncio.gather(*looking), 30)
+        for number, found in enumerate(seen):
+            assert Selector("k8s", f"pod-uid:{uids[number % 250]}") in found.selectors
+            callers[number].close()
+        assert len(pods) == 250
+        assert sum(api.calls.ended.values()) <= 2
+        assert _reads_of_pods(kubernetes) == before
+    await client.close()
+
+
+class Others:
+    """Sees nothing of processes."""
+
+    async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
+        del caller, want_sha256
+        return Attestation(selectors=frozenset())
+
+
+@asynccontextmanager
+async def attesting_by(api: ObservedApi, node: str, proc: Path) -> AsyncIterator[tuple[NodePods, KubernetesAttestor]]:
+    """What attests on `node`, without the rest of an agent."""
+    write(proc, "self", v2("/"))
+    pods = NodePods(api, node=node, clock=SystemClock())
+    waits = Waits(CollectorRegistry(), clock=SystemClock())
+    attestor = KubernetesAttestor(others=Others(), pods=pods, waits=waits, wait=20, proc=proc)
+    running = asyncio.create_task(pods.run())
+    try:
+        yield pods, attestor
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        attestor.close()
+
+
+def caller(pid: int) -> Caller:
+    """A caller whose number is made up and whose process lives: this one."""
+    return Caller(PeerCredentials(pid, 0, 0), os.pidfd_open(os.getpid()))
+
+
+def _reads_of_pods(kubernetes: KubernetesServer) -> float:
+    """How often the API server was asked for pods, by its own count."""
+    with kubernetes.admin as client:
+        lines = client.get("/metrics").text.splitlines()
+    mine = [line for line in lines if line.startswith("apiserver_request_total{") and 'resource="pods"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in mine if 'verb="GET"' in line or 'verb="LIST"' in line)
 
 
 async def explain(node: Node) -> agent_local_pb2.ProcessExplanation:

@@ -58,6 +58,11 @@ REFUSED = replace(BARE, refusal_reason="entry_expired", refusal="too late", next
         ),
         (replace(GOOD, entries=(NEAR,), is_complete=False), "looked at again", "selectors"),
         (
+            replace(GOOD, entries=(NEAR,), is_complete=False, unseen="the caller's pod is not known"),
+            "no entry matches what is seen, and the caller's pod is not known",
+            "pod_unseen",
+        ),
+        (
             replace(GOOD, executable="", entries=(missing("/x", "unix:path:/bin/x"),)),
             "may not read which file",
             "CAP_SYS_PTRACE",
@@ -109,4 +114,14 @@ def test_each_selector_that_is_missed_stands_beside_what_was_seen_instead() -> N
     assert misses(wanted, SEEN) == (
         Miss(Selector("unix", "uid:1"), Selector("unix", "uid:1000")),
         Miss(Selector("unix", "user:web"), None),
+    )
+
+
+def test_a_label_is_missed_beside_the_same_label_of_another_value() -> None:
+    """A pod has many: one of another name says nothing of it."""
+    seen = selectors("k8s:pod-label:app:db", "k8s:pod-label:tier:back", "k8s:ns:shop")
+    wanted = entry("/web", "k8s:pod-label:app:web", "k8s:pod-label:zone:a")
+    assert misses(wanted, seen) == (
+        Miss(Selector("k8s", "pod-label:app:web"), Selector("k8s", "pod-label:app:db")),
+        Miss(Selector("k8s", "pod-label:zone:a"), None),
     )
