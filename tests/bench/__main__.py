@@ -25,6 +25,7 @@ from tests.bench.authorizing import authorizing
 from tests.bench.effort import FULL, QUICK, Effort
 from tests.bench.federation import federation
 from tests.bench.issuing import ledger_cost, small_calls, throughput
+from tests.bench.istio import istio
 from tests.bench.machine import Cores
 from tests.bench.memory import server_memory
 from tests.bench.push import entry_to_secret
@@ -99,6 +100,7 @@ _SECTIONS: Final[dict[str, Section]] = {
     "federation": federation,
     "shared_root": shared_root,
     "vault": vault,
+    "istio": istio,
     "rotation": rotation,
 }
 

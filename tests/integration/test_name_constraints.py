@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from citadel.name_constraints import forbidding, is_refused_by_envoy
 from citadel.spiffe import SpiffeId, TrustDomain
-from cli.demo import envoy
-from cli.demo.processes import Child
 from tests.certificates import Signed, excluded, intermediate, leaf, permitted, root
 from tests.clusters.intruder import let_in
-from tests.integration.meshes import until
+from tests.envoy_doors import TLS, door, running_envoy
 from tests.ports import free_port
 
 pytestmark = pytest.mark.integration
 
-_TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 _NOW: Final = datetime.now(UTC)
 _VALID: Final[dict[str, Any]] = {"not_before": _NOW - timedelta(minutes=5), "not_after": _NOW + timedelta(days=1)}
 # Constraints of the authority, the identity that it signs, and whether a proxy that has its root is to take that.
@@ -49,11 +43,11 @@ CASES: Final[Sequence[tuple[tuple[x509.ExtensionType, bool] | None, str, bool]]]
 @pytest.fixture
 async def doors(tmp_path: Path) -> AsyncIterator[tuple[Signed, list[int]]]:
     """A root, and the ports of an Envoy that trusts it: by a plain `trusted_ca`, and by the SPIFFE validator."""
-    top, ports, admin = root("shared", uri=None, **_VALID), [free_port(), free_port()], free_port()
+    top, ports = root("shared", uri=None, **_VALID), [free_port(), free_port()]
     pem = {"inline_string": top.pem.decode()}
     domains = sorted({SpiffeId.parse(uri).trust_domain.name for _, uri, _ in CASES})
     spiffe = {
-        "@type": f"{_TLS}.SPIFFECertValidatorConfig",
+        "@type": f"{TLS}.SPIFFECertValidatorConfig",
         "trust_domains": [{"name": name, "trust_bundle": pem} for name in domains],
     }
     contexts = [
@@ -61,47 +55,9 @@ async def doors(tmp_path: Path) -> AsyncIterator[tuple[Signed, list[int]]]:
         {"custom_validator_config": {"name": "envoy.tls.cert_validator.spiffe", "typed_config": spiffe}},
     ]
     own = leaf(top, "spiffe://a.test/server", **_VALID)
-    listeners = [_listener(port, own, context) for port, context in zip(ports, contexts, strict=True)]
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": admin}}
-    bootstrap = {"admin": {"address": address}, "static_resources": {"listeners": listeners}}
-    file = tmp_path / "envoy.json"
-    file.write_text(json.dumps(bootstrap))
-    command = [envoy.find_binary(), "-c", file, "--disable-hot-restart", "--concurrency", "1", "-l", "error"]
-    child = await Child.start("envoy", command, log=tmp_path / "envoy.log")
-    async with httpx.AsyncClient(trust_env=False) as client:
-        try:
-            await until("Envoy serves", envoy.EnvoyAdmin(client, admin).is_live, seconds=10)
-            yield top, ports
-        finally:
-            await child.stop()
-
-
-def _listener(port: int, own: Signed, validation: dict[str, Any]) -> dict[str, Any]:
-    key = own.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    certificate = {"certificate_chain": {"inline_string": own.pem.decode()}, "private_key": {"inline_string": key}}
-    http = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-    router = {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}
-    routes = [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]
-    manager = {
-        "@type": f"type.googleapis.com/{http}",
-        "stat_prefix": "in",
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-    }
-    tls = {
-        "@type": f"{_TLS}.DownstreamTlsContext",
-        "require_client_certificate": True,
-        "common_tls_context": {"tls_certificates": [certificate], "validation_context": validation},
-    }
-    return {
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-        "filter_chains": [
-            {
-                "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}],
-                "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls},
-            }
-        ],
-    }
+    listeners = [door(port, own.key, own.pem.decode(), context) for port, context in zip(ports, contexts, strict=True)]
+    async with running_envoy(tmp_path, listeners):
+        yield top, ports
 
 
 async def test_envoy_takes_what_constraints_permit_and_trust_verify_says_the_same(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from grpc import aio
 
-from tests.istio_proxy import create_certificate
+from tests.envoy_doors import door as envoy_door
+from tests.envoy_doors import running_envoy
+from tests.istio_proxy import Secrets, create_certificate
 from tests.kube_api import ISSUER, KubernetesServer, running_kubernetes
+from tests.ports import free_port
 from tests.servers import Server, reason_of, refusal, running_server, server_settings
 
 UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE
@@ -80,6 +86,40 @@ async def test_a_proxy_is_who_its_token_says_and_nobody_else(mesh: KubernetesSer
     mesh.account("default", "outside")
     outside = mesh.token("default", "outside", audience=AUDIENCE)
     assert await refusal(create_certificate(channel, outside)) == (UNAUTHENTICATED, "k8s_account_not_allowed")
+
+
+@pytest.mark.integration
+async def test_two_proxies_speak_mutual_tls_with_what_they_make_of_their_answers(
+    mesh: KubernetesServer, server: Server, tmp_path: Path
+) -> None:
+    web, db = [await create_certificate(door(server), token_of(mesh, "istio-shop", name)) for name in ("web", "db")]
+    port = free_port()
+    san = {"san_type": "URI", "matcher": {"exact": db.identity}}
+    validation = {"trusted_ca": {"inline_string": web.roots_pem}, "match_typed_subject_alt_names": [san]}
+    async with running_envoy(tmp_path, [envoy_door(port, web.key, web.chain_pem, validation)]):
+        peer = await asyncio.to_thread(handshake, port, db, tmp_path)
+        assert peer == web.identity
+        with pytest.raises(OSError, match=r"alert|reset|EOF"):
+            await asyncio.to_thread(handshake, port, web, tmp_path)  # good, and not whom it waits for
+
+
+def handshake(port: int, secrets: Secrets, folder: Path) -> str:
+    """Ask an Envoy something as this proxy; its identity, verified by the proxy's roots alone."""
+    chain = folder / "chain.pem"
+    chain.write_text(secrets.chain_pem)
+    key = folder / "key.pem"
+    key.write_bytes(secrets.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # it has an identity and no name
+    context.load_verify_locations(cadata=secrets.roots_pem)
+    context.load_cert_chain(chain, key)
+    with socket.create_connection(("127.0.0.1", port), 10) as plain, context.wrap_socket(plain) as tls:
+        tls.sendall(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
+        answer = tls.recv(100)
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise OSError("EOF")
+        names: Any = (tls.getpeercert() or {}).get("subjectAltName", ())
+        return str(dict(names)["URI"])
 
 
 async def test_the_token_of_a_deleted_pod_is_refused_though_the_api_server_still_takes_it(

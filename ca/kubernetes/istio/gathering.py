@@ -1,4 +1,4 @@
-"""Proxies ask one by one, and are signed for together: what one costs is mostly what a batch costs."""
+"""Proxies ask one by one, and are signed for together: a batch costs little more than its signatures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from ca.issuance.press import IssuedSvid
 from ca.issuance.proven import ProvenRequest
 from citadel.errors import CitadelError
 
-_MOST: Final = 64
+_MOST: Final = 64  # in a batch
+_ENOUGH: Final = 32  # wait for no batch that is under way, as long as there are not
+_UNDER_WAY: Final = 4  # already
 
 _Waiting: TypeAlias = tuple[ProvenRequest, "asyncio.Future[IssuedSvid]"]
 
@@ -24,28 +26,28 @@ class Issuer(Protocol):
 
 
 class Gathering:
-    """Requests that came in the same turn of the loop go in one batch of at most 64."""
+    """While batches are under way, those that come next go together, at most 64 of them."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
         self._waiting: list[_Waiting] = []
-        self._batches: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[None]] = set()
 
     async def issue(self, request: ProvenRequest) -> IssuedSvid:
         """The certificate. Raises what refuses this one, or the batch."""
         done: asyncio.Future[IssuedSvid] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, done))
-        if len(self._waiting) == 1:
-            batch = asyncio.create_task(self._next(), name="certificates of proxies")
-            self._batches.add(batch)
-            batch.add_done_callback(self._batches.discard)
+        if not self._working or (len(self._waiting) >= _ENOUGH and len(self._working) < _UNDER_WAY):
+            worker = asyncio.create_task(self._work(), name="certificates of proxies")
+            self._working.add(worker)
+            worker.add_done_callback(self._working.discard)
         return await done
 
-    async def _next(self) -> None:
-        await asyncio.sleep(0)
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), _MOST):
-            await self._sign([each for each in waiting[start : start + _MOST] if not each[1].done()])
+    async def _work(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+            if batch := [each for each in batch if not each[1].done()]:  # the others are not waited for any more
+                await self._sign(batch)
 
     async def _sign(self, batch: Sequence[_Waiting]) -> None:
         outcomes: Sequence[IssuedSvid | BaseException]
@@ -58,7 +60,7 @@ class Gathering:
                 done.cancel()
             raise
         for (_, done), outcome in zip(batch, outcomes, strict=True):
-            if done.done():  # nobody waits any more
+            if done.done():
                 continue
             if isinstance(outcome, IssuedSvid):
                 done.set_result(outcome)

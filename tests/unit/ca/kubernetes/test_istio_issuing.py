@@ -51,29 +51,37 @@ def named(number: int) -> ProvenRequest:
     return asked(spiffe_id=SpiffeId(A_TEST, f"/ns/shop/sa/a{number}"), charged_to=number)
 
 
-async def test_those_that_come_together_are_signed_together_and_each_gets_its_own() -> None:
+async def test_those_that_come_while_a_batch_is_under_way_are_signed_together_and_each_gets_its_own() -> None:
     issuer = Recording()
     gathering = Gathering(issuer)
-    wanted = [named(number) for number in range(70)]
+    wanted = [named(number) for number in range(30)]
     svids = await asyncio.gather(*map(gathering.issue, wanted))
     assert [svid.spiffe_id for svid in svids] == [each.spiffe_id for each in wanted]
-    assert issuer.batches == [64, 6]
-    assert len(issuer.desk.ledger.rows) == 70
-
-
-async def test_a_batch_does_not_wait_for_the_one_before() -> None:
-    issuer = Recording()
-    gathering, answered = Gathering(issuer), asyncio.Event()
     issuer.gate.clear()
-    first = asyncio.create_task(gathering.issue(named(1)))
-    while not issuer.batches:
+    first = asyncio.create_task(gathering.issue(named(30)))
+    while sum(issuer.batches) < 31:
         await asyncio.sleep(0)
-    second = asyncio.create_task(gathering.issue(named(2)))
-    second.add_done_callback(lambda _: answered.set())
-    while len(issuer.batches) < 2:
-        await asyncio.sleep(0)
+    later = [asyncio.create_task(gathering.issue(named(number))) for number in range(31, 41)]
+    await asyncio.sleep(0)
     issuer.gate.set()
-    assert {(await first).spiffe_id, (await second).spiffe_id} == {named(1).spiffe_id, named(2).spiffe_id}
+    assert [(await each).spiffe_id for each in (first, *later)] == [named(n).spiffe_id for n in range(30, 41)]
+    assert issuer.batches == [30, 1, 10]
+    assert len(issuer.desk.ledger.rows) == 41
+
+
+async def test_many_do_not_wait_for_a_batch_that_takes_its_time_and_none_is_too_large() -> None:
+    issuer = Recording()
+    gathering = Gathering(issuer)
+    issuer.gate.clear()
+    calls = []
+    for number in range(300):
+        calls.append(asyncio.create_task(gathering.issue(named(number))))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert len(issuer.batches) == 4
+    issuer.gate.set()
+    assert len(await asyncio.gather(*calls)) == 300
+    assert max(issuer.batches) <= 64
 
 
 async def test_a_refusal_is_one_callers_alone_and_a_failure_everybodys() -> None:
