@@ -66,7 +66,6 @@ def istio_door(settings: ServerSettings, core: ServerCore) -> IstioDoor:
         if (istio := cluster.settings.istio) is not None
     ]
     service = IstioCertificateService(
-        trust_domain=settings.trust_domain,
         clusters=IstioClusters(clusters),
         issuing=Gathering(core.issuer),
         answers=Answers(core.authorities.bundle),

@@ -10,16 +10,13 @@ from typing import Any, Final
 
 from ca.api.refusals import ProvenCallers
 from ca.kubernetes.istio.asked import Asked
-from ca.kubernetes.istio.callers import identity_of
 from ca.kubernetes.istio.chain import Answers
 from ca.kubernetes.istio.clusters import IstioClusters
 from ca.kubernetes.istio.credentials import Credentials
 from ca.kubernetes.istio.gathering import Gathering
 from citadel._wire import istio_ca_pb2 as pb
 from citadel._wire import istio_ca_pb2_grpc
-from citadel.actor import Actor
 from citadel.errors import PermissionDenied, Unauthenticated
-from citadel.spiffe import TrustDomain
 from citadel.tally import Tally
 
 ISTIO_CA: Final = pb.DESCRIPTOR.services_by_name["IstioCertificateService"].full_name
@@ -31,14 +28,12 @@ class IstioCertificateService(istio_ca_pb2_grpc.IstioCertificateServiceServicer)
     def __init__(
         self,
         *,
-        trust_domain: TrustDomain,
         clusters: IstioClusters,
         issuing: Gathering,
         answers: Answers,
         proven: ProvenCallers,
         tally: Tally,
     ) -> None:
-        self._trust_domain = trust_domain
         self._clusters = clusters
         self._issuing = issuing
         self._answers = answers
@@ -49,7 +44,7 @@ class IstioCertificateService(istio_ca_pb2_grpc.IstioCertificateServiceServicer)
         credentials = Credentials.of(context.invocation_metadata() or ())
         cluster = self._clusters.of(credentials.cluster)
         account = await cluster.account(credentials.token)
-        self._proven.note(Actor.identity(identity_of(account, self._trust_domain)))
+        self._proven.note(cluster.identity(account))
         wanted = await cluster.request(account, Asked.parse(request))
         try:
             svid = await self._issuing.issue(wanted)

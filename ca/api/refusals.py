@@ -9,6 +9,7 @@ from typing import Any
 from citadel.actor import Actor, ActorKind
 from citadel.errors import CitadelError
 from citadel.rpc import ErrorBorder
+from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
 from citadel.tally import Tally
 
@@ -33,15 +34,16 @@ class ProvenCallers:
     """Who callers of a door without client certificates have proved to be, each in the task of its own call."""
 
     def __init__(self) -> None:
-        self._proven: ContextVar[Actor | None] = ContextVar("proven caller", default=None)
+        self._proven: ContextVar[SpiffeId | None] = ContextVar("proven caller", default=None)
 
-    def note(self, caller: Actor) -> None:
+    def note(self, caller: SpiffeId) -> None:
         """This call has come from `caller`."""
         self._proven.set(caller)
 
     def caller_of(self, context: Any) -> Actor:
         """Who it was, or the address of somebody who proved nothing."""
-        return self._proven.get() or address_of(context)
+        proven = self._proven.get()
+        return address_of(context) if proven is None else Actor.identity(proven)
 
 
 def identity_of(context: Any) -> Actor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,19 @@ async def test_ztunnel_gets_the_identities_of_the_pods_on_its_node_alone(
     web, unbound = token_of(mesh, "istio-shop", "web"), mesh.token("istio-mesh", "ztunnel", audience=AUDIENCE)
     assert await refusal(create_certificate(channel, web, impersonated=here)) == refused
     assert await refusal(create_certificate(channel, unbound, impersonated=here)) == refused
+    # Both names are in the audit log: who asked, and in the words for whom.
+    async with asyncio.timeout(10):
+        while len(found := refusals(server)) < 6:
+            await asyncio.sleep(0.05)
+    accounts = {f"spiffe://a.test/ns/{each}" for each in ("istio-mesh/sa/ztunnel", "istio-shop/sa/web")}
+    assert {actor for actor, _ in found} == accounts
+    assert any("istio-mesh/ztunnel" in words and "sa/db" in words for _, words in found)
+
+
+def refusals(server: Server) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(server.ledger.path)) as database:
+        query = "SELECT actor, detail FROM audit WHERE reason = 'k8s_impersonation_refused'"
+        return [(str(actor), str(detail)) for actor, detail in database.execute(query)]
 
 
 async def test_tokens_are_checked_by_the_published_keys_and_no_call_for_each(

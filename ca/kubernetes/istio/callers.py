@@ -21,13 +21,13 @@ class Tokens(Protocol):
         ...
 
 
-def identity_of(account: ProvenAccount, trust_domain: TrustDomain) -> SpiffeId:
-    """The name of all pods with this service account, as Istio writes it.
+def identity_of(namespace: str, name: str, trust_domain: TrustDomain) -> SpiffeId:
+    """The name of all pods with the service account of this name, as Istio writes it.
 
     Raises `Unauthenticated` (`k8s_account_not_allowed`) for names that no SPIFFE ID can have.
     """
     try:
-        return trust_domain.member("ns", account.namespace, "sa", account.name)
+        return trust_domain.member("ns", namespace, "sa", name)
     except CitadelError as error:
-        message = f"the service account {account.key} makes no SPIFFE ID: {error.message}"
+        message = f"the service account {namespace}/{name} makes no SPIFFE ID: {error.message}"
         raise Unauthenticated(Reason.K8S_ACCOUNT_NOT_ALLOWED, message) from error

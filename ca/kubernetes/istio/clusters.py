@@ -18,10 +18,12 @@ from ca.kubernetes.settings import IstioSettings
 from citadel.errors import Reason, Unauthenticated
 from citadel.printable import printable
 from citadel.reserved import k8s_door_id
-from citadel.spiffe import TrustDomain
+from citadel.spiffe import SpiffeId, TrustDomain
 
 _BACKDATE: Final = timedelta(minutes=2)  # as Istio's own authority does
-_NODES: Final = 10_000  # as many as there may be in a cluster, and then some
+# As many as there may be in a cluster, and then some.
+_NODES: Final = 10_000
+_ACCOUNTS: Final = 10_000
 
 
 class IstioCluster:
@@ -59,6 +61,7 @@ class IstioCluster:
             backdate=_BACKDATE,
         )
         self._door = k8s_door_id(trust_domain, name, "istio")
+        self._identity = lru_cache(_ACCOUNTS)(identity_of)
         self._door_of = lru_cache(_NODES)(lambda node: k8s_door_id(trust_domain, name, "ztunnel", node))
 
     async def account(self, token: str) -> ProvenAccount:
@@ -78,10 +81,16 @@ class IstioCluster:
             raise Unauthenticated(Reason.K8S_POD_UNKNOWN, message, fix="use the token of a running pod")
         return account
 
+    def identity(self, account: ProvenAccount) -> SpiffeId:
+        """Whose name the caller has. Raises as `identity_of`."""
+        return self._identity(account.namespace, account.name, self._trust_domain)
+
     async def _is_gone(self, pod_uid: str) -> bool:
         """Whether the pod is known not to be there: what was said of a token can be some seconds old."""
         presence = self._presence
-        return presence is not None and await presence.with_uid(pod_uid) is None and presence.is_known
+        if presence is None or presence.has(pod_uid):  # nearly all of them: no call waits for what is known
+            return False
+        return await presence.with_uid(pod_uid) is None and presence.is_known
 
     async def request(self, account: ProvenAccount, asked: Asked) -> ProvenRequest:
         """What is signed for this caller: its own identity, or that of a pod on its node.
@@ -89,7 +98,7 @@ class IstioCluster:
         Raises `InvalidArgument` (`lifetime_refused`), `Unauthenticated` and `Unavailable`.
         """
         lifetime = asked.lifetime(most=self._settings.max_lifetime)
-        identity, door = identity_of(account, self._trust_domain), self._door
+        identity, door = self.identity(account), self._door
         if asked.impersonated is not None:
             if self._impersonation is None:
                 raise Unauthenticated(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from ca.issuance.press import IssuedSvid
 from ca.issuance.proven import ProvenRequest
 from citadel.errors import CitadelError
 
-_MOST: Final = 64  # in a batch
-_ENOUGH: Final = 32  # wait for no batch that is under way, as long as there are not
-_UNDER_WAY: Final = 4  # already
+_MOST: Final = 64  # in a batch; so many wait for none that is under way
+_UNDER_WAY: Final = 4  # batches
 
 _Waiting: TypeAlias = tuple[ProvenRequest, "asyncio.Future[IssuedSvid]"]
 
@@ -26,28 +25,29 @@ class Issuer(Protocol):
 
 
 class Gathering:
-    """While batches are under way, those that come next go together, at most 64 of them."""
+    """While a batch is under way, those that come next are gathered for the one after it."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
         self._waiting: list[_Waiting] = []
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: set[asyncio.Task[Any] | None] = set()
 
     async def issue(self, request: ProvenRequest) -> IssuedSvid:
         """The certificate. Raises what refuses this one, or the batch."""
         done: asyncio.Future[IssuedSvid] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, done))
-        if not self._working or (len(self._waiting) >= _ENOUGH and len(self._working) < _UNDER_WAY):
-            worker = asyncio.create_task(self._work(), name="certificates of proxies")
-            self._working.add(worker)
-            worker.add_done_callback(self._working.discard)
+        if not self._working or (len(self._waiting) >= _MOST and len(self._working) < _UNDER_WAY):
+            self._working.add(asyncio.create_task(self._work(), name="certificates of proxies"))
         return await done
 
     async def _work(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-            if batch := [each for each in batch if not each[1].done()]:  # the others are not waited for any more
-                await self._sign(batch)
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+                if batch := [each for each in batch if not each[1].done()]:  # the others are not waited for any more
+                    await self._sign(batch)
+        finally:
+            self._working -= {asyncio.current_task()}  # in this step: who comes in the next one begins another
 
     async def _sign(self, batch: Sequence[_Waiting]) -> None:
         outcomes: Sequence[IssuedSvid | BaseException]

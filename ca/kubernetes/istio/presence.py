@@ -27,6 +27,10 @@ class Presence:
         """Whether a pod that is not found is not there, and is not only not told of."""
         return self._pods.has_synced and self._pods.trouble is None
 
+    def has(self, uid: str) -> bool:
+        """Whether this pod is there now, and has not ended."""
+        return _alive(self._pods.with_uid(uid)) is not None
+
     async def with_uid(self, uid: str) -> Pod | None:
         """The pod that has not ended, waited for a moment."""
         return await self._found(lambda: _alive(self._pods.with_uid(uid)))

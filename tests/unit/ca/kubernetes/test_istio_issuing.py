@@ -69,6 +69,13 @@ async def test_those_that_come_while_a_batch_is_under_way_are_signed_together_an
     assert len(issuer.desk.ledger.rows) == 41
 
 
+async def test_who_asks_again_at_once_is_not_forgotten() -> None:
+    gathering = Gathering(Recording())
+    async with asyncio.timeout(10):
+        for number in range(3):
+            assert (await gathering.issue(named(number))).spiffe_id == named(number).spiffe_id
+
+
 async def test_many_do_not_wait_for_a_batch_that_takes_its_time_and_none_is_too_large() -> None:
     issuer = Recording()
     gathering = Gathering(issuer)
