@@ -74,9 +74,12 @@ manifests: $(READY) ## Render deploy/kubernetes/ from the chart.
 	@$(KUBE_TOOLS) >/dev/null
 	@$(BIN)/python -m tests.chart
 
+COMPILE = uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --python-version 3.11
 lock: ## Pin the newest versions with their hashes (needs uv).
-	uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-		--python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) --constraint requirements.lock --extra kubernetes --extra postgres --extra vault pyproject.toml \
+		--output-file deploy/image/runtime.lock
+	echo hatchling | $(COMPILE) --constraint requirements.lock - --output-file deploy/image/build.lock
 
 clean: ## Remove what was made.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
