@@ -74,7 +74,9 @@ class Database:
             return cls(engine, direct=DirectSqlite(engine.url) if engine.dialect.name == "sqlite" else None)
         except (NoSuchModuleError, InvalidRequestError, ImportError):
             raise _bad_url("names a driver that is not installed, or one that is not made for asyncio") from None
-        except (ArgumentError, ValueError):
+        except OSError:
+            raise _bad_url("names authorities (sslrootcert) that cannot be read") from None
+        except (ArgumentError, ValueError, TypeError):
             raise _bad_url("is not a database URL that SQLAlchemy can read") from None
 
     def fenced(self, fence: Fence) -> Database:
@@ -165,7 +167,9 @@ class Database:
             await connection.start()
         except Exception as error:
             # Each driver has errors of its own here, and SQLAlchemy passes some of them on as they are.
-            if isinstance(_cause(error), TypeError | ValueError):
+            cause = _cause(error)
+            # A certificate that is not believed is a ValueError too, and may be replaced.
+            if isinstance(cause, TypeError | ValueError) and not isinstance(cause, OSError):
                 raise _bad_url("has a parameter that the driver does not take") from None
             raise _unavailable(error) from error
         async with AsyncExitStack() as stack:

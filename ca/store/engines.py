@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import ssl
 from contextlib import suppress
 from typing import Any, Final
 
@@ -34,13 +35,18 @@ class LettingGo(sqlite3.Connection):
 
 
 def make_engine(url: str) -> AsyncEngine:
-    """An engine for `url`. Nothing is connected yet. Raises SQLAlchemy's errors, and `ValueError`, for a bad URL."""
+    """An engine for `url`. Nothing is connected yet. Raises SQLAlchemy's errors, and `ValueError`, for a bad URL.
+
+    Raises `OSError` where the authorities that a PostgreSQL is to be known by cannot be read.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_async_engine(_for_asyncpg(parsed), connect_args=_postgresql_options(), pool_timeout=_WAIT_SECONDS)
+        plain, tls = _for_asyncpg(parsed)
+        options = _postgresql_options() | ({"ssl": tls} if tls is not None else {})
+        return create_async_engine(plain, connect_args=options, pool_timeout=_WAIT_SECONDS)
     is_sqlite = parsed.get_backend_name() == "sqlite"
-    options = {"factory": LettingGo} if is_sqlite else {}
-    engine = create_async_engine(parsed, connect_args=options, pool_timeout=_WAIT_SECONDS)
+    factory = {"factory": LettingGo} if is_sqlite else {}
+    engine = create_async_engine(parsed, connect_args=factory, pool_timeout=_WAIT_SECONDS)
     if is_sqlite:
         _speak_sqlite(engine.sync_engine)
     return engine
@@ -58,12 +64,20 @@ def _speak_sqlite(engine: Engine) -> None:
     event.listen(engine, "begin", _begin_sqlite)
 
 
-def _for_asyncpg(url: URL) -> URL:
+def _for_asyncpg(url: URL) -> tuple[URL, ssl.SSLContext | None]:
+    """The URL as asyncpg takes it, and how the database proves itself, where that is asked for.
+
+    asyncpg wants authorities in a file in the home folder. Here they are those of `sslrootcert`, or of the system.
+    """
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+asyncpg")
     if "sslmode" in url.query:  # libpq's name, which is what people copy; asyncpg calls it `ssl`
         url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": url.query["sslmode"]})
-    return url
+    if (mode := url.query.get("ssl")) not in ("verify-ca", "verify-full"):
+        return url, None
+    tls = ssl.create_default_context(cafile=url.query.get("sslrootcert"))  # type: ignore[arg-type]  # twice: TypeError
+    tls.check_hostname = mode == "verify-full"
+    return url.difference_update_query(["ssl", "sslrootcert"]), tls
 
 
 def _postgresql_options() -> dict[str, Any]:

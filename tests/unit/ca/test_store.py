@@ -141,6 +141,9 @@ async def test_moments_keep_microseconds_and_come_back_in_utc(database: Database
         ("sqlite:///s3cret.db", "names a driver"),
         ("postgresql+nosuch://u:s3cret@h/d", "names a driver"),
         ("nosuch://u:s3cret@h/d", "names a driver"),
+        ("postgresql://u:s3cret@h/d?sslmode=verify-full&sslrootcert=/no/such/s3cret", "names authorities"),
+        ("postgresql://u:s3cret@h/d?ssl=verify-ca&sslrootcert=/dev/null", "names authorities"),
+        ("postgresql://u:s3cret@h/d?ssl=verify-ca&sslrootcert=a&sslrootcert=b", "is not a database URL"),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_named_without_its_password(url: str, problem: str) -> None:
