@@ -49,6 +49,7 @@ async def running_agent(
     name: str = "node-1",
     admin_socket: Path | None = None,
     kubernetes: Mapping[str, Any] | None = None,
+    policy_file: Path | None = None,
     proc: Path = PROC,
 ) -> AsyncIterator[RunningAgent]:
     """Run an agent until the block ends. It is ready when the block begins. `proc` tells of cgroups.
@@ -67,6 +68,7 @@ async def running_agent(
             "join": {"string_file": folder / "join"},
             "probes": f"127.0.0.1:{free_port()}",
             "kubernetes": kubernetes,
+            "authz": {"policy_file": policy_file},
         }
     )
     stop = asyncio.Event()

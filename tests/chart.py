@@ -15,6 +15,7 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[1]
 CHART: Final = ROOT / "deploy" / "helm" / "citadel"
+EKS: Final = ROOT / "deploy" / "eks"
 MANIFESTS: Final = ROOT / "deploy" / "kubernetes"
 _GET: Final = Path(__file__).parent / "kube_tools" / "get.sh"
 
@@ -106,6 +107,14 @@ CASES: Final[Mapping[str, Values]] = {
         "cluster": {"name": "west"},
         "agent": {
             "servers": {"bootstrap": ["citadel.example.org:8443"], "agents": ["citadel.example.org:8444"]},
+        },
+    },
+    "eks": {
+        **yaml.safe_load((EKS / "values.yaml").read_text()),
+        "networkPolicy": yaml.safe_load((EKS / "load-balancer.yaml").read_text())["networkPolicy"],
+        "server": {
+            **yaml.safe_load((EKS / "values.yaml").read_text())["server"],
+            **yaml.safe_load((EKS / "load-balancer.yaml").read_text())["server"],
         },
     },
     "everything": {

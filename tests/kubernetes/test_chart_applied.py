@@ -10,9 +10,10 @@ import httpx
 import pytest
 import yaml
 
-from tests.chart import CASES, MANIFESTS, kube_tools, merged, namespace_of, one, render
+from tests.chart import CASES, EKS, MANIFESTS, ROOT, kube_tools, merged, namespace_of, one, render
 from tests.kube_api import KubernetesServer
 
+BOOKINFO = ROOT / "deploy" / "bookinfo"
 # As far as the chart uses it; that of the Prometheus Operator has more.
 ENDPOINT = {"port": {"type": "string"}, "path": {"type": "string"}, "interval": {"type": "string"}}
 SELECTOR = {
@@ -117,6 +118,28 @@ def test_the_api_server_takes_the_plain_manifests(name: str, prepared: Kubernete
     ran = dry_run(prepared, text)
     assert ran.returncode == 0, ran.stderr
     assert "would violate PodSecurity" not in ran.stderr
+
+
+def test_the_api_server_takes_what_is_for_eks(prepared: KubernetesServer) -> None:
+    ran = dry_run(prepared, (EKS / "storage-class.yaml").read_text())
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    "folder", ["app", "signed-in", *(f"routes/{path.name}" for path in (BOOKINFO / "routes").iterdir())]
+)
+def test_the_api_server_takes_bookinfo_in_a_restricted_namespace(folder: str, prepared: KubernetesServer) -> None:
+    made = subprocess.run(
+        [kube_tools() / "kubectl", "kustomize", BOOKINFO / folder], capture_output=True, text=True, check=True
+    )
+    make_namespace(prepared, "bookinfo", "restricted")
+    ran = dry_run(prepared, made.stdout)
+    assert ran.returncode == 0, ran.stderr
+    assert "would violate PodSecurity" not in ran.stderr
+    for document in yaml.safe_load_all(made.stdout):
+        if document["kind"] == "Deployment":
+            answer = try_pod(prepared, "bookinfo", document["spec"]["template"])
+            assert answer.status_code == httpx.codes.CREATED, answer.text
 
 
 def test_what_the_api_server_does_not_know_is_seen(prepared: KubernetesServer) -> None:
