@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ca.kubernetes.condition import ClusterCondition
+from ca.kubernetes.following import Followed, Following
 from ca.kubernetes.gateways.cluster import GatewayCluster
 from ca.kubernetes.note import Note
 from ca.kubernetes.permissions import server_permissions
@@ -39,6 +40,7 @@ class Cluster:
     observed: ObservedApi
     pods: Pods
     notes: list[Callable[[], Iterable[Note]]] = field(default_factory=list)
+    following: list[Following] = field(default_factory=list)
 
     @property
     def api(self) -> KubernetesApi:
@@ -50,11 +52,16 @@ class Cluster:
         """Whether anything that is enabled needs to know its pods; otherwise `pods` stays empty."""
         return any(each.resource == "pods" and "watch" in each.verbs for each in server_permissions(self.settings))
 
+    def tell_of(self, what: str, followed: Followed, *, clock: Clock) -> None:
+        """Say it from now on where `followed` cannot be."""
+        self.following.append(Following(what=what, followed=followed, since=clock.now(), clock=clock))
+
     def condition(self) -> ClusterCondition:
-        """How it is."""
+        """How it is. What is wrong with every call comes before what is wrong with one of the things followed."""
+        troubles = [each.trouble for each in self.following]
         return ClusterCondition(
             cluster=self.name,
-            trouble=self.observed.calls.trouble,
+            trouble=self.observed.calls.trouble or next((each for each in troubles if each is not None), None),
             pods=len(self.pods.current) if self.follows_pods else None,
             has_synced=self.pods.has_synced,
             ended=self.observed.calls.ended,
@@ -115,10 +122,17 @@ async def kubernetes_affairs(settings: ServerSettings, clock: Clock) -> AsyncIte
         for each in settings.kubernetes.clusters if settings.kubernetes is not None else ():
             client = await open_client(each.api, f"cluster {each.name}")
             stack.push_async_callback(client.close)
-            observed = ObservedApi(client, clock=clock)
-            pods = Pods(observed, clock=clock)
-            clusters[each.name] = Cluster(name=each.name, settings=each, observed=observed, pods=pods)
+            clusters[each.name] = cluster_of(each, client, clock)
         yield KubernetesAffairs(clusters=clusters, clock=clock)
+
+
+def cluster_of(settings: ClusterSettings, api: KubernetesApi, clock: Clock) -> Cluster:
+    """A cluster, which says of its pods where they are to be followed and cannot be."""
+    observed = ObservedApi(api, clock=clock)
+    cluster = Cluster(name=settings.name, settings=settings, observed=observed, pods=Pods(observed, clock=clock))
+    if cluster.follows_pods:
+        cluster.tell_of("its pods", cluster.pods, clock=clock)
+    return cluster
 
 
 async def check_clients(settings: ServerSettings, clock: Clock) -> None:

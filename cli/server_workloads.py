@@ -41,6 +41,7 @@ def hang_workloads(
         services = _services(cluster, settings, clock)
         if services is not None:
             kubernetes.work.append(services.run)
+            cluster.tell_of("its services, which pods wait for,", services, clock=clock)
         reconciler = WorkloadReconciler(
             cluster=cluster.name,
             rules=PodRules(settings, trust_domain=trust_domain, cluster=cluster.name),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ca.kubernetes.pods import Pod
+from citadel.errors import CitadelError
 from citadel.kubernetes.informer import Informer
 from citadel.kubernetes.ports import KubeObject
 
@@ -45,6 +46,16 @@ class Services:
         self._informer = informer
         self._by_label: defaultdict[tuple[str, _Label], dict[str, Service]] = defaultdict(dict)
         informer.follow(self._index)
+
+    @property
+    def has_synced(self) -> bool:
+        """Whether all are known."""
+        return self._informer.has_synced
+
+    @property
+    def trouble(self) -> CitadelError | None:
+        """Why they cannot be followed just now."""
+        return self._informer.trouble
 
     def selecting(self, pod: Pod) -> list[str]:
         """The names of those that select this pod, sorted."""
