@@ -16,13 +16,16 @@ from cli.server_kubernetes import Cluster
 
 # So long after it was last heard of, an agent keeps no other one off its node.
 _HERE: Final = timedelta(minutes=1)
+# So long after the server's start its agents may not have come back yet, and the store says late who was heard of.
+_COMING_BACK: Final = timedelta(minutes=2)
 
 
 def kubernetes_joining(settings: ServerSettings, core: ServerCore) -> KubernetesJoining:
     """Joining from each cluster that the settings allow it for; there can be none."""
+    started = core.clock.now()
 
     def is_here(spiffe_id: SpiffeId) -> bool:
-        if spiffe_id in core.sessions.newest():
+        if core.clock.now() - started < _COMING_BACK or spiffe_id in core.sessions.newest():
             return True
         agent, seen = core.roster.all().get(spiffe_id), core.agents.sightings.of(spiffe_id)
         joined = agent.joined_at if agent is not None else None

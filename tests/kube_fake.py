@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +21,12 @@ class FakeKubernetes:
     """Fulfils `KubernetesApi`: objects by their paths. `fails` is raised by every call while it is set.
 
     `answers` are for what is only asked, such as reviews: by the path that is posted to. `calls` are kept in order.
+    `meanwhile` happens while the object at its path is asked for.
     """
 
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
+    meanwhile: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     fails: CitadelError | None = None
     calls: list[tuple[str, str]] = field(default_factory=list)
     watchers: dict[str, list[asyncio.Queue[WatchEvent | CitadelError | None]]] = field(default_factory=dict)
@@ -33,6 +35,8 @@ class FakeKubernetes:
 
     async def get(self, path: str) -> KubeObject:
         self._called("get", path)
+        if path in self.meanwhile:
+            await self.meanwhile[path]()
         return self._found(path)
 
     async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:

@@ -13,7 +13,9 @@ from ca.audit.model import Act
 from ca.issuance.csr import public_key_of
 from ca.issuance.issuer import Issuer, key_digest
 from ca.issuance.press import IssuedSvid
+from ca.kubernetes.accounts import Named
 from ca.kubernetes.nodes import AgentPlace, Places, fact
+from ca.kubernetes.pods import Pod
 from ca.kubernetes.tokens import TokenReviewer
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition, PermissionDenied, Reason
@@ -88,36 +90,67 @@ class KubernetesJoining:
             joined_at=self._clock.now(),
             joined_by=JoinedBy.K8S_PSAT,
         )
-        await to_its_end(self._record(agent, place, theirs.places, origin))
+        await self._enter(agent, place, theirs.places, origin)
         _log.info("agent joined", agent=str(agent.spiffe_id), by=agent.joined_by.value, pod=place.pod.key)
         return await self._roster.issue_own(agent.spiffe_id, csr, issuer=self._issuer)
 
-    async def _record(self, agent: Agent, place: AgentPlace, places: Places, origin: str) -> None:
+    async def _enter(self, agent: Agent, place: AgentPlace, places: Places, origin: str) -> None:
+        """Take the place of who has it. The API server is asked without the lock, which it could hold up for all."""
+        while True:
+            before = self._roster.all().get(agent.spiffe_id)
+            other = await self._other_pod(before, place, places) if before is not None else None
+            if await to_its_end(self._record(agent, place, places, origin, judged=(before, other))):
+                return
+
+    async def _record(
+        self, agent: Agent, place: AgentPlace, places: Places, origin: str, *, judged: tuple[Agent | None, Pod | None]
+    ) -> bool:
+        """Whether it is done: not where another one than `judged` has the place meanwhile."""
         async with self._roster.one_change_at_a_time:
             before = self._roster.all().get(agent.spiffe_id)
+            if _pod_uid(before) != _pod_uid(judged[0]):
+                return False
+            places.refuse_gone(place)
             acts: list[Act] = []
             if before is not None and before.banned:
                 raise PermissionDenied(Reason.AGENT_BANNED, f"{agent.spiffe_id} is banned")
             if before is not None and before.key != agent.key:
-                self._refuse_older(before, place, places)
+                self._refuse_older(before, judged[1], place)
                 acts.append(evicted(before, why=_why(before, place)))
                 _log.warning("agent evicted", agent=str(agent.spiffe_id), why=acts[0].why)
             await self._roster.record(agent, *acts, joined(agent, origin=origin))
+            return True
 
-    def _refuse_older(self, before: Agent, place: AgentPlace, places: Places) -> None:
+    async def _other_pod(self, before: Agent, place: AgentPlace, places: Places) -> Pod | None:
+        """The pod that has the node, where it is another one and may keep it.
+
+        While pods are not listed, one that is not known may be there nevertheless: then the API server is asked for it,
+        and nobody takes its node while that cannot be.
+        """
+        uid = _pod_uid(before)
+        if before.banned or uid in ("", place.pod.uid) or not self._is_here(before.spiffe_id):
+            return None
+        names = fact(before.selectors, "k8s-ns"), fact(before.selectors, "k8s-pod-name")
+        return await places.pod(names[0], Named(names[1], uid))
+
+    @staticmethod
+    def _refuse_older(before: Agent, other: Pod | None, place: AgentPlace) -> None:
         """Of two pods with an agent on one node, as while a DaemonSet rolls, the newer has it: they take no turns.
 
         One that has gone, or is not heard of, keeps nobody out: otherwise the node could be left without an agent.
         """
-        other = places.pods.with_uid(fact(before.selectors, "k8s-pod-uid"))
-        if other is None or other.has_ended or other.node != place.node.name or other.uid == place.pod.uid:
+        if other is None or other.has_ended or other.node != place.node.name:
             return
-        if (other.created, other.uid) > (place.pod.created, place.pod.uid) and self._is_here(before.spiffe_id):
+        if (other.created, other.uid) > (place.pod.created, place.pod.uid):
             raise PermissionDenied(
                 Reason.K8S_NODE_TAKEN,
                 f"{before.spiffe_id} is the agent in pod {other.key}, which is newer than pod {place.pod.key}",
                 fix="nothing while a DaemonSet rolls; otherwise keep a second agent off the node",
             )
+
+
+def _pod_uid(agent: Agent | None) -> str:
+    return fact(agent.selectors, "k8s-pod-uid") if agent is not None else ""
 
 
 def _why(before: Agent, place: AgentPlace) -> str:

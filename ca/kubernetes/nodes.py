@@ -17,11 +17,12 @@ _FACT: Final = "node"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentPlace:
-    """The pod of an agent, and its node."""
+    """The pod of an agent, and its node. Where `is_followed`, the informer of pods had it and sees it go."""
 
     cluster: str
     pod: Pod
     node: Named
+    is_followed: bool
 
     @property
     def selectors(self) -> frozenset[Selector]:
@@ -59,21 +60,33 @@ class Places:
         """
         if account.pod is None:
             raise _unknown("the token is not bound to a pod")
-        pod = await self._pod(account.namespace, account.pod)
+        pod = await self.pod(account.namespace, account.pod)
         if pod is None or pod.has_ended:
             raise _unknown(f"pod {account.namespace}/{account.pod.name} with the UID that the token names is gone")
         if pod.service_account != account.name:
             raise _unknown(f"pod {pod.key} does not run as service account {account.key}")
         if not pod.node or (account.node is not None and pod.node != account.node.name):
             raise _unknown(f"pod {pod.key} is not on the node that the token names")
+        is_followed = self.pods.with_uid(pod.uid) is not None
         node = await self._node(pod.node)
         if node is None or (account.node is not None and node.uid != account.node.uid):
             # It can have come back under its name as another machine, while its pods are not cleared away yet.
             raise _unknown(f"node {pod.node} is not there any more, or not the one that the token was made on")
-        return AgentPlace(cluster=account.cluster, pod=pod, node=node)
+        return AgentPlace(cluster=account.cluster, pod=pod, node=node, is_followed=is_followed)
 
-    async def _pod(self, namespace: str, named: Named) -> Pod | None:
-        """From what is followed, where it is there; what is not may be seconds old."""
+    def refuse_gone(self, place: AgentPlace) -> None:
+        """Raises `Unauthenticated` (`k8s_pod_unknown`) where the pod has left the place since that was found."""
+        if not place.is_followed:
+            return
+        pod = self.pods.with_uid(place.pod.uid)
+        if pod is None or pod.has_ended or pod.node != place.node.name:
+            raise _unknown(f"pod {place.pod.key} went while it was asked for")
+
+    async def pod(self, namespace: str, named: Named) -> Pod | None:
+        """The pod now, from what is followed where it is there: what is not may be seconds old, or not listed yet.
+
+        None says that the API server has no such pod. Raises `Unavailable` where it cannot say it now.
+        """
         if (known := self.pods.with_uid(named.uid)) is not None and self.pods.has_synced:
             return known if (known.namespace, known.name) == (namespace, named.name) else None
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from ca.agents.model import JoinedBy
 from ca.issuance.issuer import key_digest
 from ca.issuance.press import IssuedSvid
 from ca.kubernetes.joining import JoiningCluster, KubernetesJoining
-from ca.kubernetes.nodes import Places
+from ca.kubernetes.nodes import Places, fact
 from ca.kubernetes.tokens import REVIEWS, TokenReviewer
 from ca.store.database import Database
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, PermissionDenied, Reason
@@ -31,22 +30,22 @@ AGENT = k8s_agent_id(A_TEST, "c1", "n1")
 
 
 class World:
-    """A server, and a cluster c1 with an agent's pod `agent-x` on node `n1`."""
+    """A server, and a cluster with an agent's pod `agent-x` on node `n1`."""
 
-    def __init__(self, database: Database, clock: FakeClock) -> None:
+    def __init__(self, database: Database, clock: FakeClock, *, name: str = "c1") -> None:
         self.clock = clock
         self.server = Joiner(database, clock)
         self.reviews = Reviews()
         self.cluster = FakeCluster(self.reviews, clock)
         self.api, self.pods = self.cluster.api, self.cluster.pods
         self.here: set[SpiffeId] = set()
-        cluster = JoiningCluster(
+        self.joining_cluster = JoiningCluster(
             accounts=frozenset({"mesh/agent"}),
-            reviewer=TokenReviewer(self.api, cluster="c1", audience="citadel", clock=clock),
+            reviewer=TokenReviewer(self.api, cluster=name, audience="citadel", clock=clock),
             places=Places(self.api, self.pods),
         )
         self.joining = KubernetesJoining(
-            {"c1": cluster},
+            {name: self.joining_cluster},
             trust_domain=A_TEST,
             roster=self.server.roster,
             issuer=self.server.issuer,
@@ -187,6 +186,64 @@ async def test_a_newer_pod_that_does_not_serve_keeps_nobody_out(followed: World,
     await followed.server.roster.authenticate(pem(await followed.join(**X)))
 
 
+async def newer_is_here(world: World) -> bytes:
+    """The agent in the newer pod has the node, and nothing is listed: a server that has just started."""
+    world.cluster.pod("agent-y", uid="pod-2", created=LATER)
+    svid = await world.join(**Y)
+    world.here.add(AGENT)
+    return pem(svid)
+
+
+async def test_before_pods_are_listed_an_older_one_takes_no_turns_with_the_newer(world: World) -> None:
+    leaf = await newer_is_here(world)
+    for _ in range(3):
+        assert (await world.refusal(**X)).reason is Reason.K8S_NODE_TAKEN
+        await world.server.roster.authenticate(leaf)
+    assert await evictions(world) == []
+
+
+async def test_nobody_takes_a_node_while_it_cannot_be_asked_whether_the_newer_pod_is_there(world: World) -> None:
+    leaf = await newer_is_here(world)
+
+    async def away() -> None:
+        raise ApiUnavailable("away")
+
+    world.api.meanwhile["/api/v1/namespaces/mesh/pods/agent-y"] = away
+    assert isinstance(await world.refusal(**X), ApiUnavailable)
+    await world.server.roster.authenticate(leaf)
+
+
+async def test_before_pods_are_listed_a_newer_one_that_is_gone_keeps_nobody_out(world: World) -> None:
+    await newer_is_here(world)
+    world.cluster.drop("agent-y")
+    await world.server.roster.authenticate(pem(await world.join(**X)))
+
+
+async def test_who_takes_the_node_while_the_holders_pod_is_asked_for_is_judged_too(world: World) -> None:
+    await newer_is_here(world)
+    world.cluster.drop("agent-y")
+    world.cluster.pod("agent-z", uid="pod-3", created=LATER)
+    joined: list[IssuedSvid] = []
+
+    async def another_joins() -> None:
+        del world.api.meanwhile["/api/v1/namespaces/mesh/pods/agent-y"]
+        joined.append(await world.join(**{**Y, "pod_name": "agent-z", "pod_uid": "pod-3"}))
+
+    world.api.meanwhile["/api/v1/namespaces/mesh/pods/agent-y"] = another_joins
+    assert (await world.refusal(**X)).reason is Reason.K8S_NODE_TAKEN
+    await world.server.roster.authenticate(pem(joined[0]))
+
+
+async def test_a_pod_that_goes_while_its_node_is_asked_for_does_not_join(followed: World) -> None:
+    async def goes() -> None:
+        followed.cluster.drop("agent-x")
+        await followed.cluster.follow()
+
+    followed.api.meanwhile["/api/v1/nodes/n1"] = goes
+    assert (await followed.refusal(**X)).reason is Reason.K8S_POD_UNKNOWN
+    assert await followed.server.recorded() == {}
+
+
 async def test_of_two_pods_of_one_second_always_the_same_has_the_node(followed: World) -> None:
     followed.cluster.pod("agent-y", uid="pod-2")
     await followed.cluster.follow()
@@ -226,8 +283,27 @@ async def test_a_banned_agent_stays_banned_in_whatever_pod(world: World) -> None
     assert await world.server.recorded() == before
 
 
-async def test_an_agent_joins_for_each_of_its_clusters_by_itself(world: World, clock: FakeClock) -> None:
-    assert k8s_agent_id(A_TEST, "c2", "n1") != AGENT
-    assert (await world.refusal(cluster="")).reason is Reason.K8S_CLUSTER_UNKNOWN
-    await clock.advance(timedelta(hours=1).total_seconds())
-    assert (await world.join()).spiffe_id == AGENT
+async def test_two_clusters_have_their_nodes_and_tokens_for_themselves(database: Database, clock: FakeClock) -> None:
+    first, second = World(database, clock), World(database, clock, name="c2")
+    both = KubernetesJoining(
+        {"c1": first.joining_cluster, "c2": second.joining_cluster},
+        trust_domain=A_TEST,
+        roster=first.server.roster,
+        issuer=first.server.issuer,
+        is_here=first.here.__contains__,
+        clock=clock,
+    )
+    shown = token(clock.now() + HOUR)
+    second.reviews.status = refusing("[invalid bearer token]")
+    assert (await both.join("c1", shown, csr())).spiffe_id == AGENT
+    with pytest.raises(CitadelError) as refused:  # the same token, of pods and nodes with the same names
+        await both.join("c2", shown, csr())
+    assert refused.value.reason is Reason.K8S_TOKEN_REFUSED
+    second.reviews.status = good()
+    first.api.fails = ApiUnavailable("away")  # what the other cluster says is not asked for
+    assert (await both.join("c2", shown, csr())).spiffe_id == k8s_agent_id(A_TEST, "c2", "n1")
+    assert {fact(each.selectors, "k8s-cluster") for each in first.server.roster.all().values()} == {"c1", "c2"}
+    assert await evictions(first) == []
+    with pytest.raises(CitadelError) as unknown:
+        await both.join("", shown, csr())
+    assert unknown.value.reason is Reason.K8S_CLUSTER_UNKNOWN
