@@ -18,6 +18,7 @@ from citadel.clock import Clock
 from citadel.tally import Tally
 from cli.server_kubernetes import KubernetesAffairs
 from cli.server_kubernetes_bundles import hang_bundles
+from cli.server_kubernetes_departures import hang_departures
 from cli.server_kubernetes_gateways import hang_gateways
 from cli.server_kubernetes_signers import SignerSurroundings, hang_signers
 from cli.server_workloads import hang_workloads
@@ -49,6 +50,7 @@ def hang_into(kubernetes: KubernetesAffairs, around: KubernetesSurroundings) -> 
         registry=around.registry,
         clock=around.clock,
     )
+    hang_departures(kubernetes, roster=around.roster, clock=around.clock)
     hang_bundles(kubernetes, own=around.authorities, metrics=around.metrics, clock=around.clock)
     signers = SignerSurroundings(
         settings=around.settings,

@@ -68,7 +68,7 @@ class Places:
         if not pod.node or (account.node is not None and pod.node != account.node.name):
             raise _unknown(f"pod {pod.key} is not on the node that the token names")
         is_followed = self.pods.with_uid(pod.uid) is not None
-        node = await self._node(pod.node)
+        node = await self.node(pod.node)
         if node is None or (account.node is not None and node.uid != account.node.uid):
             # It can have come back under its name as another machine, while its pods are not cleared away yet.
             raise _unknown(f"node {pod.node} is not there any more, or not the one that the token was made on")
@@ -95,7 +95,8 @@ class Places:
             return None
         return found if found is not None and found.uid == named.uid else None
 
-    async def _node(self, name: str) -> Named | None:
+    async def node(self, name: str) -> Named | None:
+        """The node of this name as the API server says it now; None says that there is none."""
         try:
             found: Mapping[str, Any] = (await self._api.get(f"/api/v1/nodes/{name}")).get("metadata") or {}
         except NotFound:
