@@ -73,7 +73,7 @@ def proven_account(review: KubeObject, token: str, *, cluster: str, audience: st
         raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, "the token is not one of a service account")
     ends_at = _moment(claims.get("exp"))
     if ends_at is None:
-        raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, "the token says no end; only projected tokens are taken")
+        raise _endless()
     if ends_at <= now:  # for some seconds an API server repeats what it found before
         raise _expired(ends_at)
     extra = _part(user, "extra")
@@ -88,17 +88,29 @@ def proven_account(review: KubeObject, token: str, *, cluster: str, audience: st
     )
 
 
+def refuse_by_its_own_words(token: str, *, audience: str, now: datetime) -> None:
+    """Raises what `proven_account` would, where the token's own claims leave nothing else: nobody is asked for it.
+
+    They are believed against the token alone, never for it.
+    """
+    claims = _claims(token)
+    ends_at = _moment(claims.get("exp"))
+    meant = claims.get("aud")
+    if ends_at is None:
+        raise _endless()
+    if ends_at <= now:
+        raise _expired(ends_at)
+    if meant and audience not in (meant, *_list(claims, "aud")):
+        raise _for_others(audience)
+
+
 def _refused(error: str, claims: Mapping[str, Any], *, audience: str, now: datetime) -> CitadelError:
     """Why it was refused. It is refused in any case: what the token claims shapes only what its bearer is told."""
     ends_at, meant = _moment(claims.get("exp")), claims.get("aud")
     if "has expired" in error or (ends_at is not None and ends_at <= now):
         return _expired(ends_at)
     if "is invalid for the target audiences" in error or (meant and audience not in (meant, *_list(claims, "aud"))):
-        return Unauthenticated(
-            Reason.K8S_TOKEN_AUDIENCE,
-            f"the token is not for {audience!r}",
-            fix=f"project it with the audience {audience}",
-        )
+        return _for_others(audience)
     # Its own words can name other parts of the cluster, and the caller may be anybody.
     is_of_it = any(words in error for words in _GONE)
     why = (
@@ -109,6 +121,18 @@ def _refused(error: str, claims: Mapping[str, Any], *, audience: str, now: datet
         f"the API server does not take the token: {why}",
         fix="send the projected token of a running pod of this cluster",
     )
+
+
+def _for_others(audience: str) -> CitadelError:
+    return Unauthenticated(
+        Reason.K8S_TOKEN_AUDIENCE,
+        f"the token is not for {audience!r}",
+        fix=f"project it with the audience {audience}",
+    )
+
+
+def _endless() -> CitadelError:
+    return Unauthenticated(Reason.K8S_TOKEN_REFUSED, "the token says no end; only projected tokens are taken")
 
 
 def _expired(ends_at: datetime | None) -> CitadelError:

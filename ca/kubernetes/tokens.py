@@ -9,7 +9,7 @@ from collections import OrderedDict
 from datetime import datetime, timedelta
 from typing import Final
 
-from ca.kubernetes.accounts import ProvenAccount, proven_account
+from ca.kubernetes.accounts import ProvenAccount, proven_account, refuse_by_its_own_words
 from citadel.clock import Clock
 from citadel.errors import Reason, Unauthenticated
 from citadel.kubernetes.ports import KubernetesApi
@@ -17,6 +17,8 @@ from citadel.kubernetes.ports import KubernetesApi
 REVIEWS: Final = "/apis/authentication.k8s.io/v1/tokenreviews"
 # What a header may hold as a bearer's token (RFC 6750), and no more than any API server takes.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{1,16384}")
+# Of a client's hundred connections: whoever shows tokens of nothing must not keep others from theirs.
+_AT_ONCE: Final = 32
 _MOST_KEPT: Final = 20_000  # some 600 bytes each
 
 
@@ -37,6 +39,7 @@ class TokenReviewer:
         self._clock = clock
         self._keep = keep
         self._kept: OrderedDict[bytes, tuple[ProvenAccount, datetime]] = OrderedDict()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._asked: dict[bytes, asyncio.Task[ProvenAccount]] = {}
 
     async def account(self, token: str) -> ProvenAccount:
@@ -47,6 +50,7 @@ class TokenReviewer:
         """
         if _TOKEN.fullmatch(token) is None:
             raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, "this is no token of a service account")
+        refuse_by_its_own_words(token, audience=self._audience, now=self._clock.now())
         if not self._keep:
             return await self._reviewed(token)
         digest = hashlib.sha256(token.encode()).digest()
@@ -83,5 +87,6 @@ class TokenReviewer:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [self._audience]},
         }
-        review = await self._api.create(REVIEWS, asked)
+        async with self._turns:
+            review = await self._api.create(REVIEWS, asked)
         return proven_account(review, token, cluster=self._cluster, audience=self._audience, now=self._clock.now())

@@ -129,6 +129,28 @@ async def test_what_is_no_token_is_not_asked_for(api: FakeKubernetes, clock: Fak
     assert (refused.value.reason, api.calls) == (Reason.K8S_TOKEN_REFUSED, [])
 
 
+@pytest.mark.parametrize("lasts", [HOUR, -HOUR, timedelta(0)])
+@pytest.mark.parametrize("audience", ["citadel", "other"])
+async def test_who_shows_what_cannot_be_good_costs_the_api_server_nothing(
+    api: FakeKubernetes, reviews: Reviews, clock: FakeClock, lasts: timedelta, audience: str
+) -> None:
+    secret, is_good = token(clock.now() + lasts, audience=audience), (lasts, audience) == (HOUR, "citadel")
+    reviews.status = refusing(REFUSED)
+    with pytest.raises(Unauthenticated):
+        await reviewer(api, clock).account(secret)
+    assert len(api.calls) == is_good
+
+
+async def test_only_so_many_tokens_are_asked_for_at_once(clock: FakeClock, reviews: Reviews) -> None:
+    api = HeldBack(answers={REVIEWS: reviews})
+    tokens = reviewer(api, clock)
+    asking = [asyncio.create_task(tokens.account(token(clock.now() + HOUR, jti=str(n)))) for n in range(100)]
+    await clock.advance(0)
+    assert len(api.calls) == 32
+    api.released.set()
+    assert {account.key for account in await asyncio.gather(*asking)} == {"mesh/agent"}
+
+
 @pytest.mark.parametrize("exp", [None, True, "soon", 1e300, float("nan")])
 async def test_a_token_without_an_end_is_refused_however_good(
     api: FakeKubernetes, clock: FakeClock, exp: object
