@@ -92,7 +92,8 @@ class FakeKubernetes:
         """Have this object from now on, as if somebody else had written it."""
         self.version += 1
         kind = "MODIFIED" if path in self.objects else "ADDED"
-        meta = {"uid": f"uid-{self.version}", **body.get("metadata", {}), "resourceVersion": str(self.version)}
+        known = self.objects.get(path, {}).get("metadata", {}).get("uid", f"uid-{self.version}")
+        meta = {"uid": known, **body.get("metadata", {}), "resourceVersion": str(self.version)}
         self.objects[path] = {**body, "metadata": meta}
         self._tell(path, WatchEvent(kind, self.objects[path]))
         return self.objects[path]

@@ -6,8 +6,12 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
+import structlog
+
 from citadel.clock import Clock
 from citadel.errors import Reason, ResourceExhausted
+
+_log = structlog.get_logger(__name__)
 
 _LOOK_EVERY: Final = 5.0  # seconds
 _KEPT: Final = 30.0  # seconds after the last who wanted it has gone: whoever comes back at once costs no call
@@ -75,15 +79,21 @@ class Followed(Generic[_Key, _Thing]):
         try:
             while True:
                 await self._clock.sleep(_LOOK_EVERY)
-                for task in self._tasks.values():
-                    if task.done():
-                        task.result()  # it is to go on for ever: whatever ended it must not stay unseen
+                self._give_up_what_ended()
                 long_ago = self._clock.monotonic() - _KEPT
                 for key in [key for key, since in self._unheld_since.items() if since <= long_ago]:
                     self._end(key)
         finally:
             for key in list(self._things):
                 self._end(key)
+
+    def _give_up_what_ended(self) -> None:
+        """Each is to go on for ever. Whatever ended one ends no other, and whoever wants it begins it anew."""
+        for key, task in [each for each in self._tasks.items() if each[1].done()]:
+            error = None if task.cancelled() else repr(task.exception())
+            _log.error("something is followed no longer", what=f"{self._what}: {key}", error=error)
+            self._wake(key)
+            self._end(key)
 
     def _begin(self, key: _Key) -> _Thing:
         if len(self._things) >= self._most and not self._has_made_room():
@@ -111,4 +121,5 @@ class Followed(Generic[_Key, _Thing]):
         del self._things[key]
         self._unheld_since.pop(key, None)
         for holder in self._holders.pop(key):
-            self._held[holder].discard(key)
+            for known in (self._held, self._wanted):
+                known.get(holder, set()).discard(key)

@@ -26,7 +26,8 @@ class Gateway:
     def of(cls, entry: Entry) -> Self:
         """The pod that this entry is there for. Raises `PermissionDenied` (`credential_not_allowed`)."""
         origin = _ORIGIN.fullmatch(entry.origin)
-        uids = [each.value.removeprefix(_UID) for each in entry.selectors if each.type == "k8s" and _UID in each.value]
+        values = [each.value for each in entry.selectors if each.type == "k8s"]
+        uids = [value.removeprefix(_UID) for value in values if value.startswith(_UID)]
         if origin is None or len(uids) != 1:
             raise PermissionDenied(
                 Reason.CREDENTIAL_NOT_ALLOWED,

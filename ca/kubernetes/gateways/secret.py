@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from ca.kubernetes.gateways.credential import KEYS, Credential, authorities_of, certificate_of
 from citadel.clock import Clock
-from citadel.errors import CitadelError, InvalidArgument
+from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.kubernetes.informer import Informer
 from citadel.kubernetes.ports import KubeObject, KubernetesApi
 
@@ -28,7 +28,8 @@ class Part(StrEnum):
     AUTHORITIES = "authorities"
 
 
-_READ: Final = {Part.CERTIFICATE: certificate_of, Part.AUTHORITIES: authorities_of}
+Read: TypeAlias = Callable[[Mapping[str, bytes], datetime], Credential]
+_READ: Final[Mapping[Part, Read]] = {Part.CERTIFICATE: certificate_of, Part.AUTHORITIES: authorities_of}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,15 @@ class WatchedSecret:
     deleted leaves nothing behind here.
     """
 
-    def __init__(self, name: SecretName, *, api: KubernetesApi, clock: Clock) -> None:
+    def __init__(
+        self, name: SecretName, *, api: KubernetesApi, clock: Clock, read: Mapping[Part, Read] = _READ
+    ) -> None:
         self.name = name
         self.exists: bool | None = None
         self.uid = ""
         self.parts: Mapping[Part, Judged] = {}
         self._clock = clock
+        self._read = read
         self._asked: dict[Part, float] = {}
         self._news = asyncio.Event()
         # Asked for by its name, so that a role that names it is enough.
@@ -128,9 +132,10 @@ class WatchedSecret:
         if contents is None:
             self.exists, self.uid, self.parts = False, "", {}
             return
-        now, before = self._clock.now(), self.parts
+        # The good ones of a secret that was deleted are no other's, even where its end and the new one came at once.
+        now, before = self._clock.now(), (self.parts if contents.uid == self.uid else {})
         # Off the loop: a large set of authorities takes a while.
-        found = await asyncio.to_thread(_judged, contents.data, now)
+        found = await asyncio.to_thread(_judged, self._read, contents.data, now)
         self.parts = {part: _after(before.get(part, Judged()), judged) for part, judged in found.items()}
         self.exists, self.uid = True, contents.uid
 
@@ -149,13 +154,17 @@ def _decoded(text: str) -> bytes:
         return b"not base64"
 
 
-def _judged(data: Mapping[str, bytes], now: datetime) -> Mapping[Part, Judged]:
+def _judged(reading: Mapping[Part, Read], data: Mapping[str, bytes], now: datetime) -> Mapping[Part, Judged]:
     found = {}
-    for part, read in _READ.items():
+    for part, read in reading.items():
         try:
             found[part] = Judged(good=read(data, now))
         except InvalidArgument as fault:
             found[part] = Judged(fault=fault)
+        except Exception as error:  # noqa: BLE001 - an odd secret of one tenant is no matter of the others
+            # Only its kind is told: what it says may hold something of the secret.
+            words = f"its {part} cannot be read ({type(error).__name__})"
+            found[part] = Judged(fault=InvalidArgument(Reason.CREDENTIAL_INVALID, words))
     return found
 
 

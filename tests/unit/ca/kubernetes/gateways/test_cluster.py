@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from ca.kubernetes.gateways.cluster import Answer, GatewayCluster
+from ca.kubernetes.gateways.credential import Credential
 from ca.kubernetes.gateways.followed import Followed
 from ca.kubernetes.gateways.gateway import Gateway
 from ca.kubernetes.gateways.rights import REVIEWS
+from ca.kubernetes.gateways.secret import Part, SecretName, WatchedSecret
 from ca.kubernetes.settings import GatewaySettings
+from citadel.entry import Entry
 from citadel.errors import (
     CitadelError,
     InvalidArgument,
@@ -27,6 +30,8 @@ from citadel.errors import (
 )
 from citadel.kubernetes.credential_names import CredentialName
 from citadel.kubernetes.ports import ApiUnavailable
+from citadel.selector import Selector
+from citadel.spiffe import SpiffeId
 from tests.certificates import NOW
 from tests.clock import FakeClock
 from tests.kube_fake import FakeKubernetes
@@ -34,6 +39,7 @@ from tests.secrets_of_gateways import CA, crl, key_pem, secret, served, tls
 
 GATEWAY = Gateway("main", "shop", "gw-1", "uid-of-gw")
 DAY = timedelta(days=1)
+SECRET = "the words of a key"
 WEB = served(not_after=NOW + 9 * DAY)
 NEXT = served(not_after=NOW + 9 * DAY)
 
@@ -251,6 +257,18 @@ async def test_what_is_broken_takes_no_good_one_away_and_is_told(
     assert desk.cluster.condition().counts == {"good": 1, "behind": 0, "bad": 0, "missing": 0}
 
 
+@pytest.mark.invariant(9)
+async def test_a_secret_that_is_made_anew_and_broken_gives_nothing_of_the_deleted_one(desk: Desk) -> None:
+    """Its key may have been withdrawn just so; both changes arrive as one."""
+    desk.put("web", tls(WEB))
+    await desk.found()
+    desk.api.drop("/api/v1/namespaces/shop/secrets/web")
+    desk.put("web", {**tls(WEB), "tls.key": key_pem(NEXT)})
+    error = await desk.until_refused("web", InvalidArgument)
+    assert error.reason is Reason.CREDENTIAL_INVALID
+    assert desk.cluster.condition().counts["behind"] == 0
+
+
 async def test_a_secret_that_never_was_good_gives_nothing(desk: Desk) -> None:
     desk.put("web", {**tls(WEB), "tls.key": key_pem(NEXT)})
     error = await desk.refused()
@@ -382,3 +400,62 @@ async def test_no_more_are_followed_than_the_limit_and_the_unwanted_make_room() 
     assert followed.get("b", two) is followed.get("b", one)
     with pytest.raises(ResourceExhausted):
         followed.get("a", one)
+
+
+async def test_what_ends_unexpectedly_ends_alone_and_is_begun_anew() -> None:
+    class Brittle:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def run(self, changed: Any) -> None:
+            del changed
+            if self.name == "odd":
+                raise KeyError(self.name)
+            await asyncio.Event().wait()
+
+    clock = FakeClock()
+    followed: Followed[str, Brittle] = Followed(Brittle, most=2, what="secrets", clock=clock)
+    running = asyncio.create_task(followed.run())
+    holder = asyncio.Event()
+    odd, good = (followed.get(name, holder) for name in ("odd", "good"))
+    await clock.advance(6)
+    assert not running.done()
+    assert holder.is_set()
+    assert followed.get("good", holder) is good
+    assert followed.get("odd", holder) is not odd
+    followed.settle(holder)
+    followed.settle(holder)
+    running.cancel()
+
+
+async def test_a_secret_that_cannot_be_read_at_all_is_at_fault_alone() -> None:
+    def odd(data: Mapping[str, bytes], now: datetime) -> Credential:
+        del data, now
+        raise ValueError(SECRET)
+
+    api, told = FakeKubernetes(), asyncio.Event()
+    api.put("/api/v1/namespaces/shop/secrets/web", with_namespace(secret("web", tls(WEB)), "shop"))
+    watched = WatchedSecret(
+        SecretName("shop", "web"), api=api, clock=FakeClock(NOW), read={Part.AUTHORITIES: odd, Part.CERTIFICATE: odd}
+    )
+    running = asyncio.create_task(watched.run(told.set))
+    await asyncio.wait_for(told.wait(), 10)
+    fault = watched.ask(Part.CERTIFICATE).fault
+    assert fault is not None
+    assert (fault.reason, fault.message) == (
+        Reason.CREDENTIAL_INVALID,
+        "its certificate cannot be read (ValueError)",
+    )
+    running.cancel()
+
+
+def test_a_gateway_is_a_pod_by_its_uid_alone() -> None:
+    """Another value that has the same words in it makes it no other."""
+    entry = Entry(
+        id="e1",
+        spiffe_id=SpiffeId.parse("spiffe://a.test/ns/shop/sa/gateway"),
+        parent_id=SpiffeId.parse("spiffe://a.test/citadel/agent/k8s_psat/main/n1"),
+        selectors=frozenset({Selector("k8s", "pod-uid:u-1"), Selector("k8s", "pod-label:x:pod-uid:u-2")}),
+        origin="k8s:main/shop/gw-1",
+    )
+    assert Gateway.of(entry) == Gateway("main", "shop", "gw-1", "u-1")
