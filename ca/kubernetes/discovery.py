@@ -46,6 +46,7 @@ class WhileServed:
         self._following: asyncio.Task[None] | None = None
         self._at: str | None = None
         self.is_absent = False  # the API server was asked, and has it not
+        self.trouble: CitadelError | None = None  # why it could not be asked the last time
 
     async def run(self, follow: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         """Run `follow` with where it is, for ever; anew where that changes."""
@@ -62,8 +63,10 @@ class WhileServed:
         except CitadelError as error:
             if self._at is None and not self._pace.wait:
                 _log.warning("cannot ask what the API server has", reason=error.reason, error=str(error))
+            self.trouble = error
             self._pace.failed(longest=_LONGEST_PAUSE)
             return self._pace.wait
+        self.trouble = None
         self._pace.worked()
         if found is None and not self.is_absent:
             _log.warning("this API server has no such objects", kind=self._resource, asked=f"{GROUP}/{{v1,v1beta1}}")

@@ -86,7 +86,11 @@ class BundleKeeping:
             for standing in [each.standing()]
             for namespace in each.stale(forms=forms)
         ]
-        if (bundle := self._trust_bundle) is not None and "pem" in forms and bundle.is_stale:
+        bundle = self._trust_bundle if "pem" in forms else None
+        if bundle is not None and not bundle.has_synced:
+            words = f"ClusterTrustBundle {bundle.name} has not been read since the server was started"
+            return [Holder(name=self._name, words=f"{words}{_why(bundle.trouble)}")]
+        if bundle is not None and bundle.is_stale:
             stale.append(f"ClusterTrustBundle {bundle.name}{_why(bundle.trouble)}")
         if stale:
             more = f"; {len(stale) - _MOST_NAMED} more" if len(stale) > _MOST_NAMED else ""

@@ -58,7 +58,14 @@ class ClusterTrustBundle:
     @property
     def trouble(self) -> CitadelError | None:
         """Why it cannot be kept."""
-        return self._backlog.failing.get(self.name) if self._backlog is not None else None
+        if self._found is None or self._backlog is None:
+            return self._served.trouble
+        return self._found.trouble or self._backlog.failing.get(self.name)
+
+    @property
+    def has_synced(self) -> bool:
+        """Whether it is known what there is, be it that the API server has no such objects."""
+        return self.is_absent if self._found is None else self._found.has_synced
 
     @property
     def is_stale(self) -> bool:
@@ -87,11 +94,14 @@ class ClusterTrustBundle:
         backlog = Backlog(self._bring_in_order, is_away=lambda: is_away(found), clock=self._clock, at_once=1)
         found.follow(self._changed)
         self._found, self._backlog = found, backlog
-        async with asyncio.TaskGroup() as both:
-            both.create_task(found.run())
-            await found.until_synced()
-            backlog.add(self.name)
-            both.create_task(backlog.run())
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(found.run())
+                await found.until_synced()
+                backlog.add(self.name)
+                both.create_task(backlog.run())
+        finally:
+            self._found = self._backlog = None  # nobody can read there any more what was held
 
     async def _bring_in_order(self, name: str) -> None:
         assert self._found is not None  # noqa: S101 - for the type checker

@@ -16,7 +16,7 @@ from ca.kubernetes.discovery import GROUP
 from ca.kubernetes.settings import BundleSettings
 from citadel.bundle import TrustBundle
 from citadel.errors import Reason, Unavailable
-from citadel.kubernetes.ports import KubeObject
+from citadel.kubernetes.ports import Each, KubeObject, Listed, as_it_is
 from tests.certificates import bundle, root
 from tests.clock import FakeClock
 from tests.kube_fake import FakeKubernetes
@@ -45,12 +45,25 @@ class Own:
 
 
 class Cluster(FakeKubernetes):
-    """An API server. `refuses` says in which namespaces nothing can be written."""
+    """An API server. `refuses` says in which namespaces nothing can be written, `closed` below which path nobody may."""
 
     def __init__(self) -> None:
         super().__init__()
         self.refuses: set[str] = set()
+        self.closed = ""
         self.objects[f"{GROUP}/v1"] = {"resources": [{"name": "clustertrustbundles"}]}
+
+    async def get(self, path: str) -> KubeObject:
+        self._check_open(path)
+        return await super().get(path)
+
+    async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
+        self._check_open(path)
+        return await super().list(path, labels=labels, fields=fields, each=each)
+
+    def _check_open(self, path: str) -> None:
+        if self.closed and path.startswith(self.closed):
+            raise Unavailable(Reason.KUBERNETES_DENIED, "not allowed")
 
     async def apply(self, path: str, body: KubeObject, *, force: bool = True) -> KubeObject:
         if self.refuses & {*path.split("/")}:
@@ -251,6 +264,44 @@ async def test_a_cluster_trust_bundle_is_kept_like_the_config_maps(
         cluster.drop(AT)
         await clock.advance(1)
         assert cluster.objects[AT]["spec"]["trustBundle"] == PEM_OF_BOTH
+
+
+@pytest.mark.parametrize("away", ["all of it", "discovery", "the objects"])
+async def test_a_cluster_trust_bundle_that_was_not_read_yet_is_waited_for(
+    cluster: Cluster, own: Own, clock: FakeClock, away: str
+) -> None:
+    """A server that was started in the middle of a rotation must not take what it does not know for up to date."""
+    cluster.put(AT, {"metadata": {"name": TRUST_BUNDLE["name"]}, "spec": {"trustBundle": PEM_OF_ONE}})
+    own.current = bundle(ONE, TWO, sequence=2)
+    cluster.closed = {"all of it": "/", "discovery": f"{GROUP}/v1", "the objects": f"{GROUP}/v1/clustertrustbundles"}[
+        away
+    ]
+    async with keeping(cluster, own, clock, config_maps=[], cluster_trust_bundle=TRUST_BUNDLE) as keeper:
+        await clock.advance(600)
+        (holder,) = keeper.without(is_jwt=False)
+        assert (holder.name, holder.is_mere_time, holder.until) == (HOLDER, False, None)
+        assert "has not been read since the server was started (kubernetes_denied: not allowed)" in holder.words
+        (note,) = keeper.notes()
+        assert note.is_trouble
+        assert "kubernetes_denied: not allowed" in note.text
+        assert keeper.without(is_jwt=True) == ()
+        cluster.closed = ""
+        await clock.advance(600)
+        assert cluster.objects[AT]["spec"]["trustBundle"] == PEM_OF_BOTH
+        await clock.advance(90)
+        assert keeper.without(is_jwt=False) == []
+        assert not list(keeper.notes())
+
+
+async def test_a_cluster_trust_bundle_that_is_served_no_longer_is_not_waited_for(
+    cluster: Cluster, own: Own, clock: FakeClock
+) -> None:
+    async with keeping(cluster, own, clock, config_maps=[], cluster_trust_bundle=TRUST_BUNDLE) as keeper:
+        cluster.objects[f"{GROUP}/v1"] = {"resources": []}
+        await clock.advance(601)
+        own.becomes(bundle(ONE, TWO, sequence=2))
+        await clock.advance(90)
+        assert keeper.without(is_jwt=False) == []
 
 
 async def test_an_api_server_without_such_objects_is_named(cluster: Cluster, own: Own, clock: FakeClock) -> None:
