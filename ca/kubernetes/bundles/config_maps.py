@@ -11,6 +11,7 @@ from ca.kubernetes.backlog import Backlog
 from ca.kubernetes.bundles.contents import Contents, digest
 from ca.kubernetes.bundles.disputes import Disputes
 from ca.kubernetes.bundles.rate import WriteRate
+from ca.kubernetes.bundles.rivals import Rivals
 from ca.kubernetes.settings import ConfigMapSettings
 from citadel.clock import Clock
 from citadel.errors import CitadelError
@@ -20,6 +21,7 @@ from citadel.kubernetes.ports import KubeObject, KubernetesApi
 NAMESPACES: Final = "/api/v1/namespaces"
 _CONFIG_MAPS: Final = "/api/v1/configmaps"
 _AT_ONCE: Final = 8
+_MOST_LOOKED_AT: Final = 20  # namespaces in which it is found out who else writes there
 
 Digests: TypeAlias = Mapping[str, str]  # by the key in the ConfigMap
 
@@ -32,12 +34,17 @@ def is_lasting(namespace: KubeObject) -> bool | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How it is with the ConfigMaps of one name: how many are meant, and why some cannot be kept, by namespace."""
+    """How it is with the ConfigMaps of one name: how many are meant, and why some cannot be kept, by namespace.
+
+    `disputed` are the namespaces where somebody else writes it again and again; `rivals` are some of who do.
+    """
 
     name: str
     meant: int
     right: int
     failing: Mapping[str, CitadelError]
+    disputed: Sequence[str] = ()
+    rivals: Sequence[str] = ()
 
 
 class ConfigMaps:
@@ -69,6 +76,7 @@ class ConfigMaps:
             at_once=_AT_ONCE,
         )
         self._disputes = Disputes(clock=clock)
+        self._rivals = Rivals(api, name, most=_MOST_LOOKED_AT)
         self.rewritten_at: float | None = None  # when one was last brought from one bundle to another
         self._found.follow(self._config_map_changed)
         namespaces.follow(self._namespace_changed)
@@ -97,7 +105,16 @@ class ConfigMaps:
         """How it is with them."""
         meant = [namespace for namespace in self._namespaces.current if self._keys(namespace)]
         right = sum(1 for namespace in meant if not self._is_behind(namespace))
-        return Standing(name=self._name, meant=len(meant), right=right, failing=self._backlog.failing)
+        disputed = self._disputes.open()
+        rivals = {who for at, found in self._rivals.found.items() if at in disputed for who in found}
+        return Standing(
+            name=self._name,
+            meant=len(meant),
+            right=right,
+            failing=self._backlog.failing,
+            disputed=disputed,
+            rivals=sorted(rivals),
+        )
 
     def stale(self, *, forms: frozenset[str]) -> list[str]:
         """The namespaces in which somebody may read another bundle than the one in force, in one of these forms.
@@ -115,6 +132,9 @@ class ConfigMaps:
     async def _bring_in_order(self, namespace: str) -> None:
         if not self._is_behind(namespace):
             return
+        if self._disputes.is_open(namespace):
+            # Before the write takes it from whoever has it.
+            await self._rivals.look(namespace, disputed=self._disputes.open())
         await self._rate.turn()
         before = self._found.current.get(f"{namespace}/{self._name}")
         contents = self._contents()

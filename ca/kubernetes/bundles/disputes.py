@@ -26,6 +26,15 @@ class Disputes:
         self._open[key] = (pause, now)
         return pause
 
+    def is_open(self, key: str) -> bool:
+        """Whether it was changed again soon after it had been put back, and not long ago."""
+        pause, changed_at = self._open.get(key, (0.0, 0.0))
+        return pause > 0 and self._clock.monotonic() - changed_at < _FORGOTTEN_AFTER
+
+    def open(self) -> list[str]:
+        """Everything of which this is so."""
+        return [key for key in self._open if self.is_open(key)]
+
     def forget(self, key: str) -> None:
         """There is no such thing any more."""
         self._open.pop(key, None)

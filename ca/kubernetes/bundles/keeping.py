@@ -11,6 +11,7 @@ from typing import Final
 from ca.kubernetes.bundles.config_maps import NAMESPACES, ConfigMaps, Standing, is_lasting
 from ca.kubernetes.bundles.contents import Contents, OwnBundle
 from ca.kubernetes.bundles.rate import WriteRate
+from ca.kubernetes.bundles.rivals import ending
 from ca.kubernetes.bundles.trust_bundle import ClusterTrustBundle
 from ca.kubernetes.note import Note
 from ca.kubernetes.settings import BundleSettings, ConfigMapSettings
@@ -112,10 +113,7 @@ class BundleKeeping:
     def notes(self) -> Iterator[Note]:
         """What a person should know."""
         for standing in self.standings():
-            if standing.failing:
-                namespace, error = next(iter(standing.failing.items()))
-                words = f"ConfigMap {standing.name} cannot be kept in {len(standing.failing)} of {standing.meant}"
-                yield Note(f"{words} namespaces, such as {namespace}{_why(error)}", is_trouble=True)
+            yield from _notes_of(standing)
         if (bundle := self._trust_bundle) is None:
             return
         if bundle.is_absent:
@@ -150,6 +148,18 @@ def _by_name(settings: Sequence[ConfigMapSettings]) -> dict[str, list[ConfigMapS
     for each in settings:
         found[each.name].append(each)
     return found
+
+
+def _notes_of(standing: Standing) -> Iterator[Note]:
+    if standing.failing:
+        namespace, error = next(iter(standing.failing.items()))
+        words = f"ConfigMap {standing.name} cannot be kept in {len(standing.failing)} of {standing.meant}"
+        yield Note(f"{words} namespaces, such as {namespace}{_why(error)}", is_trouble=True)
+    if standing.disputed:
+        by = " and ".join(standing.rivals[:_MOST_NAMED]) or "somebody else"
+        words = f"ConfigMap {standing.name} is written by {by} too, in {len(standing.disputed)} of {standing.meant}"
+        where = f"namespaces, such as {standing.disputed[0]}, and is wrong there most of the time"
+        yield Note(f"{words} {where}: {ending(standing.name)}", is_trouble=True)
 
 
 def _why(error: CitadelError | None) -> str:

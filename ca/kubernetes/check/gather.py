@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
+from ca.kubernetes.bundles.rivals import writers_of
 from ca.kubernetes.check.facts import EVERYTHING, Account, AgentPod, Allowed, Caller, ClusterFacts, Kept, Seen, Version
 from ca.kubernetes.discovery import served_at
 from ca.kubernetes.permissions import AGENT, NEWER_KINDS, Grant, grants, server_permissions
@@ -180,11 +181,6 @@ async def _kept(api: KubernetesApi, name: str) -> Mapping[str, Kept]:
     # As one answer: `list` leaves out who writes.
     listed = await api.get(f"/api/v1/configmaps?fieldSelector=metadata.name%3D{name}")
     return {
-        str(each["metadata"]["namespace"]): Kept(data=each.get("data") or {}, writers=tuple(sorted(_writers(each))))
+        str(each["metadata"]["namespace"]): Kept(data=each.get("data") or {}, writers=tuple(sorted(writers_of(each))))
         for each in listed.get("items") or ()
     }
-
-
-def _writers(found: KubeObject) -> set[str]:
-    entries = found["metadata"].get("managedFields") or ()
-    return {str(each.get("manager")) for each in entries if "f:data" in (each.get("fieldsV1") or {})}

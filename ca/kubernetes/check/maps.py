@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from ca.kubernetes.bundles.rivals import ending
 from ca.kubernetes.check.facts import ClusterFacts, Kept
 from ca.kubernetes.check.objects import shown
 from ca.kubernetes.check.subject import Subject
@@ -16,8 +16,6 @@ from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError, Reason
 from citadel.finding import Finding, bad, good, unknown, warning
 from citadel.kubernetes.ports import FIELD_MANAGER
-
-_ISTIOS: Final = "istio-ca-root-cert"
 
 
 def map_findings(facts: ClusterFacts, cluster: ClusterSettings, bundle: TrustBundle | None) -> Iterator[Finding]:
@@ -54,10 +52,7 @@ def _rivals(each: ConfigMapSettings, kept: Mapping[str, Kept]) -> Iterator[Findi
         return
     where = [namespace for namespace, found in kept.items() if rivals.intersection(found.writers)]
     found = f"{each.name} is also written by {shown(rivals)}, in {shown(where)}"
-    fix = "let one of the two write it, or give ours another name"
-    if each.name == _ISTIOS:
-        fix = "set ENABLE_CA_SERVER=false for istiod, or leave it out of `bundles.config_maps`"
-    yield bad(Subject.WRITERS, Reason.KUBERNETES_CONFLICT, found, fix)
+    yield bad(Subject.WRITERS, Reason.KUBERNETES_CONFLICT, found, ending(each.name))
 
 
 def _content(each: ConfigMapSettings, kept: Mapping[str, Kept], bundle: TrustBundle) -> Finding:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from ca.kubernetes.bundles.keeping import BundleKeeping
 from ca.kubernetes.discovery import GROUP
@@ -45,7 +46,7 @@ class Own:
 
 
 class Cluster(FakeKubernetes):
-    """An API server. `refuses` says in which namespaces nothing can be written, `closed` below which path nobody may."""
+    """An API server. `refuses` says in which namespaces nothing can be written, `closed` what nobody may read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,6 +193,46 @@ async def test_two_who_write_the_same_do_not_race_each_other(cluster: Cluster, o
         assert len(cluster.written()) - before < 20
         await clock.advance(60)
         assert cluster.holds("shop") == {"roots.pem": PEM_OF_ONE}
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("roots", "let one of the two write it, or give ours another name"),
+        (
+            "istio-ca-root-cert",
+            "set ENABLE_CA_SERVER=false for istiod, or leave it out of `bundles.config_maps`",
+        ),
+    ],
+)
+async def test_who_writes_the_same_is_told_with_how_to_end_it_for_as_long_as_it_lasts(
+    cluster: Cluster, own: Own, clock: FakeClock, name: str, fix: str
+) -> None:
+    cluster.namespace("shop")
+    cluster.namespace("bank")
+    managed = [{"manager": "pilot-discovery", "fieldsV1": {"f:data": {}}}, {"manager": "kubectl", "fieldsV1": {}}]
+    meta = {"namespace": "shop", "name": name, "managedFields": managed}
+    other = {"metadata": meta, "data": {"roots.pem": "another root"}}
+    cluster.objects[f"/api/v1/namespaces/shop/configmaps?fieldSelector=metadata.name%3D{name}"] = {"items": [other]}
+    async with keeping(cluster, own, clock, {"name": name, "key": "roots.pem"}) as keeper:
+        cluster.put(at("shop", name), other)
+        await clock.advance(1)
+        assert not list(keeper.notes())  # once may be by hand, and is put back
+        with capture_logs() as logs:
+            for _ in range(200):
+                if cluster.holds("shop", name) != other["data"]:
+                    cluster.put(at("shop", name), other)
+                await clock.advance(1)
+        (note,) = keeper.notes()
+        assert note.is_trouble
+        assert note.text == (
+            f"ConfigMap {name} is written by pilot-discovery too, in 1 of 2 namespaces, such as shop, "
+            f"and is wrong there most of the time: {fix}"
+        )
+        (logged,) = [each for each in logs if "somebody else" in each["event"]]
+        assert (logged["namespace"], logged["managers"], logged["fix"]) == ("shop", ["pilot-discovery"], fix)
+        await clock.advance(400)
+        assert not list(keeper.notes())
 
 
 async def test_a_rotation_waits_until_a_new_root_is_where_the_old_one_was(
