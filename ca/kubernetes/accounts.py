@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from citadel.errors import CitadelError, Reason, Unauthenticated
 from citadel.kubernetes.ports import KubeObject
+from citadel.kubernetes.reading import part
 
 _USER: Final = re.compile(
     r"system:serviceaccount:(?P<namespace>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
@@ -59,7 +60,7 @@ def proven_account(review: KubeObject, token: str, *, cluster: str, audience: st
     Raises `Unauthenticated`: `k8s_token_refused`, `k8s_token_expired` or `k8s_token_audience`.
     """
     claims = _claims(token)
-    status = _part(review, "status")
+    status = part(review, "status")
     if status.get("authenticated") is not True:
         raise _refused(str(status.get("error") or ""), claims, audience=audience, now=now)
     if audience not in _list(status, "audiences"):
@@ -67,7 +68,7 @@ def proven_account(review: KubeObject, token: str, *, cluster: str, audience: st
         raise Unauthenticated(
             Reason.K8S_TOKEN_AUDIENCE, f"the API server does not say that the token is for {audience!r}"
         )
-    user = _part(status, "user")
+    user = part(status, "user")
     found = _USER.fullmatch(str(user.get("username")))
     if found is None or not {_GROUP, f"{_GROUP}:{found['namespace']}"} <= {*_list(user, "groups")}:
         raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, "the token is not one of a service account")
@@ -76,7 +77,7 @@ def proven_account(review: KubeObject, token: str, *, cluster: str, audience: st
         raise _endless()
     if ends_at <= now:  # for some seconds an API server repeats what it found before
         raise _expired(ends_at)
-    extra = _part(user, "extra")
+    extra = part(user, "extra")
     return ProvenAccount(
         cluster=cluster,
         namespace=found["namespace"],
@@ -168,11 +169,6 @@ def _named(extra: Mapping[str, Any], kind: str) -> Named | None:
     return Named(name[0], uid[0]) if len(name) == len(uid) == 1 and name[0] and uid[0] else None
 
 
-def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = found.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
 def _list(found: Mapping[str, Any], name: str) -> Sequence[str]:
-    part = found.get(name)
-    return [str(each) for each in part] if isinstance(part, list) else []
+    value = found.get(name)
+    return [str(each) for each in value] if isinstance(value, list) else []

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
-from citadel.errors import CitadelError, Reason
-
-# What is wrong with all calls, and not with one of them.
-_OF_ALL: Final = frozenset(
-    {Reason.KUBERNETES_UNAVAILABLE, Reason.KUBERNETES_UNTRUSTED, Reason.KUBERNETES_LOGIN_REFUSED}
-)
+from citadel.errors import CitadelError
+from citadel.kubernetes.ports import OF_ALL
 
 
 class Follows(Protocol):
@@ -23,4 +19,4 @@ class Follows(Protocol):
 
 def is_away(*following: Follows) -> bool:
     """Whether one of these is kept from it by what would keep every call from being answered."""
-    return any(each.trouble is not None and each.trouble.reason in _OF_ALL for each in following)
+    return any(each.trouble is not None and each.trouble.reason in OF_ALL for each in following)

@@ -12,6 +12,7 @@ from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.kubernetes.informer import Follower, Informer
 from citadel.kubernetes.ports import KubeObject, KubernetesApi
+from citadel.kubernetes.reading import part
 
 PODS: Final = "/api/v1/pods"
 _NONE: Final[Mapping[str, Pod]] = MappingProxyType({})
@@ -120,7 +121,7 @@ class Pods:
 
 def pod_of(found: KubeObject) -> Pod | None:
     """The pod, or None where the object is none that an API server writes."""
-    meta, spec, status = _part(found, "metadata"), _part(found, "spec"), _part(found, "status")
+    meta, spec, status = part(found, "metadata"), part(found, "spec"), part(found, "status")
     if not (meta.get("namespace") and meta.get("name") and meta.get("uid")):
         return None
     # Thousands of pods share namespaces, nodes, labels and owners: each text is kept once.
@@ -131,7 +132,7 @@ def pod_of(found: KubeObject) -> Pod | None:
         node=_text(spec, "nodeName"),
         service_account=_text(spec, "serviceAccountName"),
         labels=tuple(
-            (sys.intern(str(name)), sys.intern(str(value))) for name, value in sorted(_part(meta, "labels").items())
+            (sys.intern(str(name)), sys.intern(str(value))) for name, value in sorted(part(meta, "labels").items())
         ),
         owners=tuple(
             Owner(_text(owner, "kind"), _text(owner, "name"), _text(owner, "uid"))
@@ -141,11 +142,6 @@ def pod_of(found: KubeObject) -> Pod | None:
         ips=tuple(str(each.get("ip", "")) for each in status.get("podIPs") or ()),
         created=str(meta.get("creationTimestamp") or ""),
     )
-
-
-def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = found.get(name)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _text(found: Mapping[str, Any], name: str) -> str:

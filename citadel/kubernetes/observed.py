@@ -11,12 +11,8 @@ from typing import Final
 
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
-from citadel.kubernetes.ports import Each, KubeObject, KubernetesApi, Listed, WatchEvent, WatchExpired, as_it_is
+from citadel.kubernetes.ports import OF_ALL, Each, KubeObject, KubernetesApi, Listed, WatchEvent, WatchExpired, as_it_is
 
-# What is wrong with all calls; the next one that is answered shows that it is over.
-_OF_ALL: Final = frozenset(
-    {Reason.KUBERNETES_UNAVAILABLE, Reason.KUBERNETES_UNTRUSTED, Reason.KUBERNETES_LOGIN_REFUSED}
-)
 _GOOD: Final = "ok"
 
 
@@ -71,7 +67,7 @@ class Calls:
     def _failed(self, kind: Kind, error: CitadelError) -> None:
         if not isinstance(error, Unavailable) or isinstance(error, WatchExpired):
             self.worked(kind)
-        elif error.reason in _OF_ALL:
+        elif error.reason in OF_ALL:
             self._away = Trouble(error, self._away.since if self._away is not None else self.clock.now())
         else:
             self._away = None

@@ -25,6 +25,10 @@ def as_it_is(found: KubeObject) -> KubeObject:
     return found
 
 
+# What is wrong with all calls, and not with one of them; the next one that is answered shows that it is over.
+OF_ALL: Final = frozenset({Reason.KUBERNETES_UNAVAILABLE, Reason.KUBERNETES_UNTRUSTED, Reason.KUBERNETES_LOGIN_REFUSED})
+
+
 class ApiUnavailable(Unavailable):
     """The API server is not there, too slow, or too busy; `retry_after` is what it asked for."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from citadel.config.types import Settings
 
@@ -37,6 +37,12 @@ class ApiServerSettings(Settings):
 
     kubeconfig: Path | None = None
     context: str | None = None
+
+    @model_validator(mode="after")
+    def _context_is_of_a_kubeconfig(self) -> Self:
+        if self.context is not None and self.kubeconfig is None:
+            raise ValueError("context is one of a kubeconfig, which is not named: add kubeconfig, or leave out context")
+        return self
 
 
 class NamespaceSettings(Settings):

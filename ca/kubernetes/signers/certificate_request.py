@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from citadel.errors import InvalidArgument, Reason
 from citadel.kubernetes.ports import KubeObject
+from citadel.kubernetes.reading import part
 
 PATH: Final = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 _BEGIN: Final = b"-----BEGIN CERTIFICATE REQUEST-----"
@@ -41,19 +42,19 @@ class CertificateRequest:
 
     def with_condition(self, kind: str, reason: str, message: str) -> KubeObject:
         """The object with one more condition."""
-        status = _part(self.found, "status")
+        status = part(self.found, "status")
         condition = {"type": kind, "status": "True", "reason": reason, "message": message}
         return {**self.found, "status": {**status, "conditions": [*(status.get("conditions") or ()), condition]}}
 
     def with_certificate(self, chain: str) -> KubeObject:
         """The object with its certificate."""
         certificate = base64.b64encode(chain.encode()).decode()
-        return {**self.found, "status": {**_part(self.found, "status"), "certificate": certificate}}
+        return {**self.found, "status": {**part(self.found, "status"), "certificate": certificate}}
 
 
 def waiting_request(found: KubeObject, signer_name: str) -> CertificateRequest | None:
     """The request, or None where it is not for this signer, or has its answer."""
-    meta, spec, status = _part(found, "metadata"), _part(found, "spec"), _part(found, "status")
+    meta, spec, status = part(found, "metadata"), part(found, "spec"), part(found, "status")
     conditions = {str(_object(each).get("type")) for each in status.get("conditions") or ()}
     if spec.get("signerName") != signer_name or status.get("certificate") or conditions & {"Denied", "Failed"}:
         return None
@@ -65,7 +66,7 @@ def waiting_request(found: KubeObject, signer_name: str) -> CertificateRequest |
         usages=tuple(map(str, spec.get("usages") or ())),
         username=str(spec.get("username") or ""),
         groups=tuple(map(str, spec.get("groups") or ())),
-        extra={str(key): tuple(map(str, said or ())) for key, said in _part(spec, "extra").items()},
+        extra={str(key): tuple(map(str, said or ())) for key, said in part(spec, "extra").items()},
         asked=timedelta(seconds=seconds) if isinstance(seconds, int) else None,
         is_approved="Approved" in conditions,
         found=found,
@@ -89,10 +90,6 @@ def _decoded(text: object) -> bytes:
         return base64.b64decode(str(text or ""))
     except binascii.Error:
         return b""  # is no request, and is answered so
-
-
-def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return _object(found.get(name))
 
 
 def _object(found: object) -> Mapping[str, Any]:

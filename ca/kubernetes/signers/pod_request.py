@@ -12,6 +12,7 @@ from typing import Any, Final
 from ca.kubernetes.signers.accounts import Account
 from ca.kubernetes.signers.pods_seen import PodClaim
 from citadel.kubernetes.ports import KubeObject
+from citadel.kubernetes.reading import part
 
 RESOURCE: Final = "podcertificaterequests"
 _DEFAULT: Final = timedelta(days=1)  # what the API server fills in
@@ -55,7 +56,7 @@ class PodRequest:
 
 def waiting_pod_request(found: KubeObject, signer_name: str) -> PodRequest | None:
     """The request, or None where it is not for this signer, or has its answer."""
-    meta, spec, status = _part(found, "metadata"), _part(found, "spec"), _part(found, "status")
+    meta, spec, status = part(found, "metadata"), part(found, "spec"), part(found, "status")
     conditions = {str(each.get("type")) for each in status.get("conditions") or () if isinstance(each, Mapping)}
     if spec.get("signerName") != signer_name or conditions & _ANSWERS:
         return None
@@ -74,7 +75,7 @@ def waiting_pod_request(found: KubeObject, signer_name: str) -> PodRequest | Non
         csr=_decoded(spec, "stubPKCS10Request"),
         public_key=_decoded(spec, "pkixPublicKey"),
         proof=_decoded(spec, "proofOfPossession"),
-        annotations=tuple(map(str, _part(spec, "unverifiedUserAnnotations"))),
+        annotations=tuple(map(str, part(spec, "unverifiedUserAnnotations"))),
         found=found,
     )
 
@@ -89,8 +90,3 @@ def _decoded(spec: Mapping[str, Any], name: str) -> bytes:
         return base64.b64decode(str(spec.get(name) or ""))
     except binascii.Error:
         return b""  # is no key, and is answered so
-
-
-def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = found.get(name)
-    return part if isinstance(part, Mapping) else {}

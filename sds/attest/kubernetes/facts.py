@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from citadel.errors import InvalidArgument
 from citadel.kubernetes.ports import KubeObject
+from citadel.kubernetes.reading import part, parts, text
 from citadel.selector import Selector
 
 TYPE: Final = "k8s"
@@ -66,22 +67,22 @@ class NodePod:
 
 def pod_of(found: KubeObject) -> NodePod | None:
     """The pod, None where the object is none that an API server writes."""
-    meta, spec, status = _part(found, "metadata"), _part(found, "spec"), _part(found, "status")
-    namespace, name, uid = _text(meta, "namespace"), _text(meta, "name"), _text(meta, "uid")
+    meta, spec, status = part(found, "metadata"), part(found, "spec"), part(found, "status")
+    namespace, name, uid = text(meta, "namespace"), text(meta, "name"), text(meta, "uid")
     if not (namespace and name and uid):
         return None
-    account = _text(spec, "serviceAccountName")
+    account = text(spec, "serviceAccountName")
     return NodePod(
         namespace=sys.intern(namespace),
         name=name,
         uid=uid,
         kubelet_uid=_kubelet_uid(meta, account) or uid,
-        node=sys.intern(_text(spec, "nodeName")),
+        node=sys.intern(text(spec, "nodeName")),
         service_account=sys.intern(account),
         labels=tuple(
-            sorted((sys.intern(str(key)), sys.intern(str(value))) for key, value in _part(meta, "labels").items())
+            sorted((sys.intern(str(key)), sys.intern(str(value))) for key, value in part(meta, "labels").items())
         ),
-        owners=tuple((_text(each, "kind"), _text(each, "name")) for each in _parts(meta, "ownerReferences")),
+        owners=tuple((text(each, "kind"), text(each, "name")) for each in parts(meta, "ownerReferences")),
         containers=tuple(_containers(spec, status)),
     )
 
@@ -103,34 +104,19 @@ def selectors_of(pod: NodePod, container: Container | None) -> frozenset[Selecto
 
 def _kubelet_uid(meta: Mapping[str, Any], account: str) -> str:
     """Of a mirror. Who may make pods may write the same, but only kubelet's pods have no service account."""
-    notes = _part(meta, "annotations")
-    owners = [_text(each, "kind") for each in _parts(meta, "ownerReferences")]
+    notes = part(meta, "annotations")
+    owners = [text(each, "kind") for each in parts(meta, "ownerReferences")]
     is_mirror = not account and owners == ["Node"] and _IS_MIRROR in notes
-    return _text(notes, _OWN_UID) if is_mirror else ""
+    return text(notes, _OWN_UID) if is_mirror else ""
 
 
 def _containers(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[Container]:
     """Those whose ID was told: a container that has not begun has none."""
-    named = {_text(each, "name"): _text(each, "image") for kind in _KINDS_OF_CONTAINER for each in _parts(spec, kind)}
-    for each in (each for kind in _KINDS_OF_STATUS for each in _parts(status, kind)):
-        name, container_id = _text(each, "name"), _text(each, "containerID").rpartition("://")[2]
+    named = {text(each, "name"): text(each, "image") for kind in _KINDS_OF_CONTAINER for each in parts(spec, kind)}
+    for each in (each for kind in _KINDS_OF_STATUS for each in parts(status, kind)):
+        name, container_id = text(each, "name"), text(each, "containerID").rpartition("://")[2]
         if container_id and name in named:
-            images = (named[name], _text(each, "imageID").removeprefix(_PULLABLE))
+            images = (named[name], text(each, "imageID").removeprefix(_PULLABLE))
             yield Container(
                 container_id, sys.intern(name), tuple(sys.intern(image) for image in dict.fromkeys(images) if image)
             )
-
-
-def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = found.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _parts(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    parts = found.get(name)
-    return [each for each in parts if isinstance(each, Mapping)] if isinstance(parts, list) else []
-
-
-def _text(found: Mapping[str, Any], name: str) -> str:
-    value = found.get(name)
-    return value if isinstance(value, str) else ""
