@@ -16,6 +16,7 @@ from citadel.kubernetes.ports import ApiUnavailable, KubeObject, KubernetesApi, 
 from citadel.pace import Pace
 
 _LONGEST_PAUSE: Final = 30.0  # seconds between tries while the API server is away
+_LIST_AGAIN: Final = 1800.0  # seconds; whatever a watch did not tell is known then, such as after etcd was restored
 _GOOD_WATCH: Final = 5.0  # seconds; an end before that is no end in due time, however it is said
 
 _Kept = TypeVar("_Kept")
@@ -61,6 +62,7 @@ class Informer(Generic[_Kept]):
         self._kept: dict[str, _Kept] = {}
         self._followers: list[Follower[_Kept]] = []
         self._version = ""
+        self._listed_at = 0.0
         self._opened: float | None = None  # when the present watch was
         self._synced = asyncio.Event()
         self.trouble: CitadelError | None = None
@@ -88,7 +90,7 @@ class Informer(Generic[_Kept]):
         while True:
             self._opened = None
             try:
-                if not self._version:
+                if not self._version or self._clock.monotonic() - self._listed_at >= _LIST_AGAIN:
                     await self._list()
                 await self._watch()
             except WatchExpired:
@@ -111,7 +113,7 @@ class Informer(Generic[_Kept]):
             self._take(key, None)
         for key, each in found.items():
             self._take(key, each)
-        self._version = listed.resource_version
+        self._version, self._listed_at = listed.resource_version, self._clock.monotonic()
         self._has_worked()
         self._synced.set()
 
@@ -122,11 +124,14 @@ class Informer(Generic[_Kept]):
             self._opened = self._clock.monotonic()
             self._has_worked()
             async for event in events:
+                version = _text(event.object, "resourceVersion")
+                if event.kind != "DELETED" and _is_before(version, self._version):
+                    raise WatchExpired(f"version {version} came after {self._version}: what was known may be no more")
                 if event.kind == "DELETED":
                     self._take(_key(event.object), None)
                 elif event.kind in ("ADDED", "MODIFIED"):
                     self._take(*self._read(event.object))
-                self._version = _text(event.object, "resourceVersion") or self._version
+                self._version = version or self._version
 
     def _read(self, found: KubeObject) -> tuple[str, _Kept | None]:
         """Its key, empty for what is none, and what is kept of it; what was before, where it cannot be read."""
@@ -170,6 +175,11 @@ class Informer(Generic[_Kept]):
         # Both: the API server asks many at once to come back in the same number of seconds.
         asked = trouble.retry_after if isinstance(trouble, ApiUnavailable) else None
         await self._clock.sleep((asked.total_seconds() if asked is not None else 0) + self._pace.wait)
+
+
+def _is_before(version: str, other: str) -> bool:
+    """Whether an API server wrote it earlier, where both are numbers, as those of Kubernetes are."""
+    return version.isdecimal() and other.isdecimal() and int(version) < int(other)
 
 
 def _key(found: KubeObject) -> str:

@@ -137,6 +137,44 @@ async def test_a_watch_that_ends_in_due_time_goes_on_at_once_and_tells_nothing_t
     assert followed.informer.trouble is None
 
 
+def behind_its_back(followed: Followed) -> None:
+    """As after etcd was restored: `a` is gone, `b` is new, and no watch tells it."""
+    queues = followed.api.watchers.pop(THINGS)
+    followed.drop("a")
+    followed.put("b", "1")
+    followed.api.history.clear()
+    followed.api.watchers[THINGS] = queues
+
+
+async def test_everything_is_listed_again_after_half_an_hour(followed: Followed) -> None:
+    followed.put("a", "1")
+    await followed.settled()
+    behind_its_back(followed)
+    followed.api.calls.clear()
+    for minutes in (29, 1):
+        await followed.clock.advance(minutes * 60)
+        followed.api.break_watches()
+        await followed.settled()
+    assert followed.calls == ["watch", "list", "watch"]
+    assert followed.informer.current == {"b": "1"}
+
+
+@pytest.mark.parametrize(("version", "calls"), [("1", ["list", "watch"]), ("99", []), ("", []), ("opaque", [])])
+async def test_versions_that_go_backwards_are_followed_by_a_list(
+    followed: Followed, version: str, calls: list[str]
+) -> None:
+    for data in ("1", "2", "3"):
+        followed.put("a", data)
+    await followed.settled()
+    behind_its_back(followed)
+    followed.api.calls.clear()
+    for queue in followed.api.watchers[THINGS]:
+        queue.put_nowait(WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": version}}))
+    await followed.clock.advance(1)
+    assert followed.calls == calls
+    assert followed.informer.current == ({"b": "1"} if calls else {"a": "3"})
+
+
 class EndsAtOnce(FakeKubernetes):
     """Its watches end as soon as they are open."""
 
