@@ -97,8 +97,9 @@ class Rotation:
 class Holder:
     """Who is waited for. `name` is what a person may skip; `until` is when it is waited for no longer, if ever.
 
-    `agent` is set for a stream: who skips its agent skips it too. `is_mere_time` where nobody is late, and time alone
-    has to pass. `is_error` where it is this server itself, which cannot do what the phase asks for.
+    `agent` is set for a part, such as a stream of an agent's: who skips the whole skips it too. `is_mere_time` where
+    nobody is late, and time alone has to pass. `is_error` where it is this server itself, which cannot do what the
+    phase asks for.
     """
 
     name: str

@@ -14,7 +14,7 @@ from ca.kubernetes.bundles.rate import WriteRate
 from ca.kubernetes.bundles.rivals import Rivals
 from ca.kubernetes.settings import ConfigMapSettings
 from citadel.clock import Clock
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.kubernetes.informer import Informer
 from citadel.kubernetes.ports import KubeObject, KubernetesApi
 
@@ -24,6 +24,17 @@ _AT_ONCE: Final = 8
 _MOST_LOOKED_AT: Final = 20  # namespaces in which it is found out who else writes there
 
 Digests: TypeAlias = Mapping[str, str]  # by the key in the ConfigMap
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one holds. Nobody can change what is immutable, but it can be deleted."""
+
+    digests: Digests
+    is_immutable: bool = False
+
+
+_NOTHING: Final = Held({})
 
 
 def is_lasting(namespace: KubeObject) -> bool | None:
@@ -68,7 +79,7 @@ class ConfigMaps:
         self._rate = rate
         self._clock = clock
         self._namespaces = namespaces
-        self._found = Informer(api, _CONFIG_MAPS, keep=self._digests, fields=f"metadata.name={name}", clock=clock)
+        self._found = Informer(api, _CONFIG_MAPS, keep=self._kept_of, fields=f"metadata.name={name}", clock=clock)
         self._backlog = Backlog(
             self._bring_in_order,
             is_away=lambda: is_away(namespaces, self._found),
@@ -124,7 +135,7 @@ class ConfigMaps:
         found = []
         for namespace in self._namespaces.current:
             wanted = {each.key for each in self._keys(namespace) if each.format in forms}
-            held = self._found.current.get(f"{namespace}/{self._name}", {})
+            held = self._held(namespace).digests
             if any(held[key] != text for key, text in self._wanted(namespace).items() if key in wanted & held.keys()):
                 found.append(namespace)
         return found
@@ -132,11 +143,13 @@ class ConfigMaps:
     async def _bring_in_order(self, namespace: str) -> None:
         if not self._is_behind(namespace):
             return
+        if self._held(namespace).is_immutable:
+            raise Unavailable(Reason.KUBERNETES_REFUSED, "it is immutable: delete it, and it is made anew")
         if self._disputes.is_open(namespace):
             # Before the write takes it from whoever has it.
             await self._rivals.look(namespace, disputed=self._disputes.open())
         await self._rate.turn()
-        before = self._found.current.get(f"{namespace}/{self._name}")
+        before = self._held(namespace).digests
         contents = self._contents()
         await self._api.apply(
             f"{NAMESPACES}/{namespace}/configmaps/{self._name}",
@@ -153,7 +166,7 @@ class ConfigMaps:
     def _is_behind(self, namespace: str) -> bool:
         if namespace not in self._namespaces.current:
             return False
-        held, wanted = self._found.current.get(f"{namespace}/{self._name}", {}), self._wanted(namespace)
+        held, wanted = self._held(namespace).digests, self._wanted(namespace)
         return any(held.get(key) != text for key, text in wanted.items())
 
     def _keys(self, namespace: str) -> list[ConfigMapSettings]:
@@ -163,9 +176,13 @@ class ConfigMaps:
         contents = self._contents()
         return {each.key: contents.digests[each.format] for each in self._keys(namespace)}
 
-    def _digests(self, config_map: KubeObject) -> Digests:
+    def _held(self, namespace: str) -> Held:
+        return self._found.current.get(f"{namespace}/{self._name}", _NOTHING)
+
+    def _kept_of(self, config_map: KubeObject) -> Held:
         data = config_map.get("data") or {}
-        return {each.key: digest(str(data[each.key])) for each in self._kept if each.key in data}
+        digests = {each.key: digest(str(data[each.key])) for each in self._kept if each.key in data}
+        return Held(digests, is_immutable=config_map.get("immutable") is True)
 
     def _namespace_changed(self, key: str, before: bool | None, after: bool | None) -> None:
         del before
@@ -175,13 +192,12 @@ class ConfigMaps:
         else:
             self._backlog.add(key, urgent=True)  # its pods cannot start without
 
-    def _config_map_changed(self, key: str, before: Digests | None, after: Digests | None) -> None:
-        del after
+    def _config_map_changed(self, key: str, before: Held | None, after: Held | None) -> None:
         namespace, wanted = key.partition("/")[0], self._wanted(key.partition("/")[0])
-        was_right = before is not None and all(before.get(each) == text for each, text in wanted.items())
+        was_right = before is not None and all(before.digests.get(each) == text for each, text in wanted.items())
         if not self._is_behind(namespace):
             return
         if was_right:
             self._backlog.add(namespace, after=self._disputes.pause(namespace))
-        elif not self._backlog.waits_for(namespace):
+        elif not self._backlog.waits_for(namespace) or (after is None and before is not None and before.is_immutable):
             self._backlog.add(namespace)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from ca.kubernetes.bundles.config_maps import NAMESPACES, ConfigMaps, Standing, is_lasting
-from ca.kubernetes.bundles.contents import Contents, OwnBundle
+from ca.kubernetes.bundles.contents import Contents, Form, OwnBundle
 from ca.kubernetes.bundles.rate import WriteRate
 from ca.kubernetes.bundles.rivals import ending
 from ca.kubernetes.bundles.trust_bundle import ClusterTrustBundle
@@ -25,6 +25,9 @@ from citadel.kubernetes.ports import KubernetesApi
 # kubelet looks at what it has mounted once a minute, with some jitter, and follows changes until then.
 _KUBELETS_HAVE_IT: Final = 90.0
 _MOST_NAMED: Final = 3
+_MOST_ALONE: Final = 20  # so many namespaces are waited for each under a name of its own
+_OF_ALL: Final = "ClusterTrustBundle"  # no namespace can be called so
+_NOT_YET: Final = "the bundle is not written yet"
 
 
 class BundleKeeping:
@@ -76,28 +79,17 @@ class BundleKeeping:
                 group.create_task(self._trust_bundle.run())
 
     def without(self, *, is_jwt: bool) -> Sequence[Holder]:
-        forms = frozenset({"spiffe"} if is_jwt else {"pem", "spiffe"})
+        forms: frozenset[Form] = frozenset({"spiffe"} if is_jwt else {"pem", "spiffe"})
         if not forms & self._forms:
             return ()
         if not all(each.has_synced for each in self._config_maps):
             return [Holder(name=self._name, words="its ConfigMaps have not been read since the server was started")]
-        stale = [
-            f"{standing.name} in {namespace}{_why(standing.failing.get(namespace))}"
-            for each in self._config_maps
-            for standing in [each.standing()]
-            for namespace in each.stale(forms=forms)
-        ]
         bundle = self._trust_bundle if "pem" in forms else None
         if bundle is not None and not bundle.has_synced:
             words = f"ClusterTrustBundle {bundle.name} has not been read since the server was started"
             return [Holder(name=self._name, words=f"{words}{_why(bundle.trouble)}")]
-        if bundle is not None and bundle.is_stale:
-            stale.append(f"ClusterTrustBundle {bundle.name}{_why(bundle.trouble)}")
-        if stale:
-            more = f"; {len(stale) - _MOST_NAMED} more" if len(stale) > _MOST_NAMED else ""
-            words = f"the bundle is not written yet: {'; '.join(stale[:_MOST_NAMED])}{more}"
-            return [Holder(name=self._name, words=words)]
-        return self._being_read()
+        # Also for those that are left once one was skipped.
+        return [*self._behind(self._stale(forms)), *self._being_read()]
 
     def depending(self, old_ids: Collection[str], now: datetime) -> Sequence[Holder]:
         del old_ids, now  # whoever has a certificate is known from the ledger
@@ -130,6 +122,28 @@ class BundleKeeping:
             each.bundle_changed()
         if self._trust_bundle is not None:
             self._trust_bundle.bundle_changed()
+
+    def _stale(self, forms: frozenset[Form]) -> dict[str, list[str]]:
+        """What says something else than the bundle in force, by namespace."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for each in self._config_maps:
+            standing = each.standing()
+            for namespace in each.stale(forms=forms):
+                found[namespace].append(f"{standing.name} in {namespace}{_why(standing.failing.get(namespace))}")
+        if (bundle := self._trust_bundle) is not None and "pem" in forms and bundle.is_stale:
+            found[_OF_ALL].append(f"ClusterTrustBundle {bundle.name}{_why(bundle.trouble)}")
+        return dict(sorted(found.items()))
+
+    def _behind(self, stale: Mapping[str, Sequence[str]]) -> Iterator[Holder]:
+        """One each, so that who holds up all others can be skipped alone; of many, one for all."""
+        if len(stale) <= _MOST_ALONE:
+            for where, words in stale.items():
+                # Who skips the cluster skips it too.
+                yield Holder(name=f"{self._name}/{where}", agent=self._name, words=f"{_NOT_YET}: {'; '.join(words)}")
+            return
+        named = [each for words in stale.values() for each in words]
+        more = f"; {len(named) - _MOST_NAMED} more"
+        yield Holder(name=self._name, words=f"{_NOT_YET}: {'; '.join(named[:_MOST_NAMED])}{more}")
 
     def _being_read(self) -> list[Holder]:
         of_bundle = self._trust_bundle.rewritten_at if self._trust_bundle is not None else None

@@ -247,10 +247,11 @@ async def test_a_rotation_waits_until_a_new_root_is_where_the_old_one_was(
         assert keeper.without(is_jwt=False) == []
         cluster.refuses |= {"full"}
         own.becomes(bundle(ONE, TWO, sequence=2))
-        (holder,) = keeper.without(is_jwt=False)
-        assert holder.name == HOLDER
+        assert [each.name for each in keeper.without(is_jwt=False)] == [f"{HOLDER}/full", f"{HOLDER}/shop"]
         await clock.advance(1)
-        (holder,) = keeper.without(is_jwt=False)
+        holder, others = keeper.without(is_jwt=False)
+        assert (holder.name, holder.agent) == (f"{HOLDER}/full", HOLDER)  # skipped alone, or with all of them
+        assert (others.name, others.is_mere_time) == (HOLDER, True)  # who is skipped takes no time from the others
         assert holder.words == "the bundle is not written yet: roots in full (kubernetes_denied: exceeded quota)"
         assert holder.until is None
         assert cluster.holds("shop") == {"roots.pem": PEM_OF_BOTH}
@@ -260,6 +261,37 @@ async def test_a_rotation_waits_until_a_new_root_is_where_the_old_one_was(
         assert holder.is_mere_time  # a pod reads what its kubelet has brought it
         await clock.advance(90)
         assert keeper.without(is_jwt=False) == []
+
+
+async def test_many_that_are_behind_are_one_holder(cluster: Cluster, own: Own, clock: FakeClock) -> None:
+    for number in range(21):
+        cluster.namespace(f"shop-{number:02}")
+    async with keeping(cluster, own, clock) as keeper:
+        await clock.advance(90)
+        own.becomes(bundle(ONE, TWO, sequence=2))
+        (holder,) = keeper.without(is_jwt=False)
+        assert (holder.name, holder.agent) == (HOLDER, "")
+        assert holder.words.endswith("roots in shop-00; roots in shop-01; roots in shop-02; 18 more")
+
+
+async def test_one_that_is_immutable_is_said_and_not_tried_and_made_anew_once_it_is_deleted(
+    cluster: Cluster, own: Own, clock: FakeClock
+) -> None:
+    cluster.namespace("shop")
+    held = {"metadata": {"namespace": "shop", "name": "roots"}, "data": {"roots.pem": "x"}, "immutable": True}
+    cluster.put(at("shop"), held)
+    words = "roots in shop (kubernetes_refused: it is immutable: delete it, and it is made anew)"
+    async with keeping(cluster, own, clock) as keeper:
+        await clock.advance(90)
+        (holder,) = keeper.without(is_jwt=False)
+        assert (holder.name, holder.words) == (f"{HOLDER}/shop", f"the bundle is not written yet: {words}")
+        (note,) = keeper.notes()
+        assert "immutable: delete it" in note.text
+        await clock.advance(600)
+        assert cluster.written() == []
+        cluster.drop(at("shop"))
+        await clock.advance(1)
+        assert cluster.holds("shop") == {"roots.pem": PEM_OF_ONE}
 
 
 async def test_what_is_not_known_is_waited_for(cluster: Cluster, own: Own, clock: FakeClock) -> None:
@@ -299,7 +331,8 @@ async def test_a_cluster_trust_bundle_is_kept_like_the_config_maps(
         assert cluster.objects[AT]["spec"] == {"signerName": "a.test/workload", "trustBundle": PEM_OF_ONE}
         assert cluster.objects[AT]["apiVersion"] == "certificates.k8s.io/v1"
         own.becomes(bundle(ONE, TWO, sequence=2))
-        assert [each.name for each in keeper.without(is_jwt=False)] == [HOLDER]
+        names = [each.name for each in keeper.without(is_jwt=False)]
+        assert names == [f"{HOLDER}/ClusterTrustBundle", HOLDER]
         await clock.advance(1)
         assert cluster.objects[AT]["spec"]["trustBundle"] == PEM_OF_BOTH
         cluster.drop(AT)
