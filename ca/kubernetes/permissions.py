@@ -100,6 +100,8 @@ def _server(cluster: ClusterSettings) -> Iterator[Permission]:
         if istio.follows_pods:
             lacking = "tokens of deleted pods stay good for longer, and ztunnel gets no certificates for its pods"
             yield _permission("pods", _FOLLOW, "istio", lacking)
+            lacking = "proxies of pods that were not told of in time get no certificate"
+            yield _permission("pods", ("get",), "istio", lacking)
     if cluster.bundles is not None:
         yield from _bundles(cluster.bundles)
     if cluster.signers is not None:
@@ -141,6 +143,8 @@ def _signers(signers: SignerSettings) -> Iterator[Permission]:
         yield _certificates(f"{_POD_REQUESTS}/status", ("update",), setting, lacking)
         yield _certificates("signers", ("sign",), setting, lacking, names=ours)
     yield _permission("pods", _FOLLOW, "signers", "no certificate is signed for pods")
+    lacking = "requests for pods that are gone, or were not told of in time, are not answered"
+    yield _permission("pods", ("get",), "signers", lacking)
 
 
 def _gateways(namespaces: tuple[str, ...] | None) -> Iterator[Permission]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from ca.kubernetes.shared_calls import SharedCalls
 from citadel.clock import Clock
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, NotFound
 from citadel.kubernetes.informer import Follower, Informer
 from citadel.kubernetes.ports import KubeObject, KubernetesApi
 from citadel.kubernetes.reading import part
 
 PODS: Final = "/api/v1/pods"
+_QUESTIONS: Final = 16  # at a time
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")  # of a namespace, a pod or a node: no path
 _NONE: Final[Mapping[str, Pod]] = MappingProxyType({})
 
 
@@ -58,9 +62,15 @@ class Pod:
 
 
 class Pods:
-    """The pods of one cluster now, as far as it has told; `run` follows them."""
+    """The pods of one cluster now, as far as it has told; `run` follows them.
+
+    A watch can be behind, and silent for minutes before that is noticed. So what it has not told of proves nothing:
+    who would refuse somebody for good because of that asks for the pod first, by `asked` or `asked_on_node`.
+    """
 
     def __init__(self, api: KubernetesApi, *, clock: Clock) -> None:
+        self._api = api
+        self._questions: SharedCalls[tuple[Pod, ...]] = SharedCalls(_QUESTIONS)
         self._informer = Informer(api, PODS, keep=pod_of, clock=clock)
         self._by_uid: dict[str, Pod] = {}
         self._by_node: dict[str, dict[str, Pod]] = {}
@@ -92,6 +102,34 @@ class Pods:
     def on_node(self, node: str) -> Mapping[str, Pod]:
         """The pods that are bound to this node, by UID."""
         return MappingProxyType(self._by_node.get(node, _NONE))
+
+    async def asked(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod of this name and UID, as the API server says now. Raises `Unavailable` where it cannot say."""
+        if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
+            return None
+
+        async def ask() -> tuple[Pod, ...]:
+            try:
+                found = pod_of(await self._api.get(f"/api/v1/namespaces/{namespace}/pods/{name}"))
+            except NotFound:
+                return ()
+            return () if found is None else (found,)
+
+        # By its UID too: an answer that is under way can be older than the pod that has the name now.
+        found = await self._questions.once((namespace, name, uid), ask)
+        return next((pod for pod in found if pod.uid == uid), None)
+
+    async def asked_on_node(self, node: str, *, namespace: str, account: str) -> tuple[Pod, ...]:
+        """The pods of this account that are bound to this node, as the API server says now. Raises as `asked`."""
+        if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(node)):
+            return ()
+
+        async def ask() -> tuple[Pod, ...]:
+            path, fields = f"/api/v1/namespaces/{namespace}/pods", f"spec.nodeName={node}"
+            return tuple(filter(None, (await self._api.list(path, fields=fields, each=pod_of)).items))
+
+        found = await self._questions.once((node, namespace, account), ask)
+        return tuple(pod for pod in found if (pod.node, pod.service_account) == (node, account))
 
     def follow(self, follower: Follower[Pod]) -> None:
         """Tell `follower` of every change from now on. One name can pass from a pod to another in one change."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from ca.issuance.lifetime import LifetimePolicy
 from ca.issuance.proven import ProvenRequest
-from ca.kubernetes.accounts import ProvenAccount
+from ca.kubernetes.accounts import Named, ProvenAccount
 from ca.kubernetes.istio.asked import Asked
 from ca.kubernetes.istio.callers import Tokens, identity_of
 from ca.kubernetes.istio.impersonation import Impersonation
@@ -67,7 +67,8 @@ class IstioCluster:
     async def account(self, token: str) -> ProvenAccount:
         """Whose token it is, if proxies of its namespace are served and its pod is there.
 
-        Raises as `Tokens.account`, and `Unauthenticated`: `k8s_account_not_allowed`, `k8s_pod_unknown`.
+        Raises as `Tokens.account`, and `Unauthenticated`: `k8s_account_not_allowed`, `k8s_pod_unknown`. The latter is
+        only said of a pod that the API server was asked for; where it cannot say, that is `Unavailable`.
         """
         account = await self._tokens.account(token)
         if not self._settings.namespaces.admits(account.namespace):
@@ -76,7 +77,7 @@ class IstioCluster:
                 f"proxies of the namespace {account.namespace} get no certificates here",
                 fix="admit it in istio.namespaces in the server's settings, if they should",
             )
-        if account.pod is not None and await self._is_gone(account.pod.uid):
+        if account.pod is not None and await self._is_gone(account.namespace, account.pod):
             message = f"the pod {account.namespace}/{account.pod.name} is not there any more, or has ended"
             raise Unauthenticated(Reason.K8S_POD_UNKNOWN, message, fix="use the token of a running pod")
         return account
@@ -85,12 +86,12 @@ class IstioCluster:
         """Whose name the caller has. Raises as `identity_of`."""
         return self._identity(account.namespace, account.name, self._trust_domain)
 
-    async def _is_gone(self, pod_uid: str) -> bool:
+    async def _is_gone(self, namespace: str, pod: Named) -> bool:
         """Whether the pod is known not to be there: what was said of a token can be some seconds old."""
         presence = self._presence
-        if presence is None or presence.has(pod_uid):  # nearly all of them: no call waits for what is known
+        if presence is None or presence.has(pod.uid):  # nearly all of them: no call waits for what is known
             return False
-        return await presence.with_uid(pod_uid) is None and presence.is_known
+        return await presence.pod(namespace, pod) is None and presence.is_known
 
     async def request(self, account: ProvenAccount, asked: Asked) -> ProvenRequest:
         """What is signed for this caller: its own identity, or that of a pod on its node.

@@ -32,7 +32,7 @@ class Impersonation:
         """The identity that `caller` asks for, and the node that both are on.
 
         Raises `Unauthenticated` (`k8s_impersonation_refused`), as Istio does, and `Unavailable`
-        (`kubernetes_unavailable`) as long as it is not known which pods there are.
+        where it is not known, and cannot be asked, which pods there are.
         """
         who = caller.key
         if who not in self._trusted:
@@ -62,7 +62,7 @@ class Impersonation:
         """Where the caller is, by its own pod: a token without one could be used from anywhere."""
         if caller.pod is None:
             raise _refused(who, wanted, "its token is not bound to a pod")
-        pod = await self._presence.with_uid(caller.pod.uid)
+        pod = await self._presence.pod(caller.namespace, caller.pod)
         if pod is None:
             self._check_known()
             raise _refused(who, wanted, "its own pod is not there any more")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
+from ca.kubernetes.accounts import Named
 from ca.kubernetes.pods import Pod, Pods
 
 _PATIENCE: Final = 1.0  # seconds; a watch is behind by milliseconds
-
-_Found = TypeVar("_Found")
 
 
 class Presence:
@@ -24,19 +23,22 @@ class Presence:
 
     @property
     def is_known(self) -> bool:
-        """Whether a pod that is not found is not there, and is not only not told of."""
+        """Whether pods are followed just now. Until they are, nothing is said of one that is not found."""
         return self._pods.has_synced and self._pods.trouble is None
 
     def has(self, uid: str) -> bool:
         """Whether this pod is there now, and has not ended."""
         return _alive(self._pods.with_uid(uid)) is not None
 
-    async def with_uid(self, uid: str) -> Pod | None:
-        """The pod that has not ended, waited for a moment."""
-        return await self._found(lambda: _alive(self._pods.with_uid(uid)))
+    async def pod(self, namespace: str, named: Named) -> Pod | None:
+        """The pod that has not ended: waited for a moment, and then asked for. Raises as `Pods.asked`."""
+        found = await self._found(lambda: self._pods.with_uid(named.uid))
+        if found is None and self.is_known:
+            found = await self._pods.asked(namespace, named.name, named.uid)
+        return _alive(found)
 
     async def on_node(self, node: str, *, namespace: str, account: str) -> Pod | None:
-        """Some pod on this node with this service account that has not ended, waited for a moment.
+        """Some pod on this node with this service account that has not ended; waited and asked for as `pod` is.
 
         Not only one that runs: its network is there, and with it who asks for it, before its containers are.
         """
@@ -46,9 +48,13 @@ class Presence:
             pods = self._pods.on_node(node).values()
             return next((p for p in pods if (p.namespace, p.service_account) == wanted and not p.has_ended), None)
 
-        return await self._found(look)
+        found = await self._found(look)
+        if found is None and self.is_known:
+            asked = await self._pods.asked_on_node(node, namespace=namespace, account=account)
+            found = next((pod for pod in asked if not pod.has_ended), None)
+        return found
 
-    async def _found(self, look: Callable[[], _Found | None]) -> _Found | None:
+    async def _found(self, look: Callable[[], Pod | None]) -> Pod | None:
         found = look()
         if found is not None or not self.is_known:
             return found

@@ -12,14 +12,14 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 from ca.kubernetes.away import is_away
 from ca.kubernetes.backlog import Backlog
 from ca.kubernetes.note import Note
-from ca.kubernetes.signers.pods_seen import KnownPods
+from ca.kubernetes.signers.pods_seen import AskedPods
 from citadel.clock import Clock
 from citadel.errors import CitadelError, NotFound, ResourceExhausted, Unavailable
 from citadel.kubernetes.informer import Informer
 
 _AT_ONCE: Final = 8
 LATER: Final = (Unavailable, ResourceExhausted)  # what waiting mends
-_PODS_ARE_TOLD: Final = 10.0  # seconds after which a pod that is not known is not there
+_PODS_ARE_TOLD: Final = 10.0  # seconds after which a pod that is not known is asked for
 
 
 class Outcome(StrEnum):
@@ -45,7 +45,7 @@ class Standing:
             yield Note(f"{words} ({error.reason.value}: {error.message})", is_trouble=True)
 
 
-class FollowedPods(KnownPods, Protocol):
+class FollowedPods(AskedPods, Protocol):
     """The pods of a cluster."""
 
     async def until_synced(self) -> None:

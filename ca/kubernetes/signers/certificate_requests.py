@@ -8,7 +8,8 @@ from typing import Final
 from ca.kubernetes.note import Note
 from ca.kubernetes.signers.answering import LATER, Answering, FollowedPods, Outcome, Standing
 from ca.kubernetes.signers.certificate_request import PATH, CertificateRequest, waiting_request
-from ca.kubernetes.signers.certificate_rules import decided
+from ca.kubernetes.signers.certificate_rules import claim_of, decided
+from ca.kubernetes.signers.pods_seen import pods_for
 from ca.kubernetes.signers.refusing import Refusing
 from ca.kubernetes.signers.signing import Signing, chain_pem
 from ca.kubernetes.signers.terms import Terms
@@ -60,7 +61,8 @@ class CertificateRequests:
         if not (request.is_approved or self._approves):
             return None
         try:
-            wanted = decided(request, self._terms, self._pods, waits=waits)
+            pods = await pods_for(claim_of(request), self._pods, waits=waits)
+            wanted = decided(request, self._terms, pods, waits=waits)
         except LATER:
             raise
         except CitadelError as refusal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ca.issuance.proven import ProvenRequest
-from ca.kubernetes.signers.accounts import Account, account_of, identity_of
+from ca.kubernetes.signers.accounts import account_of, identity_of
 from ca.kubernetes.signers.certificate_request import CertificateRequest, der_of
 from ca.kubernetes.signers.pods_seen import KnownPods, PodClaim, check_pod
 from ca.kubernetes.signers.terms import Terms
@@ -25,7 +25,8 @@ def decided(request: CertificateRequest, terms: Terms, pods: KnownPods, *, waits
     spiffe_id = identity_of(account, terms.namespaces, terms.trust_domain)
     check_usages(request.usages)
     key = key_in(der_of(request.csr))
-    _check_pod(request, account, pods, waits=waits)
+    if (claim := claim_of(request)) is not None:  # the certificate is for as long as there is that pod
+        check_pod(claim, pods, waits=waits)
     return ProvenRequest(
         spiffe_id=spiffe_id,
         key=key,
@@ -36,8 +37,9 @@ def decided(request: CertificateRequest, terms: Terms, pods: KnownPods, *, waits
     )
 
 
-def _check_pod(request: CertificateRequest, account: Account, pods: KnownPods, *, waits: bool) -> None:
-    """A token may be bound to a pod, and its certificate is for as long as there is that pod."""
-    if uid := request.said(_POD_UID):
-        claim = PodClaim(account=account, name=request.said(_POD_NAME), uid=uid, node=request.said(_NODE_NAME))
-        check_pod(claim, pods, waits=waits)
+def claim_of(request: CertificateRequest) -> PodClaim | None:
+    """The pod that its maker's token is bound to. Raises as `account_of`."""
+    account, uid = account_of(request.username, request.groups), request.said(_POD_UID)
+    if not uid:
+        return None
+    return PodClaim(account=account, name=request.said(_POD_NAME), uid=uid, node=request.said(_NODE_NAME))

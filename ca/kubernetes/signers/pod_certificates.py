@@ -15,6 +15,7 @@ from ca.kubernetes.note import Note
 from ca.kubernetes.signers.answering import LATER, Answering, FollowedPods, Outcome, Standing
 from ca.kubernetes.signers.pod_request import RESOURCE, PodRequest, rfc3339, waiting_pod_request
 from ca.kubernetes.signers.pod_rules import check_issuer, decided, refresh_at, word_for
+from ca.kubernetes.signers.pods_seen import pods_for
 from ca.kubernetes.signers.refusing import Refusing
 from ca.kubernetes.signers.signing import Signing, chain_pem
 from ca.kubernetes.signers.terms import Terms
@@ -91,7 +92,8 @@ class PodCertificates:
 
     async def _answer(self, request: PodRequest, waits: bool) -> Outcome:
         try:
-            wanted = decided(request, self._terms, self._pods, waits=waits)
+            pods = await pods_for(request.pod, self._pods, waits=waits)
+            wanted = decided(request, self._terms, pods, waits=waits)
         except LATER:
             raise
         except FailedPrecondition as refusal:

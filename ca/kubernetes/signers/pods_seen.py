@@ -1,4 +1,7 @@
-"""Whether a pod is there, as whom, and where: as the pods of the cluster are known (pure)."""
+"""Whether a pod is there, as whom, and where: as the pods of the cluster are known.
+
+What follows them can be behind without knowing it, and a refusal is final: before one, the API server is asked.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,26 @@ class KnownPods(Protocol):
         ...
 
 
+class AskedPods(KnownPods, Protocol):
+    """The pods of a cluster, whose API server can be asked."""
+
+    async def asked(self, namespace: str, name: str, uid: str) -> Pod | None:
+        """The pod as the API server says now. Raises `Unavailable` where it cannot say."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """The one pod that was asked for."""
+
+    pod: Pod | None
+    has_synced: bool = True
+    trouble: CitadelError | None = None
+
+    def with_uid(self, uid: str) -> Pod | None:
+        return self.pod if self.pod is not None and self.pod.uid == uid else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodClaim:
     """A pod as a request says it; `node` may be empty, where nothing is said of it."""
@@ -36,6 +59,13 @@ class PodClaim:
     name: str
     uid: str
     node: str = ""
+
+
+async def pods_for(claim: PodClaim | None, pods: AskedPods, *, waits: bool) -> KnownPods:
+    """What to check the claim by: the pods as followed, or the answer where those do not know it. Raises as `asked`."""
+    if claim is None or waits or pods.with_uid(claim.uid) is not None:
+        return pods
+    return _Answered(await pods.asked(claim.account.namespace, claim.name, claim.uid))
 
 
 def check_pod(claim: PodClaim, pods: KnownPods, *, waits: bool) -> None:

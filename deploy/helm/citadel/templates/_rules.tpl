@@ -17,8 +17,11 @@ same as a table; a test holds both together.
 {{- if $followsPods }}
 - {apiGroups: [""], resources: [pods], verbs: [list, watch]}
 {{- end }}
+{{- if or (hasKey . "joining") $istioFollows (hasKey . "signers") }}
+- {apiGroups: [""], resources: [pods], verbs: [get]}
+{{- end }}
 {{- if hasKey . "joining" }}
-- {apiGroups: [""], resources: [pods, nodes], verbs: [get]}
+- {apiGroups: [""], resources: [nodes], verbs: [get]}
 {{- end }}
 {{- if (.workloads | default dict).service_dns_names }}
 - {apiGroups: [""], resources: [services], verbs: [list, watch]}

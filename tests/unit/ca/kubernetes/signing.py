@@ -69,14 +69,25 @@ def _pods() -> dict[str, Pod]:
 
 @dataclass
 class KnownPods:
-    """The pods of a cluster, all on node n1 in namespace shop: web-1 of web, api-1 of api, and job-1 that ended."""
+    """The pods of a cluster, all on node n1 in namespace shop: web-1 of web, api-1 of api, and job-1 that ended.
+
+    What stands in `untold` only its API server says, when it is asked; that `fails` where it is set.
+    """
 
     has_synced: bool = True
     trouble: CitadelError | None = None
     known: dict[str, Pod] = field(default_factory=_pods)
+    untold: dict[str, Pod] = field(default_factory=dict)
+    fails: CitadelError | None = None
 
     def with_uid(self, uid: str) -> Pod | None:
         return self.known.get(uid)
+
+    async def asked(self, namespace: str, name: str, uid: str) -> Pod | None:
+        if self.fails is not None:
+            raise self.fails
+        pod = {**self.known, **self.untold}.get(uid)
+        return pod if pod is not None and pod.key == f"{namespace}/{name}" else None
 
     async def until_synced(self) -> None:
         pass

@@ -217,6 +217,20 @@ async def test_a_pod_that_is_not_known_is_waited_for_and_then_refused(
         assert [each["type"] for each in api.objects[f"{PATH}/two"]["status"]["conditions"]] == ["Denied"]
 
 
+async def test_a_pod_that_is_never_told_of_is_asked_for_before_anybody_is_refused(
+    api: Answers, issuer: FakeIssuer, tally: Tally, clock: FakeClock
+) -> None:
+    pods = KnownPods(fails=ApiUnavailable("the API server does not answer"))
+    pods.untold["u-pod"] = pods.known.pop("u-pod")
+    api.put(AT, found(**extra()))
+    async with answering(api, issuer, tally, clock, pods=pods):
+        await clock.advance(60)
+        assert status(api) == {"kinds": [], "has_certificate": False}
+        pods.fails = None
+        await clock.advance(60)
+        assert status(api) == SIGNED
+
+
 async def test_one_that_is_deleted_meanwhile_is_forgotten(
     api: Answers, issuer: FakeIssuer, tally: Tally, clock: FakeClock
 ) -> None:

@@ -99,7 +99,8 @@ def cluster(
 async def refused(call: Any) -> tuple[type[CitadelError], Reason]:
     with pytest.raises(CitadelError) as error:
         await call
-    return type(error.value), error.value.reason
+    kind = Unavailable if isinstance(error.value, Unavailable) else type(error.value)
+    return kind, error.value.reason
 
 
 async def test_a_proxy_gets_the_identity_of_its_service_account(pods: Pods) -> None:
@@ -138,6 +139,43 @@ async def test_who_is_ahead_of_the_watch_is_waited_for(api: FakeKubernetes, pods
     put_pod(api, "shop", "x")
     async with asyncio.timeout(10):
         assert (await call).pod == Named("x-1", "uid-x")
+
+
+def put_untold(api: FakeKubernetes, namespace: str, account: str, *, node: str = "n1") -> None:
+    """A pod that the watch has not told of, nor ever will."""
+    history, watchers, api.watchers = list(api.history), api.watchers, {}
+    put_pod(api, namespace, account, node=node)
+    api.history, api.watchers = history, watchers
+
+
+async def test_before_a_pod_that_was_not_told_of_is_refused_the_api_server_is_asked(
+    api: FakeKubernetes, pods: Pods
+) -> None:
+    for account in ("x", "elsewhere"):
+        put_untold(api, "shop", account, node="n2" if account == "elsewhere" else "n1")
+    put_untold(api, "mesh", "late")
+    new, other = (replace(WEB, pod=Named("x-1", uid)) for uid in ("uid-x", "uid-of-the-last-x-1"))
+    assert await cluster(pods, new).account("t") == new
+    assert await refused(cluster(pods, other).account("t")) == (Unauthenticated, Reason.K8S_POD_UNKNOWN)
+    door = cluster(pods, trusted_node_accounts=["mesh/ztunnel", "mesh/late"])
+    late = replace(ZTUNNEL, name="late", pod=Named("late-1", "uid-late"))
+    for caller in (ZTUNNEL, late):
+        wanted = "spiffe://a.test/ns/shop/sa/x"
+        assert str((await door.request(caller, replace(ASKED, impersonated=wanted))).spiffe_id) == wanted
+        call = door.request(caller, replace(ASKED, impersonated="spiffe://a.test/ns/shop/sa/elsewhere"))
+        assert await refused(call) == (Unauthenticated, Reason.K8S_IMPERSONATION_REFUSED)
+
+
+async def test_what_the_api_server_cannot_say_of_a_pod_is_no_refusal(api: FakeKubernetes, pods: Pods) -> None:
+    api.fails = ApiUnavailable("away")
+    gone = replace(WEB, pod=Named("web-0", "uid-gone"))
+    lost = replace(ZTUNNEL, pod=Named("ztunnel-0", "uid-gone"))
+    for call in (
+        cluster(pods, gone).account("t"),
+        cluster(pods).request(ZTUNNEL, replace(ASKED, impersonated="spiffe://a.test/ns/shop/sa/none")),
+        cluster(pods).request(lost, replace(ASKED, impersonated=OF_WEB)),
+    ):
+        assert await refused(call) == (Unavailable, Reason.KUBERNETES_UNAVAILABLE)
 
 
 async def test_what_is_not_known_of_pods_refuses_nobody(api: FakeKubernetes) -> None:

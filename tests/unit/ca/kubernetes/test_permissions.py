@@ -12,6 +12,7 @@ from ca.kubernetes.settings import ClusterSettings
 SIGNER = "citadel.example.org/workload"
 CERTIFICATES = "certificates.k8s.io"
 PODS = {"list pods", "watch pods"}
+ASKED_PODS = {*PODS, "get pods"}  # for what a watch has not told of
 
 
 def needed(**sections: Any) -> set[str]:
@@ -31,11 +32,11 @@ def needed(**sections: Any) -> set[str]:
             {"workloads": {"service_dns_names": True}},
             {*PODS, "list services", "watch services"},
         ),
-        ({"istio": {}}, {"create tokenreviews.authentication.k8s.io", *PODS}),
+        ({"istio": {}}, {"create tokenreviews.authentication.k8s.io", *ASKED_PODS}),
         ({"istio": {"oidc": {"issuer": "https://issuer.example.org"}}}, set()),
         (
             {"istio": {"oidc": {"issuer": "https://issuer.example.org"}, "trusted_node_accounts": ["mesh/ztunnel"]}},
-            PODS,
+            ASKED_PODS,
         ),
         (
             {"bundles": {"config_maps": [{"name": "roots", "key": "roots.pem"}]}},
@@ -60,7 +61,7 @@ def needed(**sections: Any) -> set[str]:
             {f"{verb} certificatesigningrequests.{CERTIFICATES}" for verb in ("list", "watch")}
             | {f"update certificatesigningrequests/{part}.{CERTIFICATES}" for part in ("approval", "status")}
             | {f"{verb} signers.{CERTIFICATES} {SIGNER}" for verb in ("approve", "sign")}
-            | PODS,
+            | ASKED_PODS,
         ),
         (
             {
@@ -72,13 +73,13 @@ def needed(**sections: Any) -> set[str]:
             },
             {f"{verb} certificatesigningrequests.{CERTIFICATES}" for verb in ("list", "watch")}
             | {f"update certificatesigningrequests/status.{CERTIFICATES}", f"sign signers.{CERTIFICATES} {SIGNER}"}
-            | PODS,
+            | ASKED_PODS,
         ),
         (
             {"signers": {"signer_name": SIGNER, "certificate_requests": "off"}},
             {f"{verb} podcertificaterequests.{CERTIFICATES}" for verb in ("list", "watch")}
             | {f"update podcertificaterequests/status.{CERTIFICATES}", f"sign signers.{CERTIFICATES} {SIGNER}"}
-            | PODS,
+            | ASKED_PODS,
         ),
         (
             {"gateways": {}},

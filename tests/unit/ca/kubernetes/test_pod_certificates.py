@@ -61,14 +61,14 @@ def api() -> FakeKubernetes:
 
 @asynccontextmanager
 async def answering(
-    api: FakeKubernetes, issuers: Issuers, issuer: FakeIssuer, clock: FakeClock
+    api: FakeKubernetes, issuers: Issuers, issuer: FakeIssuer, clock: FakeClock, pods: KnownPods | None = None
 ) -> AsyncIterator[PodCertificates]:
     certificates = PodCertificates(
         api,
         terms=terms(),
         issuers=issuers,
         signing=Signing(issuer, clock=clock),
-        pods=KnownPods(),
+        pods=pods or KnownPods(),
         refusing=Refusing(Tally(clock=clock), door=DOMAIN.member("citadel", "k8s", "main", "test"), what="test"),
         clock=clock,
         draw=lambda: 0.5,
@@ -169,6 +169,22 @@ async def test_what_was_revoked_fails_and_what_is_not_the_pods_is_denied(
         await clock.advance(0)
         assert answer(api, at.replace("/one", "/two")) == ("Failed", "identity_revoked")
         assert certificates.standing.outcomes == {"denied": 1, "failed": 1}
+
+
+async def test_a_pod_that_is_never_told_of_is_asked_for_before_anybody_is_refused(
+    api: FakeKubernetes, issuers: Issuers, issuer: FakeIssuer, clock: FakeClock
+) -> None:
+    pods = KnownPods(fails=Unavailable(Reason.KUBERNETES_DENIED, "may not get pods"))
+    pods.untold["u-pod"] = pods.known.pop("u-pod")
+    at = serve(api, "v1")
+    api.put(at, found())
+    async with answering(api, issuers, issuer, clock, pods) as certificates:
+        await clock.advance(60)
+        assert "status" not in api.objects[at]
+        assert [note.is_trouble for note in certificates.notes()] == [True]
+        pods.fails = None
+        await clock.advance(60)
+        assert answer(api, at) == ("Issued", "Issued")
 
 
 DATES = ("notBefore", "beginRefreshAt", "notAfter")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ca.kubernetes.pods import Owner, Pod, Pods, pod_of
+from citadel.kubernetes.ports import KubeObject
 from tests.clock import FakeClock
 from tests.kube_fake import FakeKubernetes
 
@@ -140,3 +141,45 @@ def test_what_a_kubelet_runs_by_itself_has_no_service_account() -> None:
 @pytest.mark.parametrize("odd", [{}, {"metadata": None}, {"metadata": {"name": "a", "namespace": "shop"}}])
 def test_what_no_api_server_writes_is_no_pod(odd: dict[str, Any]) -> None:
     assert pod_of(odd) is None
+
+
+class Slow(FakeKubernetes):
+    """An API server that answers nothing before it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.at_once = 0
+        self.most = 0
+
+    async def get(self, path: str) -> KubeObject:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await self.gate.wait()
+        self.at_once -= 1
+        return await super().get(path)
+
+
+async def test_many_who_ask_for_a_pod_share_one_call_and_calls_are_few_at_a_time() -> None:
+    api = Slow()
+    api.put(at("a"), pod("a", uid="u1"))
+    pods = Pods(api, clock=FakeClock())
+    same = [asyncio.create_task(pods.asked("shop", "a", "u1")) for _ in range(100)]
+    others = [asyncio.create_task(pods.asked("shop", f"b{number}", "u2")) for number in range(100)]
+    await settled()
+    same.pop().cancel()  # whoever goes away takes the answer from nobody
+    api.gate.set()
+    assert {each.uid for each in await asyncio.gather(*same) if each} == {"u1"}
+    assert set(await asyncio.gather(*others)) == {None}
+    assert len(api.calls) == 101
+    assert api.most <= 16
+    assert await pods.asked("shop", "a", "u0") is None  # the name is another's now
+    assert len(api.calls) == 102
+
+
+@pytest.mark.parametrize(("namespace", "name"), [("..", "a"), ("shop", "../../../nodes/a"), ("shop", ""), ("a/b", "a")])
+async def test_what_can_be_no_name_is_not_asked_for(api: FakeKubernetes, namespace: str, name: str) -> None:
+    pods = Pods(api, clock=FakeClock())
+    assert await pods.asked(namespace, name, "u1") is None
+    assert await pods.asked_on_node(name, namespace=namespace, account="web") == ()
+    assert api.calls == []
