@@ -43,8 +43,11 @@ class IstioCertificateService(istio_ca_pb2_grpc.IstioCertificateServiceServicer)
     async def CreateCertificate(self, request: pb.IstioCertificateRequest, context: Any) -> pb.IstioCertificateResponse:
         credentials = Credentials.of(context.invocation_metadata() or ())
         cluster = self._clusters.of(credentials.cluster)
-        account = await cluster.account(credentials.token)
-        self._proven.note(cluster.identity(account))
+        account = await cluster.proven(credentials.token)
+        self._proven.note(
+            cluster.identity(account)
+        )  # before any refusal: that of a proven caller is audited as its own
+        await cluster.check(account)
         wanted = await cluster.request(account, Asked.parse(request))
         try:
             svid = await self._issuing.issue(wanted)

@@ -64,13 +64,16 @@ class IstioCluster:
         self._identity = lru_cache(_ACCOUNTS)(identity_of)
         self._door_of = lru_cache(_NODES)(lambda node: k8s_door_id(trust_domain, name, "ztunnel", node))
 
-    async def account(self, token: str) -> ProvenAccount:
-        """Whose token it is, if proxies of its namespace are served and its pod is there.
+    async def proven(self, token: str) -> ProvenAccount:
+        """Whose token it is, whether or not it gets anything here. Raises as `Tokens.account`."""
+        return await self._tokens.account(token)
 
-        Raises as `Tokens.account`, and `Unauthenticated`: `k8s_account_not_allowed`, `k8s_pod_unknown`. The latter is
-        only said of a pod that the API server was asked for; where it cannot say, that is `Unavailable`.
+    async def check(self, account: ProvenAccount) -> None:
+        """That proxies of its namespace are served and its pod is there.
+
+        Raises `Unauthenticated`: `k8s_account_not_allowed`, `k8s_pod_unknown`. The latter is only said of a pod that
+        the API server was asked for; where it cannot say, that is `Unavailable`.
         """
-        account = await self._tokens.account(token)
         if not self._settings.namespaces.admits(account.namespace):
             raise Unauthenticated(
                 Reason.K8S_ACCOUNT_NOT_ALLOWED,
@@ -80,7 +83,6 @@ class IstioCluster:
         if account.pod is not None and await self._is_gone(account.namespace, account.pod):
             message = f"the pod {account.namespace}/{account.pod.name} is not there any more, or has ended"
             raise Unauthenticated(Reason.K8S_POD_UNKNOWN, message, fix="use the token of a running pod")
-        return account
 
     def identity(self, account: ProvenAccount) -> SpiffeId:
         """Whose name the caller has. Raises as `identity_of`."""

@@ -50,19 +50,27 @@ class Gathering:
             self._working -= {asyncio.current_task()}  # in this step: who comes in the next one begins another
 
     async def _sign(self, batch: Sequence[_Waiting]) -> None:
-        outcomes: Sequence[IssuedSvid | BaseException]
         try:
             outcomes = await self._issuer.issue_proven([request for request, _ in batch])
+            for (_, done), outcome in zip(batch, outcomes, strict=True):
+                if done.done():
+                    continue
+                if isinstance(outcome, IssuedSvid):
+                    done.set_result(outcome)
+                else:
+                    done.set_exception(outcome)
         except Exception as error:  # noqa: BLE001 - told to all who wait, whose task this is not
-            outcomes = [error] * len(batch)
-        except asyncio.CancelledError:  # this process ends
             for _, done in batch:
+                if not done.done():
+                    done.set_exception(_twin(error))
+        finally:
+            for _, done in batch:  # where this process ends; it does nothing to those that have their answer
                 done.cancel()
-            raise
-        for (_, done), outcome in zip(batch, outcomes, strict=True):
-            if done.done():
-                continue
-            if isinstance(outcome, IssuedSvid):
-                done.set_result(outcome)
-            else:
-                done.set_exception(outcome)
+
+
+def _twin(error: Exception) -> Exception:
+    """Another one like it: whoever raises an error writes the own traceback into it."""
+    twin = type(error).__new__(type(error), *error.args)
+    vars(twin).update(vars(error))
+    twin.__cause__ = error
+    return twin

@@ -96,6 +96,12 @@ def cluster(
     )
 
 
+async def admitted(door: IstioCluster) -> ProvenAccount:
+    account = await door.proven("t")
+    await door.check(account)
+    return account
+
+
 async def refused(call: Any) -> tuple[type[CitadelError], Reason]:
     with pytest.raises(CitadelError) as error:
         await call
@@ -105,7 +111,7 @@ async def refused(call: Any) -> tuple[type[CitadelError], Reason]:
 
 async def test_a_proxy_gets_the_identity_of_its_service_account(pods: Pods) -> None:
     door = cluster(pods)
-    assert await door.account("t") == WEB
+    assert await admitted(door) == WEB
     wanted = await door.request(WEB, replace(ASKED, seconds=3600))
     assert wanted.spiffe_id == SpiffeId.parse(OF_WEB)
     assert wanted.key == b"csr"
@@ -128,13 +134,13 @@ async def test_namespaces_that_are_not_admitted_and_pods_that_are_gone_get_nothi
         (replace(WEB, pod=Named("web-0", "uid-gone")), Reason.K8S_POD_UNKNOWN),
         (replace(WEB, pod=Named("done-1", "uid-done")), Reason.K8S_POD_UNKNOWN),
     ):
-        assert await refused(cluster(pods, account).account("t")) == (Unauthenticated, reason)
-    assert await cluster(pods, replace(WEB, pod=None)).account("t")
-    assert await cluster(None, replace(WEB, pod=Named("web-0", "uid-gone"))).account("t")
+        assert await refused(admitted(cluster(pods, account))) == (Unauthenticated, reason)
+    assert await admitted(cluster(pods, replace(WEB, pod=None)))
+    assert await admitted(cluster(None, replace(WEB, pod=Named("web-0", "uid-gone"))))
 
 
 async def test_who_is_ahead_of_the_watch_is_waited_for(api: FakeKubernetes, pods: Pods) -> None:
-    call = asyncio.create_task(cluster(pods, replace(WEB, pod=Named("x-1", "uid-x")), patience=60).account("t"))
+    call = asyncio.create_task(admitted(cluster(pods, replace(WEB, pod=Named("x-1", "uid-x")), patience=60)))
     await asyncio.sleep(0)
     put_pod(api, "shop", "x")
     async with asyncio.timeout(10):
@@ -155,8 +161,8 @@ async def test_before_a_pod_that_was_not_told_of_is_refused_the_api_server_is_as
         put_untold(api, "shop", account, node="n2" if account == "elsewhere" else "n1")
     put_untold(api, "mesh", "late")
     new, other = (replace(WEB, pod=Named("x-1", uid)) for uid in ("uid-x", "uid-of-the-last-x-1"))
-    assert await cluster(pods, new).account("t") == new
-    assert await refused(cluster(pods, other).account("t")) == (Unauthenticated, Reason.K8S_POD_UNKNOWN)
+    assert await admitted(cluster(pods, new)) == new
+    assert await refused(admitted(cluster(pods, other))) == (Unauthenticated, Reason.K8S_POD_UNKNOWN)
     door = cluster(pods, trusted_node_accounts=["mesh/ztunnel", "mesh/late"])
     late = replace(ZTUNNEL, name="late", pod=Named("late-1", "uid-late"))
     for caller in (ZTUNNEL, late):
@@ -171,7 +177,7 @@ async def test_what_the_api_server_cannot_say_of_a_pod_is_no_refusal(api: FakeKu
     gone = replace(WEB, pod=Named("web-0", "uid-gone"))
     lost = replace(ZTUNNEL, pod=Named("ztunnel-0", "uid-gone"))
     for call in (
-        cluster(pods, gone).account("t"),
+        admitted(cluster(pods, gone)),
         cluster(pods).request(ZTUNNEL, replace(ASKED, impersonated="spiffe://a.test/ns/shop/sa/none")),
         cluster(pods).request(lost, replace(ASKED, impersonated=OF_WEB)),
     ):
@@ -182,7 +188,7 @@ async def test_what_is_not_known_of_pods_refuses_nobody(api: FakeKubernetes) -> 
     api.fails = ApiUnavailable("away")
     pods = Pods(api, clock=FakeClock())  # never synced
     gone = replace(WEB, pod=Named("web-0", "uid-gone"))
-    assert await cluster(pods, gone).account("t") == gone
+    assert await admitted(cluster(pods, gone)) == gone
     call = cluster(pods, ZTUNNEL).request(ZTUNNEL, replace(ASKED, impersonated=OF_WEB))
     assert await refused(call) == (Unavailable, Reason.KUBERNETES_UNAVAILABLE)
 

@@ -102,9 +102,25 @@ async def test_a_refusal_is_one_callers_alone_and_a_failure_everybodys() -> None
     for failure in (Unavailable(Reason.STORE_UNAVAILABLE, "full"), RuntimeError("defect")):
         issuer.fails = failure
         both = await asyncio.gather(*map(gathering.issue, (named(1), named(2))), return_exceptions=True)
-        assert both == [failure, failure]
+        assert [(type(each), str(each)) for each in both] == [(type(failure), str(failure))] * 2
+        assert both[0] is not both[1]  # each is raised by a task of its own
     issuer.fails = None
     assert isinstance(await gathering.issue(named(3)), IssuedSvid)
+
+
+class Short:
+    """Forgets the last of each batch."""
+
+    async def issue_proven(self, requests: Sequence[ProvenRequest]) -> list[IssuedSvid | CitadelError]:
+        return [REVOKED for _ in requests[1:]]
+
+
+async def test_nobody_waits_for_an_answer_that_was_forgotten() -> None:
+    gathering = Gathering(Short())
+    async with asyncio.timeout(10):
+        first, last = await asyncio.gather(*map(gathering.issue, (named(1), named(2))), return_exceptions=True)
+    assert first is REVOKED
+    assert isinstance(last, ValueError)
 
 
 async def test_who_gives_up_takes_nothing_from_others() -> None:
