@@ -77,5 +77,7 @@ def istio_door(settings: ServerSettings, core: ServerCore) -> IstioDoor:
 
 def _tokens(cluster: Cluster, istio: IstioSettings, keys: IssuerKeyRing, clock: Clock) -> Tokens:
     if istio.oidc is not None:
-        return OidcTokens(istio.oidc, cluster=cluster.name, audience=istio.audience, keys=keys, clock=clock)
+        tokens = OidcTokens(istio.oidc, cluster=cluster.name, audience=istio.audience, keys=keys, clock=clock)
+        cluster.notes.append(tokens.notes)
+        return tokens
     return TokenReviewer(cluster.api, cluster=cluster.name, audience=istio.audience, clock=clock, keep=istio.cache)

@@ -61,6 +61,11 @@ class FetchedKeys:
         await self._end_of_fetch()
         return self._keys().under(key_id)
 
+    @property
+    def as_of(self) -> float:
+        """When, in monotonic time, the fetch began that brought the keys that are held."""
+        return self._held.as_of
+
     def status(self) -> IssuerStatus:
         """For `/ready`."""
         count = len(self._held.keys.keys) if self._held.keys is not None else 0
@@ -176,8 +181,10 @@ class IssuerKeyRing:
         return self._version
 
     def of(self, rule: JwtRule) -> IssuerKeys:
-        if rule.jwks is not None:
-            return InlineKeys(rule.jwks)
+        return self.fetched(rule) if rule.jwks is None else InlineKeys(rule.jwks)
+
+    def fetched(self, rule: JwtRule) -> FetchedKeys:
+        """The keys of a rule whose issuer's come from the network."""
         source = KeySource.of(rule)
         if source not in self._fetched:
             self._fetched[source] = FetchedKeys(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -95,6 +96,7 @@ class Holding:
         self.keys: KeySet | None = None
         self.error: CitadelError | None = None
         self.due = 0.0
+        self.as_of = -inf  # when the fetch began that brought what is held
         self._asked = 0.0
         self._failures = 0
 
@@ -105,6 +107,7 @@ class Holding:
     def take(self, answer: Answer, *, now: float) -> None:
         """They were: what was held before is forgotten."""
         self.keys, self.error, self._failures = answer.keys, None, 0
+        self.as_of = self._asked
         said = _KEPT if answer.max_age is None else answer.max_age
         kept = min(max(said, _KEPT_AT_LEAST), _KEPT_AT_MOST).total_seconds()
         least, most = _AHEAD

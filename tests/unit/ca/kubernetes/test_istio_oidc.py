@@ -92,3 +92,42 @@ async def test_keys_that_were_never_had_are_no_verdict() -> None:
     with pytest.raises(Unavailable) as away:
         await account(KEY.token(**GOOD), reachable=False)
     assert away.value.reason is Reason.JWKS_UNAVAILABLE
+
+
+async def test_a_key_is_unknown_only_by_keys_that_were_fetched_since_the_token_came() -> None:
+    published, away = [KEY], False
+
+    async def fetch(_: KeySource) -> Answer:
+        if away:
+            raise Unavailable(Reason.JWKS_UNAVAILABLE, "away")
+        return Answer(keys=KeySet.of(jwks(*published)), max_age=None)
+
+    clock, new = FakeClock(NOW), SigningKey.p256("new")
+    ring = IssuerKeyRing(fetch=fetch, clock=clock, jitter=lambda: 0.0)
+    settings = OidcTokenSettings(issuer=ISSUER)
+    tokens = OidcTokens(settings, cluster="main", audience="istio-ca", keys=ring, clock=clock)
+    assert [note.is_trouble for note in tokens.notes()] == [True]  # none yet
+
+    async def asked(key: SigningKey) -> str:
+        try:
+            return (await tokens.account(key.token(**GOOD))).name
+        except (Unauthenticated, Unavailable) as refused:
+            return f"{type(refused).__name__} {refused.reason}"
+
+    assert await asked(KEY) == "web"
+    assert [(note.text, note.is_trouble) for note in tokens.notes()] == [
+        (f"tokens of Istio's proxies are checked by the keys of {ISSUER}: 1 key", False)
+    ]
+    await clock.advance(10)
+    assert await asked(SigningKey.p256("invented")) == "Unauthenticated k8s_token_refused"  # keys were fetched for it
+    await clock.advance(1)
+    published.append(new)
+    assert await asked(new) == "Unavailable jwks_unavailable"  # it is too early to fetch them again
+    away = True
+    await clock.advance(5)
+    assert await asked(new) == "Unavailable jwks_unavailable"  # they cannot be
+    assert [note.is_trouble for note in tokens.notes()] == [True]
+    away = False
+    await clock.advance(60)
+    assert await asked(new) == "web"
+    await ring.close()
