@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,7 @@ from ca.kubernetes.signers.certificate_requests import CertificateRequests
 from ca.kubernetes.signers.metrics import SignerCollector
 from ca.kubernetes.signers.pod_certificates import PodCertificates
 from ca.kubernetes.signers.refusing import Refusing
+from ca.kubernetes.signers.roots import root_notes
 from ca.kubernetes.signers.signing import Signing
 from ca.kubernetes.signers.terms import Terms
 from ca.settings import ServerSettings
@@ -45,6 +47,7 @@ def hang_signers(kubernetes: KubernetesAffairs, around: SignerSurroundings, metr
     for name, cluster in kubernetes.clusters.items():
         if (signers := cluster.settings.signers) is None:
             continue
+        cluster.notes.append(partial(root_notes, cluster.settings))
         if signers.certificate_requests != "off":
             requests = certificate_requests[name] = _certificate_requests(cluster, signers, around)
             kubernetes.work.append(requests.run)

@@ -213,6 +213,12 @@ class ClusterSettings(Settings):
     signers: SignerSettings | None = None
     gateways: GatewaySettings | None = None
 
+    @property
+    def signs_without_roots(self) -> bool:
+        """Whether certificates are signed for its clients, and no roots are kept there for them."""
+        keeps = self.bundles is not None and (self.bundles.config_maps or self.bundles.cluster_trust_bundle)
+        return self.signers is not None and not keeps
+
 
 class KubernetesSettings(Settings):
     """All clusters that this server knows, each by a name of its own."""

@@ -1,8 +1,10 @@
 """Clients that ask by themselves: Istio's proxies, and whoever has certificates by objects of Kubernetes.
 
-Nothing is pushed to them and they acknowledge nothing: they learn of a new root when they ask for their next
-certificate, and by the end of the one that they have at the latest. For each root in the bundle it is kept until when
-such a client may not know it: the last end of all that such clients had been handed out when it was published.
+Nothing is pushed to them and they acknowledge nothing. Istio's proxies learn of a new root when they ask for their next
+certificate, and by the end of the one that they have at the latest. What is signed for objects of Kubernetes holds no
+root: those clients have theirs from the bundle that is kept in their cluster, which is waited for by itself. For each
+root in the bundle it is kept until when such a client may not know it: the last end of all that such clients had been
+handed out when it was published.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from ca.kubernetes.check.facts import ClusterFacts, Kept
 from ca.kubernetes.check.objects import shown
 from ca.kubernetes.check.subject import Subject
 from ca.kubernetes.settings import ClusterSettings, ConfigMapSettings
+from ca.kubernetes.signers.roots import KEEP_THEM, NO_ROOTS
 from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError, Reason
 from citadel.finding import Finding, bad, good, unknown, warning
@@ -20,6 +21,8 @@ from citadel.kubernetes.ports import FIELD_MANAGER
 
 def map_findings(facts: ClusterFacts, cluster: ClusterSettings, bundle: TrustBundle | None) -> Iterator[Finding]:
     """Whether each is where it is meant to be, says what the server trusts, and is written by nobody else."""
+    if cluster.signs_without_roots:
+        yield warning(Subject.CONFIG_MAP, NO_ROOTS, KEEP_THEM)
     for each in cluster.bundles.config_maps if cluster.bundles is not None else ():
         kept = facts.maps.get(each.name)
         if kept is None:

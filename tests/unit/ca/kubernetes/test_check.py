@@ -12,6 +12,7 @@ from ca.kubernetes.check.facts import Caller, ClusterFacts, Kept, ServerFacts, V
 from ca.kubernetes.check.rules import findings, twins
 from ca.kubernetes.permissions import grants, server_permissions
 from ca.kubernetes.settings import ClusterSettings
+from ca.kubernetes.signers.roots import NO_ROOTS, root_notes
 from citadel.bundle import TrustBundle
 from citadel.errors import NotFound, Reason, Unavailable
 from citadel.finding import Finding
@@ -86,6 +87,18 @@ def test_who_does_not_tell_its_name_or_time_is_no_reason_to_stop() -> None:
     its = cluster(joining={})
     older = facts(its, caller=NotFound(Reason.KUBERNETES_NOT_FOUND, "no such kind"))
     assert not_good(its, older) == [("unknown", "the API server does not say: no such kind")]
+
+
+@pytest.mark.parametrize(
+    ("bundles", "is_told"),
+    [(None, True), ({"config_maps": []}, True), ({"config_maps": [ROOTS]}, False)],
+)
+def test_a_signer_whose_clients_have_roots_from_nowhere_is_told(bundles: Any, *, is_told: bool) -> None:
+    """Its answers hold none, so that only a bundle in the cluster tells them of a new one."""
+    its = cluster(signers={"signer_name": "a.test/workload"}, bundles=bundles)
+    found = not_good(its, facts(its))
+    assert (("warning", NO_ROOTS) in found) is is_told
+    assert [(note.text.startswith(NO_ROOTS), note.is_trouble) for note in root_notes(its)] == [(True, False)] * is_told
 
 
 def kept(text: str, *writers: str) -> Mapping[str, Kept]:
