@@ -198,7 +198,7 @@ class LimitSettings(Settings):
 
     A child cluster may ask for authorities as often as an address for joins.
     Certificates and tokens are counted apart, so that who asks for many of the one gets the other still. `proxy_calls`
-    are those of Istio's proxies that may be under way at once, also all of them from one address; `svids_per_second`
+    are those of Istio's proxies that may be under way at once, a quarter of them from one address; `svids_per_second`
     holds for each of their pods.
     """
 

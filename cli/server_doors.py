@@ -14,7 +14,7 @@ from ca.api.agents import AgentAdminService
 from ca.api.bootstrap import BootstrapService
 from ca.api.credentials import CredentialStreams
 from ca.api.foreign import ForeignMessages
-from ca.api.gates import AgentGate, AnonymousGate
+from ca.api.gates import AgentGate, AnonymousGate, proxy_calls
 from ca.api.istio import ISTIO_CA
 from ca.api.listeners import ActorOf, AdminListener, TlsListener
 from ca.api.records import RecordsService
@@ -117,14 +117,14 @@ class ServerDoors:
             register=lambda server: _add_services(server, core, settings, credentials),
             watch=watch,
         )
-        most, proxies = settings.limits.anonymous_calls, settings.limits.proxy_calls
+        most = settings.limits.anonymous_calls
         anonymous_calls = InFlight(most=most, most_of_one=max(1, most // _ADDRESSES), what="calls")
         istio = istio_door(settings, core)
         bootstrap = TlsListener(
             address=settings.listen.bootstrap,
             credentials=core.identity.credentials(ask_for_client_certificate=False),
             anonymous=istio.caller_of,
-            gate=AnonymousGate(anonymous_calls, proxies=InFlight(most_of_one=proxies, most=proxies, what="calls")),
+            gate=AnonymousGate(anonymous_calls, proxies=proxy_calls(settings.limits)),
             limits=settings.connections,
             tally=core.tally,
             register=lambda server: _add_anonymous_services(server, core, settings, istio, agent_api=agents.address),

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from ca.agents.roster import AgentRoster
+from ca.settings import LimitSettings
 from citadel._wire import agent_api_pb2, clusters_pb2, istio_ca_pb2
 from citadel.errors import Reason, Unauthenticated
 from citadel.in_flight import InFlight
@@ -17,6 +18,7 @@ from citadel.spiffe import SpiffeId
 _AGENT_API: Final = f"/{agent_api_pb2.DESCRIPTOR.services_by_name['AgentApi'].full_name}/"
 _CLUSTERS: Final = f"/{clusters_pb2.DESCRIPTOR.services_by_name['Clusters'].full_name}/"
 _ISTIO_CA: Final = f"/{istio_ca_pb2.DESCRIPTOR.services_by_name['IstioCertificateService'].full_name}/"
+_PROXY_ADDRESSES: Final = 4  # one may have one in so many of the calls of proxies
 _OTHERS: Final = 64  # calls of health, for which any identity will do
 
 
@@ -68,6 +70,15 @@ class AnonymousGate:
         calls = self._proxies if method.startswith(_ISTIO_CA) else self._calls
         with calls.one(address(context)):
             yield
+
+
+def proxy_calls(limits: LimitSettings) -> InFlight:
+    """Room for Istio's proxies.
+
+    A quarter of it is for one address: by default as many as a large node has pods, which one address may hide. Whoever
+    keeps calls open with tokens of nothing, which costs nothing, does not take the place of all others so.
+    """
+    return InFlight(most=limits.proxy_calls, most_of_one=max(1, limits.proxy_calls // _PROXY_ADDRESSES), what="calls")
 
 
 def leaf_pem(context: Any) -> bytes:
