@@ -60,7 +60,7 @@ def istio_door(settings: ServerSettings, core: ServerCore) -> IstioDoor:
             istio,
             trust_domain=settings.trust_domain,
             tokens=_tokens(cluster, istio, keys, core.clock),
-            presence=Presence(cluster.pods) if istio.follows_pods else None,
+            presence=_presence(cluster, istio),
         )
         for cluster in core.kubernetes.clusters.values()
         if (istio := cluster.settings.istio) is not None
@@ -73,6 +73,14 @@ def istio_door(settings: ServerSettings, core: ServerCore) -> IstioDoor:
         tally=core.tally,
     )
     return IstioDoor(service=service if clusters else None, proven=proven, keys=keys)
+
+
+def _presence(cluster: Cluster, istio: IstioSettings) -> Presence | None:
+    if not istio.follows_pods:
+        return None
+    presence = Presence(cluster.pods)
+    cluster.notes.append(presence.notes)
+    return presence
 
 
 def _tokens(cluster: Cluster, istio: IstioSettings, keys: IssuerKeyRing, clock: Clock) -> Tokens:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from ca.kubernetes.accounts import Named
+from ca.kubernetes.note import Note
 from ca.kubernetes.pods import Pod, Pods
 
 _PATIENCE: Final = 1.0  # seconds; a watch is behind by milliseconds
@@ -25,6 +26,14 @@ class Presence:
     def is_known(self) -> bool:
         """Whether pods are followed just now. Until they are, nothing is said of one that is not found."""
         return self._pods.has_synced and self._pods.trouble is None
+
+    def notes(self) -> Iterator[Note]:
+        """That answers are old ones, while pods cannot be followed: what runs is not to end with the API server."""
+        if self._pods.has_synced and self._pods.trouble is not None:
+            yield Note(
+                "Istio's proxies, and those that ztunnel asks for, get certificates by the pods as last told of:"
+                " that a pod was deleted since is not noticed"
+            )
 
     def has(self, uid: str) -> bool:
         """Whether this pod is there now, and has not ended."""

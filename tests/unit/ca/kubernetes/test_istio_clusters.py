@@ -193,6 +193,20 @@ async def test_what_is_not_known_of_pods_refuses_nobody(api: FakeKubernetes) -> 
     assert await refused(call) == (Unavailable, Reason.KUBERNETES_UNAVAILABLE)
 
 
+async def test_while_pods_cannot_be_followed_it_is_said_that_answers_are_old(api: FakeKubernetes, pods: Pods) -> None:
+    presence = Presence(pods)
+    assert not list(presence.notes())
+    while not api.watchers.get("/api/v1/pods"):
+        await asyncio.sleep(0)
+    api.fails = ApiUnavailable("away")
+    api.break_watches(ApiUnavailable("away"))
+    async with asyncio.timeout(10):
+        while pods.trouble is None:
+            await asyncio.sleep(0)
+    assert ["last told of" in note.text for note in presence.notes()] == [True]
+    assert (await cluster(pods).request(ZTUNNEL, replace(ASKED, impersonated=OF_WEB))).spiffe_id.path.endswith("/web")
+
+
 async def test_ztunnel_asks_for_the_pods_on_its_node_before_they_run_too(pods: Pods) -> None:
     for wanted in (OF_WEB, "spiffe://a.test/ns/shop/sa/new"):
         request = await cluster(pods).request(ZTUNNEL, replace(ASKED, impersonated=wanted))
