@@ -76,6 +76,10 @@ async def test_a_config_map_is_kept_in_every_namespace_that_is_meant(
         assert held(kubernetes, "keep-a", key="of-others") == "stays"
         kubernetes.delete(path)
         await until(lambda: held(kubernetes, "keep-a") == pem)
+        kubernetes.patch(path, {"data": {"bundle.pem": "and again"}})
+        await until(lambda: held(kubernetes, "keep-a") == pem)
+        (note,) = (await server.status()).kubernetes[0].notes
+        assert f"ConfigMap {NAME} is written by python-httpx too, in 1 of " in note
         written = kubernetes.get(path)["metadata"]["resourceVersion"]
 
     async with keeping(kubernetes, tmp_path, config_maps=maps):  # what is right is not written again

@@ -257,7 +257,9 @@ async def test_a_pod_has_a_certificate_with_no_agent(kubernetes: KubernetesServe
         await server.revocations().Revoke(revocation_pb2.RevokeRequest(target=str(svid.spiffe_id), reason="test"))
         barred = await answered(kubernetes, kubelet.ask(pod, "barred", new_key()))
         assert reason(barred) == ("Failed", "identity_revoked")
-        assert (await server.status()).refused["identity_revoked"] == 1
+        status = await server.status()
+        assert status.refused["identity_revoked"] == 1
+        assert "no bundle is kept in this cluster" in status.kubernetes[0].notes[0]
 
 
 _DATES = ("notBefore", "beginRefreshAt", "notAfter")
