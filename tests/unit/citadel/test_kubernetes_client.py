@@ -280,16 +280,18 @@ def _token(request: str) -> str:
 
 
 async def test_a_client_leaves_nothing_open_at_the_end(tmp_path: Path) -> None:
-    """Neither after a call, nor in the middle of a watch."""
+    """Neither after a call, nor in the middle of a watch, although nobody answers its farewell."""
     async with scripted_api(tmp_path, answer(200, {}), watch(event("ADDED", "a", 8))) as api:
-        program = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "always", "-c", _IN_A_PROCESS, str(api.kubeconfig())),
+        with subprocess.Popen(
+            [sys.executable, "-W", "always", "-c", _IN_A_PROCESS, api.kubeconfig()],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-        )
-        said, _ = await program.communicate()
-    assert program.returncode == 0
-    assert said.decode().splitlines() == ["ADDED"]
+        ) as program:
+            assert program.stdout is not None
+            assert await asyncio.to_thread(program.stdout.readline) == b"ADDED\n"
+            said, _ = program.communicate(b"\n", timeout=30)  # which holds up the server, that runs on this loop
+    assert (program.returncode, said) == (0, b"")
 
 
 _IN_A_PROCESS: Final = """
@@ -303,36 +305,10 @@ async def main():
     await client.get("/api/v1/things")
     async with client.watch("/api/v1/things", resource_version="7") as events:
         async for event in events:
-            print(event.kind)
+            print(event.kind, flush=True)
+            sys.stdin.readline()
             break
     await client.close()
 
 asyncio.run(main())
 """
-
-
-TOKEN: Final = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJzeXN0ZW06c2VydmljZWFjY291bnQ6YTpiIn0.c2lnbmF0dXJl"
-
-
-@pytest.mark.parametrize("status", [200, 400, 503])
-@pytest.mark.parametrize(
-    "text",
-    [
-        f'{{"kind": "TokenReview", "spec": {{"token": "{TOKEN}"',  # half of an answer
-        f'[{{"data": {{"password": "aHVudGVyMg==", "token": "{TOKEN}"}}}}]',
-        f"GET / HTTP/1.1\nAuthorization: Bearer {TOKEN}",  # who echoes
-    ],
-)
-async def test_no_secret_of_an_answer_that_makes_no_sense_is_repeated(tmp_path: Path, status: int, text: str) -> None:
-    head = f"HTTP/1.1 {status} Odd\r\nContent-Length: {len(text)}\r\n\r\n"
-    async with scripted_api(tmp_path, [(head + text).encode()]) as api, connected(api.kubeconfig()) as client:
-        with pytest.raises(CitadelError) as refused:
-            await client.create(THINGS, {"spec": {"token": TOKEN}})
-    assert all(part not in str(refused.value) for part in (*TOKEN.split("."), "aHVudGVyMg"))
-
-
-async def test_a_page_in_the_place_of_an_api_server_is_shown(tmp_path: Path) -> None:
-    page = [b"HTTP/1.1 200 Fine\r\nContent-Length: 21\r\n\r\n<html>a proxy</html>\n"]
-    async with scripted_api(tmp_path, page) as api, connected(api.kubeconfig()) as client:
-        with pytest.raises(ApiUnavailable, match="a proxy"):
-            await client.get(THINGS)

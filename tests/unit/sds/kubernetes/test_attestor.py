@@ -262,6 +262,7 @@ async def test_a_process_whose_pod_was_deleted_is_served_nothing_more(
     assert seen.is_complete is is_complete
     assert seen.unseen == ALL_KINDS
     assert "was deleted" in seen.trouble
+    assert node.measured("citadel_agent_pods_unseen_total") == 0
 
 
 async def test_a_process_of_the_host_is_none_of_a_pod(node: Node, caller: Caller) -> None:
