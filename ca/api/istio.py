@@ -44,9 +44,7 @@ class IstioCertificateService(istio_ca_pb2_grpc.IstioCertificateServiceServicer)
         credentials = Credentials.of(context.invocation_metadata() or ())
         cluster = self._clusters.of(credentials.cluster)
         account = await cluster.proven(credentials.token)
-        self._proven.note(
-            cluster.identity(account)
-        )  # before any refusal: that of a proven caller is audited as its own
+        self._proven.note(cluster.identity(account))  # from here on a refusal is audited as its own
         await cluster.check(account)
         wanted = await cluster.request(account, Asked.parse(request))
         try:
