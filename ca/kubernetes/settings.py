@@ -14,7 +14,7 @@ from ca.kubernetes.workloads.labels import LabelSelector
 from ca.kubernetes.workloads.template import check_template
 from citadel.config.types import Duration, Settings, TrustDomainName
 from citadel.errors import InvalidArgument
-from citadel.kubernetes.settings import ApiServerSettings, ClusterName, NamespaceSettings
+from citadel.kubernetes.settings import ApiServerSettings, ClusterName, NamespacePattern, NamespaceSettings
 
 # RFC 1123, as Kubernetes names its objects.
 _ACCOUNT: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -26,7 +26,7 @@ _LEAST: Final = timedelta(seconds=1)
 
 def _account(text: str) -> str:
     if _ACCOUNT.fullmatch(text) is None:
-        raise ValueError(f"{text[:200]!r} is not a service account; write it like citadel/citadel-agent")
+        raise ValueError(f"{text[:200]!r} is not a service account; write it like citadel-agents/citadel-agent")
     return text
 
 
@@ -58,7 +58,7 @@ class NodeJoiningSettings(Settings):
     """k8s_psat: agents join with a projected token of one of `service_accounts`, made for `audience`."""
 
     audience: str = "citadel"
-    service_accounts: tuple[ServiceAccount, ...] = Field(default=("citadel/citadel-agent",), min_length=1)
+    service_accounts: tuple[ServiceAccount, ...] = Field(default=("citadel-agents/citadel-agent",), min_length=1)
 
 
 def _template(text: str) -> str:
@@ -79,6 +79,18 @@ def _domain(name: str) -> str:
     return name
 
 
+class PodNamespaces(NamespaceSettings):
+    """Whose pods get an identity. A default of the field, not of its section: who sets `include` alone keeps it."""
+
+    exclude: tuple[NamespacePattern, ...] = ("kube-system", "kube-public", "kube-node-lease")
+
+
+class OutsideKubeSystem(NamespaceSettings):
+    """Namespaces without that of the cluster itself, unless `exclude` says otherwise, whatever `include` says."""
+
+    exclude: tuple[NamespacePattern, ...] = ("kube-system",)
+
+
 class WorkloadSettings(Settings):
     """The identity that every admitted pod gets. `pod_labels` is a selector as kubectl takes it, empty for every pod.
 
@@ -87,7 +99,7 @@ class WorkloadSettings(Settings):
     """
 
     template: Annotated[str, AfterValidator(_template)] = "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
-    namespaces: NamespaceSettings = NamespaceSettings(exclude=("kube-system", "kube-public", "kube-node-lease"))
+    namespaces: PodNamespaces = PodNamespaces()
     pod_labels: Annotated[str, AfterValidator(_label_selector)] = ""
     service_dns_names: bool = False
     cluster_domain: Annotated[str, AfterValidator(_domain)] = "cluster.local"
@@ -190,7 +202,7 @@ class SignerSettings(Settings):
     signer_name: SignerName
     certificate_requests: Literal["off", "approved-by-others", "service-accounts"] = "service-accounts"
     pod_certificates: bool = True
-    namespaces: NamespaceSettings = NamespaceSettings(exclude=("kube-system",))
+    namespaces: OutsideKubeSystem = OutsideKubeSystem()
     default_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST)
     max_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST)
 
@@ -198,7 +210,7 @@ class SignerSettings(Settings):
 class GatewaySettings(Settings):
     """Credentials of gateways, read from secrets in these namespaces."""
 
-    namespaces: NamespaceSettings = NamespaceSettings(exclude=("kube-system",))
+    namespaces: OutsideKubeSystem = OutsideKubeSystem()
 
 
 class ClusterSettings(Settings):

@@ -80,10 +80,11 @@ same as a table; a test holds both together.
 {{- if hasKey . "gateways" }}
 {{- $namespaces := (.gateways | default dict).namespaces | default dict }}
 {{- $include := $namespaces.include | default (list "*") }}
+{{- $exclude := list "kube-system" }}{{ if hasKey $namespaces "exclude" }}{{ $exclude = $namespaces.exclude }}{{ end }}
 {{- $all = contains "*" (join "," $include) }}
 {{- range $name := $include }}
 {{- $excluded := false }}
-{{- range $namespaces.exclude }}
+{{- range $exclude }}
 {{- if regexMatch (printf "^%s$" (replace "*" ".*" .)) $name }}{{ $excluded = true }}{{ end }}
 {{- end }}
 {{- if not (or $all $excluded) }}{{ $listed = append $listed $name }}{{ end }}

@@ -98,6 +98,8 @@ def test_where_namespaces_are_named_secrets_are_read_in_these_alone() -> None:
     assert {each for each in named if "secrets" in each} == {
         f"{verb} secrets in {namespace}" for verb in ("list", "watch") for namespace in ("shop", "istio-system")
     }
+    alone = needed(gateways={"namespaces": {"include": ["kube-system", "shop"]}})
+    assert {each for each in alone if "secrets" in each} == {"list secrets in shop", "watch secrets in shop"}
     assert needed(gateways={"namespaces": {"include": ["shop", "team-*"]}}) >= {"list secrets"}
 
 
