@@ -86,6 +86,9 @@ CASES: Final[Mapping[str, Values]] = {
     "gateways of two namespaces": {
         "cluster": {"gateways": {"namespaces": {"include": ["gateways", "kube-system", "istio-ingress"]}}}
     },
+    "gateways of the cluster's own namespace": {
+        "cluster": {"gateways": {"namespaces": {"include": ["kube-system", "kube-public"], "exclude": ["kube-public"]}}}
+    },
     "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
     "vault": {
         "server": {
@@ -109,6 +112,7 @@ CASES: Final[Mapping[str, Values]] = {
             "servers": {"bootstrap": ["citadel.example.org:8443"], "agents": ["citadel.example.org:8444"]},
         },
     },
+    "eks on a volume": yaml.safe_load((EKS / "sqlite.values.yaml").read_text()),
     "eks": {
         **yaml.safe_load((EKS / "values.yaml").read_text()),
         "networkPolicy": yaml.safe_load((EKS / "load-balancer.yaml").read_text())["networkPolicy"],

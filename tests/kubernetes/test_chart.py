@@ -160,7 +160,11 @@ REFUSED: Mapping[str, Values] = {
     "/image": {"image": {"repository": ""}},
     "additional properties 'trustdomain'": {"trustdomain": "example.org"},
     "additional properties 'replica'": {"server": {"replica": 2}},
+    "/image/tag": {"image": {"tag": "sha256:abc"}},
+    "/image/digest": {"image": {"digest": "sha256:abc"}},
     "/server/replicas": {"server": {"replicas": 0}},
+    "/server/kek/secretName": {"server": {"kek": {"secretName": "Bad_Name"}}},
+    "/server/store/secretName": {"server": {"store": {"secretName": "Bad_Name"}}},
     "/server/store/kind": {"server": {"store": {"kind": "mysql"}}},
     "a standby needs PostgreSQL": {"server": {"store": {"kind": "sqlite"}, "replicas": 2}},
     "server.kek.secretName is needed": {"server": {"kek": {"secretName": None}}},
@@ -191,6 +195,21 @@ def test_nonsense_is_refused(problem: str) -> None:
     with pytest.raises(HelmRefusal) as refused:
         render(REFUSED[problem])
     assert problem in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [(None, None), ({}, "LoadBalancer"), ({"annotations": {"a/b": "c"}}, "LoadBalancer")]
+)
+def test_callers_from_outside_get_a_service_where_it_is_set(values: Values | None, kind: str | None) -> None:
+    services = [each for each in render({"server": {"external": values}}) if each["kind"] == "Service"]
+    found = [each for each in services if each["metadata"]["name"] == "citadel-external"]
+    assert [each["spec"]["type"] for each in found] == ([kind] if kind else [])
+
+
+def test_an_image_can_be_held_to_its_digest() -> None:
+    digest = "sha256:" + "0a" * 32
+    pod = pod_template(render({"image": {"tag": "1.2.3", "digest": digest}}), "Deployment", "citadel")
+    assert pod["spec"]["containers"][0]["image"] == f"registry.example.org/citadel:1.2.3@{digest}"
 
 
 def sections_of(model: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:

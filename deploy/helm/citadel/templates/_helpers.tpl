@@ -22,7 +22,7 @@ helm.sh/chart: {{ printf "citadel-%s" (index . 0).Chart.Version }}
 {{- end }}
 
 {{- define "citadel.image" -}}
-{{ required "image.repository is needed: where the image of the Dockerfile is" .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ required "image.repository is needed: where the image of the Dockerfile is" .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{/* The name of the server for who is in this cluster. */}}
