@@ -23,9 +23,14 @@ _README: Final = _ROOT / "README.md"
 _REASONS: Final = _ROOT / "docs" / "reasons.md"
 _CLUSTERS: Final = _ROOT / "deploy" / "multicluster" / "README.md"
 _VAULT: Final = _ROOT / "docs" / "vault.md"
+_KUBERNETES: Final = [
+    _ROOT / "docs" / "kubernetes.md",
+    *(_ROOT / "deploy" / name / "README.md" for name in ("helm", "kubernetes", "eks", "istio", "bookinfo")),
+]
 _DOCUMENTS: Final = [
     _README,
     _CLUSTERS,
+    *_KUBERNETES[1:],
     _ROOT / "deploy" / "vault" / "README.md",
     *sorted((_ROOT / "docs").rglob("*.md")),
 ]
@@ -75,8 +80,8 @@ def _calls(line: str) -> list[str]:
     lexer.whitespace_split = True
     calls: list[list[str]] = [[]]
     for word in lexer:
-        if set(word) <= set("();&|<>"):
-            calls.append([])  # what follows is another command, or the name of a file
+        if set(word) <= set("();&|<>") or word == "--":
+            calls.append([])  # what follows is another command, as after that of kubectl exec, or the name of a file
         else:
             calls[-1].append(word)
     return [shlex.join(call) for call in calls if call and call[0] in _PROGRAMS]
@@ -114,7 +119,10 @@ def _parse(call: str) -> None:
 @pytest.mark.parametrize(
     "call",
     dict.fromkeys(
-        [*_calls_in_blocks(_README), *_calls_in_blocks(_CLUSTERS), *_calls_in_blocks(_VAULT), *_calls_in_reasons()]
+        [
+            *(call for each in (_README, _CLUSTERS, _VAULT, *_KUBERNETES) for call in _calls_in_blocks(each)),
+            *_calls_in_reasons(),
+        ]
     ),
 )
 def test_documented_commands_parse(call: str) -> None:
@@ -136,6 +144,7 @@ def test_commands_are_found_in_each_document() -> None:
         ("(umask 077; citadel-cli token create > join)  # once", ["citadel-cli token create"]),
         ("citadel-cli bundle show | citadel-cli status", ["citadel-cli bundle show", "citadel-cli status"]),
         ("citadel-cli entry create --hint 'a; b'", ["citadel-cli entry create --hint 'a; b'"]),
+        ("kubectl exec deployment/citadel -c server -- citadel-cli status", ["citadel-cli status"]),
         ("mkdir -p /etc/citadel  # citadel server run", []),
     ],
 )
