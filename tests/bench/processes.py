@@ -14,10 +14,12 @@ from typing import Final
 import yaml
 
 from ca.settings import ServerSettings
+from citadel.config.types import HostPort
 from tests.bench.machine import Cores
-from tests.servers import Server, connected, server_settings
+from tests.servers import Server, connected, http_status, server_settings
 
 _CITADEL: Final = ("-m", "cli.entry")
+_PATIENCE: Final = 20.0
 
 
 @asynccontextmanager
@@ -50,6 +52,18 @@ async def server_process(
             yield server, child.pid
         finally:
             await server.close()
+
+
+async def until_ready(probes: HostPort) -> None:
+    """Wait for a process to say on its probes that it is."""
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            try:
+                if (await http_status(probes, "/ready"))[0] == 200:
+                    return
+            except (OSError, IndexError):
+                pass  # it does not listen yet
+            await asyncio.sleep(0.05)
 
 
 def _as_written(settings: ServerSettings) -> dict[str, object]:

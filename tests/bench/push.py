@@ -23,10 +23,10 @@ from citadel.config.types import HostPort
 from sds.serve.resource import SECRET_TYPE_URL
 from tests.bench.effort import Effort
 from tests.bench.machine import Cores
-from tests.bench.processes import server_process, spawned
+from tests.bench.processes import server_process, spawned, until_ready
 from tests.bench.report import Row
 from tests.ports import free_port
-from tests.servers import Server, http_status
+from tests.servers import Server
 
 _PATIENCE: Final = 20.0
 _PAUSE: Final = 0.02  # between one change and the next
@@ -97,16 +97,5 @@ async def running_agent(
     config.write_text(yaml.safe_dump(settings))
     command = [sys.executable, "-m", "cli.entry", "agent", "run", "--config", str(config)]
     async with spawned(command, core=cores.load if core is None else core, log=folder / "agent.log"):
-        await _ready(probes)
+        await until_ready(probes)
         yield socket
-
-
-async def _ready(probes: HostPort) -> None:
-    async with asyncio.timeout(_PATIENCE):
-        while True:
-            try:
-                if (await http_status(probes, "/ready"))[0] == 200:
-                    return
-            except (OSError, IndexError):
-                pass  # it does not listen yet
-            await asyncio.sleep(0.05)

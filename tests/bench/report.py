@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from tests.bench import rotation_picture
 
-Unit = Literal["/s", "ms", "s", "MB", "B", "KiB", "%", "x"]
+Unit = Literal["/s", "ms", "s", "MB", "B", "KiB", "%", "x", "calls"]
 _BAR_LIMIT: Final = 4.0  # bars end here, or one good row would flatten all others
 
 
