@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import structlog
@@ -26,6 +26,8 @@ from citadel.repeated import Repeated
 NAME: Final = "kubernetes"  # what a person may skip
 WORDS: Final = "clients that ask by themselves learn of the new root when they ask for their next certificate"
 _RETRY_SECONDS: Final = 1.0
+# Where nobody had anything: no time of this clock, which may jump back.
+_NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _log = structlog.get_logger(__name__)
 
@@ -120,7 +122,7 @@ class AskingClients:
         if roots == self._until.keys():
             return
         # They are in the bundle already: what is recorded after this question is answered with them.
-        end = await self._handed_out.last_end_of_asking(issued_after=self._earliest()) or self._clock.now()
+        end = await self._handed_out.last_end_of_asking(issued_after=self._earliest()) or _NEVER
         until = {root: self._until.get(root, end) for root in roots}
         await self._store.replace(until)
         self._until = until

@@ -17,6 +17,7 @@ from ca.rotation.steering import Wish
 from citadel.reserved import k8s_door_id
 from citadel.spiffe import SpiffeId
 from tests.csrs import csr
+from tests.stores import MigratedStores
 from tests.unit.ca.rotating import DAY, HOUR, Disk, Server, nodes
 from tests.unit.ca.values import A_TEST, ADMINISTRATOR
 
@@ -28,8 +29,8 @@ pytestmark = pytest.mark.invariant(3)
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+def store_url(tmp_path: Path, migrated_stores: MigratedStores) -> str:
+    return migrated_stores.sqlite(tmp_path / "store.db")
 
 
 async def with_mesh(server: Server) -> Server:
