@@ -28,7 +28,7 @@ demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running, V
 
 test: $(READY) ## Run every test, real Envoys included.
 	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile
-	$(BIN)/pytest tests/integration -m 'not soak and not alone' --numprocesses=2 --dist=loadfile
+	$(BIN)/pytest tests/integration -m 'not soak and not alone' --numprocesses=3 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'alone and not soak'
 	@if $(HAS_KUBERNETES); then $(KUBERNETES); \
 		else echo "not run: tests/kubernetes, which need an API server and helm: make test-kubernetes"; fi
@@ -38,7 +38,7 @@ test-kubernetes: $(READY) ## Build or find a real API server of Kubernetes, with
 	@$(KUBE_TOOLS)
 	$(KUBERNETES)
 
-soak: $(READY) ## Rotate for minutes under load, and say the figures (about 8 minutes).
+soak: $(READY) ## Rotate for minutes under load, and say the figures (about 11 minutes).
 	@$(HAS_KUBERNETES) || echo "not run: those in tests/kubernetes, which need an API server and helm: make test-kubernetes"
 	$(BIN)/pytest -m soak -s $$($(HAS_KUBERNETES) || echo --ignore=tests/kubernetes)
 

@@ -159,5 +159,7 @@ async def live_mesh(
                 print(f"--- {log.name}\n{log.read_text(errors='replace')[-6000:]}")  # noqa: T201 - pytest shows it
             raise
         finally:
+            # How each ends cleanly is told elsewhere (test_clean_stop), and one after the other takes a second.
+            await asyncio.gather(*(child.kill() for child in mesh.children.values()))
             await mesh.stop()
             shutil.rmtree(folder, ignore_errors=True)
