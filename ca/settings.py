@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from ca.authority.jwt_model import LONGEST_TOKEN
-from ca.entries.rules import check_dns_name
+from ca.dns_name import DnsName
 from ca.federation.settings import FederationSettings
 from ca.keys.kinds import KeyKind
 from ca.kubernetes.settings import KubernetesSettings
@@ -55,17 +55,8 @@ def _database(url: str) -> str:
     return url
 
 
-def _dns_name(name: str) -> str:
-    try:
-        check_dns_name(name)
-    except InvalidArgument as problem:
-        raise ValueError(problem.message) from problem
-    return name
-
-
 VariableName = Annotated[str, AfterValidator(_variable)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
-DnsName = Annotated[str, AfterValidator(_dns_name)]
 
 
 class ListenSettings(ProbesSettings):

@@ -13,14 +13,18 @@ from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.secret.v3 import sds_pb2_grpc
 from grpc import aio
 
-from citadel._wire import admin_pb2
+from citadel._wire import admin_pb2, bootstrap_pb2
 from citadel.config.files import write_private
+from citadel.config.types import HostPort
 from citadel.reserved import agent_id
 from citadel.spiffe import SpiffeId
+from citadel.svid import X509Svid
 from cli.agent_kubernetes import PROC
 from cli.agent_process import run_agent
+from sds.link.identity import AgentIdentity, IdentityFile
 from sds.serve.resource import SECRET_TYPE_URL
 from sds.settings import AgentSettings
+from tests.csrs import csr, new_key
 from tests.ports import free_port
 from tests.servers import Server, http_status
 
@@ -39,6 +43,22 @@ class RunningAgent:
     @property
     def name(self) -> str:
         return self.spiffe_id.path.rpartition("/")[2]
+
+
+async def join_by_token(server: Server, data_dir: Path, *, cluster: str, token: str) -> None:
+    """Have the identity of an agent by the token of its pod, and keep it where the agent looks for it."""
+    key = new_key()
+    request = bootstrap_pb2.JoinKubernetesRequest(cluster=cluster, token=token, csr=csr(key))
+    answer = await server.bootstrap().JoinKubernetes(request)
+    identity = AgentIdentity(
+        svid=X509Svid.from_der(answer.chain),
+        key=key,
+        bundle=server.bundle,
+        agent_api=HostPort.parse(answer.agent_api),
+        bootstrap=server.settings.listen.bootstrap,
+    )
+    data_dir.mkdir(mode=0o700, parents=True)
+    IdentityFile(data_dir).save(identity)
 
 
 @asynccontextmanager

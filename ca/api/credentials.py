@@ -12,9 +12,9 @@ import structlog
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.api.answers import refusal_of
-from ca.api.writing import PatientWriter
 from ca.entries.directory import EntryDirectory
 from ca.kubernetes.gateways.cluster import Answer
+from ca.patient_writer import PatientWriter
 from citadel._wire import agent_api_pb2 as pb
 from citadel.actor import Actor
 from citadel.clock import Clock
@@ -144,7 +144,9 @@ class _Stream:
             self._roster.check(self._svid)
             return not reading.done() and not self._is_ending
 
-        writer = PatientWriter(wake=self.wake, may_go_on=may_go_on, ends=self._svid.not_after, clock=self._clock)
+        writer = PatientWriter(
+            wake=self.wake, may_go_on=may_go_on, ends=lambda: self._svid.not_after, clock=self._clock
+        )
         while may_go_on():
             self.wake.clear()
             for update in list(self._news(self._roster.check(self._svid))):

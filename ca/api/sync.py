@@ -11,10 +11,10 @@ from typing import Protocol
 from ca.agents.roster import AgentRoster
 from ca.api.foreign import ForeignMessages
 from ca.api.sessions import AgentSession
-from ca.api.writing import PatientWriter
 from ca.authority.manager import AuthorityManager
 from ca.entries.directory import EntryDirectory
 from ca.entries.watch import EntryWatch
+from ca.patient_writer import PatientWriter
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.clock import Clock
@@ -79,7 +79,9 @@ class SyncPush:
         self._roster = roster
         self._sources = sources
         self._clock = clock
-        self._writer = PatientWriter(wake=session.wake, may_go_on=self._may_go_on, ends=svid.not_after, clock=clock)
+        self._writer = PatientWriter(
+            wake=session.wake, may_go_on=self._may_go_on, ends=lambda: svid.not_after, clock=clock
+        )
 
     async def run(self, write: Write) -> None:
         """Push until the stream is over. Raises as `AgentRoster.check` once the agent may not go on."""

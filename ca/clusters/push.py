@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -13,6 +11,7 @@ from ca.clusters.callers import ChildCallers
 from ca.clusters.in_force import InForce
 from ca.clusters.knowing import Everywhere
 from ca.clusters.sessions import ChildSession
+from ca.patient_writer import PatientWriter
 from citadel._wire import clusters_pb2 as pb
 from citadel.clock import Clock
 from citadel.errors import CitadelError
@@ -42,15 +41,18 @@ class FollowPush:
 
     async def run(self, write: Write) -> None:
         """Push until the stream is over. Raises as `ChildCallers.check` once the child may not go on."""
-        wake = self._session.wake
+        writer = PatientWriter(
+            wake=self._session.wake,
+            may_go_on=self._goes_on,
+            ends=lambda: self._callers.check(self._session.child),
+            clock=self._clock,
+        )
         while self._goes_on():
-            wake.clear()
+            self._session.wake.clear()
             for update in self._session.updates(self._in_force.message(), self._everywhere.now()):
-                if not await self._written(write(update)):
+                if not await writer.written(write(update)):
                     return
-            waking = asyncio.ensure_future(wake.wait())
-            await self._first_of(waking)
-            waking.cancel()
+            await writer.woken()
 
     def _goes_on(self) -> bool:
         if self._reader.done():
@@ -60,33 +62,3 @@ class FollowPush:
             return False
         self._callers.check(self._session.child)
         return not self._session.is_ending
-
-    async def _written(self, write: Awaitable[None]) -> bool:
-        """Whether the stream goes on after this write. It can last until the child reads; a ban does not."""
-        writing, wake, had_news = asyncio.ensure_future(write), self._session.wake, False
-        try:
-            while not writing.done():
-                waking = asyncio.ensure_future(wake.wait())
-                await self._first_of(writing, waking)
-                waking.cancel()
-                if not writing.done():
-                    if not self._goes_on():
-                        return False
-                    had_news = had_news or wake.is_set()
-                    wake.clear()
-            writing.result()
-        finally:
-            writing.cancel()
-        if had_news:
-            wake.set()
-        return True
-
-    async def _first_of(self, *events: asyncio.Future[Any]) -> None:
-        until: datetime = self._callers.check(self._session.child)
-        seconds = (until - self._clock.now()).total_seconds()
-        try:
-            await asyncio.wait(events, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            for event in events:
-                event.cancel()
-            raise

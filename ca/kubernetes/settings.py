@@ -9,11 +9,10 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ca.entries.rules import check_dns_name
+from ca.dns_name import DnsName
 from ca.kubernetes.workloads.labels import LabelSelector
 from ca.kubernetes.workloads.template import check_template
 from citadel.config.types import Duration, Settings, TrustDomainName
-from citadel.errors import InvalidArgument
 from citadel.kubernetes.settings import ApiServerSettings, ClusterName, NamespacePattern, NamespaceSettings
 
 # RFC 1123, as Kubernetes names its objects.
@@ -71,14 +70,6 @@ def _label_selector(text: str) -> str:
     return text
 
 
-def _domain(name: str) -> str:
-    try:
-        check_dns_name(name)
-    except InvalidArgument as problem:
-        raise ValueError(problem.message) from problem
-    return name
-
-
 class PodNamespaces(NamespaceSettings):
     """Whose pods get an identity. A default of the field, not of its section: who sets `include` alone keeps it."""
 
@@ -102,7 +93,7 @@ class WorkloadSettings(Settings):
     namespaces: PodNamespaces = PodNamespaces()
     pod_labels: Annotated[str, AfterValidator(_label_selector)] = ""
     service_dns_names: bool = False
-    cluster_domain: Annotated[str, AfterValidator(_domain)] = "cluster.local"
+    cluster_domain: DnsName = "cluster.local"
     federates_with: tuple[TrustDomainName, ...] = ()
     x509_svid_ttl: Duration | None = Field(default=None, ge=_LEAST)
     jwt_svid_ttl: Duration | None = Field(default=None, ge=_LEAST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections import OrderedDict
@@ -10,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from ca.kubernetes.accounts import ProvenAccount, proven_account, refuse_by_its_own_words
+from ca.kubernetes.shared_calls import SharedCalls
 from citadel.clock import Clock
 from citadel.errors import Reason, Unauthenticated
 from citadel.kubernetes.ports import KubernetesApi
@@ -39,8 +39,7 @@ class TokenReviewer:
         self._clock = clock
         self._keep = keep
         self._kept: OrderedDict[bytes, tuple[ProvenAccount, datetime]] = OrderedDict()
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._asked: dict[bytes, asyncio.Task[ProvenAccount]] = {}
+        self._reviews: SharedCalls[ProvenAccount] = SharedCalls(_AT_ONCE)
 
     async def account(self, token: str) -> ProvenAccount:
         """Whose token it is.
@@ -52,15 +51,11 @@ class TokenReviewer:
             raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, "this is no token of a service account")
         refuse_by_its_own_words(token, audience=self._audience, now=self._clock.now())
         if not self._keep:
-            return await self._reviewed(token)
+            return await self._reviews.once(object(), lambda: self._reviewed(token))
         digest = hashlib.sha256(token.encode()).digest()
         if (known := self._known(digest)) is not None:
             return known
-        asked = self._asked.get(digest)
-        if asked is None:
-            asked = self._asked[digest] = asyncio.create_task(self._reviewed(token))
-            asked.add_done_callback(lambda task: self._answered(digest, task))
-        return await asyncio.shield(asked)  # others may wait for it
+        return await self._reviews.once(digest, lambda: self._reviewed_and_kept(token, digest))
 
     def _known(self, digest: bytes) -> ProvenAccount | None:
         account, until = self._kept.get(digest, (None, None))
@@ -71,15 +66,13 @@ class TokenReviewer:
             return None
         return account
 
-    def _answered(self, digest: bytes, task: asyncio.Task[ProvenAccount]) -> None:
-        del self._asked[digest]
-        if task.cancelled() or task.exception() is not None:
-            return
-        account = task.result()
+    async def _reviewed_and_kept(self, token: str, digest: bytes) -> ProvenAccount:
+        account = await self._reviewed(token)
         self._kept[digest] = account, min(self._clock.now() + self._keep, account.ends_at)
         self._kept.move_to_end(digest)
         while len(self._kept) > _MOST_KEPT:
             self._kept.popitem(last=False)
+        return account
 
     async def _reviewed(self, token: str) -> ProvenAccount:
         asked = {
@@ -87,6 +80,5 @@ class TokenReviewer:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [self._audience]},
         }
-        async with self._turns:
-            review = await self._api.create(REVIEWS, asked)
+        review = await self._api.create(REVIEWS, asked)
         return proven_account(review, token, cluster=self._cluster, audience=self._audience, now=self._clock.now())

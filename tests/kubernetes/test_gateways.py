@@ -25,19 +25,15 @@ from ca.kubernetes.gateways.rights import Reading, Right
 from ca.kubernetes.gateways.secret import Part, SecretName, WatchedSecret
 from ca.kubernetes.permissions import Permission, server_permissions
 from ca.kubernetes.settings import ClusterSettings
-from citadel._wire import admin_pb2, bootstrap_pb2, types_pb2
+from citadel._wire import admin_pb2, types_pb2
 from citadel.clock import SystemClock
-from citadel.config.types import HostPort
 from citadel.kubernetes.client import kubernetes_client
 from citadel.kubernetes.settings import ApiServerSettings
-from citadel.svid import X509Svid
 from cli.demo.envoy import find_binary
-from sds.link.identity import AgentIdentity, IdentityFile
 from sds.serve.resource import SECRET_TYPE_URL
-from tests.agents import RunningAgent, running_agent
+from tests.agents import RunningAgent, join_by_token, running_agent
 from tests.certificates import Signed, leaf
 from tests.clock import FakeClock
-from tests.csrs import csr, new_key
 from tests.kube_api import KubernetesServer
 from tests.kube_cgroups import ANOTHER, CONTAINER, OTHER, sliced, v2, write
 from tests.kube_roles import RBAC, grant
@@ -163,18 +159,7 @@ async def join(kubernetes: KubernetesServer, name: str, server: Server, data_dir
         pod = kubernetes.pod(name, "agent-1", account="citadel-agent", node=name)
         return kubernetes.token(name, "citadel-agent", audience="citadel", pod=pod)
 
-    key = new_key()
-    request = bootstrap_pb2.JoinKubernetesRequest(cluster="c1", token=await asyncio.to_thread(token), csr=csr(key))
-    answer = await server.bootstrap().JoinKubernetes(request)
-    identity = AgentIdentity(
-        svid=X509Svid.from_der(answer.chain),
-        key=key,
-        bundle=server.bundle,
-        agent_api=HostPort.parse(answer.agent_api),
-        bootstrap=server.settings.listen.bootstrap,
-    )
-    data_dir.mkdir(mode=0o700, parents=True)
-    IdentityFile(data_dir).save(identity)
+    await join_by_token(server, data_dir, cluster="c1", token=await asyncio.to_thread(token))
 
 
 def bootstrap(edge: Edge, *, simple: int, mutual: int) -> dict[str, Any]:

@@ -23,15 +23,12 @@ from grpc import aio
 
 from ca.kubernetes.permissions import AGENT, Grant, grants, server_permissions
 from ca.kubernetes.settings import ClusterSettings
-from citadel._wire import admin_pb2, bootstrap_pb2
-from citadel.config.types import HostPort
-from citadel.svid import X509Svid
+from citadel._wire import admin_pb2
 from cli.citadel_cli import citadel_cli
-from sds.link.identity import AgentIdentity, IdentityFile
 from sds.serve.resource import SECRET_TYPE_URL
-from tests.agents import running_agent
+from tests.agents import join_by_token, running_agent
 from tests.chart import one, render
-from tests.csrs import csr, new_key
+from tests.csrs import csr
 from tests.istio_proxy import create_certificate
 from tests.kube_api import ISSUER, KubernetesServer, running_kubernetes
 from tests.kube_cgroups import ANOTHER, CONTAINER, OTHER, sliced, v2, write
@@ -178,17 +175,7 @@ async def join(audited: Audited, server: Server, data_dir: Path) -> None:
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
     audited.api.patch(f"{pods}/agent-1/status", {"status": ready})
     token = audited.api.token(*AGENTS, audience="citadel", pod=pod)
-    request = bootstrap_pb2.JoinKubernetesRequest(cluster="main", token=token, csr=csr(key := new_key()))
-    answer = await server.bootstrap().JoinKubernetes(request)
-    identity = AgentIdentity(
-        svid=X509Svid.from_der(answer.chain),
-        key=key,
-        bundle=server.bundle,
-        agent_api=HostPort.parse(answer.agent_api),
-        bootstrap=server.settings.listen.bootstrap,
-    )
-    data_dir.mkdir(mode=0o700, parents=True)
-    IdentityFile(data_dir).save(identity)
+    await join_by_token(server, data_dir, cluster="main", token=token)
 
 
 async def ask_for_certificates(audited: Audited, node: Mapping[str, Any], pod: Mapping[str, Any]) -> None:
