@@ -28,7 +28,7 @@ def csr(key: PrivateKey | None = None, *, subject: x509.Name | None = None, name
 
 
 def with_wrong_signature(der: bytes) -> bytes:
-    """The request with one bit of its signature changed."""
+    """The request, or whatever else ends with its signature, with one bit of that changed."""
     return der[:-1] + bytes([der[-1] ^ 1])
 
 

@@ -12,6 +12,7 @@ from citadel.errors import InvalidArgument, Reason
 from citadel.revocation import NO_REVOCATIONS, RevocationList, RevocationSet, to_pem
 from citadel.svid import X509Svid
 from tests import certificates
+from tests.csrs import with_wrong_signature
 from tests.revocations import revocation_list, revocation_set, signed_list
 
 ROOT = certificates.root()
@@ -64,7 +65,7 @@ def unnamed_key() -> certificates.Signed:
         (ISSUER.der, signed_list(OTHER).public_bytes(Encoding.DER), "not signed by CN=issuer one"),
         (ISSUER.der, signed_list(ISSUER, key=OTHER.key).public_bytes(Encoding.DER), "not signed by"),
         (ISSUER.der, signed_list(ISSUER, name=OTHER.certificate.subject).public_bytes(Encoding.DER), "not signed by"),
-        (ISSUER.der, signed_list(ISSUER, 7).public_bytes(Encoding.DER)[:-1] + b"\0", "not signed by"),
+        (ISSUER.der, with_wrong_signature(signed_list(ISSUER, 7).public_bytes(Encoding.DER)), "not signed by"),
         ((nobody := unnamed_key()).der, signed_list(nobody).public_bytes(Encoding.DER), "no key identifier"),
     ],
 )
