@@ -10,6 +10,7 @@ from enum import StrEnum
 from cryptography import x509
 
 from ca.authority.certificates import subject_key_id
+from ca.keys.remote import SigningKey
 
 
 class AuthorityKind(StrEnum):
@@ -62,6 +63,14 @@ class Authority:
         return self.certificate.not_valid_after_utc
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuingAuthority:
+    """The authority that signs leaves now, with its key at hand."""
+
+    authority: Authority
+    key: SigningKey
+
+
 def active_of(authorities: Iterable[Authority]) -> Authority | None:
     """The one of them that signs: of one kind there is one at the most."""
     return next((each for each in authorities if each.state is AuthorityState.ACTIVE), None)
@@ -70,6 +79,25 @@ def active_of(authorities: Iterable[Authority]) -> Authority | None:
 def old_and_ended(authorities: Iterable[Authority], now: datetime) -> list[str]:
     """The ids of those that signed once and have ended: nothing that they vouched for is valid any more."""
     return [each.id for each in authorities if each.state is AuthorityState.OLD and each.not_after <= now]
+
+
+def newest_under(root_id: str, issuers: Iterable[Authority], *, now: datetime) -> Authority | None:
+    """The last of them that is under the root of this id and has not ended."""
+    under = [each for each in issuers if each.parent_id == root_id and each.not_after > now]
+    return under[-1] if under else None
+
+
+def prepared_under_the_active(
+    roots: Iterable[Authority], issuers: Iterable[Authority], *, now: datetime
+) -> Authority | None:
+    """The last of the issuers that was prepared under the root that signs, and has not ended."""
+    active = {root.id for root in roots if root.state is AuthorityState.ACTIVE}
+    found = [
+        each
+        for each in issuers
+        if each.parent_id in active and each.state is AuthorityState.PREPARED and each.not_after > now
+    ]
+    return found[-1] if found else None
 
 
 def can_go_on(authorities: Iterable[Authority], roots: Iterable[Authority], *, now: datetime) -> bool:

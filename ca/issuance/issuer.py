@@ -11,7 +11,7 @@ from typing import Protocol
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ca.agents.model import Agent
-from ca.authority.manager import IssuingAuthority
+from ca.authority.model import IssuingAuthority
 from ca.issuance.csr import WorkloadPublicKey, public_key_of
 from ca.issuance.entries import Entries, check_unchanged
 from ca.issuance.ledger import Ledger

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ca.authority.manager import IssuingAuthority
+from ca.authority.model import IssuingAuthority
 from ca.issuance.csr import WorkloadPublicKey
 from ca.issuance.fast_leaf import leaf_signer
 from ca.issuance.leaf import LeafSigner

@@ -55,7 +55,7 @@ class Acting:
             async with self._authorities.changing_jwt() as jwt:
                 await jwt.prepare(rotation.new_id)
             return
-        if self._authorities.can_mint():  # one that is near its end is better than none
+        if self._authorities.prospects.can_mint():  # one that is near its end is better than none
             await self._authorities.drop_issuers(self._leaving.stale(rotation, self._time.latest()))
         if rotation.kind is RotationKind.ROOT:
             await self._authorities.prepare_root(rotation.new_id)

@@ -50,7 +50,7 @@ class IssuerRescue:
         if not is_lost and issuer.not_after - now > self._lives.reserve(issuer) / 2:
             return False
         is_rested = is_lost or self._clock.monotonic() >= self._replaces_again_at
-        if not is_rested or not self._authorities.can_replace():
+        if not is_rested or not self._authorities.prospects.can_replace():
             return False
         if self._replacing != issuer.id:  # noted before it is done, and once, however often that fails
             why = LOST if is_lost else "its end was near, and not everybody had acknowledged a successor"

@@ -30,6 +30,7 @@ class MakingWay:
     def __init__(self, *, steering: Steering, authorities: AuthorityManager, lives: Lives, rests: Rests) -> None:
         self._steering = steering
         self._authorities = authorities
+        self._prospects = authorities.prospects
         self._lives = lives
         self._rests = rests
 
@@ -39,8 +40,8 @@ class MakingWay:
         One of another kind is to end before a new root can come: from when that is due, it has half of the reserve to
         do so by itself.
         """
-        decides = self._authorities.upstream_decides
-        if decides or self._authorities.pending() is not None:
+        decides = self._prospects.upstream_decides
+        if decides or self._prospects.pending() is not None:
             await self._make_way_for_what_is_up(running, now)
         if self._hangs(running, now):
             await self._make_way_for_the_issuer(running, now)
@@ -59,14 +60,14 @@ class MakingWay:
         _log.error("paused rotation goes on", rotation=running.id, why=why)
 
     def _may_make_root(self) -> bool:
-        return self._rests.is_rested(RotationKind.ROOT) and self._authorities.can_make_root()
+        return self._rests.is_rested(RotationKind.ROOT) and self._prospects.can_make_root()
 
     async def _make_way_for_what_is_up(self, running: Rotation, now: datetime) -> None:
         """The same for what the upstream has put up, where there is nothing else that could sign after the authority.
 
         One under the same root is the rescue's to take.
         """
-        issuer, pending = self._lives.active(AuthorityKind.ISSUER), self._authorities.pending()
+        issuer, pending = self._lives.active(AuthorityKind.ISSUER), self._prospects.pending()
         left, reserve = issuer.not_after - now, self._lives.reserve(issuer)
         if running.paused and left <= reserve:
             await self.resume(running, _ISSUER_ENDS)
@@ -81,7 +82,7 @@ class MakingWay:
     def _may_come(self, running: Rotation) -> bool:
         """Whether what this rotation is to prepare is there, or would be made."""
         is_there = any(each.id == running.new_id for each in self._authorities.issuers())
-        return is_there or self._authorities.can_mint()
+        return is_there or self._prospects.can_mint()
 
     def _hangs(self, running: Rotation, now: datetime) -> bool:
         """Whether nothing comes of a root that this server wants by itself, while its authority is due.
@@ -99,7 +100,7 @@ class MakingWay:
             return False
         if self._lives.left_of_the_root(now) <= timedelta(0):
             return False
-        return self._authorities.can_mint() and not self._authorities.root_cannot_sign
+        return self._prospects.can_mint() and not self._prospects.root_cannot_sign
 
     async def _make_way_for_the_issuer(self, running: Rotation, now: datetime) -> None:
         """End a rotation of the root, which rests for a good while."""

@@ -175,13 +175,14 @@ class Steering:
 
     def _check_whose(self, kind: RotationKind) -> None:
         """What the upstream decides is rotated when it has put something up."""
-        pending, decides = self._authorities.pending(), self._authorities.upstream_decides
+        prospects = self._authorities.prospects
+        pending, decides = prospects.pending(), prospects.upstream_decides
         is_up = pending is not None and pending.is_root is (kind is RotationKind.ROOT)
         if not is_up and kind.value in {each.value for each in decides}:
             raise FailedPrecondition(
                 Reason.UPSTREAM_DECIDES,
                 f"the {kind.value} is the upstream's to rotate, which has put up nothing new",
-                fix=self._authorities.upstream_advice,
+                fix=prospects.upstream_advice,
             )
 
     def _that_go(self, kind: RotationKind) -> tuple[str, ...]:

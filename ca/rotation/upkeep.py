@@ -62,6 +62,7 @@ class Upkeep:
         self._said = Repeated(clock=clock)
         self._steering = steering
         self._authorities = authorities
+        self._prospects = authorities.prospects
         self._clock = clock
         self._lives = lives = Lives(
             authorities=authorities,
@@ -113,7 +114,7 @@ class Upkeep:
         # Not before it: under a root that has ended no issuing authority can be made.
         if await self._leaves_a_bad_root() or await self._rescue.has_rescued(now):
             return
-        if self._authorities.can_mint() and self._is_issuer_due(now):
+        if self._prospects.can_mint() and self._is_issuer_due(now):
             await self._start(RotationKind.ISSUER)
 
     async def _leaves_a_bad_root(self) -> bool:
@@ -121,14 +122,14 @@ class Upkeep:
 
         Not once that should be over: what hangs must not keep anything else from being done about it.
         """
-        pending, running = self._authorities.pending(), self._rotator.running
+        pending, running = self._prospects.pending(), self._rotator.running
         if pending is None or not pending.is_urgent:
             return False
         if running is not None and running.kind is RotationKind.ISSUER and running.deadline is not None:
             if running.paused:
                 await self._way.resume(running, pending.why)
             return self._rotator.time.unmoved() < running.deadline
-        if not self._authorities.can_mint():
+        if not self._prospects.can_mint():
             return False
         wish = Wish(kind=RotationKind.ISSUER, deadline=_URGENT, why=pending.why)
         await self._steering.start(wish, by=Actor(ActorKind.SERVER))
@@ -142,7 +143,7 @@ class Upkeep:
             await self._start(RotationKind.JWT)
 
     async def _start(self, due: RotationKind) -> None:
-        pending = self._authorities.pending() if due is not RotationKind.JWT else None
+        pending = self._prospects.pending() if due is not RotationKind.JWT else None
         why = pending.why if pending is not None else "it is due"
         await self._steering.start(Wish(kind=due, why=why), by=Actor(ActorKind.SERVER))
         if due is RotationKind.JWT:
@@ -154,27 +155,27 @@ class Upkeep:
 
     def _is_root_due(self, now: datetime) -> bool:
         """Also where roots are rotated by hand alone: the last moment is waited for, and not the outage after it."""
-        if self._rests.do_roots_rest() and not self._authorities.root_cannot_sign:
+        if self._rests.do_roots_rest() and not self._prospects.root_cannot_sign:
             return False
-        pending = self._authorities.pending()
+        pending = self._prospects.pending()
         if pending is not None and pending.is_root and self._may_take_what_is_up():
             return True
-        if AuthorityKind.ROOT in self._authorities.upstream_decides:
+        if AuthorityKind.ROOT in self._prospects.upstream_decides:
             return False
         is_last_moment = self._lives.left_of_the_root(now) <= timedelta(0)
         is_due = self._lives.is_root_old(now) or is_last_moment or self._is_stuck(now)
-        return is_due and self._can_start(RotationKind.ROOT) and self._authorities.can_make_root()
+        return is_due and self._can_start(RotationKind.ROOT) and self._prospects.can_make_root()
 
     def _is_issuer_due(self, now: datetime) -> bool:
-        pending = self._authorities.pending()
+        pending = self._prospects.pending()
         if pending is not None and not pending.is_root:
             return self._may_take_what_is_up()
-        is_by_time = AuthorityKind.ISSUER not in self._authorities.upstream_decides and not self._is_stuck(now)
+        is_by_time = AuthorityKind.ISSUER not in self._prospects.upstream_decides and not self._is_stuck(now)
         return is_by_time and self._lives.is_issuer_old(now) and self._can_start(RotationKind.ISSUER)
 
     def _is_stuck(self, now: datetime) -> bool:
         """Whether the issuing authority is due, and only another root can bring one: this one came from elsewhere."""
-        return self._authorities.root_cannot_sign and self._lives.is_issuer_old(now)
+        return self._prospects.root_cannot_sign and self._lives.is_issuer_old(now)
 
     def _can_start(self, kind: RotationKind) -> bool:
         return self._rotator.running is None and self._rests.is_rested(kind)

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from cryptography import x509
 
-from ca.authority.manager import IssuingAuthority
+from ca.authority.model import IssuingAuthority
 from ca.issuance.press import IssuedSvid
 from ca.kubernetes.discovery import WhileServed
 from ca.kubernetes.note import Note

@@ -95,7 +95,7 @@ class FolderKeeper:
 
     def _is_near_its_end(self, signing: Authority) -> bool:
         left, life = signing.not_after - self._clock.now(), signing.not_after - signing.not_before
-        return left < life * _LEAST_LEFT and self._authorities.pending() is None
+        return left < life * _LEAST_LEFT and self._authorities.prospects.pending() is None
 
     def _alarm(self) -> None:
         """Once for each authority that nears its end."""

@@ -16,8 +16,7 @@ from ca.agents.model import Agent
 from ca.agents.rejoining import Rejoining
 from ca.agents.roster import AgentRoster
 from ca.agents.x509pop import X509PopJoining
-from ca.authority.manager import IssuingAuthority
-from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.model import Authority, AuthorityKind, AuthorityState, IssuingAuthority
 from ca.entries.directory import EntryDirectory
 from ca.issuance.issuer import Issuer
 from ca.issuance.ledger import LedgerRow

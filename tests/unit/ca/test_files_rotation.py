@@ -543,7 +543,7 @@ async def test_in_an_emergency_the_old_root_goes_for_good_whatever_is_listed(
         await holds(upstream, FIRST, FIRST_ROOT, also=(SECOND_ROOT, THIRD_ROOT))
         await again.turn(60)
         assert again.rotator.running is None
-        assert again.authorities.pending() is None
+        assert again.authorities.prospects.pending() is None
         assert (signs(again), roots(again)) == (SECOND.certificate, certificates_of(SECOND_ROOT, THIRD_ROOT))
         await holds(upstream, SECOND, SECOND_ROOT)
         assert upstream.keeper.condition().status().good

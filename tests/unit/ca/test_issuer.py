@@ -15,8 +15,7 @@ from cryptography.x509 import ReasonFlags
 from sqlalchemy import select
 
 from ca.authority.certificates import build_issuer
-from ca.authority.manager import IssuingAuthority
-from ca.authority.model import Authority, AuthorityKind, AuthorityState
+from ca.authority.model import Authority, AuthorityKind, AuthorityState, IssuingAuthority
 from ca.entries.directory import EntryDirectory
 from ca.issuance.issuer import Issuer, SvidRequest, key_digest
 from ca.issuance.ledger import Ledger, LedgerRow

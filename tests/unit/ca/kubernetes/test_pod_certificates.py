@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from ca.authority.manager import IssuingAuthority
+from ca.authority.model import IssuingAuthority
 from ca.kubernetes.discovery import GROUP
 from ca.kubernetes.signers.pod_certificates import PodCertificates
 from ca.kubernetes.signers.pod_request import RESOURCE
