@@ -12,7 +12,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from citadel.clock import Clock
-from citadel.errors import InvalidArgument, Reason
+from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.kubernetes.observed import Calls, ObservedApi
 from citadel.kubernetes.opening import open_client
 from citadel.probes import Check, Health
@@ -70,7 +70,10 @@ async def attesting(
             )
             try:
                 yield Attesting(
-                    attestor=attestor, news=attestor, work=(pods.run,), check=lambda: _check(pods, api.calls, clock)
+                    attestor=attestor,
+                    news=attestor,
+                    work=(pods.run,),
+                    check=lambda: _check(pods, api.calls, clock, client.renewal.trouble),
                 )
             finally:
                 attestor.close()
@@ -97,12 +100,16 @@ def node_name(settings: KubernetesSettings, environment: Mapping[str, str]) -> s
     return node
 
 
-def _check(pods: NodePods, calls: Calls, clock: Clock) -> Check:
-    """Never dead: callers in pods that are known are attested without the API server."""
+def _check(pods: NodePods, calls: Calls, clock: Clock, unread: CitadelError | None) -> Check:
+    """Never dead: callers in pods that are known are attested without the API server.
+
+    `unread` says why what opens the way to it cannot be read anew.
+    """
+    why = [f"{unread.message} ({unread.reason.value})"] if unread is not None else []
     if (trouble := calls.trouble) is not None:
         seconds = max(0, round((clock.now() - trouble.since).total_seconds()))
         what = f"{trouble.error.message} ({trouble.error.reason.value}), for {seconds} s"
-        return Check(_CHECK, Health.DEGRADED, f"{what}; {len(pods)} pods are known, new ones wait")
+        return Check(_CHECK, Health.DEGRADED, "; ".join([what, *why, f"{len(pods)} pods are known, new ones wait"]))
     if not pods.has_synced:
         return Check(_CHECK, Health.DEGRADED, "the pods of this node are being read for the first time")
-    return Check(_CHECK, Health.GOOD, f"{len(pods)} pods of this node")
+    return Check(_CHECK, Health.DEGRADED if why else Health.GOOD, "; ".join([f"{len(pods)} pods of this node", *why]))

@@ -34,11 +34,18 @@ class ScriptedApi:
     last: list[bytes] = field(default_factory=lambda: answer(404, {"message": "not found"}))
     requests: list[str] = field(default_factory=list)
     port: int = 0
+    context: ssl.SSLContext = field(default_factory=lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
     @property
     def paths(self) -> list[str]:
         """What was asked for, in order."""
         return [request.split(" ")[1] for request in self.requests]
+
+    def show(self, ca: WebCa) -> None:
+        """Have a certificate of this authority for every connection from now on."""
+        self.ca = ca
+        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        self.context.load_cert_chain(*put(self.folder, ca.certificate(names=names)))
 
     def kubeconfig(self, *, token: str = "a-token", **cluster: Any) -> Path:  # noqa: S107 - of no use to anybody
         """How to reach it; what is given of `cluster` takes the place of what is right."""
@@ -79,15 +86,13 @@ class ScriptedApi:
 @asynccontextmanager
 async def scripted_api(folder: Path, *answers: list[bytes]) -> AsyncIterator[ScriptedApi]:
     api = ScriptedApi(folder, answers=list(answers))
-    certificate = api.ca.certificate(names=x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*put(folder, certificate))
+    api.show(api.ca)
     tasks: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.create_task(api.serve(reader, writer)))
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=api.context)
     api.port = server.sockets[0].getsockname()[1]
     try:
         yield api

@@ -1,57 +1,65 @@
-"""Where an API server is, as whom it is asked, and by which roots it is believed."""
+"""Where an API server is, as whom it is asked, and by which roots it is believed: as its files say it now."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 import ssl
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import structlog
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import load_kube_config
 from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from citadel.kubernetes.settings import ApiServerSettings
 
-# kubelet replaces a service account's token when it has four fifths of its hour behind it.
-_TOKEN_AGAIN: Final = 60.0  # seconds
-# Tokens of cloud providers' commands, which are slow, end after a quarter of an hour or later.
-_KUBECONFIG_AGAIN: Final = 300.0
+ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where a pod finds its service account
+_BEGIN: Final = re.compile(rb"-----BEGIN ")
+_END: Final = re.compile(rb"-----END [A-Z0-9 ]+-----")
 _MOST_CONNECTIONS: Final = 1000  # a watch holds one for itself, and each secret of a gateway is watched alone
-_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-
-_log = structlog.get_logger(__name__)
 
 
-async def api_client(
-    settings: ApiServerSettings, *, account: Path = _ACCOUNT, now: Callable[[], float] = time.monotonic
-) -> ApiClient:
-    """The official client, not connected yet. Raises what it raises, and `ValueError` for what nobody should trust.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What was read at one time. Those that are equal lead to the same API server in the same way.
 
-    `account` is where a pod finds its service account. Its token is read anew every minute, and a kubeconfig with its
-    token file or command every five.
+    `digests` are of the kubeconfig, and of the files of authorities, certificate and key; with `names_nobody` there is
+    no token and no certificate.
     """
-    configuration = await _configuration(settings, account)
 
-    async def read_again() -> None:
-        fresh = await _configuration(settings, account)
-        if fresh.host != configuration.host:
-            raise ValueError(f"{fresh.host} is another API server; restart for it")
-        configuration.api_key = fresh.api_key
+    host: str
+    token: str = field(repr=False)
+    digests: tuple[bytes, ...]
+    names_nobody: bool
+    configuration: Configuration = field(repr=False, compare=False)
+    paths: tuple[Path, ...] = field(compare=False)
 
-    every = _TOKEN_AGAIN if settings.kubeconfig is None else _KUBECONFIG_AGAIN
-    hooked: Any = configuration  # whose hook is typed as none
-    hooked.refresh_api_key_hook = _Again(read_again, every=every, now=now)
-    api = ApiClient(configuration)
-    if not (configuration.ssl_ca_cert or configuration.ca_cert_data):
-        api.rest_client.ssl_context = _public_roots(configuration)
-    return api
+    def check_whole(self) -> None:
+        """Raises `ValueError` where the files are being written. Blocks on the disk."""
+        contents = [path.read_bytes() for path in self.paths]
+        if _digests(contents) != self.digests:
+            raise ValueError("it is being written just now")
+        # OpenSSL takes what a file begins with, whatever follows.
+        if any(len(_BEGIN.findall(each)) != len(_END.findall(each)) for each in contents):
+            raise ValueError("a certificate or key in it has no end")
+
+    def client(self) -> ApiClient:
+        """The official client, not connected yet. Blocks on the disk, and raises what it raises."""
+        api = ApiClient(self.configuration)
+        if not (self.configuration.ssl_ca_cert or self.configuration.ca_cert_data):
+            api.rest_client.ssl_context = _public_roots(self.configuration)
+        return api
 
 
-async def _configuration(settings: ApiServerSettings, account: Path) -> Configuration:
+async def read_access(settings: ApiServerSettings, *, account: Path = ACCOUNT) -> Access:
+    """Read it, by the command of the kubeconfig where that has one.
+
+    Raises what the package raises, and `ValueError` for what nobody should trust.
+    """
     configuration = Configuration()
     # Nothing of the environment has a say in where tokens go.
     configuration.client_session_kwargs = {"trust_env": False}
@@ -69,26 +77,23 @@ async def _configuration(settings: ApiServerSettings, account: Path) -> Configur
         raise ValueError(f"{configuration.host} is not https")
     if not configuration.verify_ssl:
         raise ValueError("insecure-skip-tls-verify is not taken; name the certificate-authority instead")
-    return configuration
+    named = (settings.kubeconfig, configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
+    paths = tuple(Path(each) for each in named if each)
+    token = str(configuration.api_key.get("BearerToken", "")).strip()  # files end with a line
+    if token:
+        configuration.api_key["BearerToken"] = token
+    return Access(
+        host=configuration.host,
+        token=token,
+        digests=await asyncio.to_thread(lambda: _digests([path.read_bytes() for path in paths])),
+        names_nobody=not (token or configuration.cert_file),
+        configuration=configuration,
+        paths=paths,
+    )
 
 
-class _Again:
-    """Asked before each call by the package: loads again from time to time. What cannot be loaded leaves what was."""
-
-    def __init__(self, load: Callable[[], Awaitable[None]], *, every: float, now: Callable[[], float]) -> None:
-        self._load = load
-        self._every = every
-        self._now = now
-        self._next = now() + every
-
-    async def __call__(self, _: Configuration) -> None:
-        if self._now() < self._next:
-            return
-        self._next = self._now() + self._every  # before it is loaded: other calls go on with what is there
-        try:
-            await self._load()
-        except Exception as error:  # noqa: BLE001 - whatever a command or a file can make of it, the token may be good
-            _log.warning("what identifies this process to the API server cannot be read again", error=str(error))
+def _digests(contents: Sequence[bytes]) -> tuple[bytes, ...]:
+    return tuple(hashlib.sha256(each).digest() for each in contents)
 
 
 def _public_roots(configuration: Configuration) -> ssl.SSLContext:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 import aiohttp
@@ -13,7 +14,6 @@ from kubernetes.aio.client import ApiClient
 from kubernetes.aio.config import ConfigException
 
 from citadel.errors import InvalidArgument, NotFound, Reason, Unavailable
-from citadel.kubernetes.access import api_client
 from citadel.kubernetes.answers import events_of, object_of, page_of, refused, text_of, words_of
 from citadel.kubernetes.ports import (
     FIELD_MANAGER,
@@ -25,6 +25,7 @@ from citadel.kubernetes.ports import (
     WatchExpired,
     as_it_is,
 )
+from citadel.kubernetes.renewal import Renewal, renewal
 from citadel.kubernetes.settings import ApiServerSettings
 
 _PAGE: Final = 500  # objects of a list that are read at once, as client-go's reflectors do
@@ -51,17 +52,20 @@ _PATIENCE: Final = Patience()
 
 
 class KubernetesClient:
-    """Fulfils `citadel.kubernetes.ports.KubernetesApi`. Lives on one event loop; `close` ends its connections."""
+    """Fulfils `citadel.kubernetes.ports.KubernetesApi`. Lives on one event loop; `close` ends its connections.
 
-    def __init__(self, api: ApiClient, *, patience: Patience = _PATIENCE) -> None:
-        self._api = api
+    `renewal` says whether what opens the way there can be read anew.
+    """
+
+    def __init__(self, renewal: Renewal, *, patience: Patience = _PATIENCE) -> None:
+        self.renewal = renewal
         self._patience = patience
         self._for_answers = aiohttp.ClientTimeout(total=patience.answer, sock_connect=patience.connect)
         self._for_watches = aiohttp.ClientTimeout(sock_connect=patience.connect, sock_read=patience.silence)
 
     async def close(self) -> None:
         """End every connection."""
-        await self._api.close()  # type: ignore[no-untyped-call]  # the package types it in part
+        await self.renewal.close()
         await asyncio.sleep(0)  # what was cut is closed by the loop's next turn
 
     async def get(self, path: str) -> KubeObject:
@@ -110,37 +114,51 @@ class KubernetesClient:
             "resourceVersion": resource_version,
             **_selectors(labels, fields),
         }
-        response = await self._send("GET", path, query=query, timeout=self._for_watches)
-        try:
-            if response.status >= 400:
-                refused(response, await text_of(response), "watch", path)
-            yield events_of(response, path)
-        finally:
-            _cut(response)
+        async with self._answer("GET", path, query=query, timeout=self._for_watches) as response:
+            try:
+                if response.status >= 400:
+                    refused(response, await text_of(response), "watch", path)
+                yield events_of(response, path)
+            finally:
+                _cut(response)
 
     async def _call(self, method: str, path: str, **more: Any) -> KubeObject:
         return object_of(await self._text(method, path, **more), path)
 
-    async def _text(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: KubeObject | None = None,
-        content_type: str = _JSON,
-    ) -> str:
-        response = await self._send(method, path, query=query, body=body, content_type=content_type)
-        try:
-            text = await text_of(response)
-        finally:
-            response.release()
+    async def _text(self, method: str, path: str, **more: Any) -> str:
+        async with self._answer(method, path, **more) as response:
+            try:
+                text = await text_of(response)
+            finally:
+                response.release()
         if response.status >= 400:
             refused(response, text, method, path)
         return text
 
+    @asynccontextmanager
+    async def _answer(self, method: str, path: str, **more: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """What is answered, while it is read."""
+        async with AsyncExitStack() as sessions:
+            yield await self._asked(sessions, method, path, **more)
+
+    async def _asked(self, sessions: AsyncExitStack, method: str, path: str, **more: Any) -> aiohttp.ClientResponse:
+        """Once more where it was refused by what has been replaced since: nothing was done then."""
+        session = await sessions.enter_async_context(await self.renewal.session())
+        try:
+            response = await self._send(session.api, method, path, **more)
+        except Unavailable as error:
+            if error.reason is not Reason.KUBERNETES_UNTRUSTED or not await self.renewal.is_replaced(session):
+                raise
+        else:
+            if response.status != HTTPStatus.UNAUTHORIZED or not await self.renewal.is_replaced(session):
+                return response
+            response.release()
+        session = await sessions.enter_async_context(await self.renewal.session())
+        return await self._send(session.api, method, path, **more)
+
     async def _send(
         self,
+        api: ApiClient,
         method: str,
         path: str,
         *,
@@ -149,22 +167,17 @@ class KubernetesClient:
         content_type: str = _JSON,
         timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109 - aiohttp's own, of its parts
     ) -> aiohttp.ClientResponse:
-        try:
-            request = await self._api.param_serialize(
-                method,
-                path,
-                query_params=list(query.items()) if query else None,
-                header_params={"Accept": _ACCEPTED, "Content-Type": content_type},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-        except (ConfigException, OSError, ValueError) as error:  # the token, read anew, is not there or is none
-            raise Unavailable(
-                Reason.KUBERNETES_LOGIN_REFUSED, f"there is no token for the API server: {words_of(error)}"
-            ) from error
+        request = await api.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()) if query else None,
+            header_params={"Accept": _ACCEPTED, "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
         try:
             async with asyncio.timeout(self._patience.answer):
-                answer = await self._api.call_api(*request, _request_timeout=timeout or self._for_answers)
+                answer = await api.call_api(*request, _request_timeout=timeout or self._for_answers)
         except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
             raise Unavailable(
                 Reason.KUBERNETES_UNTRUSTED, f"the API server's certificate is not the expected one: {error}"
@@ -180,7 +193,7 @@ async def kubernetes_client(settings: ApiServerSettings, *, patience: Patience =
     Raises `InvalidArgument` (`config_invalid`) where the kubeconfig cannot be used, or this is no pod.
     """
     try:
-        return KubernetesClient(await api_client(settings), patience=patience)
+        return KubernetesClient(await renewal(settings), patience=patience)
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         place = f"kubeconfig {settings.kubeconfig}" if settings.kubeconfig is not None else "the service account"
         raise InvalidArgument(

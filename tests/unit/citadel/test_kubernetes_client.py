@@ -15,7 +15,6 @@ from typing import Any, Final
 import pytest
 
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
-from citadel.kubernetes.access import api_client
 from citadel.kubernetes.client import KubernetesClient, Patience, kubernetes_client
 from citadel.kubernetes.ports import ApiUnavailable, WatchEvent, WatchExpired
 from citadel.kubernetes.settings import ApiServerSettings
@@ -226,57 +225,6 @@ class TestTrust:
             with pytest.raises(InvalidArgument) as refused:
                 await kubernetes_client(ApiServerSettings(kubeconfig=api.kubeconfig(**cluster)))
         assert refused.value.reason is Reason.CONFIG_INVALID
-
-
-class TestTokens:
-    """Tokens end: what identifies this process is read again while it runs."""
-
-    @pytest.fixture
-    def clock(self) -> list[float]:
-        return [0.0]
-
-    async def test_the_token_of_a_service_account_is_read_anew(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
-    ) -> None:
-        account = tmp_path / "account"
-        account.mkdir()
-        async with scripted_api(tmp_path) as api:
-            api.last = answer(200, {})
-            (account / "ca.crt").write_bytes(api.ca.pem)
-            (account / "token").write_text("first")
-            monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-            monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
-            client = KubernetesClient(await api_client(ApiServerSettings(), account=account, now=lambda: clock[0]))
-            await client.get(THINGS)
-            (account / "token").write_text("second")
-            await client.get(THINGS)
-            clock[0] += 61
-            await client.get(THINGS)
-            (account / "token").unlink()
-            clock[0] += 61
-            await client.get(THINGS)
-            await client.close()
-        assert [_token(each) for each in api.requests] == ["first", "first", "second", "second"]
-
-    async def test_a_kubeconfig_is_read_anew(self, tmp_path: Path, clock: list[float]) -> None:
-        async with scripted_api(tmp_path) as api:
-            api.last = answer(200, {})
-            settings = ApiServerSettings(kubeconfig=api.kubeconfig(token="first"))
-            client = KubernetesClient(await api_client(settings, now=lambda: clock[0]))
-            await client.get(THINGS)
-            api.kubeconfig(token="second")
-            clock[0] += 301
-            await client.get(THINGS)
-            api.kubeconfig(token="third", server="https://127.0.0.1:1")
-            clock[0] += 301
-            await client.get(THINGS)  # the token of another API server is not sent to this one
-            await client.close()
-        assert [_token(each) for each in api.requests] == ["first", "second", "second"]
-
-
-def _token(request: str) -> str:
-    (line,) = (line for line in request.splitlines() if line.lower().startswith("authorization:"))
-    return line.split()[-1]
 
 
 async def test_a_client_leaves_nothing_open_at_the_end(tmp_path: Path) -> None:
