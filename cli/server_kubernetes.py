@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ca.kubernetes.condition import ClusterCondition
-from ca.kubernetes.following import Followed, Following
+from ca.kubernetes.following import Basis, Following, troubles_of
 from ca.kubernetes.gateways.cluster import GatewayCluster
 from ca.kubernetes.note import Note
-from ca.kubernetes.permissions import server_permissions
+from ca.kubernetes.permissions import lacking_without, server_permissions
 from ca.kubernetes.pods import Pods
 from ca.kubernetes.settings import ClusterSettings
 from ca.kubernetes.workloads.condition import WorkloadCondition
@@ -52,16 +52,20 @@ class Cluster:
         """Whether anything that is enabled needs to know its pods; otherwise `pods` stays empty."""
         return any(each.resource == "pods" and "watch" in each.verbs for each in server_permissions(self.settings))
 
-    def tell_of(self, what: str, followed: Followed, *, clock: Clock) -> None:
-        """Say it from now on where `followed` cannot be."""
-        self.following.append(Following(what=what, followed=followed, since=clock.now(), clock=clock))
+    def tell_of(self, basis: Basis, *, clock: Clock) -> None:
+        """Say it from now on where this cannot be followed, and what stands still meanwhile."""
+        lacking = lacking_without(self.settings, "watch", basis.resource)
+        self.following.append(Following(basis=basis, lacking=lacking, since=clock.now(), clock=clock))
 
     def condition(self) -> ClusterCondition:
-        """How it is. What is wrong with every call comes before what is wrong with one of the things followed."""
-        troubles = [each.trouble for each in self.following]
+        """How it is."""
         return ClusterCondition(
             cluster=self.name,
-            trouble=self.observed.calls.trouble or next((each for each in troubles if each is not None), None),
+            troubles=troubles_of(
+                self.observed.calls,
+                self.following,
+                lacking=lambda kind: lacking_without(self.settings, kind.verb, kind.resource),
+            ),
             pods=len(self.pods.current) if self.follows_pods else None,
             has_synced=self.pods.has_synced,
             ended=self.observed.calls.ended,
@@ -123,6 +127,7 @@ async def kubernetes_affairs(settings: ServerSettings, clock: Clock) -> AsyncIte
             client = await open_client(each.api, f"cluster {each.name}")
             stack.push_async_callback(client.close)
             clusters[each.name] = cluster_of(each, client, clock)
+            clusters[each.name].tell_of(Basis("what it is reached by", "", client.renewal), clock=clock)
         yield KubernetesAffairs(clusters=clusters, clock=clock)
 
 
@@ -131,7 +136,7 @@ def cluster_of(settings: ClusterSettings, api: KubernetesApi, clock: Clock) -> C
     observed = ObservedApi(api, clock=clock)
     cluster = Cluster(name=settings.name, settings=settings, observed=observed, pods=Pods(observed, clock=clock))
     if cluster.follows_pods:
-        cluster.tell_of("its pods", cluster.pods, clock=clock)
+        cluster.tell_of(Basis("its pods", "pods", cluster.pods), clock=clock)
     return cluster
 
 

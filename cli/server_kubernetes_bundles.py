@@ -21,4 +21,6 @@ def hang_bundles(kubernetes: KubernetesAffairs, *, own: OwnBundle, metrics: Coll
         kubernetes.work.append(keeping.run)
         kubernetes.beyond.append(keeping)
         cluster.notes.append(keeping.notes)
+        for each in keeping.bases():
+            cluster.tell_of(each, clock=clock)
     metrics.register(BundleCollector(kept))

@@ -20,6 +20,7 @@ def hang_gateways(kubernetes: KubernetesAffairs, *, clock: Clock) -> None:
             kubernetes.work.append(gateways.run)
             kubernetes.gateways[cluster.name] = gateways
             cluster.notes.append(gateways.notes)
+            cluster.tell_of(gateways.basis, clock=clock)
 
 
 def credential_streams(

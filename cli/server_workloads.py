@@ -10,6 +10,7 @@ import structlog
 
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
+from ca.kubernetes.following import Basis
 from ca.kubernetes.settings import WorkloadSettings
 from ca.kubernetes.workloads.abandoned import remove_abandoned
 from ca.kubernetes.workloads.reconciler import WorkloadReconciler
@@ -41,7 +42,7 @@ def hang_workloads(
         services = _services(cluster, settings, clock)
         if services is not None:
             kubernetes.work.append(services.run)
-            cluster.tell_of("its services, which pods wait for,", services, clock=clock)
+            cluster.tell_of(Basis("its services, which pods wait for,", "services", services), clock=clock)
         reconciler = WorkloadReconciler(
             cluster=cluster.name,
             rules=PodRules(settings, trust_domain=trust_domain, cluster=cluster.name),

@@ -17,14 +17,14 @@ from citadel.wire import to_timestamp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterCondition:
-    """`pods` is None where they are not followed; `ended` counts calls by verb, resource and outcome.
+    """`troubles` are what is wrong with it, the worst first, and `ended` counts calls by verb, resource and outcome.
 
-    `workloads` is None where its pods get no identities, `gateways` where its gateways get no credentials. `notes` are
-    what the parts that work in it say.
+    `pods` is None where they are not followed, `workloads` where its pods get no identities, and `gateways` where its
+    gateways get no credentials. `notes` are what the parts that work in it say.
     """
 
     cluster: str
-    trouble: Trouble | None
+    troubles: Sequence[Trouble]
     pods: int | None
     has_synced: bool
     ended: Mapping[tuple[str, str, str], int]
@@ -35,12 +35,10 @@ class ClusterCondition:
     def check(self, now: datetime) -> Check:
         """As `/ready` says it. Never dead: what was attested and issued goes on without an API server."""
         name = f"kubernetes {self.cluster}"
-        if self.trouble is not None:
-            seconds = max(0, round((now - self.trouble.since).total_seconds()))
-            error = self.trouble.error
-            return Check(name, Health.DEGRADED, f"{error.message} ({error.reason.value}), for {seconds} s")
-        if troubles := [each.text for each in self.notes if each.is_trouble]:
-            return Check(name, Health.DEGRADED, "; ".join(troubles))
+        told = [f"{_words_of(each)}, for {_seconds(each, now)} s" for each in self.troubles]
+        told += [each.text for each in self.notes if each.is_trouble]
+        if told:
+            return Check(name, Health.DEGRADED, "; ".join(told))
         if self.pods is None:
             return Check(name, Health.GOOD, "good")
         text = f"{self.pods} pods" if self.has_synced else "its pods are being read for the first time"
@@ -50,16 +48,29 @@ class ClusterCondition:
         """As `citadel-cli status` shows it."""
         told = admin_pb2.KubernetesStatus(
             cluster=self.cluster,
-            good=self.trouble is None,
+            good=not self.troubles,
             pods=self.pods,
             pods_known=self.has_synced,
-            notes=[each.text for each in self.notes],
+            notes=[*map(_words_with_time, self.troubles[1:]), *(each.text for each in self.notes)],
         )
         if self.workloads is not None:
             told.workloads.CopyFrom(self.workloads.status())
         if self.gateways is not None:
             told.gateways.CopyFrom(self.gateways.status())
-        if self.trouble is not None:
-            told.reason, told.message = self.trouble.error.reason.value, self.trouble.error.message
-            told.since.CopyFrom(to_timestamp(self.trouble.since))
+        if self.troubles:
+            worst = self.troubles[0]
+            told.reason, told.message = worst.error.reason.value, worst.error.message
+            told.since.CopyFrom(to_timestamp(worst.since))
         return told
+
+
+def _words_of(trouble: Trouble) -> str:
+    return f"{trouble.error.message} ({trouble.error.reason.value})"
+
+
+def _words_with_time(trouble: Trouble) -> str:
+    return f"{_words_of(trouble)}, since {trouble.since:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _seconds(trouble: Trouble, now: datetime) -> int:
+    return max(0, round((now - trouble.since).total_seconds()))

@@ -43,7 +43,7 @@ class KubernetesCollector(Collector):
             labels=["cluster", "verb", "resource", "outcome"],
         )
         for each in self._conditions():
-            good.add_metric([each.cluster], each.trouble is None)
+            good.add_metric([each.cluster], not each.troubles)
             if each.pods is not None:
                 pods.add_metric([each.cluster], each.pods)
             if each.workloads is not None:

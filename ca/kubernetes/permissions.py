@@ -14,7 +14,7 @@ from ca.kubernetes.settings import BundleSettings, ClusterSettings, SignerSettin
 
 _AUTHENTICATION: Final = "authentication.k8s.io"
 _FOLLOW: Final = ("list", "watch")
-_REQUESTS: Final = "certificatesigningrequests"
+REQUESTS: Final = "certificatesigningrequests"
 _POD_REQUESTS: Final = "podcertificaterequests"
 TRUST_BUNDLES: Final = "clustertrustbundles"
 NEWER_KINDS: Final = (TRUST_BUNDLES, _POD_REQUESTS)  # not every API server has them
@@ -82,12 +82,19 @@ def grants(permissions: Iterable[Permission]) -> dict[Grant, tuple[Permission, .
     return {grant: tuple(needed) for grant, needed in found.items()}
 
 
+def lacking_without(cluster: ClusterSettings, verb: str, resource: str) -> str:
+    """What stands still where this is not allowed or does not work, in words; empty where nothing needs it."""
+    needed = (each for each in _server(cluster) if each.resource == resource and verb in each.verbs)
+    return ", ".join(dict.fromkeys(each.lacking for each in needed))
+
+
 def _server(cluster: ClusterSettings) -> Iterator[Permission]:
     if cluster.joining is not None:
         lacking = "no agent can join"
         yield _permission("tokenreviews", ("create",), "joining", lacking, group=_AUTHENTICATION)
-        yield _permission("pods", ("get", *_FOLLOW), "joining", lacking)
+        yield _permission("pods", ("get",), "joining", lacking)
         yield _permission("nodes", ("get",), "joining", lacking)
+        yield _permission("pods", _FOLLOW, "joining", "agents of nodes that have left are not evicted")
     if cluster.workloads is not None:
         yield _permission("pods", _FOLLOW, "workloads", "new pods get no identity")
         if cluster.workloads.service_dns_names:
@@ -131,10 +138,10 @@ def _signers(signers: SignerSettings) -> Iterator[Permission]:
     if signers.certificate_requests != "off":
         setting, lacking = "signers.certificate_requests", "CertificateSigningRequests are not answered"
         approves = signers.certificate_requests == "service-accounts"
-        yield _certificates(_REQUESTS, _FOLLOW, setting, lacking)
-        yield _certificates(f"{_REQUESTS}/status", ("update",), setting, lacking)
+        yield _certificates(REQUESTS, _FOLLOW, setting, lacking)
+        yield _certificates(f"{REQUESTS}/status", ("update",), setting, lacking)
         if approves:
-            yield _certificates(f"{_REQUESTS}/approval", ("update",), setting, lacking)
+            yield _certificates(f"{REQUESTS}/approval", ("update",), setting, lacking)
         yield _certificates("signers", ("approve", "sign") if approves else ("sign",), setting, lacking, names=ours)
         yield _permission("pods", _FOLLOW, setting, lacking)
     if signers.pod_certificates:

@@ -34,17 +34,20 @@ class Kind:
 
 @dataclass(slots=True)
 class Calls:
-    """How calls ended so far, by verb, resource and outcome (`ok` or a reason), and what is wrong now."""
+    """How calls ended so far, by verb, resource and outcome (`ok` or a reason), and what is wrong now.
+
+    `away` is that no call is answered, and `denied` which ones are not allowed.
+    """
 
     clock: Clock
     ended: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    _away: Trouble | None = None
-    _denied: dict[Kind, Trouble] = field(default_factory=dict)
+    away: Trouble | None = None
+    denied: dict[Kind, Trouble] = field(default_factory=dict)
 
     @property
     def trouble(self) -> Trouble | None:
-        """The worst of it: that no call is answered, or else that one is not allowed; None where all is well."""
-        return self._away or min(self._denied.values(), key=lambda each: each.since, default=None)
+        """The worst of it; None where all is well."""
+        return self.away or min(self.denied.values(), key=lambda each: each.since, default=None)
 
     @contextmanager
     def one(self, kind: Kind) -> Iterator[None]:
@@ -61,19 +64,19 @@ class Calls:
 
     def worked(self, kind: Kind) -> None:
         """A call of this kind was answered."""
-        self._away = None
-        self._denied.pop(kind, None)
+        self.away = None
+        self.denied.pop(kind, None)
 
     def _failed(self, kind: Kind, error: CitadelError) -> None:
         if not isinstance(error, Unavailable) or isinstance(error, WatchExpired):
             self.worked(kind)
         elif error.reason in OF_ALL:
-            self._away = Trouble(error, self._away.since if self._away is not None else self.clock.now())
+            self.away = Trouble(error, self.away.since if self.away is not None else self.clock.now())
         else:
-            self._away = None
+            self.away = None
             if error.reason is Reason.KUBERNETES_DENIED:
-                known = self._denied.get(kind)
-                self._denied[kind] = Trouble(error, known.since if known is not None else self.clock.now())
+                known = self.denied.get(kind)
+                self.denied[kind] = Trouble(error, known.since if known is not None else self.clock.now())
 
 
 class ObservedApi:

@@ -12,6 +12,7 @@ from ca.kubernetes.bundles.contents import Contents, digest
 from ca.kubernetes.bundles.disputes import Disputes
 from ca.kubernetes.bundles.rate import WriteRate
 from ca.kubernetes.bundles.rivals import Rivals
+from ca.kubernetes.following import Followed
 from ca.kubernetes.settings import ConfigMapSettings
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
@@ -108,9 +109,14 @@ class ConfigMaps:
             self._backlog.add(namespace)
 
     @property
-    def has_synced(self) -> bool:
-        """Whether it is known what there is."""
-        return self._namespaces.has_synced and self._found.has_synced
+    def name(self) -> str:
+        """What each of them is called."""
+        return self._name
+
+    @property
+    def found(self) -> Followed:
+        """Those that there are."""
+        return self._found
 
     def standing(self) -> Standing:
         """How it is with them."""

@@ -13,7 +13,9 @@ from ca.kubernetes.bundles.contents import Contents, Form, OwnBundle
 from ca.kubernetes.bundles.rate import WriteRate
 from ca.kubernetes.bundles.rivals import ending
 from ca.kubernetes.bundles.trust_bundle import ClusterTrustBundle
+from ca.kubernetes.following import Basis
 from ca.kubernetes.note import Note
+from ca.kubernetes.permissions import TRUST_BUNDLES
 from ca.kubernetes.settings import BundleSettings, ConfigMapSettings
 from ca.rotation.model import Holder
 from citadel._wire.rotation_pb2 import ClusterView
@@ -43,6 +45,7 @@ class BundleKeeping:
         self._own = own
         self._clock = clock
         self._contents = Contents.of(own.bundle())
+        self._started = clock.now()
         self._begun = clock.monotonic()  # an earlier process may have written a moment before
         rate = WriteRate(settings.writes_per_second, clock=clock)
         self._namespaces = Informer(api, NAMESPACES, keep=is_lasting, clock=clock)
@@ -82,12 +85,9 @@ class BundleKeeping:
         forms: frozenset[Form] = frozenset({"spiffe"} if is_jwt else {"pem", "spiffe"})
         if not forms & self._forms:
             return ()
-        if not all(each.has_synced for each in self._config_maps):
-            return [Holder(name=self._name, words="its ConfigMaps have not been read since the server was started")]
-        bundle = self._trust_bundle if "pem" in forms else None
-        if bundle is not None and not bundle.has_synced:
-            words = f"ClusterTrustBundle {bundle.name} has not been read since the server was started"
-            return [Holder(name=self._name, words=f"{words}{_why(bundle.trouble)}")]
+        for each in self.bases():
+            if not each.followed.has_synced and (each.resource != TRUST_BUNDLES or "pem" in forms):
+                return [self._never_read(each)]
         # Also for those that are left once one was skipped.
         return [*self._behind(self._stale(forms)), *self._being_read()]
 
@@ -97,6 +97,15 @@ class BundleKeeping:
 
     def clusters(self) -> Sequence[ClusterView]:
         return ()
+
+    def bases(self) -> Iterator[Basis]:
+        """What all of it rests on."""
+        if self._config_maps:
+            yield Basis("its namespaces", "namespaces", self._namespaces)
+        for each in self._config_maps:
+            yield Basis(f"its ConfigMaps {each.name}", "configmaps", each.found)
+        if self._trust_bundle is not None:
+            yield Basis(f"its ClusterTrustBundle {self._trust_bundle.name}", TRUST_BUNDLES, self._trust_bundle)
 
     def standings(self) -> list[Standing]:
         """How it is with the ConfigMaps, by name."""
@@ -110,8 +119,14 @@ class BundleKeeping:
             return
         if bundle.is_absent:
             yield Note("no ClusterTrustBundle is kept: this API server has no such objects")
-        elif bundle.trouble is not None:
-            yield Note(f"ClusterTrustBundle {bundle.name} cannot be kept{_why(bundle.trouble)}", is_trouble=True)
+        elif bundle.failing is not None:
+            yield Note(f"ClusterTrustBundle {bundle.name} cannot be kept{_why(bundle.failing)}", is_trouble=True)
+
+    def _never_read(self, basis: Basis) -> Holder:
+        """Nobody knows what stands there, so only a person can say that it is not to be waited for."""
+        words = f"{basis.what}: not read since the server was started at {self._started:%Y-%m-%dT%H:%M:%SZ}"
+        skip = f"`citadel-cli rotate skip {self._name}` goes on without this cluster"
+        return Holder(name=self._name, words=f"{words}{_why(basis.followed.trouble)}; {skip}")
 
     def _bundle_changed(self) -> None:
         contents = Contents.of(self._own.bundle())
@@ -131,7 +146,7 @@ class BundleKeeping:
             for namespace in each.stale(forms=forms):
                 found[namespace].append(f"{standing.name} in {namespace}{_why(standing.failing.get(namespace))}")
         if (bundle := self._trust_bundle) is not None and "pem" in forms and bundle.is_stale:
-            found[_OF_ALL].append(f"ClusterTrustBundle {bundle.name}{_why(bundle.trouble)}")
+            found[_OF_ALL].append(f"ClusterTrustBundle {bundle.name}{_why(bundle.trouble or bundle.failing)}")
         return dict(sorted(found.items()))
 
     def _behind(self, stale: Mapping[str, Sequence[str]]) -> Iterator[Holder]:

@@ -57,10 +57,13 @@ class ClusterTrustBundle:
 
     @property
     def trouble(self) -> CitadelError | None:
-        """Why it cannot be kept."""
-        if self._found is None or self._backlog is None:
-            return self._served.trouble
-        return self._found.trouble or self._backlog.failing.get(self.name)
+        """Why it cannot be followed just now."""
+        return self._served.trouble if self._found is None else self._found.trouble
+
+    @property
+    def failing(self) -> CitadelError | None:
+        """Why it could not be written the last time."""
+        return self._backlog.failing.get(self.name) if self._backlog is not None else None
 
     @property
     def has_synced(self) -> bool:

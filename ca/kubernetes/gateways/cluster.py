@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import Final, Protocol
 
+from ca.kubernetes.following import Basis
 from ca.kubernetes.gateways.condition import STATES, GatewayCondition
 from ca.kubernetes.gateways.credential import Credential
 from ca.kubernetes.gateways.events import EventReporter, SecretFault
@@ -16,6 +17,7 @@ from ca.kubernetes.gateways.followed import Followed
 from ca.kubernetes.gateways.gateway import Gateway
 from ca.kubernetes.gateways.rights import Reading, Right
 from ca.kubernetes.gateways.secret import Judged, Part, SecretName, WatchedSecret
+from ca.kubernetes.gateways.wanted import WantedSecrets
 from ca.kubernetes.note import Note
 from ca.kubernetes.settings import GatewaySettings
 from citadel.clock import Clock
@@ -80,6 +82,12 @@ class GatewayCluster:
         self._secrets: Followed[SecretName, WatchedSecret] = Followed(
             lambda secret: WatchedSecret(secret, api=api, clock=clock), most=_MOST_SECRETS, what="secrets", clock=clock
         )
+        self._wanted = WantedSecrets(self._secrets.held, clock=clock)
+
+    @property
+    def basis(self) -> Basis:
+        """What it rests on beside the pods."""
+        return Basis("some of the secrets that its gateways want", "secrets", self._wanted)
 
     async def run(self) -> None:
         """Follow what is wanted, and tell of what is wrong with it, until cancelled."""

@@ -69,14 +69,15 @@ class Judged:
 class WatchedSecret:
     """What is known of one secret. Nothing bad ever takes the place of what is `good` of it.
 
-    `exists` is None until the API server has said it, and `parts` then says what there is of each. A secret that is
-    deleted leaves nothing behind here.
+    `exists` is None until the API server has said it, which is waited for since `begun`, and `parts` then says what
+    there is of each. A secret that is deleted leaves nothing behind here.
     """
 
     def __init__(
         self, name: SecretName, *, api: KubernetesApi, clock: Clock, read: Mapping[Part, Read] = _READ
     ) -> None:
         self.name = name
+        self.begun = clock.monotonic()
         self.exists: bool | None = None
         self.uid = ""
         self.parts: Mapping[Part, Judged] = {}

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from ca.kubernetes.away import is_away
 from ca.kubernetes.backlog import Backlog
+from ca.kubernetes.following import Followed
 from ca.kubernetes.note import Note
 from ca.kubernetes.signers.pods_seen import AskedPods
 from citadel.clock import Clock
@@ -94,6 +95,11 @@ class Answering(Generic[_Request]):
     def standing(self) -> Standing:
         """How it is."""
         return Standing(self._outcomes, self._backlog.failing)
+
+    @property
+    def requests(self) -> Followed:
+        """Those that there are."""
+        return self._informer
 
     async def run(self) -> None:
         """Answer, for ever: once the pods are known, since what is not known cannot be told from what is gone."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from ca.kubernetes.following import Basis
 from ca.kubernetes.note import Note
+from ca.kubernetes.permissions import REQUESTS
 from ca.kubernetes.signers.answering import LATER, Answering, FollowedPods, Outcome, Standing
 from ca.kubernetes.signers.certificate_request import PATH, CertificateRequest, waiting_request
 from ca.kubernetes.signers.certificate_rules import claim_of, decided
@@ -47,6 +49,11 @@ class CertificateRequests:
     async def run(self) -> None:
         """Answer, for ever."""
         await self._answering.run()
+
+    @property
+    def basis(self) -> Basis:
+        """What it rests on."""
+        return Basis("its CertificateSigningRequests", REQUESTS, self._answering.requests)
 
     @property
     def standing(self) -> Standing:

@@ -11,6 +11,7 @@ from cryptography import x509
 from ca.authority.model import IssuingAuthority
 from ca.issuance.press import IssuedSvid
 from ca.kubernetes.discovery import WhileServed
+from ca.kubernetes.following import Basis
 from ca.kubernetes.note import Note
 from ca.kubernetes.signers.answering import LATER, Answering, FollowedPods, Outcome, Standing
 from ca.kubernetes.signers.pod_request import RESOURCE, PodRequest, rfc3339, waiting_pod_request
@@ -72,6 +73,23 @@ class PodCertificates:
         if self._served.is_absent:
             yield Note("no PodCertificateRequest is answered: this API server has no such objects")
         yield from self.standing.notes("PodCertificateRequest")
+
+    @property
+    def has_synced(self) -> bool:
+        """Whether it is known what there is, be it that the API server has no such objects."""
+        return self._served.is_absent or (self._answering is not None and self._answering.requests.has_synced)
+
+    @property
+    def trouble(self) -> CitadelError | None:
+        """Why they cannot be followed just now."""
+        if self._answering is None or self._served.is_absent:
+            return self._served.trouble
+        return self._answering.requests.trouble
+
+    @property
+    def basis(self) -> Basis:
+        """What it rests on."""
+        return Basis("its PodCertificateRequests", RESOURCE, self)
 
     async def run(self) -> None:
         """Answer, for ever."""

@@ -255,3 +255,15 @@ async def test_nothing_is_answered_before_the_pods_are_known(
     async with answering(api, issuer, tally, clock, pods=Unknown()):
         await clock.advance(60)
         assert status(api) == {"kinds": [], "has_certificate": False}
+
+
+async def test_requests_that_cannot_be_followed_are_told_of(
+    api: Answers, issuer: FakeIssuer, tally: Tally, clock: FakeClock
+) -> None:
+    api.fails = Unavailable(Reason.KUBERNETES_DENIED, "it is forbidden")
+    async with answering(api, issuer, tally, clock) as requests:
+        followed = requests.basis.followed
+        assert (followed.has_synced, followed.trouble) == (False, api.fails)
+        api.fails = None
+        await clock.advance(60)
+        assert (followed.has_synced, followed.trouble) == (True, None)

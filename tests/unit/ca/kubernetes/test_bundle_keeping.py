@@ -299,6 +299,10 @@ async def test_what_is_not_known_is_waited_for(cluster: Cluster, own: Own, clock
     async with keeping(cluster, own, clock) as keeper:
         (holder,) = keeper.without(is_jwt=False)
         assert holder.name == HOLDER
+        assert holder.words == (
+            "its namespaces: not read since the server was started at 2026-01-01T00:00:00Z "
+            f"(kubernetes_unavailable: away); `citadel-cli rotate skip {HOLDER}` goes on without this cluster"
+        )
         assert keeper.without(is_jwt=True) == ()  # no key for tokens stands in PEM
 
 
@@ -354,10 +358,14 @@ async def test_a_cluster_trust_bundle_that_was_not_read_yet_is_waited_for(
         await clock.advance(600)
         (holder,) = keeper.without(is_jwt=False)
         assert (holder.name, holder.is_mere_time, holder.until) == (HOLDER, False, None)
-        assert "has not been read since the server was started (kubernetes_denied: not allowed)" in holder.words
-        (note,) = keeper.notes()
-        assert note.is_trouble
-        assert "kubernetes_denied: not allowed" in note.text
+        assert holder.words == (
+            "its ClusterTrustBundle a.test:workload:roots: not read since the server was started at "
+            "2026-01-01T00:00:00Z (kubernetes_denied: not allowed); "
+            f"`citadel-cli rotate skip {HOLDER}` goes on without this cluster"
+        )
+        (basis,) = keeper.bases()
+        assert basis.followed.trouble is not None
+        assert basis.followed.trouble.reason is Reason.KUBERNETES_DENIED
         assert keeper.without(is_jwt=True) == ()
         cluster.closed = ""
         await clock.advance(600)

@@ -188,3 +188,23 @@ async def test_a_pod_that_is_never_told_of_is_asked_for_before_anybody_is_refuse
 
 
 DATES = ("notBefore", "beginRefreshAt", "notAfter")
+
+
+async def test_what_they_rest_on_is_known_where_there_are_none_and_not_while_it_is_refused(
+    api: FakeKubernetes, issuers: Issuers, issuer: FakeIssuer, clock: FakeClock
+) -> None:
+    refused = Unavailable(Reason.KUBERNETES_DENIED, "it is forbidden")
+    api.fails = refused
+    async with answering(api, issuers, issuer, clock) as certificates:
+        followed = certificates.basis.followed
+        assert (followed.has_synced, followed.trouble) == (False, refused)
+        api.fails = None
+        await clock.advance(60)
+        assert (followed.has_synced, followed.trouble) == (True, None)  # there are none
+        serve(api, "v1")
+        await clock.advance(600)
+        assert (followed.has_synced, followed.trouble) == (True, None)
+        api.fails = refused
+        api.break_watches(refused)
+        await clock.advance(1)
+        assert (followed.has_synced, followed.trouble) == (True, refused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,7 +30,7 @@ from citadel.errors import (
     Unavailable,
 )
 from citadel.kubernetes.credential_names import CredentialName
-from citadel.kubernetes.ports import ApiUnavailable
+from citadel.kubernetes.ports import ApiUnavailable, Each, Listed, as_it_is
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId
 from tests.certificates import NOW
@@ -459,3 +460,46 @@ def test_a_gateway_is_a_pod_by_its_uid_alone() -> None:
         origin="k8s:main/shop/gw-1",
     )
     assert Gateway.of(entry) == Gateway("main", "shop", "gw-1", "u-1")
+
+
+class Closed(FakeKubernetes):
+    """An API server that lets nobody list the secrets of `shop`, or never answers who does."""
+
+    hangs = False
+
+    async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
+        if path == "/api/v1/namespaces/shop/secrets":
+            if self.hangs:
+                await asyncio.Event().wait()
+            raise Unavailable(Reason.KUBERNETES_DENIED, "secrets is forbidden")
+        return await super().list(path, labels=labels, fields=fields, each=each)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_secrets_that_cannot_be_followed_are_told_of_as_long_as_somebody_wants_them(hangs: bool) -> None:
+    api, clock, pods = Closed(), FakeClock(NOW), FakePods()
+    api.hangs = hangs
+    settings = GatewaySettings.model_validate({"namespaces": {"include": ["shop", "other"]}})
+    desk = Desk(api, clock, pods, GatewayCluster("main", settings, api=api, pods=pods, clock=clock, draw=lambda: 0.0))
+    api.answers[REVIEWS] = desk.review
+    desk.allowed = {"shop/*", "other/*"}
+    running = asyncio.create_task(desk.cluster.run())
+    followed = desk.cluster.basis.followed
+
+    def look() -> None:
+        for name in ("a", "b", "c", "d", "other/e"):
+            with suppress(CitadelError):
+                desk.cluster.look(GATEWAY, CredentialName.parse(f"kubernetes://{name}"), desk.wake)
+        desk.cluster.settle(desk.wake)
+
+    for seconds in (0, 60, 1):
+        look()
+        await clock.advance(seconds)
+    said = "it could not be read yet" if hangs else "secrets is forbidden"
+    trouble = followed.trouble
+    assert trouble is not None
+    assert trouble.message == f"{said}; so it is with shop/a, shop/b, shop/c and 1 more"
+    desk.cluster.settle(desk.wake)
+    assert followed.trouble is None
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
