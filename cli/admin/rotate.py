@@ -199,8 +199,9 @@ def abort(invocation: Invocation, reason: str | None) -> None:
 def skip(invocation: Invocation, name: str, reason: str | None) -> None:
     """Go on without whom the rotation waits for: the workloads there may lose their connections.
 
-    It is a node, a stream, a child cluster by the SPIFFE ID of its server, `parent` for the clusters above, or
-    `federation` for those who fetch the bundle: each as `rotate status` names it.
+    It is a node, a stream, a child cluster by the SPIFFE ID of its server, `parent` for the clusters above,
+    `federation` for those who fetch the bundle, or `kubernetes/CLUSTER/bundles` for what a cluster of Kubernetes
+    holds: each as `rotate status` names it.
     """
     view = _call(invocation, lambda server: server.GetRotation(pb.GetRotationRequest(), timeout=CALL_SECONDS))
     request = pb.SkipHolderRequest(name=name, why=reason or "")

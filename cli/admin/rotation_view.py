@@ -91,8 +91,8 @@ def events(view: pb.RotationView) -> Mapping[str, str]:
 
 def waits_for(view: pb.RotationView, name: str) -> bool:
     """Whether somebody of this name, or of this agent, is waited for; in doubt, yes."""
-    known = {part for each in view.holders for part in (each.name, each.name.partition("/")[0])}
-    return name in known or view.holder_count > len(view.holders)
+    is_known = any(f"{each.name}/".startswith(f"{name}/") for each in view.holders)
+    return is_known or view.holder_count > len(view.holders)
 
 
 def print_summary(view: pb.RotationView) -> None:
