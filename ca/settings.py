@@ -1,4 +1,7 @@
-"""The settings of `citadel server`. `deploy/server.yaml` shows each with its meaning."""
+"""The settings of `citadel server`: the sections lie in their rooms, and what must hold between them stands here.
+
+`deploy/server.yaml` shows each setting with its meaning.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +9,32 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from ca.authority.jwt_model import LONGEST_TOKEN
-from ca.dns_name import DnsName
+from ca.agents.settings import JoiningSettings
+from ca.api.settings import AdvertiseSettings, ConnectionSettings, LimitSettings, ListenSettings
+from ca.audit.settings import AuditSettings
+from ca.authority.settings import AuthoritySettings
 from ca.federation.settings import FederationSettings
-from ca.keys.kinds import KeyKind
+from ca.issuance.settings import SvidSettings
+from ca.keys.settings import KeySettings
 from ca.kubernetes.settings import KubernetesSettings
 from ca.kubernetes.workloads.template import IdTemplate
+from ca.lease.settings import LeaseSettings
+from ca.ledger.settings import LedgerSettings
 from ca.oidc.settings import OidcSettings
 from ca.rotation.polled import HINTS
+from ca.rotation.settings import RotationSettings
 from ca.upstream.settings import UpstreamSettings
-from ca.vault.settings import VaultMount, VaultName, VaultSettings
-from citadel.config.types import (
-    Address,
-    DataDir,
-    Duration,
-    HostPort,
-    LogSettings,
-    ProbesSettings,
-    Settings,
-    TrustDomainName,
-    format_duration,
-)
+from ca.variable_name import VariableName
+from ca.vault.settings import VaultSettings
+from citadel.config.types import DataDir, LogSettings, Settings, TrustDomainName, format_duration
 from citadel.errors import InvalidArgument, Reason
 from citadel.name_constraints import is_one_host, is_refused_by_envoy
 
-_LEAST_LIFETIME: Final = timedelta(seconds=1)
-_LEAST_KEPT: Final = timedelta(days=1)
-_MOST_BACKDATE: Final = timedelta(hours=1)
-_MOST_TOKEN_LIFETIME: Final = timedelta(days=1)
-# In capitals, as variables of the environment are by custom: a key that was pasted here is never taken for a name.
-_VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 _STORE_URL: Final = re.compile(r"(?:sqlite\+aiosqlite|postgresql(?:\+[a-z0-9_]+)?)://.*", re.DOTALL)
-
-
-def _variable(name: str) -> str:
-    if _VARIABLE.fullmatch(name) is None:
-        raise ValueError("must be the name of an environment variable in capitals, such as CITADEL_KEK")
-    return name
 
 
 def _database(url: str) -> str:
@@ -55,189 +43,7 @@ def _database(url: str) -> str:
     return url
 
 
-VariableName = Annotated[str, AfterValidator(_variable)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
-
-
-class ListenSettings(ProbesSettings):
-    """Where the server listens."""
-
-    bootstrap: Address = HostPort("127.0.0.1", 8443)
-    agents: Address = HostPort("127.0.0.1", 8444)
-    probes: Address = HostPort("127.0.0.1", 8480)
-    admin_socket: Path = Path("/run/citadel/admin.sock")
-
-
-class AdvertiseSettings(Settings):
-    """The addresses that join strings and answers name, where they differ from those listened on.
-
-    `dns_names` stand in the server's certificate, for callers that know it by the name that they reached it under.
-    """
-
-    bootstrap: Address | None = None
-    agents: Address | None = None
-    dns_names: tuple[DnsName, ...] = ()
-
-
-class VaultSealSettings(Settings):
-    """The key `key` (aes256-gcm96) of the Transit secrets engine at `mount`."""
-
-    mount: VaultMount = "transit"
-    key: VaultName = "citadel-seal"
-
-
-class VaultTransitSettings(Settings):
-    """The Transit secrets engine at `mount`; the names of all keys there that are this server's begin with `prefix`."""
-
-    mount: VaultMount = "transit"
-    prefix: VaultName = "citadel"
-
-
-class KeySettings(Settings):
-    """What seals private keys, or where they are kept instead; `store` says where the sealed ones lie.
-
-    The key-encryption key (32 bytes, base64) comes from a file of mode 0600 or an environment variable. With
-    `vault_seal` new keys are sealed with a key in Vault, with `vault_transit` they are made there and never leave it;
-    beside these, a key-encryption key opens what it has sealed before.
-    """
-
-    kek_file: Path | None = None
-    kek_env: VariableName | None = Field(default=None, repr=False)  # somebody may put the key itself here
-    vault_seal: VaultSealSettings | None = None
-    vault_transit: VaultTransitSettings | None = None
-    store: Literal["disk", "database"] | None = None
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if self.kek_file is not None and self.kek_env is not None:
-            raise ValueError("set at most one of kek_file and kek_env")
-        if not self.has_kek and self.vault_seal is None and self.vault_transit is None:
-            raise ValueError(
-                "set one of kek_file, kek_env, vault_seal and vault_transit"
-                " (make a key-encryption key with `openssl rand -base64 32`)"
-            )
-        return self
-
-    @property
-    def has_kek(self) -> bool:
-        """Whether there is a key-encryption key of this server's own."""
-        return self.kek_file is not None or self.kek_env is not None
-
-
-class LeaseSettings(Settings):
-    """How long the lease of the store lasts when it is not renewed, which is how soon a standby takes over."""
-
-    duration: Duration = Field(default=timedelta(seconds=3), ge=timedelta(seconds=1), le=timedelta(minutes=1))
-
-
-class AuthoritySettings(Settings):
-    """Lifetimes of the self-signed root, of the issuing authorities under it, and of the keys that sign JWT-SVIDs.
-
-    `key` is what the keys of roots and issuing authorities are that are made from now on, `jwt_key` those for tokens.
-    """
-
-    root_lifetime: Duration = Field(default=timedelta(days=365), ge=_LEAST_LIFETIME)
-    issuer_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
-    jwt_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
-    key: KeyKind = KeyKind.EC_P256
-    jwt_key: KeyKind = KeyKind.EC_P256
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if self.issuer_lifetime > self.root_lifetime:
-            raise ValueError("issuer_lifetime must be at most root_lifetime")
-        return self
-
-
-class RotationSettings(Settings):
-    """When authorities are rotated by themselves, as shares of their lives; and how gently.
-
-    `window` is what renewing all SVIDs is spread over, `margin` how long a proxy is given between its acknowledgement
-    and the first use of what it acknowledged. Roots are not rotated by themselves where `root_at` is null.
-    """
-
-    root_at: float | None = Field(default=0.5, gt=0, lt=1)
-    issuer_at: float = Field(default=0.5, gt=0, lt=1)
-    jwt_at: float = Field(default=0.5, gt=0, lt=1)
-    window: Duration = timedelta(minutes=5)
-    margin: Duration = Field(default=timedelta(seconds=2), ge=timedelta(milliseconds=500))
-
-
-class SvidSettings(Settings):
-    """Lifetimes of leaves. An entry may ask for less or more than the default, never for more than the cap."""
-
-    default_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME)
-    max_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST_LIFETIME)
-    agent_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME)
-    backdate: Duration = Field(default=timedelta(seconds=10), le=_MOST_BACKDATE)
-    jwt_default_lifetime: Duration = Field(default=timedelta(minutes=5), ge=_LEAST_LIFETIME)
-    jwt_max_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME, le=LONGEST_TOKEN)
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if self.default_lifetime > self.max_lifetime:
-            raise ValueError("default_lifetime must be at most max_lifetime")
-        if self.agent_lifetime > self.max_lifetime:
-            raise ValueError("agent_lifetime must be at most max_lifetime")
-        if self.jwt_default_lifetime > self.jwt_max_lifetime:
-            raise ValueError("jwt_default_lifetime must be at most jwt_max_lifetime")
-        return self
-
-
-class LimitSettings(Settings):
-    """What one caller may ask. `joins_per_second` holds for each address alone, `svids_per_second` for each agent.
-
-    A child cluster may ask for authorities as often as an address for joins.
-    Certificates and tokens are counted apart, so that who asks for many of the one gets the other still. `proxy_calls`
-    are those of Istio's proxies that may be under way at once, a quarter of them from one address; `svids_per_second`
-    holds for each of their pods.
-    """
-
-    batch: int = Field(default=500, ge=1, le=10_000)
-    svids_per_second: float = Field(default=100.0, gt=0)
-    agent_calls: int = Field(default=16, ge=2, le=1000)
-    anonymous_calls: int = Field(default=256, ge=1, le=10_000)
-    proxy_calls: int = Field(default=1000, ge=1, le=100_000)
-    joins_per_second: float = Field(default=10.0, gt=0)
-    token_lifetime: Duration = Field(default=timedelta(minutes=10), ge=_LEAST_LIFETIME, le=_MOST_TOKEN_LIFETIME)
-    silent_streams: int = Field(default=8, ge=1, le=10_000)
-    hello_timeout: Duration = Field(default=timedelta(seconds=10), ge=timedelta(milliseconds=10))
-
-
-class ConnectionSettings(Settings):
-    """What one connection may cost. Whoever has no identity may cost less."""
-
-    message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024, le=64 * 1024 * 1024)
-    anonymous_message_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=1024 * 1024)
-    calls: int = Field(default=1000, ge=10, le=10_000)
-    handshake: Duration = Field(default=timedelta(seconds=10), ge=_LEAST_LIFETIME)
-    anonymous_idle: Duration = Field(default=timedelta(seconds=30), ge=timedelta(milliseconds=10))
-
-
-class X509PopSettings(Settings):
-    """Joining with a certificate. `ca_file` holds PEM certificates of authorities, and is read anew for each join."""
-
-    ca_file: Path | None = None
-
-
-class JoiningSettings(Settings):
-    """How agents join beside tokens, and how long after its end an agent's own identity brings it back."""
-
-    x509pop: X509PopSettings = X509PopSettings()
-    rejoin_grace: Duration = timedelta(days=7)
-
-
-class LedgerSettings(Settings):
-    """How long expired certificates stay in the ledger (null: for ever); how often both logs' heads are signed."""
-
-    keep: Duration | None = Field(default=timedelta(days=90), ge=_LEAST_KEPT)
-    checkpoint_interval: Duration = Field(default=timedelta(minutes=5), ge=_LEAST_LIFETIME)
-
-
-class AuditSettings(Settings):
-    """How long acts and refusals stay in the audit log; null is for ever."""
-
-    keep: Duration | None = Field(default=None, ge=_LEAST_KEPT)
 
 
 class ServerSettings(Settings):

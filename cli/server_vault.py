@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from ca.settings import KeySettings, ServerSettings
+from ca.keys.settings import KeySettings
+from ca.settings import ServerSettings
 from ca.vault.condition import VaultCondition
 from ca.vault.metrics import VaultCollector
 from ca.vault.ports import Vault

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from ca.agents.roster import AgentRoster
-from ca.settings import LimitSettings
+from ca.api.settings import LimitSettings
 from citadel._wire import agent_api_pb2, clusters_pb2, istio_ca_pb2
 from citadel.errors import Reason, Unauthenticated
 from citadel.in_flight import InFlight

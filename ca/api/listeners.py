@@ -16,8 +16,8 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from ca.api.refusals import CallerBorder, identity_of
+from ca.api.settings import ConnectionSettings
 from ca.audit.model import Actor
-from ca.settings import ConnectionSettings
 from citadel.config.types import HostPort
 from citadel.errors import FailedPrecondition, PermissionDenied, Reason
 from citadel.gate import Gate, GateKeeper

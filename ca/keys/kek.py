@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ca.keys.sealing import KekSealer, decode_kek
-from ca.settings import KeySettings
+from ca.keys.settings import KeySettings
 from citadel.config.files import read_secret_file
 from citadel.errors import InvalidArgument, Reason
 

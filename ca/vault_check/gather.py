@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
+from ca.keys.settings import VaultSealSettings, VaultTransitSettings
 from ca.keys.transit.sealer import data_key_of
-from ca.settings import ServerSettings, VaultSealSettings, VaultTransitSettings
+from ca.settings import ServerSettings
 from ca.upstream.settings import VaultPkiSettings
 from ca.upstream.vault.engine import PkiEngine
 from ca.vault.ports import Vault

@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Final
 
 from ca.keys.sealing import KeyPurpose
+from ca.keys.settings import VaultSealSettings, VaultTransitSettings
 from ca.keys.transit.naming import PURPOSES
-from ca.settings import ServerSettings, VaultSealSettings, VaultTransitSettings
+from ca.settings import ServerSettings
 from ca.upstream.settings import VaultPkiSettings
 
 _MADE: Final[Mapping[KeyPurpose, str]] = MappingProxyType(

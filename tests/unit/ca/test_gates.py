@@ -9,7 +9,7 @@ import pytest
 
 from ca.api.gates import AnonymousGate, proxy_calls
 from ca.api.istio import ISTIO_CA
-from ca.settings import LimitSettings
+from ca.api.settings import LimitSettings
 from citadel.errors import ResourceExhausted
 from citadel.in_flight import InFlight
 

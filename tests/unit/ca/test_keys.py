@@ -14,8 +14,8 @@ from ca.keys.disk import DiskKeys
 from ca.keys.kek import read_kek
 from ca.keys.manager import SealedKeyManager
 from ca.keys.sealing import KekSealer, KeyLabel, KeyPurpose, decode_kek
+from ca.keys.settings import KeySettings
 from ca.keys.split import SplitKeyManager
-from ca.settings import KeySettings
 from citadel.config.files import write_private
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, Unavailable
 from citadel.spiffe import TrustDomain

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from ca.api.gates import AnonymousGate
 from ca.api.listeners import TlsListener, make_server
 from ca.api.refusals import address_of
-from ca.settings import ConnectionSettings
+from ca.api.settings import ConnectionSettings
 from citadel.config.types import HostPort
 from citadel.errors import Reason, Unauthenticated
 from citadel.in_flight import InFlight

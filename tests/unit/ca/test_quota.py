@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ca.api.settings import LimitSettings
 from ca.issuance.quota import Quota
-from ca.settings import LimitSettings
 from citadel.errors import Reason, ResourceExhausted
 from tests.clock import FakeClock
 from tests.unit.ca.values import NODE_1, NODE_2

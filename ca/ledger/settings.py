@@ -1,0 +1,20 @@
+"""The section `ledger` of the server's settings."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from pydantic import Field
+
+from citadel.config.types import Duration, Settings
+
+_LEAST_KEPT: Final = timedelta(days=1)
+_LEAST_LIFETIME: Final = timedelta(seconds=1)
+
+
+class LedgerSettings(Settings):
+    """How long expired certificates stay in the ledger (null: for ever); how often both logs' heads are signed."""
+
+    keep: Duration | None = Field(default=timedelta(days=90), ge=_LEAST_KEPT)
+    checkpoint_interval: Duration = Field(default=timedelta(minutes=5), ge=_LEAST_LIFETIME)
