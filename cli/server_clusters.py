@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ca.agents.roster import AgentRoster
 from ca.api.clusters import ClustersService
+from ca.authority.jwt import JwtAuthorities
 from ca.authority.manager import AuthorityManager
 from ca.clusters.beyond import Children
 from ca.clusters.callers import ChildCallers
@@ -40,15 +41,20 @@ class ChildKeeping:
 
 
 def child_keeping(
-    settings: ServerSettings, *, database: Database, authorities: Callable[[], AuthorityManager], clock: Clock
+    settings: ServerSettings,
+    *,
+    database: Database,
+    jwt: JwtAuthorities,
+    roots: Callable[[], Collection[bytes]],
+    clock: Clock,
 ) -> ChildKeeping:
-    """The parts, not yet started; there are `authorities` before they are asked."""
+    """The parts, not yet started. `roots`, the key ids of what is trusted, are asked for only once they are."""
     book = ChildBook()
     records = ChildRecords(
         trust_domain=settings.trust_domain,
         store=SqlChildren(database=database),
-        own_keys=lambda: (*authorities().jwt.published(), *authorities().jwt.withdrawn()),
-        roots=lambda: authorities().root_key_ids(),
+        own_keys=lambda: (*jwt.published(), *jwt.withdrawn()),
+        roots=roots,
         is_connected=lambda child: child in book.connected(),
         longest=settings.authorities.issuer_lifetime,
         clock=clock,

@@ -1,4 +1,4 @@
-"""What the server's services are made of, wired: store, authorities, entries, agents, issuer, and their work."""
+"""What the server's services are made of, wired stage by stage, and its background work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import structlog
@@ -16,55 +15,37 @@ from ca.agents.roster import AgentRoster
 from ca.api.server_identity import ServerIdentity
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
-from ca.authority.own_bundle import OwnBundle
-from ca.authority.ports import Neighbours, UpstreamAuthority
 from ca.clusters.knowing import Knowing
 from ca.entries.directory import EntryDirectory
 from ca.entries.registry import EntryRegistry
 from ca.federation.exchanged import ExchangedRoots
 from ca.issuance.issuer import Issuer
 from ca.issuance.jwt import JwtIssuer
-from ca.issuance.lifetime import LifetimePolicy
-from ca.issuance.quota import Quota
-from ca.keys.split import SplitKeyManager
 from ca.keys.transit.condition import KeysCondition
-from ca.metrics import MeteredLedger
-from ca.revocation.lists import RevocationLists
 from ca.revocation.revoker import Revoker
-from ca.rotation.mesh import Mesh
 from ca.settings import ServerSettings
-from ca.store.agents import SqlAgentStore
-from ca.store.audit import SqlAuditLog
-from ca.store.authorities import SqlAuthorityStore
 from ca.store.database import Database
-from ca.store.entries import SqlEntryStore
-from ca.store.ledger import SqlLedger
 from ca.store.restores import LedgerGap, ledger_gaps
-from ca.store.rotations import SqlIssuedEnds
 from ca.upstream.condition import UpstreamCondition
 from citadel.clock import Clock
-from citadel.metrics import new_registry
 from citadel.tally import Tally
-from cli.server_agents import AgentAffairs, agent_affairs
-from cli.server_clusters import (
-    ClusterAffairs,
-    Surroundings,
-    child_keeping,
-    cluster_affairs,
-    knowing_of,
-    run_clusters,
-)
-from cli.server_federation import FederationAffairs, exchanged_roots, federation_affairs
-from cli.server_jwt import jwt_authorities, jwt_issuer
-from cli.server_keys import ServerKeys, ready_keys
-from cli.server_kubernetes import KubernetesAffairs, kubernetes_affairs
-from cli.server_kubernetes_parts import KubernetesSurroundings, hang_into
+from cli.server_agents import AgentAffairs
+from cli.server_authorities import AuthorityAffairs, authority_affairs
+from cli.server_clusters import ClusterAffairs, run_clusters
+from cli.server_federation import FederationAffairs
+from cli.server_foundation import Foundation, foundation
+from cli.server_issuing import Issuing, started_issuing
+from cli.server_keys import ServerKeys
+from cli.server_kubernetes import KubernetesAffairs
+from cli.server_mesh import MeshAffairs, mesh_affairs
 from cli.server_records import RecordKeeping
-from cli.server_revocation import RevocationAffairs, revocation_affairs, revoker
-from cli.server_rotation import RotationAffairs, asking_clients, rotation_affairs
+from cli.server_registers import Registers, loaded_registers
+from cli.server_revocation import RevocationAffairs
+from cli.server_rotation import RotationAffairs
+from cli.server_running import running
 from cli.server_starting import StartSeen
-from cli.server_upstream import UpstreamAffairs, upstream_affairs
-from cli.server_vault import VaultAffairs, running_vault
+from cli.server_upstream import UpstreamAffairs
+from cli.server_vault import VaultAffairs
 
 _log = structlog.get_logger(__name__)
 
@@ -121,219 +102,21 @@ async def server_core(
     `database` is this server's to migrate and to write, and is not closed. `start` is told what the start waits for.
     """
     async with AsyncExitStack() as stack:
-        kubernetes = await stack.enter_async_context(kubernetes_affairs(settings, clock))
-        vault = await stack.enter_async_context(running_vault(settings, clock))
-        kept = await ready_keys(settings, database=database, vault=vault, on_wait=start.waits_for, clock=clock)
-        keys = kept.manager
-        records = RecordKeeping(settings, database=database, keys=keys, clock=clock)
-        stack.push_async_callback(records.close)
-        tally = Tally(clock=clock, sink=records.trail)
-        stack.push_async_callback(tally.close)  # says the sums that were not told yet
-        await database.migrate()
-        revocation = revocation_affairs(settings, database=database, keys=keys)
-        exchanged = await exchanged_roots(database=database, clock=clock)
-        children = child_keeping(settings, database=database, authorities=lambda: authorities, clock=clock)
-        upstream = upstream_affairs(
-            settings,
-            database=database,
-            keys=keys,
-            vault=vault.vault if vault is not None else None,
-            withdrawn=lambda: authorities.jwt.withdrawn() | children.records.withdrawn_jwt_keys(),
-            has_below=children.records.has_below,
-            on_wait=start.waits_for,
-            clock=clock,
-        )
-        authorities = _authorities(
-            settings,
-            upstream.authority,
-            database=database,
-            keys=keys,
-            lists=revocation.lists,
-            clock=clock,
-            # Of what two of them bring, that of the nearest counts.
-            neighbours=[children.records, exchanged, *upstream.neighbours],
-        )
-        roster = await _roster(settings, database, clock)
 
-        def committed(rows: int) -> None:
-            records.notary.note_rows(rows)
-            metered.note_commit(rows)
+        async def keep_running(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+            return await stack.enter_async_context(running(work))
 
-        ledger = SqlLedger(
-            database=database,
-            is_banned=roster.is_shut_out,
-            is_revoked=revocation.bars.hold,
-            clock=clock,
-            on_commit=committed,
-        )
-        revoking = revoker(revocation, database=database, roster=roster, commits=ledger, clock=clock)
-        await revoking.load()
-        directory, registry = await _entries(settings, database, clock)
-        await children.records.start(entitled=directory.downstream.identities(clock.now()))
-        following = await upstream.start(authorities, lambda work: stack.enter_async_context(_running(work)))
-        await records.start()
-        gaps, metrics = await _ledger_gaps(database), new_registry()
-        metered = MeteredLedger(ledger, registry=metrics, clock=clock)
-        issuer = Issuer(
-            entries=directory,
-            bars=revocation.bars,
-            authorities=authorities,
-            ledger=metered,
-            clock=clock,
-            policy=LifetimePolicy(
-                default=settings.svids.default_lifetime,
-                own=settings.svids.agent_lifetime,
-                cap=settings.svids.max_lifetime,
-                backdate=settings.svids.backdate,
-            ),
-            quota=Quota(max_batch=settings.limits.batch, per_second=settings.limits.svids_per_second, clock=clock),
-            on_signed=metered.note_signed,
-        )
-        stack.callback(issuer.close)
-        tokens = jwt_issuer(
-            settings,
-            directory=directory,
-            bars=revocation.bars,
-            authorities=authorities.jwt,
-            metrics=metrics,
-            clock=clock,
-        )
-        stack.callback(tokens.close)
-        sessions = SessionBook(most_silent=settings.limits.silent_streams, hello_timeout=settings.limits.hello_timeout)
-        agents = await agent_affairs(
-            settings, database=database, roster=roster, issuer=issuer, sessions=sessions, clock=clock
-        )
-        identity = ServerIdentity(
-            issuer=issuer, authorities=authorities, clock=clock, dns_names=settings.advertise.dns_names
-        )
-        writing = await stack.enter_async_context(_running(ledger.run()))
-        await identity.start()
-        await revoking.start()
-        revocation.bars.watch(sessions.wake_all)
-        clusters = cluster_affairs(
-            children,
-            Surroundings(
-                database=database,
-                authorities=authorities,
-                directory=directory,
-                roster=roster,
-                revocation=revocation,
-                tally=tally,
-                clock=clock,
-            ),
-        )
-        hang_into(
-            kubernetes,
-            KubernetesSurroundings(
-                settings=settings,
-                database=database,
-                authorities=authorities,
-                roster=roster,
-                directory=directory,
-                registry=registry,
-                issuer=issuer,
-                sessions=sessions,
-                tally=tally,
-                metrics=metrics,
-                clock=clock,
-            ),
-        )
-        within = (clusters.children, *kubernetes.beyond)
-        mesh = partial(
-            Mesh,
-            trust_domain=settings.trust_domain,
-            roster=roster,
-            sessions=sessions,
-            ends=SqlIssuedEnds(database=database),
-            asking=(asking := await asking_clients(database, authorities, clock)),
-            clock=clock,
-        )
-        rotation = rotation_affairs(
-            settings,
-            database=database,
-            authorities=authorities,
-            identity=identity,
-            mesh=mesh(beyond=(*within, *upstream.beyond(authorities, revocation.lists, clusters.records))),
-            sessions=sessions,
-            lists=revocation.lists,
-            is_lost=keys.is_lost,
-            clock=clock,
-        )
-        # What is above waits for what is here and below, and not the other way round.
-        knowing = knowing_of(clusters, mesh=partial(mesh, beyond=within), skipped=rotation.rotator.skipped)
-        await rotation.rotator.start()
-        federation = await federation_affairs(
-            settings,
-            database=database,
-            own_bundle=authorities.own_roots,
-            on_change=sessions.wake_partners_of,
-            tally=tally,
-            metrics=metrics,
-            clock=clock,
-        )
-        working = [
-            await stack.enter_async_context(_running(work))
-            for work in (
-                agents.sightings.run(),
-                identity.run(),
-                revoking.run(),
-                asking.run(),
-                rotation.rotator.run(),
-                rotation.upkeep.run(),
-                federation.federations.run(),
-                run_clusters(clusters, knowing),
-                upstream.tell(
-                    authorities, revocation.lists, rotator=rotation.rotator, clusters=clusters, knowing=knowing
-                ),
-                records.run(),
-                *([kept.run(vault, authorities, clock)] if vault is not None else []),
-                *kubernetes.all_work(),
-            )
-        ]
-        yield ServerCore(
-            clock=clock,
-            tally=tally,
-            metrics=metrics,
-            database=database,
-            authorities=authorities,
-            identity=identity,
-            roster=roster,
-            directory=directory,
-            registry=registry,
-            issuer=issuer,
-            jwt_issuer=tokens,
-            agents=agents,
-            sessions=sessions,
-            ledger_gaps=gaps,
-            records=records,
-            rotation=rotation,
-            revocation=revocation,
-            revoker=revoking,
-            federation=federation,
-            exchanged=exchanged,
-            clusters=clusters,
-            knowing=knowing,
-            background=(writing, *(vault.work if vault is not None else ()), *following, *working),
-            kubernetes=kubernetes,
-            upstream=upstream,
-            vault=vault,
-            keys=kept,
-        )
-
-
-async def _roster(settings: ServerSettings, database: Database, clock: Clock) -> AgentRoster:
-    roster = AgentRoster(trust_domain=settings.trust_domain, store=SqlAgentStore(database=database), clock=clock)
-    await roster.start()
-    return roster
-
-
-async def _entries(settings: ServerSettings, database: Database, clock: Clock) -> tuple[EntryDirectory, EntryRegistry]:
-    directory = EntryDirectory(trust_domain=settings.trust_domain)
-    registry = EntryRegistry(
-        trust_domain=settings.trust_domain, store=SqlEntryStore(database=database), directory=directory, clock=clock
-    )
-    await registry.start()
-    return directory, registry
+        base = await foundation(settings, clock, database, start, stack)
+        trust = await authority_affairs(settings, base, start)
+        registers = await loaded_registers(settings, base, trust.revocation)
+        following = await trust.start(registers.directory.downstream.identities(clock.now()), keep_running)
+        await base.records.start()
+        gaps = await _ledger_gaps(database)
+        issuing = await started_issuing(settings, base, trust, registers, stack)
+        mesh = await mesh_affairs(settings, base, trust, registers, issuing)
+        working = [await keep_running(work) for work in _all_work(base, trust, registers, issuing, mesh)]
+        background = (issuing.writing, *(base.vault.work if base.vault is not None else ()), *following, *working)
+        yield _core(base, trust, registers, issuing, mesh, gaps=gaps, background=background)
 
 
 async def _ledger_gaps(database: Database) -> Sequence[LedgerGap]:
@@ -342,42 +125,69 @@ async def _ledger_gaps(database: Database) -> Sequence[LedgerGap]:
     return gaps
 
 
-def _authorities(
-    settings: ServerSettings,
-    upstream: UpstreamAuthority,
-    *,
-    database: Database,
-    keys: SplitKeyManager,
-    lists: RevocationLists,
-    clock: Clock,
-    neighbours: Sequence[Neighbours],
-) -> AuthorityManager:
-    store = SqlAuthorityStore(database=database, trust_domain=settings.trust_domain)
-    tokens = jwt_authorities(settings, database=database, keys=keys, clock=clock)
-    return AuthorityManager(
-        own=OwnBundle(
-            trust_domain=settings.trust_domain,
-            store=store,
-            jwt=tokens,
-            neighbours=neighbours,
-            refresh_hint=settings.federation.refresh_hint,
+def _all_work(
+    base: Foundation, trust: AuthorityAffairs, registers: Registers, issuing: Issuing, mesh: MeshAffairs
+) -> Sequence[Coroutine[Any, Any, None]]:
+    """What runs from now on, beside what each stage needed before; all of it goes on for ever."""
+    rotator = mesh.rotation.rotator
+    return (
+        issuing.agents.sightings.run(),
+        issuing.identity.run(),
+        registers.revoker.run(),
+        mesh.asking.run(),
+        rotator.run(),
+        mesh.rotation.upkeep.run(),
+        mesh.federation.federations.run(),
+        run_clusters(mesh.clusters, mesh.knowing),
+        trust.upstream.tell(
+            trust.authorities,
+            trust.revocation.lists,
+            rotator=rotator,
+            clusters=mesh.clusters,
+            knowing=mesh.knowing,
         ),
-        upstream=upstream,
-        keys=keys,
-        store=store,
-        lists=lists,
-        acts=SqlAuditLog(database=database),
-        clock=clock,
-        issuer_lifetime=settings.authorities.issuer_lifetime,
-        backdate=settings.svids.backdate,
+        base.records.run(),
+        *([base.keys.run(base.vault, trust.authorities, base.clock)] if base.vault is not None else []),
+        *base.kubernetes.all_work(),
     )
 
 
-@asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait({task})  # the store must not close under a commit
+def _core(
+    base: Foundation,
+    trust: AuthorityAffairs,
+    registers: Registers,
+    issuing: Issuing,
+    mesh: MeshAffairs,
+    *,
+    gaps: Sequence[LedgerGap],
+    background: tuple[asyncio.Task[None], ...],
+) -> ServerCore:
+    return ServerCore(
+        clock=base.clock,
+        tally=base.tally,
+        metrics=base.metrics,
+        database=base.database,
+        authorities=trust.authorities,
+        identity=issuing.identity,
+        roster=registers.roster,
+        directory=registers.directory,
+        registry=registers.registry,
+        issuer=issuing.issuer,
+        jwt_issuer=issuing.jwt_issuer,
+        agents=issuing.agents,
+        sessions=issuing.sessions,
+        ledger_gaps=gaps,
+        records=base.records,
+        rotation=mesh.rotation,
+        revocation=trust.revocation,
+        revoker=registers.revoker,
+        federation=mesh.federation,
+        exchanged=trust.exchanged,
+        clusters=mesh.clusters,
+        knowing=mesh.knowing,
+        upstream=trust.upstream,
+        vault=base.vault,
+        keys=base.keys,
+        kubernetes=base.kubernetes,
+        background=background,
+    )
