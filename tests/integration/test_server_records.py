@@ -45,7 +45,7 @@ from citadel._wire import (
 )
 from citadel.config.types import LogSettings
 from cli.citadel_cli import citadel_cli
-from cli.server_doors import _ADMIN_SERVICES as ADMIN_SERVICES
+from cli.server_services import ADMIN_SERVICES
 from tests.csrs import csr, new_key
 from tests.foreign import ForeignDomain, endpoint_of
 from tests.servers import Server, refusal, running_server, server_settings, sign
