@@ -12,19 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.name import _ASN1Type as Kind
 from OpenSSL import crypto
 
-# What `cryptography` raises for it; a TypeError where a kind of string stands where it must not.
-_UNREADABLE: Final = (
-    ValueError,
-    TypeError,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    UnsupportedAlgorithm,
-)
+from citadel.certification_path import UNREADABLE
+
 _DIGITS: Final = frozenset("0123456789 ")
 _READABLE_KINDS: Final = frozenset(
     {Kind.UTF8String, Kind.PrintableString, Kind.T61String, Kind.IA5String, Kind.BMPString, Kind.NumericString}
@@ -41,7 +34,7 @@ def unreadable(certificate: x509.Certificate) -> str:
     """Why some program of a mesh cannot read this; empty where all can."""
     try:
         return next(_problems(certificate), "")
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return f"it cannot be read: {error}"
     except crypto.Error:
         return "OpenSSL cannot read it"

@@ -13,11 +13,11 @@ from typing import Final
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from citadel.authority_form import unreadable
+from citadel.certification_path import UNREADABLE
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwk import JwtKey, jwk_from_key, key_from_jwk
 from citadel.printable import printable
@@ -107,7 +107,7 @@ def check_x509_authority(certificate: x509.Certificate) -> None:
         key = certificate.public_key()
     except x509.ExtensionNotFound as error:
         raise _malformed("the certificate is not a CA's: it has no basicConstraints") from error
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise _malformed(f"the certificate cannot be read: {error}") from error
     if problem := unreadable(certificate):
         raise _malformed(f"the certificate is not one for all: {problem}")
@@ -132,7 +132,7 @@ def _x509_authority(element: Mapping[str, object]) -> x509.Certificate:
         raise _malformed("x5c is missing, empty or not an array of strings")  # X509-42
     try:
         certificate = x509.load_der_x509_certificate(base64.b64decode(chain[0], validate=True))  # X509-43: the first
-    except (ValueError, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         raise _malformed(f"x5c holds no certificate: {error}") from error
     check_x509_authority(certificate)
     if key_from_jwk(element) != certificate.public_key():

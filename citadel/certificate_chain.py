@@ -7,18 +7,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
+from citadel.certification_path import UNREADABLE
 from citadel.errors import InvalidArgument, Reason
 
 _CERTIFICATE_MARKER: Final = re.compile(rb"-----BEGIN (?:X509 )?CERTIFICATE-----")
-_UNREADABLE: Final = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 def read_chain(data: bytes) -> tuple[x509.Certificate, ...]:
@@ -32,7 +25,7 @@ def read_chain(data: bytes) -> tuple[x509.Certificate, ...]:
         return _read_pem(data)
     try:
         return tuple(x509.load_der_x509_certificate(der) for der in _split_der(data))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _malformed("the input is not a chain of certificates in PEM or DER") from error
 
 
@@ -43,7 +36,7 @@ def _read_pem(data: bytes) -> tuple[x509.Certificate, ...]:
         raise _malformed(f"the input is {found}", fix="give a file with the certificate chain")
     try:
         chain = tuple(x509.load_pem_x509_certificates(data))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _malformed("a certificate in the PEM is damaged") from error
     if len(chain) != marked:  # what is not closed is skipped without an error
         raise _malformed(f"a certificate in the PEM is damaged: {marked} begin, {len(chain)} can be read")

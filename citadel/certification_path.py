@@ -15,10 +15,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from OpenSSL import crypto
 
-# What cryptography raises for a certificate that it cannot make sense of; it reads most fields only when asked.
+# What cryptography raises for what it cannot make sense of; it reads most fields only when asked. LookupError: for a
+# number that it has no name for, such as a TLS feature.
 UNREADABLE: Final = (
     ValueError,
     TypeError,
+    LookupError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,

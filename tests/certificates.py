@@ -90,6 +90,12 @@ def resigned_with_sha1(signed: Signed, issuer: Signed) -> Signed:
     return Signed(x509.load_der_x509_certificate(der[:-size] + signature), signed.key)
 
 
+# A TLS feature whose number has no name: `cryptography` finds out when any extension is asked for.
+UNNAMED_FEATURE: Final = x509.UnrecognizedExtension(
+    x509.ObjectIdentifier("1.3.6.1.5.5.7.1.24"), bytes.fromhex("3003020103")
+)
+
+
 def permitted(*hosts: str) -> tuple[x509.ExtensionType, bool]:
     """Critical name constraints that permit URIs of these hosts alone."""
     return x509.NameConstraints([x509.UniformResourceIdentifier(host) for host in hosts], None), True

@@ -8,6 +8,7 @@ from typing import Final
 
 from cryptography import x509
 
+from citadel.certification_path import UNREADABLE
 from citadel.errors import InvalidArgument, Reason
 
 _MOST_BYTES: Final = 1 << 20
@@ -31,7 +32,7 @@ class AnchorFile:
         try:
             anchors = x509.load_pem_x509_certificates(content)
             are_authorities = all(_is_authority(anchor) for anchor in anchors)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise self._bad("does not hold PEM certificates") from error
         if not are_authorities:
             # As an anchor, a machine's own certificate would let in whoever shows a copy of it and has its key.

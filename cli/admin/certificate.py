@@ -8,11 +8,12 @@ from itertools import pairwise
 from typing import Any, Final, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from citadel.certification_path import UNREADABLE
 from citadel.errors import InvalidArgument
 from citadel.serial import serial_hex
 from citadel.svid import X509Svid
@@ -20,13 +21,6 @@ from citadel.svid import X509Svid
 T = TypeVar("T")
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
-_UNREADABLE: Final = (
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 _KEY_USAGES: Final = (
     "digital_signature",
     "content_commitment",
@@ -113,7 +107,7 @@ def _leaf_problems(leaf: x509.Certificate, now: datetime) -> Iterator[str]:
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, TypeError, *_UNREADABLE):  # TypeError: a kind of key that signs no certificates
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True
 
@@ -121,7 +115,7 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> x509.Extension[_Extension] | None:
     try:
         return certificate.extensions.get_extension_for_class(kind)
-    except (x509.ExtensionNotFound, *_UNREADABLE):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return None
 
 
@@ -141,5 +135,5 @@ def _key(certificate: x509.Certificate) -> str | None:
 def _try(read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except _UNREADABLE:
+    except UNREADABLE:
         return None

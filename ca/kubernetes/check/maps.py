@@ -14,6 +14,7 @@ from ca.kubernetes.check.subject import Subject
 from ca.kubernetes.settings import ClusterSettings, ConfigMapSettings
 from ca.kubernetes.signers.roots import KEEP_THEM, NO_ROOTS
 from citadel.bundle import TrustBundle
+from citadel.certification_path import UNREADABLE
 from citadel.errors import CitadelError, Reason
 from citadel.finding import Finding, bad, good, unknown, warning
 from citadel.kubernetes.ports import FIELD_MANAGER
@@ -75,7 +76,7 @@ def _roots(kept: Kept, each: ConfigMapSettings, bundle: TrustBundle) -> frozense
         if each.format == "spiffe":
             return _fingerprints(TrustBundle.from_json(bundle.trust_domain, text).x509_authorities)
         return _fingerprints(x509.load_pem_x509_certificates(text))
-    except (CitadelError, ValueError):
+    except (CitadelError, *UNREADABLE):
         return None
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from cryptography import x509
 
 from ca.issuance.csr import WorkloadPublicKey, public_key_of
+from citadel.certification_path import UNREADABLE
 from citadel.errors import PermissionDenied, Reason
 
 GIVEN: Final = frozenset({"digital signature", "key encipherment", "key agreement", "server auth", "client auth"})
@@ -44,7 +45,7 @@ def check_usages(usages: Collection[str]) -> None:
 def _asks_to_be_an_authority(request: x509.CertificateSigningRequest) -> bool:
     try:
         extensions = request.extensions
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except UNREADABLE:
         return False  # cannot be read, and is ignored like whatever else it asks for
     for each in extensions:
         if isinstance(each.value, x509.BasicConstraints) and each.value.ca:

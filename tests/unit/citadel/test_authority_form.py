@@ -11,7 +11,7 @@ from citadel.authority_form import unreadable
 from citadel.bundle import TrustBundle
 from citadel.bundle_keys import x509_entry
 from citadel.errors import InvalidArgument, Reason
-from tests.certificates import B_TEST, Signed, bundle, excluded, intermediate, permitted, root, rsa_key
+from tests.certificates import B_TEST, UNNAMED_FEATURE, Signed, bundle, excluded, intermediate, permitted, root, rsa_key
 from tests.odd_authorities import edited, odd_authorities
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")  # later versions refuse the negative ones
@@ -25,6 +25,13 @@ def test_an_authority_that_not_all_can_read_is_passed_over(problem: str, odd: Si
     with pytest.raises(InvalidArgument) as refusal:
         bundle(odd, trust_domain=B_TEST)
     assert refusal.value.reason == Reason.BUNDLE_MALFORMED, problem
+    document = {"keys": [x509_entry(each.certificate) for each in (odd, GOOD)]}
+    assert TrustBundle.from_json(B_TEST, json.dumps(document).encode()) == bundle(GOOD, trust_domain=B_TEST)
+
+
+@pytest.mark.invariant(8)
+def test_an_authority_that_cryptography_alone_cannot_read_is_passed_over_too() -> None:
+    odd = root("odd", "spiffe://b.test", extra=[(UNNAMED_FEATURE, False)])
     document = {"keys": [x509_entry(each.certificate) for each in (odd, GOOD)]}
     assert TrustBundle.from_json(B_TEST, json.dumps(document).encode()) == bundle(GOOD, trust_domain=B_TEST)
 

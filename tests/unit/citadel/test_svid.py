@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.spiffe import SpiffeId
 from citadel.svid import MAX_CHAIN_LENGTH, SvidVerifier, X509Svid, verify_x509_svid
-from tests.certificates import A_TEST, NOW, WORKLOAD, bundle, intermediate, leaf, root, san
+from tests.certificates import A_TEST, NOW, UNNAMED_FEATURE, WORKLOAD, bundle, intermediate, leaf, root, san
 
 TOP = root()
 MID = intermediate(TOP)
@@ -57,6 +57,7 @@ def test_a_serial_is_lowercase_hex_in_whole_bytes(number: int, printed: str) -> 
         ([LEAF.der + b"\0"], "cannot be read"),
         ([LEAF.der + MID.der], "cannot be read"),
         ([LEAF.der, b"garbage"], "cannot be read"),
+        ([leaf(MID, "spiffe://a.test/web", extra=[(UNNAMED_FEATURE, False)]).der, MID.der], "cannot be read"),
         ([LEAF.der] + [MID.der] * MAX_CHAIN_LENGTH, "more than 16"),
         ([MID.der, LEAF.der], "cA TRUE"),
     ],

@@ -18,7 +18,7 @@ from ca.kubernetes.signers.certificate_request import CertificateRequest, waitin
 from ca.kubernetes.signers.certificate_rules import decided
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.kubernetes.settings import NamespaceSettings
-from tests.certificates import key_usage
+from tests.certificates import UNNAMED_FEATURE, key_usage
 from tests.csrs import csr, new_key, with_wrong_signature
 from tests.unit.ca.kubernetes.signing import SIGNER, KnownPods, terms
 
@@ -113,6 +113,7 @@ def test_a_refusal_says_why(given: dict[str, Any], reason: str) -> None:
         {"der": asking_for(NAMES)},
         {"der": asking_for(x509.BasicConstraints(ca=False, path_length=None))},
         {"der": asking_for(key_usage("digital_signature"))},
+        {"der": asking_for(UNNAMED_FEATURE)},
         {"der": csr(KEY, subject=x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "system:masters")]))},
         {"usages": ["key agreement"]},
         extra(),
