@@ -132,7 +132,7 @@ def _pidfd_of(connection: socket.socket, credentials: PeerCredentials) -> int:
     # Before Linux 6.5: by number, the best that such a kernel can do.
     pidfd = os.pidfd_open(credentials.pid)
     try:
-        same = _effective_ids(credentials.pid) == (credentials.uid, credentials.gid)
+        same = effective_ids(credentials.pid) == (credentials.uid, credentials.gid)
     except BaseException:
         os.close(pidfd)
         raise
@@ -142,7 +142,11 @@ def _pidfd_of(connection: socket.socket, credentials: PeerCredentials) -> int:
     return pidfd
 
 
-def _effective_ids(pid: int) -> tuple[int, int]:
-    """The effective uid and gid; proc(5), `Uid:` and `Gid:` give real, effective, saved, file system."""
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines())
-    return int(lines["Uid"].split()[1]), int(lines["Gid"].split()[1])
+def effective_ids(pid: int) -> tuple[int, int]:
+    """The effective uid and gid; proc(5), `Uid:` and `Gid:` give real, effective, saved, file system.
+
+    Raises `OSError` where there is no such process.
+    """
+    # A newline alone ends a line: the name of a program may hold everything else.
+    lines = dict(line.split(b":", 1) for line in Path(f"/proc/{pid}/status").read_bytes().split(b"\n") if line)
+    return int(lines[b"Uid"].split()[1]), int(lines[b"Gid"].split()[1])

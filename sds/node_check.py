@@ -136,7 +136,7 @@ def _cgroups(proc: Path) -> Iterator[str]:
     for entry in proc.iterdir():
         if entry.name.isdecimal() and entry.name != own:
             with suppress(OSError):  # it has ended
-                yield (entry / "cgroup").read_text()
+                yield (entry / "cgroup").read_text(errors="replace")
 
 
 async def _answers(socket: Path) -> CitadelError | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from citadel._wire import types_pb2
 from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import NotFound, PermissionDenied, Reason
-from citadel.peer import Caller, PeerCredentials
+from citadel.peer import Caller, PeerCredentials, effective_ids
 from citadel.selector import Selector
 from sds.agent import AgentCondition
 from sds.holdings import HoldingsFeed
@@ -127,15 +126,8 @@ def _caller_of(pid: int) -> Caller:
     except (OSError, ValueError, OverflowError) as error:
         raise NotFound(Reason.CALLER_UNKNOWN, f"there is no process {pid}") from error
     try:
-        # proc(5), status: real, effective, saved and file system ids.
-        lines = Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines()
-        ids = {
-            name: int(values.split()[1]) for name, _, values in (line.partition(":") for line in lines) if name in _IDS
-        }
+        uid, gid = effective_ids(pid)
     except OSError as error:
         os.close(pidfd)
         raise NotFound(Reason.CALLER_UNKNOWN, f"process {pid} has ended") from error
-    return Caller(PeerCredentials(pid, ids["Uid"], ids["Gid"]), pidfd)
-
-
-_IDS = ("Uid", "Gid")
+    return Caller(PeerCredentials(pid, uid, gid), pidfd)

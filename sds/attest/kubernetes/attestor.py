@@ -137,7 +137,7 @@ class KubernetesAttestor:
         return cgroups.placement(its, own)
 
     def _paths(self, pid: str) -> Mapping[str, cgroups.Path]:
-        return cgroups.paths((self._proc / pid / "cgroup").read_text("utf-8", "surrogateescape"))
+        return cgroups.paths((self._proc / pid / "cgroup").read_bytes())
 
 
 def _ended(caller: Caller) -> PermissionDenied:

@@ -10,6 +10,7 @@ cgroups that hold this process too, which nobody else rules over.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,9 +51,11 @@ class _Pod:
     container_id: str = ""
 
 
-def paths(text: str) -> Mapping[str, Path]:
+def paths(told: bytes) -> Mapping[str, Path]:
     """`/proc/PID/cgroup`: the path in each hierarchy, by its controllers (none for that of version 2)."""
-    lines = (line.split(":", 2) for line in text.splitlines())
+    # A newline alone ends a line: it is all that the kernel forbids in a cgroup's name (cgroup_mkdir), and Python's own
+    # lines end at a carriage return and others too, behind which a name could hold a line of its own.
+    lines = (os.fsdecode(line).split(":", 2) for line in told.split(b"\n"))
     return {line[1]: tuple(each for each in line[2].split("/") if each) for line in lines if len(line) == 3}
 
 

@@ -521,7 +521,7 @@ class TestCallerWithoutPeerPidfd:
             assert not caller.is_alive()
 
     def test_a_number_that_now_belongs_to_another_user_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(peer, "_effective_ids", lambda _: (4242, 4242))
+        monkeypatch.setattr(peer, "effective_ids", lambda _: (4242, 4242))
         before = open_descriptors()
         ours, theirs = socket.socketpair()
         with ours, theirs, pytest.raises(CitadelError) as refused:

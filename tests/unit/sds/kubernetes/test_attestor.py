@@ -284,6 +284,15 @@ async def test_a_pod_in_the_pid_namespace_of_the_host_or_of_another_pod_is_itsel
     assert "k8s:pod-name:host-0" in of_pods(await node.attest(neighbour))
 
 
+async def test_a_cgroup_whose_name_holds_a_line_of_another_pod_is_in_its_own(node: Node, caller: Caller) -> None:
+    node.api.put(at(), pod())
+    node.api.put(at("other"), pod("other", uid=OTHER, containers={"main": ANOTHER}))
+    await settled()
+    theirs = f"0::{sliced(OTHER)}/cri-containerd-{ANOTHER}.scope"
+    node.runs(f"{sliced()}/cri-containerd-{CONTAINER}.scope/x\r{theirs}")
+    assert "k8s:pod-name:web-0" in of_pods(await node.attest(caller))
+
+
 async def test_a_process_that_moves_meanwhile_is_refused(node: Node, caller: Caller) -> None:
     node.api.put(at(), pod())
     node.api.put(at("other"), pod("other", uid=OTHER, containers={"main": ANOTHER}))

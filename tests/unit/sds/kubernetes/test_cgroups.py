@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from citadel.errors import PermissionDenied, Reason
-from sds.attest.kubernetes.cgroups import Placement, paths, placement
+from sds.attest.kubernetes import cgroups
+from sds.attest.kubernetes.cgroups import Placement, placement
 from tests.kube_cgroups import ANOTHER, CONTAINER, NODE, OTHER, POD, STATIC, plain, sliced, v1, v2
 
 SERVICE = v2("/system.slice/citadel-agent.service")
 IN_POD = Placement(POD, CONTAINER)
 CONTAINERD = f"/cri-containerd-{CONTAINER}.scope"
+NO_NEWLINES = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # at which Python would end a line too
 JOINED = f"kubepods-besteffort-pod{POD.replace('-', '_')}.slice:cri-containerd:{CONTAINER}"
+
+
+def paths(text: str) -> Mapping[str, cgroups.Path]:
+    return cgroups.paths(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -112,6 +120,14 @@ def test_what_is_in_no_pod_is_told_apart(text: str) -> None:
 def test_what_a_pod_makes_below_itself_never_counts(outer: str, nested: str) -> None:
     for text in (v2(outer + nested), v1(outer + nested), v1(outer, pids=outer + nested)):
         assert placement(paths(text), paths(SERVICE)) == IN_POD
+
+
+@pytest.mark.parametrize("end", NO_NEWLINES)
+def test_a_name_in_which_a_line_seems_to_end_holds_no_line_of_its_own(end: str) -> None:
+    forged = f"x{end}{v2(sliced(OTHER))}/cri-containerd-{ANOTHER}.scope".replace("\n", "")
+    assert placement(paths(v2(f"{sliced()}{CONTAINERD}/{forged}")), paths(SERVICE)) == IN_POD
+    with pytest.raises(PermissionDenied, match="where this node has none"):
+        placement(paths(v2(f"/user.slice/user-1000.slice/{forged}")), paths(SERVICE))
 
 
 @pytest.mark.parametrize(
