@@ -9,7 +9,8 @@ from ca.api.listeners import ActorOf
 from ca.api.sessions import SessionBook
 from ca.authority.manager import AuthorityManager
 from ca.insight.gather import IdentityGatherer
-from ca.insight.identity import Grant, IdentityFacts, IssuedRecord, RefusalRecord, judge_identity
+from ca.insight.identity import judge_identity
+from ca.insight.identity_facts import Grant, IdentityFacts, IssuedRecord, RefusalRecord
 from ca.insight.minting import Minter, Wish
 from ca.insight.proxies import Proxy, ProxyFilter, list_proxies
 from ca.issuance.lifetime import LimitedBy

@@ -11,7 +11,7 @@ from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession, SessionBook
 from ca.entries.directory import EntryDirectory
 from ca.entries.rules import is_alias
-from ca.insight.identity import Grant, GrantingAgent, IdentityFacts, IssuedRecord, RefusalRecord
+from ca.insight.identity_facts import Grant, GrantingAgent, IdentityFacts, IssuedRecord, RefusalRecord
 from ca.insight.near import near_misses
 from ca.insight.proxies import Proxy, ProxyFilter, list_proxies
 from citadel._wire import types_pb2

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import and_, func, or_, select
 
-from ca.insight.identity import IssuedRecord, RefusalRecord
+from ca.insight.identity_facts import IssuedRecord, RefusalRecord
 from ca.store.database import Database
 from ca.store.schema import audit, ledger
 from citadel.spiffe import SpiffeId

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ca.insight.identity import Grant, GrantingAgent, IdentityFacts, IssuedRecord, RefusalRecord, judge_identity
+from ca.insight.identity import judge_identity
+from ca.insight.identity_facts import Grant, GrantingAgent, IdentityFacts, IssuedRecord, RefusalRecord
 from ca.insight.near import near_misses
 from citadel.entry import Entry
 from citadel.selector import Selector
