@@ -53,7 +53,7 @@ class RotationService(rotation_pb2_grpc.RotationsServicer):
 
     async def PlanRotation(self, request: pb.StartRotationRequest, context: Any) -> pb.RotationPlan:
         plan = await self._steering.plan(self._wish(request))
-        census, mesh = plan.census, self._rotator.mesh
+        census, counting = plan.census, self._rotator.mesh.counting
         is_jwt = request.kind == RotationKind.JWT.value
         now = self._clock.now()
         return pb.RotationPlan(
@@ -61,10 +61,10 @@ class RotationService(rotation_pb2_grpc.RotationsServicer):
             agents=census.agents,
             agents_away=census.agents_away,
             proxies=census.proxies,
-            svids=mesh.svid_count() if not is_jwt else 0,
+            svids=counting.svid_count() if not is_jwt else 0,
             takes=to_duration(plan.takes),
             holders=[_holder(holder, now) for holder in plan.holders[:_MOST_HOLDERS]],
-            without_bundle=mesh.streams_without_bundle() if not is_jwt else (),
+            without_bundle=counting.streams_without_bundle() if not is_jwt else (),
         )
 
     async def WatchRotation(self, request: pb.WatchRotationRequest, context: Any) -> AsyncIterator[pb.RotationView]:

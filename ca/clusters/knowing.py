@@ -18,9 +18,10 @@ import structlog
 from ca.authority.manager import AuthorityManager
 from ca.clusters.in_force import InForce
 from ca.rotation import gate
+from ca.rotation.census import Census
 from ca.rotation.gate import AgentView
 from ca.rotation.leaving import earliest_signing
-from ca.rotation.mesh import Census, Mesh
+from ca.rotation.mesh import Mesh
 from ca.rotation.model import Holder
 from ca.rotation.ports import Beyond
 from citadel._wire import clusters_pb2 as pb
@@ -101,7 +102,7 @@ class Knowing:
 
     def census(self, *, order_id: str) -> Census:
         """Counts over this cluster's agents: who has acknowledged the X.509 half, and renewed by an order."""
-        return self._halves[False].mesh.census(trust=self._in_force.trust(is_jwt=False), order_id=order_id)
+        return self._halves[False].mesh.counting.census(trust=self._in_force.trust(is_jwt=False), order_id=order_id)
 
     async def run(self) -> None:
         """Look for as long as somebody asks and somebody is missing, for ever."""

@@ -11,10 +11,10 @@ from ca.agents.roster import AgentRoster
 from ca.api.sessions import AgentSession, SessionBook
 from ca.insight.proxies import agent_name
 from ca.rotation import gate
-from ca.rotation.gate import AgentView, Closed, Trust
+from ca.rotation.census import Counting
+from ca.rotation.gate import AgentView, Closed
 from ca.rotation.model import Holder
 from ca.rotation.ports import Asking, Beyond, IssuedEnds
-from citadel._wire import agent_api_pb2, types_pb2
 from citadel.clock import Clock
 from citadel.reserved import RESERVED_SEGMENT, is_agent_id, server_id
 from citadel.spiffe import SpiffeId, TrustDomain
@@ -24,18 +24,6 @@ _SELDOM: Final = 20  # times as long as a look takes
 _PROXIES_ARE_BACK: Final = gate.PROXIES_ARE_BACK.total_seconds()
 
 Judge = Callable[[AgentView], Iterable[Holder]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Census:
-    """How many there are, and how far they have come."""
-
-    agents: int
-    agents_away: int
-    proxies: int
-    proxies_acknowledged: int
-    svids: int
-    svids_renewed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +58,13 @@ class Mesh:
         self.trust_domain = trust_domain
         self.beyond = beyond
         self.asking = asking
+        self.counting = Counting(trust_domain=trust_domain, roster=roster, sessions=sessions)
         self._roster = roster
         self._sessions = sessions
         self._ends = ends
         self._clock = clock
         self._judged: dict[AgentSession, tuple[int, tuple[Holder, ...]]] = {}
         self._judged_for: object = None
-        # By what it was counted for, so that whoever watches a rotation costs little where nothing changes.
-        self._counted: dict[AgentSession, tuple[tuple[int, Trust], int, int]] = {}
-        self._said: dict[SpiffeId, agent_api_pb2.OrderProgress] = {}  # of the order with this id
-        self._said_of = ""
         self._answer: _Answer | None = None
         self._had_before: dict[AgentSession, tuple[object, datetime | None]] = {}
 
@@ -167,71 +152,6 @@ class Mesh:
     def agent_id(self, name: str) -> SpiffeId:
         """The ID of the agent of this name."""
         return self.trust_domain.member(RESERVED_SEGMENT, "agent", *name.split("/"))
-
-    def census(self, *, trust: Trust, order_id: str) -> Census:
-        """Counts over all connected agents."""
-        sessions = self._sessions.newest()
-        before, self._counted = self._counted, {}
-        for session in sessions.values():
-            known = before.get(session)
-            if known is None or known[0] != (session.changes, trust):
-                known = ((session.changes, trust), *self._proxies(session, trust))
-            self._counted[session] = known
-        progress = self._progress(sessions, order_id) if order_id else []
-        joined = sum(1 for agent in self._roster.all().values() if not agent.banned)
-        covered = sum(each.covered for each in progress)
-        return Census(
-            agents=len(sessions),
-            agents_away=max(0, joined - len(sessions)),
-            proxies=sum(proxies for _, proxies, _ in self._counted.values()),
-            proxies_acknowledged=sum(acknowledged for _, _, acknowledged in self._counted.values()),
-            svids=covered,
-            svids_renewed=max(0, covered - sum(each.left for each in progress)),
-        )
-
-    def _progress(self, sessions: Mapping[SpiffeId, AgentSession], order_id: str) -> list[agent_api_pb2.OrderProgress]:
-        """What each said last of an order: whoever connects anew, as at a change of roots, says it a moment later."""
-        if order_id != self._said_of:
-            self._said_of, self._said = order_id, {}
-        for agent, session in sessions.items():
-            if (said := session.progress.get(order_id)) is not None:
-                self._said[agent] = said
-        return [self._said[agent] for agent in sessions if agent in self._said]
-
-    def _proxies(self, session: AgentSession, trust: Trust) -> tuple[int, int]:
-        """Of this agent's proxies those that asked for a bundle, and of these those that have acknowledged it."""
-        said = [gate.has_acknowledged(stream, trust) for stream in session.streams.values()]
-        return len(said) - said.count(None), said.count(True)
-
-    def streams_without_bundle(self) -> list[str]:
-        """Streams that have an identity and never asked for a bundle: nobody knows what they trust."""
-        found: list[str] = []
-        for agent, session in self._sessions.newest().items():
-            streams = session.streams.values()
-            # An Envoy opens a stream of its own for each secret.
-            with_bundle = {stream.pid for stream in streams if self._has_bundle(stream)}
-            found += (
-                f"{agent_name(agent)}/{stream.stream_id}"
-                for stream in streams
-                if stream.pid not in with_bundle and any(resource.spiffe_id for resource in stream.resources)
-            )
-        return found
-
-    def _has_bundle(self, stream: types_pb2.StreamReport) -> bool:
-        own = (each for each in stream.resources if each.trust_domain == self.trust_domain.name)
-        return any(not resource.jwt_bundle for resource in own)
-
-    def svid_count(self) -> int:
-        """How many different certificates the connected proxies hold."""
-        return len(
-            {
-                resource.serial
-                for session in self._sessions.newest().values()
-                for stream in session.streams.values()
-                for resource in stream.resources
-                if resource.serial
-            }
-        )
 
 
 def _view(session: AgentSession, order_id: str, monotonic: float) -> AgentView:

@@ -19,10 +19,11 @@ from ca.audit.model import Act, Actor, ActorKind
 from ca.authority.manager import AuthorityManager
 from ca.rotation import gate, machine
 from ca.rotation.acting import Acting
+from ca.rotation.census import Census
 from ca.rotation.changes import Changes
 from ca.rotation.leaving import Leaving
 from ca.rotation.machine import Facts
-from ca.rotation.mesh import Census, Mesh
+from ca.rotation.mesh import Mesh
 from ca.rotation.model import Holder, Longest, Phase, Rotation, RotationKind
 from ca.rotation.orders import OrderBoard
 from ca.rotation.polled import Polled
@@ -146,7 +147,7 @@ class Rotator:
         rotation = self.current
         return View(
             rotation=rotation,
-            census=self.mesh.census(
+            census=self.mesh.counting.census(
                 trust=self.waiting.trust(self.running.kind if self.running is not None else RotationKind.ROOT),
                 order_id=rotation.id if rotation is not None else "",
             ),

@@ -14,7 +14,7 @@ from ca.audit.model import Act, Actor, ActorKind
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import AuthorityKind
 from ca.rotation import gate, machine
-from ca.rotation.mesh import Census
+from ca.rotation.census import Census
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind, Scope
 from ca.rotation.rotator import Rotator
 from citadel.clock import Clock
@@ -103,7 +103,7 @@ class Steering:
             takes = (
                 margins + rotation.window + max((each.until - now for each in asking if each.until), default=_NO_TIME)
             )
-        census = self._rotator.mesh.census(trust=self._rotator.waiting.trust(wish.kind), order_id="")
+        census = self._rotator.mesh.counting.census(trust=self._rotator.waiting.trust(wish.kind), order_id="")
         return Plan(steps=course, takes=takes, holders=holders, census=census)
 
     async def pause(self, *, why: str, by: Actor) -> Rotation:

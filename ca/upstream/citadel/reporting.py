@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.authority.manager import AuthorityManager
 from ca.authority.model import AuthorityKind
-from ca.rotation.mesh import Census
+from ca.rotation.census import Census
 from ca.rotation.model import Holder, Rotation
 from ca.upstream.citadel.authority import ParentAuthority
 from citadel._wire import clusters_pb2 as pb

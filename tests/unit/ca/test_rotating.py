@@ -12,7 +12,7 @@ from ca.api.status import clock_jump, rotation_status
 from ca.authority.jwt_model import JwtAuthority
 from ca.authority.model import Authority, AuthorityKind, AuthorityState
 from ca.insight.rotating import PATIENCE, clock_check, rotation_check
-from ca.rotation.mesh import Census
+from ca.rotation.census import Census
 from ca.rotation.model import Holder, Phase, Rotation, RotationKind
 from ca.rotation.rotator import View
 from ca.rotation_metrics import RotationCollector

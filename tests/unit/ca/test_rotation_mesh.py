@@ -93,7 +93,7 @@ class Scene:
         return session
 
     def proxies(self, sequence: int) -> tuple[int, int]:
-        census = self.mesh.census(trust=trust(sequence), order_id="")
+        census = self.mesh.counting.census(trust=trust(sequence), order_id="")
         return census.proxies, census.proxies_acknowledged
 
 
@@ -127,7 +127,7 @@ def test_how_far_an_agent_is_counts_also_while_it_connects_anew_and_has_not_said
         session.take(pb.AgentMessage(progress=pb.RenewProgress(orders=[progress])))
 
     def renewed(order_id: str) -> tuple[int, int]:
-        census = scene.mesh.census(trust=trust(1), order_id=order_id)
+        census = scene.mesh.counting.census(trust=trust(1), order_id=order_id)
         return census.svids_renewed, census.svids
 
     first = told("one")
@@ -218,11 +218,11 @@ async def test_whoever_must_hear_of_a_root_differs_from_whoever_depends_on_one()
 
 async def test_an_agent_that_joined_and_never_connected_counts_as_away() -> None:
     scene = Scene()
-    census = scene.mesh.census(trust=trust(1), order_id="")
+    census = scene.mesh.counting.census(trust=trust(1), order_id="")
     assert (census.agents, census.agents_away) == (0, 2)
     scene.connect(NODE_1)
     scene.roster.put(agent(NODE_2, banned=True))
-    census = scene.mesh.census(trust=trust(1), order_id="")
+    census = scene.mesh.counting.census(trust=trust(1), order_id="")
     assert (census.agents, census.agents_away) == (1, 0)
 
 
@@ -241,8 +241,8 @@ def test_streams_that_were_closed_are_judged_and_not_counted() -> None:
     assert [(each.report, each.ago) for each in views[0].closed] == [(closed, timedelta(seconds=8))]
     assert list(views[0].streams) == []
     assert scene.proxies(1) == (0, 0)
-    assert scene.mesh.svid_count() == 0
-    assert scene.mesh.streams_without_bundle() == []
+    assert scene.mesh.counting.svid_count() == 0
+    assert scene.mesh.counting.streams_without_bundle() == []
 
 
 def test_streams_whose_process_never_asked_for_a_bundle_are_named() -> None:
@@ -263,4 +263,4 @@ def test_streams_whose_process_never_asked_for_a_bundle_are_named() -> None:
     ]
     session.take(pb.AgentMessage(streams=pb.Streams(reports=reports)))
     scene.connect(NODE_2).take(pb.AgentMessage(streams=pb.Streams(reports=reports[1:2])))
-    assert scene.mesh.streams_without_bundle() == ["node-1/4", "node-1/7"]
+    assert scene.mesh.counting.streams_without_bundle() == ["node-1/4", "node-1/7"]

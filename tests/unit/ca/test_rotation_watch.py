@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ca.api.rotations import RotationService
+from ca.rotation.census import Census
 from ca.rotation.changes import Changes
-from ca.rotation.mesh import Census
 from ca.rotation.model import Phase, Rotation, RotationKind
 from ca.rotation.rotator import View
 from citadel._wire import rotation_pb2 as pb

@@ -172,7 +172,7 @@ async def test_a_change_of_the_keys_for_tokens_which_no_envoy_is_sent_holds_no_r
     await server.turn()
     after = server.authorities.sequences()
     assert (after.bundle, after.x509, after.jwt) == (before.bundle + 1, before.x509, before.bundle + 1)
-    census = server.mesh.census(trust=server.rotator.waiting.trust(RotationKind.ROOT), order_id="")
+    census = server.mesh.counting.census(trust=server.rotator.waiting.trust(RotationKind.ROOT), order_id="")
     assert (census.proxies, census.proxies_acknowledged) == (2, 2)
     assert (await server.steering.plan(Wish(kind=ROOT))).holders == []
     await server.begin(ROOT)
@@ -225,7 +225,7 @@ async def test_a_program_that_closed_its_stream_holds_up_the_drain_to_the_end_of
     await server.phase(Phase.ACTIVATE)
     assert 35 <= server.clock.monotonic() - begun < 40, "an Envoy would be back by then"
     await server.until(lambda: server.holders() == {"node-1/left-0": words})
-    assert server.mesh.census(trust=server.rotator.waiting.trust(RotationKind.ROOT), order_id="").proxies == 2
+    assert server.mesh.counting.census(trust=server.rotator.waiting.trust(RotationKind.ROOT), order_id="").proxies == 2
     server.clock.leap((ends - server.clock.now()).total_seconds() - 1)
     server.clock.jump(HOUR)
     await server.turn()
