@@ -1,4 +1,4 @@
-"""The composition root of `citadel server`: everything is made and wired here, and nowhere else.
+"""The composition root of `citadel server`: everything is made and wired from here, stage by stage.
 
 One server at a time owns the store and serves; another one on the same store stands by until it can take its place. A
 server that loses the store becomes a standby itself: it closes all that it had made, and later begins anew.
