@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -19,6 +20,7 @@ from ca.issuance.ledger import Ledger, LedgerRow
 from ca.revocation.lists import RevocationLists
 from citadel._wire import types_pb2
 from citadel.clock import Clock
+from citadel.errors import CitadelError
 from citadel.metrics import SECONDS
 from citadel.reserved import is_agent_id, is_k8s_door_id, is_reserved_id
 
@@ -151,15 +153,30 @@ class MeteredLedger:
         self._signing.observe(seconds)
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
+        if rows:
+            with self._waited(len(rows)):
+                await self._ledger.append(rows)
+            self._note_durable(rows)
+
+    async def append_each(self, rows: Sequence[LedgerRow]) -> Sequence[CitadelError | None]:
         if not rows:
-            return
+            return []
+        with self._waited(len(rows)):
+            refusals = await self._ledger.append_each(rows)
+        self._note_durable(row for row, refusal in zip(rows, refusals, strict=True) if refusal is None)
+        return refusals
+
+    @contextmanager
+    def _waited(self, number: int) -> Iterator[None]:
         begun = self._clock.monotonic()
-        self._waiting.inc(len(rows))
+        self._waiting.inc(number)
         try:
-            await self._ledger.append(rows)
+            yield
         finally:
-            self._waiting.dec(len(rows))
+            self._waiting.dec(number)
             self._seconds.observe(self._clock.monotonic() - begun)
+
+    def _note_durable(self, rows: Iterable[LedgerRow]) -> None:
         for kind, number in Count(map(_kind_of, rows)).items():
             self._issued.labels(kind).inc(number)
 

@@ -128,7 +128,7 @@ class Issuer:
     async def issue_proven(self, requests: Sequence[ProvenRequest]) -> list[IssuedSvid | CitadelError]:
         """Sign a batch for identities that a platform has proved; results as those of `issue`.
 
-        Raises `Unavailable` where that concerns the whole batch; then nothing was issued.
+        Raises `Unavailable` where nobody can sign now; then nothing was issued.
         """
         # 1. Authenticate. A request is the proof: only the rooms that ask a platform make one, from its answer. The
         #    callers of a batch are strangers to each other, so each has a share of its own.
@@ -163,10 +163,10 @@ class Issuer:
         signed = await self._worker.sign(press.issuing.key, press.signed, good, inline=press.inline)
         self._on_signed(len(drafts), self._clock.monotonic() - begun)
         # 6. Nothing to authorize again: no entry can have changed.
-        # 7. Make the rows durable; a revocation that came meanwhile refuses them here.
-        await self._ledger.append([draft.row for draft in good])
+        # 7. Make the rows durable; a revocation that came meanwhile refuses here the one that it concerns.
+        refusals = await self._ledger.append_each([draft.row for draft in good])
         # 8. Answer.
-        answers = iter(signed)
+        answers = iter([svid if refusal is None else refusal for svid, refusal in zip(signed, refusals, strict=True)])
         return [next(answers) if isinstance(each, Draft) else each for each in drafts]
 
     async def issue_reserved(self, spiffe_id: SpiffeId, csr: bytes, *, dns_names: tuple[str, ...] = ()) -> IssuedSvid:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from citadel.errors import CitadelError
 from citadel.spiffe import SpiffeId
 
 
@@ -35,5 +36,12 @@ class Ledger(Protocol):
         Raises `PermissionDenied` (`agent_banned`) if the agent that asked was banned meanwhile, or `Unavailable`:
         `identity_revoked` if one of these was revoked meanwhile, and asking again says which, `store_unavailable` if
         nothing could be written. Then no certificate of these rows may be handed out.
+        """
+        ...
+
+    async def append_each(self, rows: Sequence[LedgerRow]) -> Sequence[CitadelError | None]:
+        """The same for rows of strangers, of which none answers for another.
+
+        None for each that is durable, and what `append` would raise for it alone where it is not.
         """
         ...

@@ -40,7 +40,7 @@ OnCommit = Callable[[int], None]
 @dataclass(slots=True, eq=False)
 class _Append:  # compared by identity
     rows: Sequence[LedgerRow]
-    done: asyncio.Future[None]
+    done: asyncio.Future[CitadelError | None]  # None once they are durable
 
 
 class SqlLedger:
@@ -77,15 +77,25 @@ class SqlLedger:
         return self._waiting_rows
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
-        if not rows:
-            return
-        if self._waiting_rows + len(rows) > _MOST_WAITING:
-            raise Unavailable(Reason.STORE_UNAVAILABLE, "the ledger is behind; try again later")
-        append = _Append(rows, asyncio.get_running_loop().create_future())
-        self._waiting.append(append)
-        self._waiting_rows += len(rows)
-        self._arrived.set()
-        await append.done
+        for refusal in await self._appended([rows] if rows else []):
+            if refusal is not None:
+                raise refusal
+
+    async def append_each(self, rows: Sequence[LedgerRow]) -> Sequence[CitadelError | None]:
+        return await self._appended([[row] for row in rows])
+
+    async def _appended(self, groups: Sequence[Sequence[LedgerRow]]) -> Sequence[CitadelError | None]:
+        """What becomes of each of the groups, which are refused one by one and share commits."""
+        number = sum(map(len, groups))
+        if self._waiting_rows + number > _MOST_WAITING:
+            return [Unavailable(Reason.STORE_UNAVAILABLE, "the ledger is behind; try again later")] * len(groups)
+        loop = asyncio.get_running_loop()
+        appends = [_Append(rows, loop.create_future()) for rows in groups]
+        self._waiting += appends
+        self._waiting_rows += number
+        if appends:
+            self._arrived.set()
+        return await asyncio.gather(*(append.done for append in appends))
 
     async def settled(self) -> None:
         """Wait until the commit under way, which has asked already who is banned and what is revoked, has ended."""
@@ -162,12 +172,8 @@ class SqlLedger:
     @staticmethod
     def _settle(batch: Sequence[_Append], error: CitadelError | None) -> None:
         for append in batch:
-            if append.done.done():
-                continue
-            if error is None:
-                append.done.set_result(None)
-            else:
-                append.done.set_exception(error)
+            if not append.done.done():
+                append.done.set_result(error)
 
 
 def _requesters(rows: Sequence[LedgerRow]) -> Iterable[SpiffeId]:

@@ -58,7 +58,7 @@ class Gathering:
                 if isinstance(outcome, IssuedSvid):
                     done.set_result(outcome)
                 else:
-                    done.set_exception(outcome)
+                    done.set_exception(_twin(outcome))
         except Exception as error:  # noqa: BLE001 - told to all who wait, whose task this is not
             for _, done in batch:
                 if not done.done():

@@ -27,7 +27,7 @@ from ca.revocation.bars import Bars
 from ca.store.agents import SqlAgentStore, SqlTokenStore
 from ca.store.database import Database
 from ca.store.schema import audit
-from citadel.errors import PermissionDenied, Reason, Unavailable
+from citadel.errors import CitadelError, PermissionDenied, Reason, Unavailable
 from citadel.spiffe import SpiffeId
 from tests import certificates
 from tests.clock import FakeClock
@@ -58,6 +58,9 @@ class OpenLedger:
         self.committing.set()
         await self.may_commit.wait()
         self.rows.extend(rows)
+
+    async def append_each(self, rows: Sequence[LedgerRow]) -> Sequence[CitadelError | None]:
+        raise NotImplementedError
 
     async def key_ended_at(self, spiffe_id: SpiffeId, key: str) -> datetime | None:
         ends = [row.not_after for row in self.rows if (row.spiffe_id, row.public_key) == (spiffe_id, key)]

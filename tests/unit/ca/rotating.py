@@ -66,6 +66,7 @@ from ca.store.schema import audit, ledger
 from ca.store.successions import SqlSuccessions
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
+from citadel.errors import CitadelError
 from citadel.revocation_reading import read_revocations
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
@@ -154,6 +155,10 @@ class PlainLedger:
             for row in rows:
                 values = asdict(row) | {"spiffe_id": str(row.spiffe_id), "requested_by": str(row.requested_by)}
                 await connection.execute(insert(ledger).values(values))
+
+    async def append_each(self, rows: Sequence[LedgerRow]) -> Sequence[CitadelError | None]:
+        await self.append(rows)
+        return [None for _ in rows]
 
 
 class Roll:

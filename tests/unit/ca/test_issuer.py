@@ -59,6 +59,12 @@ class RecordingLedger:
             raise self.refusal
         self.rows.extend(rows)
 
+    async def append_each(self, rows: Sequence[LedgerRow]) -> Sequence[CitadelError | None]:
+        await self.gate.wait()
+        if self.refusal is None:
+            self.rows.extend(rows)
+        return [self.refusal for _ in rows]
+
 
 class Authorities:
     """One issuing authority that ends after `lifetime`."""

@@ -97,8 +97,7 @@ async def test_each_caller_has_a_share_of_its_own() -> None:
 async def test_nothing_leaves_without_its_row() -> None:
     desk = Desk()
     desk.ledger.refusal = Unavailable(Reason.STORE_UNAVAILABLE, "full")
-    with pytest.raises(Unavailable, match="full"):
-        await desk.issuer.issue_proven([asked()])
+    assert await desk.issuer.issue_proven([asked(), asked()]) == [desk.ledger.refusal] * 2
 
 
 def test_the_ledger_tells_a_platform_from_everybody_else() -> None:

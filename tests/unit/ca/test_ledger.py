@@ -84,6 +84,36 @@ async def test_what_was_revoked_meanwhile_does_not_become_real_and_takes_nothing
     assert await serials(database) == [good.serial]
 
 
+async def test_rows_of_strangers_share_a_commit_and_each_is_refused_alone(database: Database) -> None:
+    commits: list[int] = []
+    revoked = {"revoked"}
+    async with writing(
+        database, is_revoked=lambda one: one.entry_id in revoked, banned={NODE_2}, on_commit=commits.append
+    ) as ledger:
+        rows = [row(), row(entry_id="revoked"), row(NODE_2), row()]
+        outcomes = await ledger.append_each(rows)
+        assert await ledger.append_each([]) == []
+    assert [outcome and outcome.reason for outcome in outcomes] == [
+        None,
+        Reason.IDENTITY_REVOKED,
+        Reason.AGENT_BANNED,
+        None,
+    ]
+    assert await serials(database) == [rows[0].serial, rows[3].serial]
+    assert commits == [2]
+
+
+async def test_strangers_are_all_told_that_nothing_could_be_written(database: Database) -> None:
+    async with writing(database) as ledger:
+        await ledger.append([row(serial="aa")])
+        outcomes = await ledger.append_each([row(), row(serial="aa")])
+        assert [outcome and outcome.reason for outcome in outcomes] == [Reason.STORE_UNAVAILABLE] * 2
+    behind = SqlLedger(database=database, is_banned=lambda _: False)  # nobody writes
+    outcomes = await behind.append_each([row()] * 10_001)
+    assert {outcome and outcome.reason for outcome in outcomes} == {Reason.STORE_UNAVAILABLE}
+    assert await serials(database) == ["aa"]
+
+
 async def test_a_serial_is_recorded_once(database: Database) -> None:
     async with writing(database) as ledger:
         await ledger.append([row(serial="aa")])

@@ -7,20 +7,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from cryptography import x509
 from OpenSSL import crypto
+from sqlalchemy import select
 
 from ca.issuance.press import IssuedSvid
 from ca.issuance.proven import ProvenRequest
 from ca.kubernetes.istio.chain import Answers
 from ca.kubernetes.istio.gathering import Gathering
+from ca.revocation.bars import Bars
+from ca.store.database import Database
+from ca.store.schema import ledger as ledger_rows
 from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unavailable
+from citadel.serial import serial_hex
 from citadel.spiffe import SpiffeId
 from tests import certificates
-from tests.unit.ca.test_issuer import ROOT, Desk
+from tests.csrs import new_key
+from tests.remote_keys import LocalRemoteKey
+from tests.unit.ca.records import writing
+from tests.unit.ca.test_issuer import ROOT, Desk, revocation_of
 from tests.unit.ca.test_issuer_proven import asked
-from tests.unit.ca.values import A_TEST, NOW
+from tests.unit.ca.values import A_TEST, NOW, entry
 
 REVOKED = PermissionDenied(Reason.IDENTITY_REVOKED, "revoked")
 
@@ -98,7 +107,7 @@ async def test_a_refusal_is_one_callers_alone_and_a_failure_everybodys() -> None
         gathering.issue(named(1)), gathering.issue(replace(named(2), charged_to="bad")), return_exceptions=True
     )
     assert isinstance(good, IssuedSvid)
-    assert bad is REVOKED
+    assert (type(bad), str(bad)) == (type(REVOKED), str(REVOKED))
     for failure in (Unavailable(Reason.STORE_UNAVAILABLE, "full"), RuntimeError("defect")):
         issuer.fails = failure
         both = await asyncio.gather(*map(gathering.issue, (named(1), named(2))), return_exceptions=True)
@@ -106,6 +115,28 @@ async def test_a_refusal_is_one_callers_alone_and_a_failure_everybodys() -> None
         assert both[0] is not both[1]  # each is raised by a task of its own
     issuer.fails = None
     assert isinstance(await gathering.issue(named(3)), IssuedSvid)
+
+
+@pytest.mark.invariant(2)
+async def test_who_is_revoked_while_a_batch_is_signed_is_refused_alone(database: Database) -> None:
+    bars, remote = Bars(), LocalRemoteKey(new_key())
+    async with writing(database, is_revoked=bars.hold) as ledger:
+        gathering = Gathering(Desk(key=remote, ledger=ledger).issuer)
+        remote.elsewhere.gate.clear()
+        calls = [asyncio.create_task(gathering.issue(named(number))) for number in range(20)]
+        while not remote.elsewhere.calls:
+            await asyncio.sleep(0)
+        bars.replace([revocation_of(entry("/ns/shop/sa/a7"))])
+        remote.elsewhere.gate.set()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refused = outcomes.pop(7)
+    assert isinstance(refused, Unavailable)
+    assert refused.reason is Reason.IDENTITY_REVOKED
+    svids = [outcome for outcome in outcomes if isinstance(outcome, IssuedSvid)]
+    assert len(svids) == 19
+    async with database.reading() as connection:
+        serials = (await connection.execute(select(ledger_rows.c.serial))).scalars()
+        assert set(serials) == {serial_hex(svid.chain[0].serial_number) for svid in svids}
 
 
 class Short:
@@ -119,7 +150,7 @@ async def test_nobody_waits_for_an_answer_that_was_forgotten() -> None:
     gathering = Gathering(Short())
     async with asyncio.timeout(10):
         first, last = await asyncio.gather(*map(gathering.issue, (named(1), named(2))), return_exceptions=True)
-    assert first is REVOKED
+    assert (type(first), str(first)) == (type(REVOKED), str(REVOKED))
     assert isinstance(last, ValueError)
 
 
