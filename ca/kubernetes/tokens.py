@@ -49,12 +49,12 @@ class TokenReviewer:
         """
         if _TOKEN.fullmatch(token) is None:
             raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, "this is no token of a service account")
+        digest = hashlib.sha256(token.encode()).digest()
+        if (known := self._known(digest)) is not None:  # its own words were read when it was reviewed
+            return known
         refuse_by_its_own_words(token, audience=self._audience, now=self._clock.now())
         if not self._keep:
             return await self._reviews.once(object(), lambda: self._reviewed(token))
-        digest = hashlib.sha256(token.encode()).digest()
-        if (known := self._known(digest)) is not None:
-            return known
         return await self._reviews.once(digest, lambda: self._reviewed_and_kept(token, digest))
 
     def _known(self, digest: bytes) -> ProvenAccount | None:
