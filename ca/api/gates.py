@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -42,16 +41,12 @@ class AgentGate:
         self._known = InFlight(most_of_one=most_of_one, what="calls")
         self._others = InFlight(most_of_one=_OTHERS, what="calls")
 
-    @contextmanager
-    def admit(self, method: str, context: Any) -> Iterator[None]:
+    def admit(self, method: str, context: Any) -> AbstractContextManager[None]:
         if method.startswith(_AGENT_API):
-            calls = self._known.one(self._roster.recognise(leaf_pem(context)).spiffe_id)
-        elif method.startswith(_CLUSTERS):
-            calls = self._known.one(self._children.recognise(leaf_pem(context)))
-        else:
-            calls = self._others.one(None)
-        with calls:
-            yield
+            return self._known.one(self._roster.recognise(leaf_pem(context)).spiffe_id)
+        if method.startswith(_CLUSTERS):
+            return self._known.one(self._children.recognise(leaf_pem(context)))
+        return self._others.one(None)
 
 
 class AnonymousGate:
@@ -65,11 +60,9 @@ class AnonymousGate:
         self._calls = calls
         self._proxies = proxies
 
-    @contextmanager
-    def admit(self, method: str, context: Any) -> Iterator[None]:
+    def admit(self, method: str, context: Any) -> AbstractContextManager[None]:
         calls = self._proxies if method.startswith(_ISTIO_CA) else self._calls
-        with calls.one(address(context)):
-            yield
+        return calls.one(address(context))
 
 
 def proxy_calls(limits: LimitSettings) -> InFlight:
