@@ -18,7 +18,7 @@ def hang_bundles(kubernetes: KubernetesAffairs, *, own: OwnBundle, metrics: Coll
         if (settings := cluster.settings.bundles) is None:
             continue
         keeping = kept[name] = BundleKeeping(cluster.api, settings, own, cluster=name, clock=clock)
-        kubernetes.work.append(keeping.run)
+        cluster.work["the trust bundle"] = keeping.run
         kubernetes.beyond.append(keeping)
         cluster.notes.append(keeping.notes)
         for each in keeping.bases():

@@ -15,4 +15,4 @@ def hang_departures(kubernetes: KubernetesAffairs, *, roster: AgentRoster, clock
         if cluster.settings.joining is not None:
             places = Places(cluster.api, cluster.pods)
             departures = Departures(cluster=cluster.name, roster=roster, places=places, clock=clock)
-            kubernetes.work.append(departures.run)
+            cluster.work["agents that have left"] = departures.run

@@ -17,7 +17,7 @@ def hang_gateways(kubernetes: KubernetesAffairs, *, clock: Clock) -> None:
     for cluster in kubernetes.clusters.values():
         if (settings := cluster.settings.gateways) is not None:
             gateways = GatewayCluster(cluster.name, settings, api=cluster.api, pods=cluster.pods, clock=clock)
-            kubernetes.work.append(gateways.run)
+            cluster.work["credentials of gateways"] = gateways.run
             kubernetes.gateways[cluster.name] = gateways
             cluster.notes.append(gateways.notes)
             cluster.tell_of(gateways.basis, clock=clock)

@@ -42,7 +42,7 @@ class KubernetesSurroundings:
 
 
 def hang_into(kubernetes: KubernetesAffairs, around: KubernetesSurroundings) -> None:
-    """Make every part that the settings ask for, and append what each does to `kubernetes.work`."""
+    """Make every part that the settings ask for, and add what each does to the work in its cluster."""
     hang_workloads(
         kubernetes,
         trust_domain=around.settings.trust_domain,

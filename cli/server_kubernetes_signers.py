@@ -50,12 +50,12 @@ def hang_signers(kubernetes: KubernetesAffairs, around: SignerSurroundings, metr
         cluster.notes.append(partial(root_notes, cluster.settings))
         if signers.certificate_requests != "off":
             requests = certificate_requests[name] = _certificate_requests(cluster, signers, around)
-            kubernetes.work.append(requests.run)
+            cluster.work["CertificateSigningRequests"] = requests.run
             cluster.notes.append(requests.notes)
             cluster.tell_of(requests.basis, clock=around.clock)
         if signers.pod_certificates:
             pods = pod_certificates[name] = _pod_certificates(cluster, signers, around)
-            kubernetes.work.append(pods.run)
+            cluster.work["PodCertificateRequests"] = pods.run
             cluster.notes.append(pods.notes)
             cluster.tell_of(pods.basis, clock=around.clock)
     metrics.register(SignerCollector(certificate_requests, pod_certificates))

@@ -41,7 +41,7 @@ def hang_workloads(
             continue
         services = _services(cluster, settings, clock)
         if services is not None:
-            kubernetes.work.append(services.run)
+            cluster.work["its services"] = services.run
             cluster.tell_of(Basis("its services, which pods wait for,", "services", services), clock=clock)
         reconciler = WorkloadReconciler(
             cluster=cluster.name,
@@ -52,10 +52,10 @@ def hang_workloads(
             registry=registry,
             clock=clock,
         )
-        kubernetes.work.append(reconciler.run)
+        cluster.work["identities of pods"] = reconciler.run
         kubernetes.workloads[cluster.name] = reconciler.condition
     kept = frozenset(kubernetes.workloads)
-    kubernetes.work.append(partial(_tidy, directory, registry, kept, clock))
+    kubernetes.work["entries of clusters that are no more"] = partial(_tidy, directory, registry, kept, clock)
 
 
 def _services(cluster: Cluster, settings: WorkloadSettings, clock: Clock) -> Services | None:

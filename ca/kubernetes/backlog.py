@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from ca.kubernetes.safety import nothing_unexpected
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.kubernetes.ports import ApiUnavailable
@@ -25,7 +26,7 @@ _log = structlog.get_logger(__name__)
 class Backlog:
     """Keys that `work` brings in order, so many `at_once`, each by one at a time, and once however often it is added.
 
-    What raises `CitadelError` is tried again with growing pauses of its own. While `is_away` says that the API server
+    What raises anything is tried again with growing pauses of its own. While `is_away` says that the API server
     cannot be followed nothing is tried at all, and what it asks to wait (429) all wait: its return is no storm.
     """
 
@@ -86,17 +87,21 @@ class Backlog:
                 for _ in range(self._at_once):
                     workers.create_task(self._worker())
         finally:
-            for later in self._later.values():
-                later.cancel()
+            for key in list(self._later):  # who runs this again finds them ready
+                self.add(key)
 
     async def _worker(self) -> None:
         while True:
             key = await self._next()
             self._working.add(key)
             try:
-                await self._work(key)
+                with nothing_unexpected(key):
+                    await self._work(key)
             except CitadelError as error:
                 self._failed(key, error)
+            except asyncio.CancelledError:
+                self._again.add(key)
+                raise
             else:
                 self._worked(key)
             finally:

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import structlog
 
+from ca.kubernetes.safety import nothing_unexpected
 from citadel.clock import Clock
 from citadel.errors import CitadelError, NotFound
 from citadel.kubernetes.ports import KubernetesApi
+from citadel.kubernetes.reading import parts
 from citadel.pace import Pace
 from citadel.waiting import first_of
 
@@ -30,7 +32,7 @@ async def served_at(api: KubernetesApi, resource: str) -> str | None:
             found = await api.get(f"{GROUP}/{version}")
         except NotFound:
             continue
-        if any(each.get("name") == resource for each in found.get("resources") or ()):
+        if any(each.get("name") == resource for each in parts(found, "resources")):
             return f"{GROUP}/{version}"
     return None
 
@@ -59,7 +61,8 @@ class WhileServed:
     async def _look(self, follow: Callable[[str], Coroutine[Any, Any, None]]) -> float:
         """In how many seconds to look again."""
         try:
-            found = await served_at(self._api, self._resource)
+            with nothing_unexpected(self._resource):
+                found = await served_at(self._api, self._resource)
         except CitadelError as error:
             if self._at is None and not self._pace.wait:
                 _log.warning("cannot ask what the API server has", reason=error.reason, error=str(error))
@@ -90,7 +93,7 @@ class WhileServed:
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait({self._following})
-            self._following = None
+            self._following, self._at = None, None
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

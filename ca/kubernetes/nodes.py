@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ca.kubernetes.accounts import Named, ProvenAccount
 from ca.kubernetes.pods import Pod, Pods, pod_of
 from citadel.errors import CitadelError, NotFound, Reason, Unauthenticated
 from citadel.kubernetes.ports import KubernetesApi
+from citadel.kubernetes.reading import part
 from citadel.selector import Selector
 
 _FACT: Final = "node"
@@ -98,7 +98,7 @@ class Places:
     async def node(self, name: str) -> Named | None:
         """The node of this name as the API server says it now; None says that there is none."""
         try:
-            found: Mapping[str, Any] = (await self._api.get(f"/api/v1/nodes/{name}")).get("metadata") or {}
+            found = part(await self._api.get(f"/api/v1/nodes/{name}"), "metadata")
         except NotFound:
             return None
         return Named(name, str(found["uid"])) if found.get("uid") else None

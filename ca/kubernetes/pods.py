@@ -14,7 +14,7 @@ from citadel.clock import Clock
 from citadel.errors import CitadelError, NotFound
 from citadel.kubernetes.informer import Follower, Informer
 from citadel.kubernetes.ports import KubeObject, KubernetesApi
-from citadel.kubernetes.reading import part
+from citadel.kubernetes.reading import part, parts
 
 PODS: Final = "/api/v1/pods"
 _QUESTIONS: Final = 16  # at a time
@@ -174,10 +174,10 @@ def pod_of(found: KubeObject) -> Pod | None:
         ),
         owners=tuple(
             Owner(_text(owner, "kind"), _text(owner, "name"), _text(owner, "uid"))
-            for owner in meta.get("ownerReferences") or ()
+            for owner in parts(meta, "ownerReferences")
         ),
         phase=_text(status, "phase"),
-        ips=tuple(str(each.get("ip", "")) for each in status.get("podIPs") or ()),
+        ips=tuple(str(each.get("ip", "")) for each in parts(status, "podIPs")),
         created=str(meta.get("creationTimestamp") or ""),
     )
 

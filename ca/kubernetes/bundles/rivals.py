@@ -9,6 +9,7 @@ import structlog
 
 from citadel.errors import CitadelError
 from citadel.kubernetes.ports import FIELD_MANAGER, KubeObject, KubernetesApi
+from citadel.kubernetes.reading import part, parts
 
 _ISTIOS: Final = "istio-ca-root-cert"
 
@@ -17,8 +18,8 @@ _log = structlog.get_logger(__name__)
 
 def writers_of(found: KubeObject) -> set[str]:
     """The field managers that hold data of this ConfigMap, as `get` answers it."""
-    entries = found["metadata"].get("managedFields") or ()
-    return {str(each.get("manager")) for each in entries if "f:data" in (each.get("fieldsV1") or {})}
+    entries = parts(part(found, "metadata"), "managedFields")
+    return {str(each.get("manager")) for each in entries if "f:data" in part(each, "fieldsV1")}
 
 
 def ending(name: str) -> str:
@@ -54,7 +55,7 @@ class Rivals:
             )
         except CitadelError:
             listed = {}
-        managers = {manager for each in listed.get("items") or () for manager in writers_of(each)} - {FIELD_MANAGER}
+        managers = {manager for each in parts(listed, "items") for manager in writers_of(each)} - {FIELD_MANAGER}
         if namespace not in self._found or managers:
             _log.warning(
                 "a ConfigMap with the trust bundle is written by somebody else too",

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 
 from ca.kubernetes.gateways.secret import SecretName
+from ca.kubernetes.safety import nothing_unexpected
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.kubernetes.ports import KubernetesApi
@@ -95,7 +96,8 @@ class EventReporter:
             self._told.popitem(last=False)
         path = f"/api/v1/namespaces/{fault.secret.namespace}/events/{fault.name}"
         try:
-            await self._api.apply(path, _event(fault, told, now))
+            with nothing_unexpected(path):
+                await self._api.apply(path, _event(fault, told, now))
         except CitadelError as error:  # the log has it
             _log.warning("no Event could be written", cluster=self._cluster, reason=error.reason, error=str(error))
 

@@ -16,6 +16,7 @@ from ca.audit.model import Actor
 from ca.entries.changes import EntryChange
 from ca.entries.directory import EntryDirectory
 from ca.kubernetes.pods import Pod
+from ca.kubernetes.safety import nothing_unexpected
 from ca.kubernetes.workloads.condition import WorkloadCondition
 from ca.kubernetes.workloads.rules import PodRules, Verdict, origin_prefix
 from citadel.clock import Clock
@@ -204,7 +205,12 @@ class WorkloadReconciler:
 
     def _look(self, key: str, step: _Step, now: datetime) -> None:
         pod = self._pods.current.get(key)
-        verdict = Verdict() if pod is None else self._rules.judge(pod, self._selecting(pod), now)
+        try:
+            with nothing_unexpected(key):
+                verdict = Verdict() if pod is None else self._rules.judge(pod, self._selecting(pod), now)
+        except CitadelError as error:  # its entries stay as they are, and those of the others are brought in line
+            self._note(key, error.message)
+            return
         self._note(key, verdict.problem)
         if verdict.entry is None:
             self._admitted.discard(key)

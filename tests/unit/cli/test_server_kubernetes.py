@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from ca.kubernetes.discovery import GROUP
 from ca.kubernetes.following import Basis
+from ca.kubernetes.safety import SafetyNet
 from ca.kubernetes.settings import ClusterSettings
 from ca.kubernetes.workloads.services import SERVICES, Service, Services, service_of
 from citadel.bundle import TrustBundle
@@ -126,9 +127,9 @@ async def keeping(api: FakeKubernetes, clock: FakeClock) -> AsyncIterator[Cluste
     api.objects[f"{GROUP}/v1"] = {"resources": [{"name": "clustertrustbundles"}]}
     settings = ClusterSettings.model_validate({"name": "c1", "bundles": BUNDLES})
     theirs = cluster_of(settings, api, clock)
-    affairs = KubernetesAffairs(clusters={"c1": theirs}, clock=clock)
+    affairs = KubernetesAffairs(clusters={"c1": theirs}, clock=clock, net=SafetyNet("all clusters", clock=clock))
     hang_bundles(affairs, own=Own(), metrics=CollectorRegistry(), clock=clock)
-    async with running(affairs.work[0]):
+    async with running(theirs.work["the trust bundle"]):
         await clock.advance(1)
         yield theirs
 
@@ -191,6 +192,37 @@ async def test_an_api_server_that_is_away_is_told_of_once_and_before_all_else() 
             "away (kubernetes_unavailable), for 60 s; "
             "what it is reached by cannot be followed: half a kubeconfig (config_invalid), for 0 s"
         )
+
+
+@pytest.mark.invariant(8)
+async def test_a_cluster_whose_work_ends_is_degraded_and_ends_no_work_of_others() -> None:
+    clock, api = FakeClock(), FakeKubernetes()
+    broken, sound = (cluster_of(ClusterSettings.model_validate({"name": each}), api, clock) for each in ("c1", "c2"))
+
+    async def breaks() -> None:
+        raise KeyError(3)
+
+    begun: list[float] = []
+
+    async def goes_on() -> None:
+        begun.append(clock.monotonic())
+        await asyncio.Event().wait()
+
+    broken.work["credentials of gateways"], sound.work["its services"] = breaks, goes_on
+    net = SafetyNet("all clusters", clock=clock)
+    affairs = KubernetesAffairs(clusters={"c1": broken, "c2": sound}, clock=clock, net=net, work={"more": goes_on})
+    tasks = [asyncio.create_task(each) for each in affairs.all_work()]
+    await clock.advance(10)
+    assert not any(task.done() for task in tasks)
+    own = "the server's own fault, KeyError: see its log"
+    text = f"the work on credentials of gateways ended, and is begun anew: {own}"
+    assert ready(broken, clock) == (Health.DEGRADED, f"{text} (internal), for 10 s")
+    status = broken.condition().status()
+    assert (status.good, status.reason, status.message) == (False, "internal", text)
+    assert ready(sound, clock) == (Health.GOOD, "good")
+    assert begun == [0, 0]
+    for task in tasks:
+        task.cancel()
 
 
 class Unread:

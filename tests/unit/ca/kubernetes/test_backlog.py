@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from ca.kubernetes.backlog import Backlog
-from citadel.errors import CitadelError, Reason, Unavailable
+from citadel.errors import Reason, Unavailable
 from citadel.kubernetes.ports import ApiUnavailable
 from tests.clock import FakeClock
 
@@ -22,9 +23,9 @@ class Work:
     clock: FakeClock
     done: list[str] = field(default_factory=list)
     tries: list[tuple[str, float]] = field(default_factory=list)
-    fails: dict[str, CitadelError] = field(default_factory=dict)
+    fails: dict[str, Exception] = field(default_factory=dict)
     away: bool = False
-    meanwhile: Callable[[], None] = lambda: None
+    meanwhile: Callable[[], object] = lambda: None
 
     async def __call__(self, key: str) -> None:
         self.tries.append((key, self.clock.monotonic()))
@@ -70,6 +71,46 @@ async def test_one_that_fails_holds_up_no_other_and_is_tried_later_each_time(
     await clock.advance(8)
     assert work.done == ["a", "b", "bad"]
     assert not backlog.failing
+
+
+async def test_what_nobody_expected_of_one_is_told_and_tried_again_like_a_refusal(
+    backlog: Backlog, work: Work, clock: FakeClock
+) -> None:
+    work.fails["bad"] = KeyError("what a stranger wrote")
+    with capture_logs() as logs:
+        for key in ("bad", "a", "b"):
+            backlog.add(key)
+        await clock.advance(7)
+    assert work.done == ["a", "b"]
+    assert [at for key, at in work.tries if key == "bad"] == [0, 1, 3, 7]
+    (error,) = backlog.failing.values()
+    assert (error.reason, error.message) == (Reason.INTERNAL, "the server's own fault, KeyError: see its log")
+    assert [each["what"] for each in logs if each.get("exc_info")] == ["bad"] * 4
+    work.fails.clear()
+    await clock.advance(8)
+    assert work.done == ["a", "b", "bad"]
+    assert not backlog.failing
+
+
+async def test_what_waits_or_is_under_way_when_the_work_is_ended_is_done_when_it_is_begun_anew(
+    work: Work, clock: FakeClock
+) -> None:
+    backlog = Backlog(work, is_away=lambda: work.away, clock=clock, at_once=1, draw=lambda: 0.0)
+    work.fails["bad"] = DENIED
+    running = asyncio.create_task(backlog.run())
+    backlog.add("bad")
+    await clock.advance(0.5)
+    work.meanwhile = running.cancel
+    backlog.add("a")
+    await clock.advance(0)
+    assert running.cancelled()
+    assert work.done == []
+    work.meanwhile = lambda: None
+    work.fails.clear()
+    running = asyncio.create_task(backlog.run())
+    await clock.advance(0)
+    assert sorted(work.done) == ["a", "bad"]
+    running.cancel()
 
 
 async def test_what_is_added_twice_is_done_once_and_what_changes_meanwhile_again(

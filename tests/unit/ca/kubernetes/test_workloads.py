@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -190,6 +190,7 @@ class Cluster:
         self.registry = EntryRegistry(
             trust_domain=A_TEST, store=SqlEntryStore(database=database), directory=self.directory, clock=clock
         )
+        self.rules = PodRules
         self._running: list[asyncio.Task[None]] = []
 
     async def start(self, **settings: Any) -> None:
@@ -203,7 +204,7 @@ class Cluster:
             self._running.append(asyncio.create_task(services.run()))
         self.reconciler = WorkloadReconciler(
             cluster="main",
-            rules=PodRules(chosen, trust_domain=A_TEST, cluster="main"),
+            rules=self.rules(chosen, trust_domain=A_TEST, cluster="main"),
             pods=pods,
             services=services,
             directory=self.directory,
@@ -278,6 +279,25 @@ async def test_entries_come_and_go_with_their_pods(cluster: Cluster) -> None:
     await cluster.until("waits")
     condition = cluster.reconciler.condition()
     assert (condition.admitted, condition.entries, condition.problems) == (1, 1, {})
+
+
+class Unprepared(PodRules):
+    """Does not know what to make of the pod `odd`."""
+
+    def judge(self, pod: Pod, services: Sequence[str], now: datetime) -> Verdict:
+        if pod.name == "odd":
+            raise KeyError(pod.key)
+        return super().judge(pod, services, now)
+
+
+@pytest.mark.invariant(8)
+async def test_a_pod_that_the_rules_cannot_judge_keeps_no_other_from_its_entry(cluster: Cluster) -> None:
+    cluster.rules = Unprepared
+    for name in ("a", "odd", "b"):
+        cluster.pod(name)
+    await cluster.start()
+    await cluster.until("a", "b")
+    assert cluster.reconciler.condition().problems == {"shop/odd": "the server's own fault, KeyError: see its log"}
 
 
 async def test_a_pod_of_the_same_name_is_another_one_with_another_entry(cluster: Cluster) -> None:
