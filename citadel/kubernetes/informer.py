@@ -89,13 +89,17 @@ class Informer(Generic[_Kept]):
         """List and watch for ever, whatever happens."""
         while True:
             self._opened = None
+            goes_on = bool(self._version) and self._clock.monotonic() - self._listed_at < _LIST_AGAIN
             try:
-                if not self._version or self._clock.monotonic() - self._listed_at >= _LIST_AGAIN:
+                if not goes_on:
                     await self._list()
                 await self._watch()
             except WatchExpired:
                 self._version = ""
                 trouble = None
+                if goes_on:
+                    # An API server that was started anew says so, and whoever has waited for it waits no longer.
+                    continue
             except CitadelError as error:
                 trouble = error
             except Exception as error:  # noqa: BLE001 - whatever the package raises, what is followed must not be forgotten

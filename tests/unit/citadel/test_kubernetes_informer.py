@@ -121,6 +121,38 @@ async def test_a_watch_that_expired_is_followed_by_a_list(followed: Followed, la
     assert followed.informer.trouble is None
 
 
+class Restarted(FakeKubernetes):
+    """Remembers nothing from before `oldest`."""
+
+    oldest = 0
+
+    @asynccontextmanager
+    async def watch(self, path: str, *, resource_version: str, **_: Any) -> AsyncIterator[AsyncIterator[WatchEvent]]:
+        if int(resource_version) < self.oldest:
+            self.calls.append(("watch", path))
+            raise WatchExpired("too old")
+        async with super().watch(path, resource_version=resource_version) as events:
+            yield events
+
+
+async def test_an_api_server_that_comes_back_and_remembers_nothing_is_listed_at_once() -> None:
+    """However long the pauses have become with which it was waited for: until then new pods have no identity."""
+    api = Restarted()
+    async with following(api) as followed:
+        followed.put("a", "1")
+        await followed.clock.advance(60)
+        api.fails = AWAY
+        api.break_watches(AWAY)
+        await followed.clock.advance(TEN_MINUTES)
+        behind_its_back(followed)
+        api.oldest, api.fails = api.version, None
+        api.calls.clear()
+        while not api.calls:
+            await followed.clock.advance(1)
+        assert followed.calls == ["watch", "list", "watch"]
+        assert followed.informer.current == {"b": "1"}
+
+
 async def test_a_watch_that_ends_in_due_time_goes_on_at_once_and_tells_nothing_twice(followed: Followed) -> None:
     followed.put("a", "1")
     followed.drop("a")
