@@ -143,16 +143,19 @@ class KubernetesClient:
 
     async def _asked(self, sessions: AsyncExitStack, method: str, path: str, **more: Any) -> aiohttp.ClientResponse:
         """Once more where it was refused by what has been replaced since: nothing was done then."""
-        session = await sessions.enter_async_context(await self.renewal.session())
-        try:
-            response = await self._send(session.api, method, path, **more)
-        except Unavailable as error:
-            if error.reason is not Reason.KUBERNETES_UNTRUSTED or not await self.renewal.is_replaced(session):
-                raise
-        else:
-            if response.status != HTTPStatus.UNAUTHORIZED or not await self.renewal.is_replaced(session):
-                return response
-            response.release()
+        session = await self.renewal.session()
+        async with AsyncExitStack() as first:
+            await first.enter_async_context(session)
+            try:
+                response = await self._send(session.api, method, path, **more)
+            except Unavailable as error:
+                if error.reason is not Reason.KUBERNETES_UNTRUSTED or not await self.renewal.is_replaced(session):
+                    raise
+            else:
+                if response.status != HTTPStatus.UNAUTHORIZED or not await self.renewal.is_replaced(session):
+                    sessions.push_async_exit(first.pop_all())
+                    return response
+                response.release()
         session = await sessions.enter_async_context(await self.renewal.session())
         return await self._send(session.api, method, path, **more)
 

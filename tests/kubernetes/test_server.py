@@ -20,8 +20,10 @@ def cluster(kubeconfig: Path, **parts: Any) -> dict[str, Any]:
     return {"clusters": [{"name": "c1", "api": {"kubeconfig": str(kubeconfig)}, **parts}]}
 
 
-async def until(server: Server, wanted: Callable[[admin_pb2.KubernetesStatus], bool]) -> admin_pb2.KubernetesStatus:
-    async with asyncio.timeout(20):
+async def until(
+    server: Server, wanted: Callable[[admin_pb2.KubernetesStatus], bool], *, seconds: float = 20
+) -> admin_pb2.KubernetesStatus:
+    async with asyncio.timeout(seconds):
         while not wanted(found := (await server.admin().GetStatus(admin_pb2.GetStatusRequest())).kubernetes[0]):
             await asyncio.sleep(0.05)
         return found
