@@ -79,15 +79,15 @@ class Places:
         if not place.is_followed:
             return
         pod = self.pods.with_uid(place.pod.uid)
-        if pod is None or pod.has_ended or pod.node != place.node.name:
+        if pod is None or pod.has_ended or pod.node not in {"", place.node.name}:  # told of before it was bound
             raise _unknown(f"pod {place.pod.key} went while it was asked for")
 
     async def pod(self, namespace: str, named: Named) -> Pod | None:
-        """The pod now, from what is followed where it is there: what is not may be seconds old, or not listed yet.
+        """The pod now, from what is followed where it is there on its node: what is not may not have been told yet.
 
         None says that the API server has no such pod. Raises `Unavailable` where it cannot say it now.
         """
-        if (known := self.pods.with_uid(named.uid)) is not None and self.pods.has_synced:
+        if (known := self.pods.with_uid(named.uid)) is not None and known.node and self.pods.has_synced:
             return known if (known.namespace, known.name) == (namespace, named.name) else None
         try:
             found = pod_of(await self._api.get(f"/api/v1/namespaces/{namespace}/pods/{named.name}"))

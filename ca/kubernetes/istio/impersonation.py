@@ -62,7 +62,7 @@ class Impersonation:
         """Where the caller is, by its own pod: a token without one could be used from anywhere."""
         if caller.pod is None:
             raise _refused(who, wanted, "its token is not bound to a pod")
-        pod = await self._presence.pod(caller.namespace, caller.pod)
+        pod = await self._presence.bound_pod(caller.namespace, caller.pod)
         if pod is None:
             self._check_known()
             raise _refused(who, wanted, "its own pod is not there any more")

@@ -46,6 +46,16 @@ class Presence:
             found = await self._pods.asked(namespace, named.name, named.uid)
         return _alive(found)
 
+    async def bound_pod(self, namespace: str, named: Named) -> Pod | None:
+        """As `pod`, for whom its node matters: one is told of before it is bound, and until then as good as not known.
+
+        Only where the API server itself says so is it on no node.
+        """
+        found = await self._found(lambda: _bound(self._pods.with_uid(named.uid)))
+        if found is None and self.is_known:
+            found = await self._pods.asked(namespace, named.name, named.uid)
+        return _alive(found)
+
     async def on_node(self, node: str, *, namespace: str, account: str) -> Pod | None:
         """Some pod on this node with this service account that has not ended; waited and asked for as `pod` is.
 
@@ -79,6 +89,10 @@ class Presence:
         del key, before, after
         self._changed.set()  # whoever waits looks again
         self._changed = asyncio.Event()
+
+
+def _bound(pod: Pod | None) -> Pod | None:
+    return pod if pod is not None and pod.node else None
 
 
 def _alive(pod: Pod | None) -> Pod | None:

@@ -62,26 +62,34 @@ class PodClaim:
 
 
 async def pods_for(claim: PodClaim | None, pods: AskedPods, *, waits: bool) -> KnownPods:
-    """What to check the claim by: the pods as followed, or the answer where those do not know it. Raises as `asked`."""
-    if claim is None or waits or pods.with_uid(claim.uid) is not None:
+    """What to check the claim by: the pods as followed, or the answer where those do not know it. Raises as `asked`.
+
+    A pod is told of before it is bound: whose node is claimed and not known yet is as good as not known.
+    """
+    if claim is None or waits:
+        return pods
+    if (pod := pods.with_uid(claim.uid)) is not None and (pod.node or not claim.node):
         return pods
     return _Answered(await pods.asked(claim.account.namespace, claim.name, claim.uid))
 
 
 def check_pod(claim: PodClaim, pods: KnownPods, *, waits: bool) -> None:
-    """That there is such a pod. While it `waits` one that is not known may be told of in a moment: nothing is guessed.
+    """That there is such a pod. While it `waits` it, or its node, may be told of in a moment: nothing is guessed.
 
     Raises `PermissionDenied` (`k8s_pod_unknown`), or `Unavailable` of the same reason where it is to be asked again.
     """
     named = f"pod {claim.account.namespace}/{claim.name} of UID {claim.uid}"
     pod = pods.with_uid(claim.uid)
+    is_all_told = not waits and pods.has_synced and pods.trouble is None
     if pod is None:
-        if waits or not pods.has_synced or pods.trouble is not None:
+        if not is_all_told:
             raise Unavailable(Reason.K8S_POD_UNKNOWN, f"{named} is not known yet")
         raise PermissionDenied(Reason.K8S_POD_UNKNOWN, f"{named} is not there any more")
     if pod.has_ended:
         raise PermissionDenied(Reason.K8S_POD_UNKNOWN, f"{named} has ended")
     if (pod.namespace, pod.name, pod.service_account) != (claim.account.namespace, claim.name, claim.account.name):
         raise PermissionDenied(Reason.K8S_POD_UNKNOWN, f"{named} is {pod.key}, and runs as {pod.service_account}")
+    if claim.node and not pod.node and not is_all_told:
+        raise Unavailable(Reason.K8S_POD_UNKNOWN, f"it is not known yet on which node {named} is")
     if claim.node and claim.node != pod.node:
         raise PermissionDenied(Reason.K8S_POD_UNKNOWN, f"{named} does not run on node {claim.node}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -227,7 +228,40 @@ async def test_a_pod_that_is_never_told_of_is_asked_for_before_anybody_is_refuse
         await clock.advance(60)
         assert status(api) == {"kinds": [], "has_certificate": False}
         pods.fails = None
+        await clock.advance(120)  # longer than the pause by then
+        assert status(api) == SIGNED
+
+
+@pytest.mark.parametrize("says", ["it is bound", "it is bound to another node", "it is bound to none"])
+async def test_a_pod_whose_node_is_not_told_yet_is_waited_for_and_then_asked_for(
+    api: Answers, issuer: FakeIssuer, tally: Tally, clock: FakeClock, says: str
+) -> None:
+    """A pod is told of before it is bound to its node, and its kubelet can be ahead of the watch."""
+    pods = KnownPods(fails=ApiUnavailable("the API server does not answer"))
+    bound = pods.known["u-pod"]
+    unbound = pods.known["u-pod"] = replace(bound, node="")
+    others = {"it is bound to another node": replace(bound, node="n2"), "it is bound to none": unbound}
+    pods.untold["u-pod"] = others.get(says, bound)
+    api.put(AT, found(**extra()))
+    async with answering(api, issuer, tally, clock, pods=pods):
         await clock.advance(60)
+        assert status(api) == {"kinds": [], "has_certificate": False}
+        pods.fails = None
+        await clock.advance(120)  # longer than the pause by then
+        assert status(api) == ({"kinds": ["Denied"], "has_certificate": False} if says in others else SIGNED)
+
+
+async def test_a_pod_whose_node_is_told_in_a_moment_is_not_asked_for(
+    api: Answers, issuer: FakeIssuer, tally: Tally, clock: FakeClock
+) -> None:
+    pods = KnownPods(fails=ApiUnavailable("the API server does not answer"))
+    bound = pods.known["u-pod"]
+    pods.known["u-pod"] = replace(bound, node="")
+    api.put(AT, found(**extra()))
+    async with answering(api, issuer, tally, clock, pods=pods):
+        await clock.advance(2)
+        pods.known["u-pod"] = bound
+        await clock.advance(5)
         assert status(api) == SIGNED
 
 

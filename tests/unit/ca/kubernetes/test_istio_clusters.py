@@ -172,6 +172,36 @@ async def test_before_a_pod_that_was_not_told_of_is_refused_the_api_server_is_as
         assert await refused(call) == (Unauthenticated, Reason.K8S_IMPERSONATION_REFUSED)
 
 
+async def test_a_ztunnel_whose_node_was_not_told_yet_is_asked_for(api: FakeKubernetes, pods: Pods) -> None:
+    for account in ("early", "unbound"):
+        put_pod(api, "mesh", account, node="")
+    while pods.with_uid("uid-unbound") is None:
+        await asyncio.sleep(0)
+    put_untold(api, "mesh", "early")
+    door = cluster(pods, trusted_node_accounts=["mesh/early", "mesh/unbound"])
+    early, unbound = (
+        replace(ZTUNNEL, name=name, pod=Named(f"{name}-1", f"uid-{name}")) for name in ("early", "unbound")
+    )
+    asked = replace(ASKED, impersonated=OF_WEB)
+    assert str((await door.request(early, asked)).spiffe_id) == OF_WEB
+    assert await refused(door.request(unbound, asked)) == (Unauthenticated, Reason.K8S_IMPERSONATION_REFUSED)
+    api.fails = ApiUnavailable("away")
+    assert await refused(door.request(early, asked)) == (Unavailable, Reason.KUBERNETES_UNAVAILABLE)
+
+
+async def test_a_ztunnel_whose_node_is_told_in_a_moment_is_waited_for(api: FakeKubernetes, pods: Pods) -> None:
+    put_pod(api, "mesh", "ztunnel", node="")
+    while (told := pods.with_uid("uid-ztunnel")) is None or told.node:
+        await asyncio.sleep(0)
+    asked = replace(ASKED, impersonated=OF_WEB)
+    call = asyncio.create_task(cluster(pods, patience=60).request(ZTUNNEL, asked))
+    await asyncio.sleep(0)
+    put_pod(api, "mesh", "ztunnel")
+    async with asyncio.timeout(10):
+        assert str((await call).spiffe_id) == OF_WEB
+    assert ("get", "/api/v1/namespaces/mesh/pods/ztunnel-1") not in api.calls
+
+
 async def test_what_the_api_server_cannot_say_of_a_pod_is_no_refusal(api: FakeKubernetes, pods: Pods) -> None:
     api.fails = ApiUnavailable("away")
     gone = replace(WEB, pod=Named("web-0", "uid-gone"))

@@ -56,6 +56,19 @@ async def test_a_pod_that_was_not_heard_of_yet_is_asked_for(cluster: FakeCluster
     assert place.pod.uid == "pod-2"
 
 
+async def test_a_pod_that_was_told_of_before_it_was_bound_is_asked_for(cluster: FakeCluster) -> None:
+    cluster.pod("agent-y", uid="pod-2", node="")
+    await cluster.follow()
+    cluster.api.watchers.clear()  # from now on a watch brings nothing
+    places = Places(cluster.api, cluster.pods)
+    with pytest.raises(Unauthenticated):
+        await places.of(account(pod=Named("agent-y", "pod-2")))
+    cluster.pod("agent-y", uid="pod-2")
+    place = await places.of(account(pod=Named("agent-y", "pod-2")))
+    assert (place.pod.uid, place.pod.node) == ("pod-2", "n1")
+    places.refuse_gone(place)  # what is followed is behind, and says nothing else
+
+
 @pytest.mark.parametrize(
     "change",
     [
