@@ -414,6 +414,15 @@ async def test_an_issuer_that_ended_before_it_was_activated_is_made_anew(machine
     assert manager.issuing().authority.not_after == machine.clock.now() + 7 * DAY
 
 
+async def test_under_a_new_root_an_issuer_that_ended_before_it_was_activated_is_made_anew(machine: Machine) -> None:
+    manager = await machine.started()
+    await manager.prepare_root(NEXT_ROOT)
+    await machine.clock.advance((8 * DAY).total_seconds())
+    await manager.activate_root(NEXT_ROOT, taints=False)
+    signs = manager.issuing().authority
+    assert (signs.parent_id, signs.not_after) == (NEXT_ROOT, machine.clock.now() + 7 * DAY)
+
+
 async def test_an_issuer_that_ended_while_the_server_was_away_is_replaced_at_the_start(machine: Machine) -> None:
     first = await machine.started()
     await machine.clock.advance((8 * DAY).total_seconds())
