@@ -9,6 +9,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel.certificate_chain import read_chain
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.kubernetes.credential_names import CredentialName
+from citadel.serial import serial_hex
 from sds.serve.resource import CredentialFacts, Resource, gateway_certificate_resource, gateway_context_resource
 
 
@@ -30,7 +31,7 @@ def received(name: str, credential: pb.Credential) -> Resource:
         raise _invalid(name, error.message) from None
     except (TypeError, ValueError, UnsupportedAlgorithm):  # whose text may show a part of a key
         raise _invalid(name, "its key cannot be read") from None
-    facts = CredentialFacts(f"{leaf.serial_number:x}", leaf.not_valid_after_utc)
+    facts = CredentialFacts(serial_hex(leaf.serial_number), leaf.not_valid_after_utc)
     return gateway_certificate_resource(name, credential.certificate_chain, credential.private_key, facts)
 
 

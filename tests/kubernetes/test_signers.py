@@ -108,7 +108,7 @@ async def test_a_service_account_has_its_own_request_signed(
         assert not svid.leaf.subject
         assert (svid.leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds() < 600
         assert len(svid.chain_der) == 2  # the leaf and what signed it, without a root
-        assert f"{svid.leaf.serial_number:x}" in server.ledger.serials()
+        assert svid.serial in server.ledger.serials()
 
         ask(kubernetes, f"{shop}-long", token, csr(), expirationSeconds=365 * 86400)  # shortened
         status = await answered(kubernetes, f"{REQUESTS}/{shop}-long")

@@ -25,7 +25,7 @@ from tests.secrets_of_gateways import CA, crl, key_pem, served
 from tests.unit.sds.holding import entry, held, holdings
 from tests.unit.sds.node import DeltaProxy, FakeAttestor, Node, Proxy, chain, eventually
 
-WEB, CERT = "kubernetes://web", served()
+WEB, CERT = "kubernetes://web", served(serial=0xABC)
 GATEWAY = entry("gw", origin="k8s:main/shop/gw-1")
 KEY = ("gw", WEB)
 REPORT = types_pb2.ResourceReport
@@ -78,7 +78,7 @@ class TestStreams:
         assert found.tls_certificate.private_key.inline_bytes == key_pem(CERT)
         await eventually(lambda: node.states() == [{WEB: REPORT.ACKNOWLEDGED, "default": REPORT.ACKNOWLEDGED}])
         (report,) = (each for each in node.registry.live()[0].resources if each.name == WEB)
-        assert report.serial == f"{CERT.certificate.serial_number:x}"
+        assert report.serial == "0abc"  # whole bytes, as Envoy and the ledger write it
         assert (report.spiffe_id, report.trust_domain, report.issuer_key_id) == ("", "", b"")
         renewed = served()
         node.credentials.put(KEY, resource(renewed), behind="")
