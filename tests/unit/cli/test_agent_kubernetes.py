@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from citadel.clock import SystemClock
 from citadel.errors import InvalidArgument, Reason
-from cli.agent_kubernetes import node_name
+from citadel.kubernetes.settings import ApiServerSettings
+from citadel.probes import Health
+from cli.agent_kubernetes import attesting, node_name
 from sds.settings import KubernetesSettings
+from tests.kube_script import answer, scripted_api
 
 _SETTINGS: Final = """
 trust_domain: a.test
@@ -55,3 +61,23 @@ def test_the_package_is_needed_where_pods_are_to_be_known_and_only_there(
     assert found.returncode != 0
     assert said in found.stdout + found.stderr
     assert ("citadel[kubernetes]" in found.stderr + found.stdout) is (kubernetes != "null")
+
+
+async def test_what_cannot_be_read_anew_is_told_beside_what_is_refused(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path) as api:
+        api.last = answer(401, {"message": "who?"})
+        settings = KubernetesSettings(api=ApiServerSettings(kubeconfig=api.kubeconfig()))
+        made = attesting(settings, SystemClock(), metrics=CollectorRegistry(), environment={"NODE_NAME": "n1"})
+        async with made as its:
+            assert its.check is not None
+            (tmp_path / "ca.pem").write_bytes(b"")
+            running = asyncio.create_task(its.work[0]())
+            async with asyncio.timeout(10):
+                while "what was read before counts (config_invalid)" not in (check := its.check()).text:
+                    await asyncio.sleep(0.01)
+                while "who?" not in (check := its.check()).text:
+                    await asyncio.sleep(0.01)
+            running.cancel()
+    assert check.health is Health.DEGRADED
+    assert "(kubernetes_login_refused), for " in check.text
+    assert "what was read before counts (config_invalid); 0 pods are known, new ones wait" in check.text
