@@ -42,8 +42,15 @@ def tls(signed: Signed, *chain: Signed, **more: bytes) -> dict[str, bytes]:
     return {"tls.crt": chain_pem(signed, *chain), "tls.key": key_pem(signed), **more}
 
 
-def crl(issuer: Signed, *revoked: Signed, now: datetime = NOW, days: int = 1, **times: datetime) -> bytes:
-    """What `issuer` revoked, in PEM."""
+def crl(
+    issuer: Signed,
+    *revoked: Signed,
+    now: datetime = NOW,
+    days: int = 1,
+    names_key: bool = False,
+    **times: datetime,
+) -> bytes:
+    """What `issuer` revoked, in PEM; it can name the key that signed it."""
     builder = x509.CertificateRevocationListBuilder(
         issuer_name=issuer.certificate.subject,
         last_update=times.get("begins", now - timedelta(minutes=1)),
@@ -52,6 +59,9 @@ def crl(issuer: Signed, *revoked: Signed, now: datetime = NOW, days: int = 1, **
     for each in revoked:
         gone = x509.RevokedCertificateBuilder(each.certificate.serial_number, now - timedelta(minutes=2)).build()
         builder = builder.add_revoked_certificate(gone)
+    if names_key:
+        named = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+        builder = builder.add_extension(named, critical=False)
     return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 

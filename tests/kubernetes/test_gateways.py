@@ -381,7 +381,7 @@ async def test_a_role_for_one_secret_is_enough_and_a_right_that_is_lost_is_notic
     changed, clock = asyncio.Event(), FakeClock()
     reader = await kubernetes_client(ApiServerSettings(kubeconfig=kubernetes.kubeconfig(tmp_path / "reader", token)))
     asker = await kubernetes_client(ApiServerSettings(kubeconfig=kubernetes.kubeconfig(tmp_path / "asker")))
-    web = WatchedSecret(SecretName("gwy-one", "web"), api=reader, clock=SystemClock())
+    web = WatchedSecret(SecretName("gwy-one", "web"), api=reader, turn=asyncio.Semaphore(1), clock=SystemClock())
     rights = [
         Right(
             Reading("gwy-one", "reader", "gwy-one", name),

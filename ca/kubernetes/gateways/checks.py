@@ -1,4 +1,4 @@
-"""What keeps certificates, keys, authorities and revocation lists from being given to an Envoy (pure).
+"""What keeps certificates, keys and authorities from being given to an Envoy (pure).
 
 Envoy acknowledges some of it and breaks then: it is to be found here (invariant 9). Texts never repeat what they are
 about.
@@ -6,7 +6,7 @@ about.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Final, TypeAlias
@@ -23,24 +23,28 @@ from citadel.certification_path import UNREADABLE, extension_of
 from citadel.errors import InvalidArgument
 
 Chain: TypeAlias = tuple[x509.Certificate, ...]
-Lists: TypeAlias = tuple[x509.CertificateRevocationList, ...]
 Key: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 MOST_CHAIN_BYTES: Final = 64 * 1024
 MOST_KEY_BYTES: Final = 16 * 1024
 MOST_AUTHORITY_BYTES: Final = 512 * 1024  # all that browsers trust takes less than half of it
-MOST_LIST_BYTES: Final = 512 * 1024
 MOST_IN_CHAIN: Final = 10
 # What Envoy loads and serves with, as was tried.
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_RSA_BITS: Final = range(2048, 8192 + 1)
-_LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
-_LIST_MARKER: Final = b"-----BEGIN X509 CRL-----"
+RSA_BITS: Final = range(2048, 8192 + 1)
 _PROBE: Final = b"whether a key fits a certificate"
 
 
 class UnusableError(Exception):
     """What is wrong with it, as words behind its name: `has ended`."""
+
+
+class NotYetError(UnusableError):
+    """What is wrong with it until `begins`, and then may be right by itself."""
+
+    def __init__(self, words: str, begins: datetime) -> None:
+        super().__init__(words)
+        self.begins = begins
 
 
 def chain_of(pem: bytes, now: datetime) -> Chain:
@@ -60,7 +64,8 @@ def chain_of(pem: bytes, now: datetime) -> Chain:
             raise UnusableError(f"is out of order: certificate {number} did not issue the one before it")
     for number, each in enumerate(chain, start=1):
         if fault := _time_fault(each, now):
-            raise UnusableError(fault if number == 1 else f"has a certificate {number} that {fault}")
+            words = fault if number == 1 else f"has a certificate {number} that {fault}"
+            raise untimely(words, [each.not_valid_before_utc], now)
     return chain
 
 
@@ -88,38 +93,14 @@ def authorities_of(pem: bytes, now: datetime) -> Chain:
             raise UnusableError(f"has a certificate {number} that is not one of an authority")
     faults = [_time_fault(each, now) for each in authorities]
     if all(faults):
-        raise UnusableError(faults[0])
+        raise untimely(faults[0], [each.not_valid_before_utc for each in authorities], now)
     return authorities
 
 
-def lists_of(pem: bytes, authorities: Chain, now: datetime) -> Lists:
-    """Revocation lists, each by one of the `authorities`; none where there is nothing. Raises `UnusableError`."""
-    if len(pem) > MOST_LIST_BYTES:
-        raise UnusableError(f"has {len(pem)} bytes, and lists have at most {MOST_LIST_BYTES}")
-    found = _LIST.findall(pem)
-    if pem.strip() and not 0 < len(found) == pem.count(_LIST_MARKER):
-        raise UnusableError("is not revocation lists in PEM")
-    return tuple(_list_of(each, authorities, now) for each in found)
-
-
-def _list_of(pem: bytes, authorities: Chain, now: datetime) -> x509.CertificateRevocationList:
-    try:
-        found = x509.load_pem_x509_crl(pem)
-        is_signed = any(
-            each.subject == found.issuer and found.is_signature_valid(each.public_key())  # type: ignore[arg-type]  # other kinds of keys are refused as invalid
-            for each in authorities
-        )
-        ends = found.next_update_utc
-    except UNREADABLE:
-        raise UnusableError("has a list that cannot be read") from None
-    if not is_signed:
-        raise UnusableError("has a list that none of the authorities signed")
-    # Envoy refuses every client by a list that has ended, and by one that has no end.
-    if ends is None or ends <= now:
-        raise UnusableError(f"has a list that ended {ends:%Y-%m-%dT%H:%M:%SZ}" if ends else "has a list without an end")
-    if found.last_update_utc > now:
-        raise UnusableError(f"has a list that is not valid before {found.last_update_utc:%Y-%m-%dT%H:%M:%SZ}")
-    return found
+def untimely(words: str, begin: Sequence[datetime], now: datetime) -> UnusableError:
+    """For what is not of this time; `begin` are the moments at which it may be, some of them past."""
+    later = [each for each in begin if each > now]
+    return NotYetError(words, min(later)) if later else UnusableError(words)
 
 
 def _certificates(pem: bytes, *, most: int) -> Chain:
@@ -141,8 +122,8 @@ def _time_fault(certificate: x509.Certificate, now: datetime) -> str:
 
 def _key_fault(key: PublicKeyTypes) -> str:
     match key:
-        case rsa.RSAPublicKey() if key.key_size not in _RSA_BITS:
-            return f"has an RSA key of {key.key_size} bits, and Envoy takes {_RSA_BITS.start} to {_RSA_BITS.stop - 1}"
+        case rsa.RSAPublicKey() if key.key_size not in RSA_BITS:
+            return f"has an RSA key of {key.key_size} bits, and Envoy takes {RSA_BITS.start} to {RSA_BITS.stop - 1}"
         case ec.EllipticCurvePublicKey() if not isinstance(key.curve, _CURVES):
             return f"has a key on the curve {key.curve.name}, and Envoy takes P-256, P-384 and P-521"
         case rsa.RSAPublicKey() | ec.EllipticCurvePublicKey() | ed25519.Ed25519PublicKey():
@@ -172,6 +153,8 @@ def _fits(key: Key, certificate: x509.Certificate) -> bool:
     public = certificate.public_key()
     try:
         if isinstance(key, rsa.RSAPrivateKey) and isinstance(public, rsa.RSAPublicKey):
+            if key.key_size != public.key_size:  # whose size was checked: a large one signs for seconds
+                return False
             signed = key.sign(_PROBE, padding.PKCS1v15(), hashes.SHA256())
             public.verify(signed, _PROBE, padding.PKCS1v15(), hashes.SHA256())
             return True

@@ -71,6 +71,7 @@ class GatewayCluster:
         self.name = name
         self._settings = settings
         self._pods = pods
+        turn = asyncio.Semaphore(1)  # to read a secret: it holds the interpreter's lock anyway
         at_once, draw = asyncio.Semaphore(_QUESTIONS_AT_ONCE), draw or SystemRandom().random
         self._events = EventReporter(name, api=api, clock=clock)
         self._rights: Followed[Reading, Right] = Followed(
@@ -80,7 +81,10 @@ class GatewayCluster:
             clock=clock,
         )
         self._secrets: Followed[SecretName, WatchedSecret] = Followed(
-            lambda secret: WatchedSecret(secret, api=api, clock=clock), most=_MOST_SECRETS, what="secrets", clock=clock
+            lambda secret: WatchedSecret(secret, api=api, turn=turn, clock=clock),
+            most=_MOST_SECRETS,
+            what="secrets",
+            clock=clock,
         )
         self._wanted = WantedSecrets(self._secrets.held, clock=clock)
 

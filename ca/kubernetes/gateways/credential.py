@@ -15,9 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ca.kubernetes.gateways import checks
+from ca.kubernetes.gateways.lists import lists_of
 from citadel.errors import InvalidArgument, Reason
 
 _MOST_SHOWN: Final = 3
+_FIX: Final = "put one that can be used into the secret"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,14 @@ class Credential:
     private_key: bytes = field(default=b"", repr=False)
     trusted_ca: bytes = field(default=b"", repr=False)
     crl: bytes = field(default=b"", repr=False)
+
+
+class NotYet(InvalidArgument):
+    """It cannot be used until `begins`, and then may be by itself (`credential_invalid`)."""
+
+    def __init__(self, message: str, begins: datetime) -> None:
+        super().__init__(Reason.CREDENTIAL_INVALID, message, fix=_FIX)
+        self.begins = begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ def authorities_of(data: Mapping[str, bytes], now: datetime) -> Credential:
     with _blaming(form.authorities):
         authorities = checks.authorities_of(data[form.authorities], now)
     with _blaming(form.lists):
-        lists = checks.lists_of(data.get(form.lists, b""), authorities, now)
+        lists = lists_of(data.get(form.lists, b""), authorities, now)
     ends = max(each.not_valid_after_utc for each in authorities)
     return Credential(
         ends=min((ends, *(each.next_update_utc for each in lists if each.next_update_utc is not None))),
@@ -86,6 +96,8 @@ def authorities_of(data: Mapping[str, bytes], now: datetime) -> Credential:
 def _blaming(key: str) -> Iterator[None]:
     try:
         yield
+    except checks.NotYetError as fault:
+        raise NotYet(f"{key} {fault}", fault.begins) from None
     except checks.UnusableError as fault:
         raise _invalid(f"{key} {fault}") from None  # without the cause, which may show a part of a key
 
@@ -102,4 +114,4 @@ def _lacks(data: Mapping[str, bytes], wanted: Sequence[tuple[str, ...]]) -> str:
 
 
 def _invalid(message: str) -> InvalidArgument:
-    return InvalidArgument(Reason.CREDENTIAL_INVALID, message, fix="put one that can be used into the secret")
+    return InvalidArgument(Reason.CREDENTIAL_INVALID, message, fix=_FIX)

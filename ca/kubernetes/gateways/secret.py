@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from ca.kubernetes.gateways.credential import KEYS, Credential, authorities_of, certificate_of
+from ca.kubernetes.gateways.credential import KEYS, Credential, NotYet, authorities_of, certificate_of
 from citadel.clock import Clock
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.kubernetes.informer import Informer
@@ -19,6 +19,7 @@ from citadel.kubernetes.ports import KubeObject, KubernetesApi
 
 _ASKED_WITHIN: Final = 90.0  # seconds; whoever wants something asks at least twice a minute
 _LOOK_AGAIN: Final = 30.0  # seconds: time alone makes what was good expire, and what was not valid yet good
+_FAULTS_AGAIN: Final = 900.0  # seconds: the clock may have been wrong
 
 
 class Part(StrEnum):
@@ -74,16 +75,25 @@ class WatchedSecret:
     """
 
     def __init__(
-        self, name: SecretName, *, api: KubernetesApi, clock: Clock, read: Mapping[Part, Read] = _READ
+        self,
+        name: SecretName,
+        *,
+        api: KubernetesApi,
+        turn: asyncio.Semaphore,
+        clock: Clock,
+        read: Mapping[Part, Read] = _READ,
     ) -> None:
+        """`turn` is waited for to read it: what is in one may take a while, and is to leave threads to others."""
         self.name = name
         self.begun = clock.monotonic()
         self.exists: bool | None = None
         self.uid = ""
         self.parts: Mapping[Part, Judged] = {}
         self._clock = clock
+        self._turn = turn
         self._read = read
         self._asked: dict[Part, float] = {}
+        self._judged_at = 0.0
         self._news = asyncio.Event()
         # Asked for by its name, so that a role that names it is enough.
         self._informer = Informer(
@@ -125,18 +135,20 @@ class WatchedSecret:
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep(_LOOK_AGAIN)
-            now = self._clock.now()
-            if any(_may_differ(each, now) for each in self.asked()):
+            now, is_long_ago = self._clock.now(), self._clock.monotonic() - self._judged_at >= _FAULTS_AGAIN
+            if any(_may_differ(each, now) or (is_long_ago and each.fault is not None) for each in self.asked()):
                 self._news.set()
 
     async def _judge(self, contents: Contents | None) -> None:
         if contents is None:
             self.exists, self.uid, self.parts = False, "", {}
             return
+        self._judged_at = self._clock.monotonic()
         # The good ones of a secret that was deleted are no other's, even where its end and the new one came at once.
         now, before = self._clock.now(), (self.parts if contents.uid == self.uid else {})
         # Off the loop: a large set of authorities takes a while.
-        found = await asyncio.to_thread(_judged, self._read, contents.data, now)
+        async with self._turn:
+            found = await asyncio.to_thread(_judged, self._read, contents.data, now)
         self.parts = {part: _after(before.get(part, Judged()), judged) for part, judged in found.items()}
         self.exists, self.uid = True, contents.uid
 
@@ -177,4 +189,7 @@ def _after(before: Judged, found: Judged) -> Judged:
 
 
 def _may_differ(judged: Judged, now: datetime) -> bool:
-    return judged.fault is not None or (judged.good is not None and judged.good.ends <= now)
+    """Whether time has made another thing of it since."""
+    if judged.fault is not None:
+        return isinstance(judged.fault, NotYet) and judged.fault.begins <= now
+    return judged.good is not None and judged.good.ends <= now

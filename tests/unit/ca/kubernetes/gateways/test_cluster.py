@@ -437,7 +437,11 @@ async def test_a_secret_that_cannot_be_read_at_all_is_at_fault_alone() -> None:
     api, told = FakeKubernetes(), asyncio.Event()
     api.put("/api/v1/namespaces/shop/secrets/web", with_namespace(secret("web", tls(WEB)), "shop"))
     watched = WatchedSecret(
-        SecretName("shop", "web"), api=api, clock=FakeClock(NOW), read={Part.AUTHORITIES: odd, Part.CERTIFICATE: odd}
+        SecretName("shop", "web"),
+        api=api,
+        turn=asyncio.Semaphore(1),
+        clock=FakeClock(NOW),
+        read={Part.AUTHORITIES: odd, Part.CERTIFICATE: odd},
     )
     running = asyncio.create_task(watched.run(told.set))
     await asyncio.wait_for(told.wait(), 10)

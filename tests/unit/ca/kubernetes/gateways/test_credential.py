@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from ca.kubernetes.gateways.checks import MOST_AUTHORITY_BYTES, MOST_CHAIN_BYTES, MOST_KEY_BYTES, MOST_LIST_BYTES
-from ca.kubernetes.gateways.credential import Credential, authorities_of, certificate_of
+from ca.kubernetes.gateways.checks import MOST_AUTHORITY_BYTES, MOST_CHAIN_BYTES, MOST_KEY_BYTES
+from ca.kubernetes.gateways.credential import Credential, NotYet, authorities_of, certificate_of
+from ca.kubernetes.gateways.lists import MOST_LIST_BYTES, MOST_LISTS
 from citadel.errors import InvalidArgument, Reason
-from tests.certificates import NOW, intermediate, leaf, root, rsa_key
+from tests.certificates import NOW, intermediate, leaf, root, rsa_key, with_long_exponent
 from tests.secrets_of_gateways import CA, chain_pem, crl, key_pem, served, tls
 
 DAY = timedelta(days=1)
@@ -22,6 +23,9 @@ OTHER = served("other.example.org")
 MIDDLE = intermediate(CA, "middle", uri=None, not_after=NOW + DAY)
 UNDER = served(issuer=MIDDLE)
 TWIN = root("gateways' CA", uri=None)  # of the same name, with another key
+TWINS = [root("gateways' CA", uri=None) for _ in range(10)]
+COSTLY = root("costly", uri=None, key=with_long_exponent(rsa_key()))
+LATER = NOW + DAY / 2
 STAPLED = served(extra=((x509.TLSFeature([x509.TLSFeatureType.status_request]), False),))
 
 
@@ -196,10 +200,70 @@ class TestAuthorities:
             pytest.param(
                 {"cacert": CA.pem, "crl": crl(CA) + b"#" * MOST_LIST_BYTES}, "lists have at most", id="a large list"
             ),
+            # A pattern takes minutes for this, and holds the interpreter's lock.
+            pytest.param(
+                {"cacert": CA.pem, "crl": b"-----BEGIN X509 CRL-----" * 21_000},
+                "crl has 21000 lists, and at most 64 are taken",
+                id="beginnings without an end",
+            ),
+            pytest.param({"cacert": CA.pem, "crl": crl(CA) * (MOST_LISTS + 1)}, "crl has 65 lists", id="many lists"),
+            pytest.param(
+                {"cacert": chain_pem(*TWINS, CA), "crl": crl(CA)},
+                "that none of the authorities signed",
+                id="behind many namesakes",
+            ),
+            pytest.param(
+                {"cacert": COSTLY.pem, "crl": crl(COSTLY)},
+                "that none of the authorities signed",
+                id="a key that takes long, and that Envoy does not take",
+            ),
         ],
     )
     def test_what_is_refused_and_why(self, data: dict[str, bytes], words: str) -> None:
         assert words in refused(lambda: authorities_of(data, NOW))
+
+    def test_a_list_that_names_the_key_that_signed_it_is_found_behind_any_number_of_namesakes(self) -> None:
+        listed = crl(CA, names_key=True)
+        assert authorities_of({"cacert": chain_pem(*TWINS, CA), "crl": listed}, NOW).crl == listed
+
+    def test_as_many_lists_as_are_taken(self) -> None:
+        assert authorities_of({"cacert": CA.pem, "crl": crl(CA) * MOST_LISTS}, NOW).crl.count(b"BEGIN") == MOST_LISTS
+
+
+@pytest.mark.parametrize(
+    ("read", "data"),
+    [
+        pytest.param(certificate_of, tls(served(not_before=LATER, not_after=NOW + DAY)), id="certificate"),
+        pytest.param(
+            certificate_of,
+            tls(served(issuer=(issuer := intermediate(CA, "later", uri=None, not_before=LATER))), issuer),
+            id="issuer",
+        ),
+        pytest.param(
+            authorities_of,
+            {
+                "cacert": chain_pem(
+                    root("old", uri=None, not_before=NOW - DAY, not_after=NOW),
+                    root("later", uri=None, not_before=LATER),
+                    root("later still", uri=None, not_before=LATER + DAY),
+                )
+            },
+            id="authorities",
+        ),
+        pytest.param(authorities_of, {"cacert": CA.pem, "crl": crl(CA, begins=LATER)}, id="list"),
+    ],
+)
+def test_what_time_alone_makes_good_says_when(
+    read: Callable[[dict[str, bytes], datetime], Credential], data: dict[str, bytes]
+) -> None:
+    fault = error_of(lambda: read(data, NOW))
+    assert isinstance(fault, NotYet)
+    assert fault.begins == LATER
+
+
+def test_what_has_ended_is_not_made_good_by_time() -> None:
+    fault = error_of(lambda: certificate_of(tls(served(not_after=NOW - DAY, not_before=NOW - 2 * DAY)), NOW))
+    assert not isinstance(fault, NotYet)
 
 
 def test_what_is_shown_of_one_holds_nothing_of_the_secret() -> None:
