@@ -51,13 +51,16 @@ class WrappingInterceptor(aio.ServerInterceptor):
         """What answers with a stream instead of `behaviour`, whose messages `messages_of` gives."""
 
 
-async def messages_of(behaviour: Any, request: Any, context: Any) -> AsyncIterator[Any]:
+def messages_of(behaviour: Any, request: Any, context: Any) -> AsyncIterator[Any]:
     """What a streaming handler answers. Some, such as gRPC's own health, write through `context` and yield nothing."""
-    answers = behaviour(request, context)
-    if isawaitable(answers):
-        await answers
-        return
-    async for message in answers:
+    answers: Any = behaviour(request, context)
+    return _none_after(answers) if isawaitable(answers) else answers  # itself: a stream holds what stands in between
+
+
+async def _none_after(work: Awaitable[Any]) -> AsyncIterator[Any]:
+    await work
+    nothing: tuple[Any, ...] = ()
+    for message in nothing:
         yield message
 
 

@@ -15,6 +15,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
+from mmap import mmap
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +76,7 @@ class Relay:
         self._private_path = str(private_dir / secrets.token_hex(_PRIVATE_NAME_BYTES))
         self._callers: dict[str, Caller] = {}
         self._splices: set[Splice] = set()
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._buffer = memoryview(mmap(-1, _BUFFER_BYTES))  # of which memory is taken as it is used
         self._is_full = False
         self._listener = listener
         self._listens_on: tuple[int, int] | None = None

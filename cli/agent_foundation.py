@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random, SystemRandom
 
 from citadel.clock import Clock, SystemClock
-from citadel.jwt.fetching import HttpKeyFetcher
 from citadel.jwt.key_ring import IssuerKeyRing
+from citadel.jwt.opening import LateKeyFetcher
 from citadel.probes import Probes
 from cli.agent_insight import AgentInsight
 from cli.agent_kubernetes import Attesting, attesting
@@ -42,7 +42,7 @@ async def agent_foundation(settings: AgentSettings, proc: Path) -> AsyncIterator
     condition = AgentCondition(feed=feed, clock=clock)
     insight = AgentInsight(condition=condition, feed=feed, clock=clock)
     probes = Probes(settings.probes, condition.readiness, metrics=insight.metrics, outside=settings.probes_outside)
-    keys = IssuerKeyRing(fetch=HttpKeyFetcher(), clock=clock, jitter=random.random)
+    keys = IssuerKeyRing(fetch=LateKeyFetcher(), clock=clock, jitter=random.random)
     policies = PolicyFile(settings.authz.policy_file, keys=keys, clock=clock)
     insight.metrics.register(PolicyCollector(policies))
     try:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from citadel.access.loading import load_policies
 from citadel.clock import SystemClock
 from citadel.config.files import empty_private_dir, ensure_private_dir, remove_unfinished
 from citadel.errors import FailedPrecondition, Reason
@@ -65,6 +64,8 @@ async def _run_alone(settings: AgentSettings, stop: asyncio.Event, proc: Path) -
 def validate_agent(settings: AgentSettings) -> None:
     """Check what the settings name but the settings alone cannot show, and change nothing. Raises as `run_agent`."""
     if settings.authz.policy_file is not None:
+        from citadel.access.loading import load_policies  # noqa: PLC0415 - as in `PolicyFile`
+
         load_policies(settings.authz.policy_file)
     if settings.kubernetes is not None:
         asyncio.run(check_attesting(settings.kubernetes, SystemClock()))

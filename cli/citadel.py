@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from ca.settings import ServerSettings
 from citadel import logs
 from citadel.config.loader import load
 from citadel.errors import CitadelError
@@ -51,6 +50,8 @@ def server_run(path: Path) -> None:
 
     Example: citadel server run --config /etc/citadel/server.yaml
     """
+    from ca.settings import ServerSettings  # noqa: PLC0415 - an agent holds nothing of a server in memory
+
     settings = load(path, ServerSettings)
     logs.configure(settings.log)
     from cli.server_process import run_server  # noqa: PLC0415 - the other commands start without SQLAlchemy
@@ -71,6 +72,8 @@ def server_validate(path: Path) -> None:
 
     Example: citadel server validate --config /etc/citadel/server.yaml
     """
+    from ca.settings import ServerSettings  # noqa: PLC0415 - as above
+
     settings = load(path, ServerSettings)
     from cli.server_process import validate_server  # noqa: PLC0415 - as above
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 from citadel.errors import FailedPrecondition, Reason
 from cli.demo.plan import Ending, make_plan
@@ -84,6 +83,8 @@ def demo(
 def _import_the_rest(*, vault: bool) -> tuple[Callable[..., Awaitable[Ending]], Screen]:
     """What needs the packages of the extra `demo`. Raises `FailedPrecondition` where one is missing."""
     try:
+        from rich.console import Console  # noqa: PLC0415 - servers and agents do without it
+
         from cli.demo.envoy import find_binary  # noqa: PLC0415 - `citadel` itself works without the extra
         from cli.demo.run import run_demo  # noqa: PLC0415 - as above
         from cli.demo.screen import Screen  # noqa: PLC0415 - as above

@@ -11,7 +11,6 @@ from typing import Final
 
 import structlog
 
-from citadel.access.loading import load_policies
 from citadel.access.rules import Policies as Document
 from citadel.clock import Clock
 from citadel.errors import InvalidArgument, Reason
@@ -26,11 +25,17 @@ _NONE: Final = Document(policies=(), leeway=timedelta(0))
 _log = structlog.get_logger(__name__)
 
 
+def _load(path: Path) -> Document:
+    from citadel.access.loading import load_policies  # noqa: PLC0415 - most agents have no policies, and hold no reader
+
+    return load_policies(path)
+
+
 class PolicyFile:
     """The policies of a file, the last good ones while it holds bad ones. Without a path there is none for anybody."""
 
     def __init__(
-        self, path: Path | None, *, keys: IssuerKeyRing, clock: Clock, load: Callable[[Path], Document] = load_policies
+        self, path: Path | None, *, keys: IssuerKeyRing, clock: Clock, load: Callable[[Path], Document] = _load
     ) -> None:
         self._path = path
         self._load = load

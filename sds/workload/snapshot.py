@@ -69,8 +69,21 @@ class _Encoded:
     jwk_set: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """What callers are told who trust the same domains: no message has it a second time."""
+
+    trusted: Mapping[TrustDomain, TrustBundle]
+    encoded: Mapping[TrustDomain, tuple[TrustBundle, bytes]]
+    bundles: Answer[pb.X509BundlesResponse] | None
+    jwt_bundles: Answer[pb.JWTBundlesResponse] | None
+
+
 class SnapshotShelf:
-    """Makes each snapshot once for all callers that look alike, and only again when the holdings changed."""
+    """Makes each snapshot once for all callers that look alike, and only again when the holdings changed.
+
+    Pods never look alike, each with a name of its own, but what they may trust mostly is the same.
+    """
 
     def __init__(
         self, *, trust_domain: TrustDomain, make_placeholder: Callable[[TrustDomain], bytes] = discarded_root
@@ -81,6 +94,7 @@ class SnapshotShelf:
         self._holdings = Holdings()
         self._index = EntryIndex(())
         self._by_selectors: dict[frozenset[Selector], Snapshot] = {}
+        self._by_domains: dict[tuple[TrustDomain, ...], _Trust] = {}
         self._encoded: dict[TrustDomain, _Encoded] = {}
         self._told: frozenset[TrustDomain] = frozenset()  # whose bundles are left out of some message
         self._lists: RevocationSet | None = None  # those that are sent, once it is known
@@ -110,31 +124,46 @@ class SnapshotShelf:
         if holdings.entries is not self._holdings.entries:
             self._index = EntryIndex(holdings.entries.values())
         self._holdings, self._lists = holdings, None
-        self._by_selectors = {}
+        self._by_selectors, self._by_domains = {}, {}
         self._encoded = {domain: each for domain, each in self._encoded.items() if domain in holdings.bundles}
         self._told = self._told.intersection(holdings.bundles)
 
     def _gather(self, entries: Sequence[Entry], now: datetime) -> Snapshot:
-        identities, trusted = self._identities(entries, now), self._trusted(entries)
-        bundles, lists = self._bundles(trusted), self._usable_lists(now)
+        identities, trust, lists = self._identities(entries, now), self._trust(entries, now), self._usable_lists(now)
         ends = [entry.expires_at for entry in entries if entry.expires_at is not None]
         ends += [held.svid.not_after for held, _ in identities.values()]
         return Snapshot(
             is_entitled=True,
             svids=(
-                self._svids(identities.values(), bundles, lists)
-                if bundles and entries[0].spiffe_id in identities
+                self._svids(identities.values(), trust.encoded, trust.bundles, lists)
+                if trust.bundles is not None and entries[0].spiffe_id in identities
                 else None
             ),
-            bundles=_bundles_answer(bundles, lists) if bundles else None,
-            jwt_bundles=jwt_bundles(
-                self._that_fit({domain: (each, self._encode(each).jwk_set) for domain, each in trusted.items()}),
-                own=self._own,
-            ),
+            bundles=trust.bundles,
+            jwt_bundles=trust.jwt_bundles,
             identities=_one_of_each(entries),
-            trusted=trusted,
+            trusted=trust.trusted,
             until=min(ends, default=None),
         )
+
+    def _trust(self, entries: Iterable[Entry], now: datetime) -> _Trust:
+        """Made once for all whose entries name the same domains."""
+        trusted = self._trusted(entries)
+        domains = tuple(trusted)
+        if (known := self._by_domains.get(domains)) is None:
+            if len(self._by_domains) >= _MOST_KEPT:
+                self._by_domains.clear()
+            encoded = self._bundles(trusted)
+            known = self._by_domains[domains] = _Trust(
+                trusted=trusted,
+                encoded=encoded,
+                bundles=_bundles_answer(encoded, self._usable_lists(now)) if encoded else None,
+                jwt_bundles=jwt_bundles(
+                    self._that_fit({domain: (each, self._encode(each).jwk_set) for domain, each in trusted.items()}),
+                    own=self._own,
+                ),
+            )
+        return known
 
     def _identities(self, entries: Iterable[Entry], now: datetime) -> Mapping[SpiffeId, tuple[HeldSvid, Entry]]:
         """One certificate for each identity, the caller's first identity first: `entries` come oldest first."""
@@ -201,6 +230,7 @@ class SnapshotShelf:
         self,
         identities: Iterable[tuple[HeldSvid, Entry]],
         bundles: Mapping[TrustDomain, tuple[TrustBundle, bytes]],
+        answer: Answer[pb.X509BundlesResponse],
         lists: RevocationSet,
     ) -> Answer[pb.X509SVIDResponse]:
         message, about = pb.X509SVIDResponse(crl=(each.der for each in lists.lists)), []
@@ -218,7 +248,7 @@ class SnapshotShelf:
         for domain, (_, der) in bundles.items():
             if domain != self._own:
                 message.federated_bundles[str(domain.id)] = der
-        return Answer(message, (*about, *_about_bundles(bundles, lists)))
+        return Answer(message, (*about, *answer.about))
 
 
 def _one_of_each(entries: Iterable[Entry]) -> Sequence[Entry]:

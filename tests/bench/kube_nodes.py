@@ -95,6 +95,7 @@ async def pods_at_once(nodes: Nodes) -> list[Row]:
             unit="MB",
             goal=120,
             at_most=True,
+            note="VmRSS once the last of them has its identity, each on a connection of its own (Workload API)",
         ),
     ]
 

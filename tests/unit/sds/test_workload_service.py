@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
 from citadel._wire import types_pb2
+from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError
 from citadel.peer import Caller
 from citadel.selector import Selector
@@ -26,7 +27,7 @@ from sds.holdings import HoldingsFeed
 from sds.serve.callers import LOOK_AGAIN, Attestation
 from sds.serve.registry import StreamRegistry
 from sds.serve.server import WorkloadServer
-from sds.workload.snapshot import SnapshotShelf
+from sds.workload.snapshot import Snapshot, SnapshotShelf
 from sds.workload.stream import PATIENCE
 from tests import certificates
 from tests.certificates import A_TEST, B_TEST, NOW
@@ -263,6 +264,31 @@ def test_of_callers_that_look_ever_different_a_bounded_number_is_remembered() ->
         seen = frozenset((UID_1, Selector("unix", f"path:/tmp/{number}")))
         assert shelf.snapshot(there, seen, NOW).is_entitled
     assert len(shelf._by_selectors) <= 1024
+
+
+def test_callers_who_trust_the_same_domains_share_what_says_so_until_it_changes() -> None:
+    web, api = entry("web"), entry("api", Selector("unix", "uid:2"))
+    foreign = entry("foreign", Selector("unix", "uid:3"), federates_with=frozenset({B_TEST}))
+    shelf = SnapshotShelf(trust_domain=A_TEST)
+    entries, svids = (web, api, foreign), (held(web), held(api), held(foreign))
+    of_b = certificates.bundle(certificates.root(uri="spiffe://b.test"), trust_domain=B_TEST)
+
+    def told(*bundles: TrustBundle) -> tuple[Snapshot, ...]:
+        there = holdings(entries, svids, *bundles)
+        return tuple(shelf.snapshot(there, frozenset((Selector("unix", f"uid:{uid}"),)), NOW) for uid in (1, 2, 3))
+
+    one, same, other = told(own_bundle(), of_b)
+    assert one.bundles is same.bundles is not None
+    assert one.jwt_bundles is same.jwt_bundles is not None
+    assert one.svids is not None
+    assert one.svids is not same.svids
+    assert other.bundles is not None
+    assert other.bundles.message.bundles.keys() == {"spiffe://a.test", "spiffe://b.test"}
+    assert one.bundles.message.bundles.keys() == {"spiffe://a.test"}
+
+    later, *_ = told(own_bundle(2, ROOT, certificates.root()), of_b)
+    assert later.bundles is not None
+    assert later.bundles.message != one.bundles.message
 
 
 @pytest.mark.invariant(9)
