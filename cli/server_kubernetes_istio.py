@@ -16,6 +16,7 @@ from ca.kubernetes.istio.clusters import IstioCluster, IstioClusters
 from ca.kubernetes.istio.gathering import Gathering
 from ca.kubernetes.istio.oidc import OidcTokens
 from ca.kubernetes.istio.presence import Presence
+from ca.kubernetes.room import Room
 from ca.kubernetes.settings import IstioSettings
 from ca.kubernetes.tokens import TokenReviewer
 from ca.settings import ServerSettings
@@ -69,6 +70,7 @@ def istio_door(settings: ServerSettings, core: ServerCore) -> IstioDoor:
         clusters=IstioClusters(clusters),
         issuing=Gathering(core.issuer),
         answers=Answers(core.authorities.bundle),
+        room=Room(settings.limits.proxy_calls, clusters=len(clusters)),
         proven=proven,
         tally=core.tally,
     )

@@ -7,6 +7,7 @@ from typing import Final
 
 from ca.kubernetes.joining import JoiningCluster, KubernetesJoining
 from ca.kubernetes.nodes import Places
+from ca.kubernetes.room import Room
 from ca.kubernetes.settings import NodeJoiningSettings
 from ca.kubernetes.tokens import TokenReviewer
 from ca.settings import ServerSettings
@@ -42,6 +43,8 @@ def kubernetes_joining(settings: ServerSettings, core: ServerCore) -> Kubernetes
         roster=core.roster,
         issuer=core.issuer,
         is_here=is_here,
+        # Half the calls of callers without an identity: others join meanwhile, and ask for the bundle.
+        room=Room(max(1, settings.limits.anonymous_calls // 2), clusters=len(clusters)),
         clock=core.clock,
     )
 

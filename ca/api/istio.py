@@ -14,6 +14,7 @@ from ca.kubernetes.istio.chain import Answers
 from ca.kubernetes.istio.clusters import IstioClusters
 from ca.kubernetes.istio.credentials import Credentials
 from ca.kubernetes.istio.gathering import Gathering
+from ca.kubernetes.room import Room
 from citadel._wire import istio_ca_pb2 as pb
 from citadel._wire import istio_ca_pb2_grpc
 from citadel.errors import PermissionDenied, Unauthenticated
@@ -31,22 +32,25 @@ class IstioCertificateService(istio_ca_pb2_grpc.IstioCertificateServiceServicer)
         clusters: IstioClusters,
         issuing: Gathering,
         answers: Answers,
+        room: Room,
         proven: ProvenCallers,
         tally: Tally,
     ) -> None:
         self._clusters = clusters
         self._issuing = issuing
         self._answers = answers
+        self._room = room
         self._proven = proven
         self._tally = tally
 
     async def CreateCertificate(self, request: pb.IstioCertificateRequest, context: Any) -> pb.IstioCertificateResponse:
         credentials = Credentials.of(context.invocation_metadata() or ())
         cluster = self._clusters.of(credentials.cluster)
-        account = await cluster.proven(credentials.token)
-        self._proven.note(cluster.identity(account))  # from here on a refusal is audited as its own
-        await cluster.check(account)
-        wanted = await cluster.request(account, Asked.parse(request))
+        with self._room.one(cluster):
+            account = await cluster.proven(credentials.token)
+            self._proven.note(cluster.identity(account))  # from here on a refusal is audited as its own
+            await cluster.check(account)
+            wanted = await cluster.request(account, Asked.parse(request))
         try:
             svid = await self._issuing.issue(wanted)
         except PermissionDenied as refusal:  # its word for a caller that gets nothing

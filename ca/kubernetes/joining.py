@@ -16,6 +16,7 @@ from ca.issuance.press import IssuedSvid
 from ca.kubernetes.accounts import Named
 from ca.kubernetes.nodes import AgentPlace, Places, fact
 from ca.kubernetes.pods import Pod
+from ca.kubernetes.room import Room
 from ca.kubernetes.tokens import TokenReviewer
 from citadel.clock import Clock
 from citadel.errors import FailedPrecondition, PermissionDenied, Reason
@@ -49,6 +50,7 @@ class KubernetesJoining:
         roster: AgentRoster,
         issuer: Issuer,
         is_here: Callable[[SpiffeId], bool],
+        room: Room,
         clock: Clock,
     ) -> None:
         self._clusters = clusters
@@ -56,6 +58,7 @@ class KubernetesJoining:
         self._roster = roster
         self._issuer = issuer
         self._is_here = is_here
+        self._room = room
         self._clock = clock
 
     async def join(self, cluster: str, token: str, csr: bytes, *, origin: str = "") -> IssuedSvid:
@@ -63,7 +66,7 @@ class KubernetesJoining:
 
         Raises `FailedPrecondition` (`k8s_cluster_unknown`), `Unauthenticated` (`k8s_token_…`, `k8s_pod_unknown`),
         `PermissionDenied` (`k8s_account_not_allowed`, `k8s_node_taken`, `agent_banned`), `InvalidArgument` for the
-        request, and `Unavailable` where the API server cannot be asked now.
+        request, `Unavailable` where the API server cannot be asked now, and `ResourceExhausted` where it is too much.
         """
         theirs = self._clusters.get(cluster)
         if theirs is None:
@@ -73,24 +76,25 @@ class KubernetesJoining:
                 fix="compare join.k8s_psat.cluster with kubernetes.clusters in the server's settings",
             )
         key = key_digest(public_key_of(csr))
-        account = await theirs.reviewer.account(token)
-        if account.key not in theirs.accounts:
-            raise PermissionDenied(
-                Reason.K8S_ACCOUNT_NOT_ALLOWED,
-                f"agents of cluster {cluster} may not join as service account {account.key}",
-                fix="add it to joining.service_accounts in the server's settings",
+        with self._room.one(cluster):
+            account = await theirs.reviewer.account(token)
+            if account.key not in theirs.accounts:
+                raise PermissionDenied(
+                    Reason.K8S_ACCOUNT_NOT_ALLOWED,
+                    f"agents of cluster {cluster} may not join as service account {account.key}",
+                    fix="add it to joining.service_accounts in the server's settings",
+                )
+            place = await theirs.places.of(account)
+            agent = Agent(
+                spiffe_id=k8s_agent_id(self._trust_domain, cluster, place.node.name),
+                key=key,
+                next_key=None,
+                selectors=place.selectors,
+                banned=False,
+                joined_at=self._clock.now(),
+                joined_by=JoinedBy.K8S_PSAT,
             )
-        place = await theirs.places.of(account)
-        agent = Agent(
-            spiffe_id=k8s_agent_id(self._trust_domain, cluster, place.node.name),
-            key=key,
-            next_key=None,
-            selectors=place.selectors,
-            banned=False,
-            joined_at=self._clock.now(),
-            joined_by=JoinedBy.K8S_PSAT,
-        )
-        await self._enter(agent, place, theirs.places, origin)
+            await self._enter(agent, place, theirs.places, origin)
         _log.info("agent joined", agent=str(agent.spiffe_id), by=agent.joined_by.value, pod=place.pod.key)
         return await self._roster.issue_own(agent.spiffe_id, csr, issuer=self._issuer)
 

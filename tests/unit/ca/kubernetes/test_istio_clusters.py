@@ -82,7 +82,13 @@ async def pods(api: FakeKubernetes) -> AsyncIterator[Pods]:
 
 
 def cluster(
-    pods: Pods | None, account: ProvenAccount = WEB, *, name: str = "main", patience: float = 0.0, **settings: Any
+    pods: Pods | None,
+    account: ProvenAccount = WEB,
+    *,
+    name: str = "main",
+    tokens: Tokens | None = None,
+    patience: float = 0.0,
+    **settings: Any,
 ) -> IstioCluster:
     return IstioCluster(
         name,
@@ -91,7 +97,7 @@ def cluster(
             | settings
         ),
         trust_domain=A_TEST,
-        tokens=Tokens(account),
+        tokens=tokens or Tokens(account),
         presence=Presence(pods, patience=patience) if pods is not None else None,
     )
 

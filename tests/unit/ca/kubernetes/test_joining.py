@@ -14,9 +14,17 @@ from ca.issuance.issuer import key_digest
 from ca.issuance.press import IssuedSvid
 from ca.kubernetes.joining import JoiningCluster, KubernetesJoining
 from ca.kubernetes.nodes import Places, fact
+from ca.kubernetes.room import Room
 from ca.kubernetes.tokens import REVIEWS, TokenReviewer
 from ca.store.database import Database
-from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, PermissionDenied, Reason
+from citadel.errors import (
+    CitadelError,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Reason,
+    ResourceExhausted,
+)
 from citadel.kubernetes.ports import ApiUnavailable
 from citadel.reserved import k8s_agent_id
 from citadel.spiffe import SpiffeId
@@ -50,6 +58,7 @@ class World:
             roster=self.server.roster,
             issuer=self.server.issuer,
             is_here=self.here.__contains__,
+            room=Room(4, clusters=1),
             clock=clock,
         )
 
@@ -283,16 +292,21 @@ async def test_a_banned_agent_stays_banned_in_whatever_pod(world: World) -> None
     assert await world.server.recorded() == before
 
 
-async def test_two_clusters_have_their_nodes_and_tokens_for_themselves(database: Database, clock: FakeClock) -> None:
-    first, second = World(database, clock), World(database, clock, name="c2")
-    both = KubernetesJoining(
+def joining_from(first: World, second: World) -> KubernetesJoining:
+    return KubernetesJoining(
         {"c1": first.joining_cluster, "c2": second.joining_cluster},
         trust_domain=A_TEST,
         roster=first.server.roster,
         issuer=first.server.issuer,
         is_here=first.here.__contains__,
-        clock=clock,
+        room=Room(4, clusters=2),
+        clock=first.clock,
     )
+
+
+async def test_two_clusters_have_their_nodes_and_tokens_for_themselves(database: Database, clock: FakeClock) -> None:
+    first, second = World(database, clock), World(database, clock, name="c2")
+    both = joining_from(first, second)
     shown = token(clock.now() + HOUR)
     second.reviews.status = refusing("[invalid bearer token]")
     assert (await both.join("c1", shown, csr())).spiffe_id == AGENT
@@ -307,3 +321,21 @@ async def test_two_clusters_have_their_nodes_and_tokens_for_themselves(database:
     with pytest.raises(CitadelError) as unknown:
         await both.join("", shown, csr())
     assert unknown.value.reason is Reason.K8S_CLUSTER_UNKNOWN
+
+
+async def test_a_cluster_whose_api_server_hangs_keeps_agents_of_no_other_out(
+    database: Database, clock: FakeClock
+) -> None:
+    first, second = World(database, clock), World(database, clock, name="c2")
+    both, shown = joining_from(first, second), token(clock.now() + HOUR)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    first.api.meanwhile["/api/v1/nodes/n1"] = never
+    waiting = [asyncio.create_task(both.join("c1", shown, csr())) for _ in range(10)]
+    await first.cluster.follow()
+    assert [type(task.exception()) for task in waiting if task.done()] == [ResourceExhausted] * 7
+    assert (await both.join("c2", shown, csr())).spiffe_id == k8s_agent_id(A_TEST, "c2", "n1")
+    for task in waiting:
+        task.cancel()
