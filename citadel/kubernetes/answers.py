@@ -40,10 +40,19 @@ async def events_of(response: aiohttp.ClientResponse, path: str) -> AsyncIterato
         raise WatchExpired(f"a watch of {path} cannot be read: {error}") from error
 
 
-async def text_of(response: aiohttp.ClientResponse) -> str:
-    """All of an answer."""
+class AnswerTooLong(ApiUnavailable):
+    """More than is taken of an API server: it would fill the memory of all that this process does."""
+
+
+async def text_of(response: aiohttp.ClientResponse, *, most: int) -> str:
+    """All of an answer, which has at most so many bytes once it is unpacked."""
+    found = bytearray()
     try:
-        return await response.text(errors="replace")
+        async for some in response.content.iter_any():
+            found += some
+            if len(found) > most:
+                raise AnswerTooLong(f"the API server's answer has more than {most} bytes")
+        return found.decode(errors="replace")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise ApiUnavailable(f"the API server's answer broke off: {words_of(error)}") from error
 
@@ -52,7 +61,7 @@ def object_of(text: str, path: str) -> dict[str, Any]:
     """The JSON object that an API server's answer is; anything else says that none answers."""
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiUnavailable(f"what answers at {path} is no API server{_glimpse(text)}") from error
     if not isinstance(found, dict):
         raise ApiUnavailable(f"what answers at {path} is no API server{_glimpse(text)}")
@@ -83,7 +92,7 @@ def page_of(text: str, path: str, each: Each) -> tuple[list[Any], dict[str, Any]
             item, at = _DECODER.raw_decode(text, at + (text[at] == ","))
             if isinstance(item, dict):
                 found.append(each(without_managers(item)))
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return _whole_page_of(text, path, each)
     return found, dict_of(object_of(text[:start] + text[at:], path).get("metadata"))
 
@@ -112,7 +121,7 @@ def refused(response: aiohttp.ClientResponse, text: str, method: str, path: str)
     """Raise what an answer of 400 and more means."""
     try:
         said = str(json.loads(text).get("message", ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         said = _glimpse(text).removeprefix(": ")
     _failed(response.status, said[:_MOST_SHOWN], method, path, response.headers.get("Retry-After"))
 

@@ -14,7 +14,7 @@ from kubernetes.aio.client import ApiClient
 from kubernetes.aio.config import ConfigException
 
 from citadel.errors import InvalidArgument, NotFound, Reason, Unavailable
-from citadel.kubernetes.answers import events_of, object_of, page_of, refused, text_of, words_of
+from citadel.kubernetes.answers import AnswerTooLong, events_of, object_of, page_of, refused, text_of, words_of
 from citadel.kubernetes.ports import (
     FIELD_MANAGER,
     ApiUnavailable,
@@ -29,6 +29,7 @@ from citadel.kubernetes.renewal import Renewal, renewal
 from citadel.kubernetes.settings import ApiServerSettings
 
 _PAGE: Final = 500  # objects of a list that are read at once, as client-go's reflectors do
+_LARGE_ONES: Final = 5  # that are read at once where a page was too long
 _WATCH_SECONDS: Final = 300  # after which the API server is asked to end a watch
 _JSON: Final = "application/json"
 _ACCEPTED: Final = f"{_JSON}, application/jwk-set+json"  # the keys of its issuer are offered as the latter alone
@@ -48,7 +49,18 @@ class Patience:
     silence: float = 100
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """The most that is taken: bytes of an answer, and of a page of a list; pages and objects of a list."""
+
+    answer: int = 8 * 1024 * 1024
+    page: int = 64 * 1024 * 1024
+    pages: int = 10_000
+    objects: int = 500_000
+
+
 _PATIENCE: Final = Patience()
+_MEASURE: Final = Measure()
 
 
 class KubernetesClient:
@@ -57,9 +69,10 @@ class KubernetesClient:
     `renewal` says whether what opens the way there can be read anew.
     """
 
-    def __init__(self, renewal: Renewal, *, patience: Patience = _PATIENCE) -> None:
+    def __init__(self, renewal: Renewal, *, patience: Patience = _PATIENCE, measure: Measure = _MEASURE) -> None:
         self.renewal = renewal
         self._patience = patience
+        self._measure = measure
         self._for_answers = aiohttp.ClientTimeout(total=patience.answer, sock_connect=patience.connect)
         self._for_watches = aiohttp.ClientTimeout(sock_connect=patience.connect, sock_read=patience.silence)
 
@@ -73,21 +86,27 @@ class KubernetesClient:
 
     async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
         query = _selectors(labels, fields)
-        if fields:  # few are meant: API servers know the pods of a node, but for a page of them they read all pods
-            return await self._pages(path, query, each)
+        # With fields few are meant: API servers know the pods of a node, but for a page of them they read all pods.
+        limit = {} if fields else {"limit": str(_PAGE)}
         try:
-            return await self._pages(path, {"limit": str(_PAGE), **query}, each)
+            return await self._pages(path, limit | query, each)
         except WatchExpired:  # a page could not be read in time, and the next one of this list is there no more
-            return await self._pages(path, query, each)
+            return await self._pages(path, dict(query), each)
+        except AnswerTooLong:  # whoever may write such objects can make each as large as etcd takes it
+            return await self._pages(path, {"limit": str(_LARGE_ONES), **query}, each)
 
     async def _pages(self, path: str, query: dict[str, str], each: Each) -> Listed:
         items: list[Any] = []
-        while True:
-            found, meta = page_of(await self._text("GET", path, query=query), path, each)
+        for _ in range(self._measure.pages):
+            text = await self._text("GET", path, most=self._measure.page, query=query)
+            found, meta = page_of(text, path, each)
             items += found
             if not (more := meta.get("continue")):
                 return Listed(items=tuple(items), resource_version=str(meta.get("resourceVersion", "")))
+            if str(more) == query.get("continue") or len(items) > self._measure.objects:
+                break
             query["continue"] = str(more)
+        raise ApiUnavailable(f"the list of {path} does not end: {len(items)} objects were read")
 
     async def create(self, path: str, body: KubeObject) -> KubeObject:
         return await self._call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})
@@ -117,18 +136,18 @@ class KubernetesClient:
         async with self._answer("GET", path, query=query, timeout=self._for_watches) as response:
             try:
                 if response.status >= 400:
-                    refused(response, await text_of(response), "watch", path)
+                    refused(response, await text_of(response, most=self._measure.answer), "watch", path)
                 yield events_of(response, path)
             finally:
                 _cut(response)
 
     async def _call(self, method: str, path: str, **more: Any) -> KubeObject:
-        return object_of(await self._text(method, path, **more), path)
+        return object_of(await self._text(method, path, most=self._measure.answer, **more), path)
 
-    async def _text(self, method: str, path: str, **more: Any) -> str:
+    async def _text(self, method: str, path: str, *, most: int, **more: Any) -> str:
         async with self._answer(method, path, **more) as response:
             try:
-                text = await text_of(response)
+                text = await text_of(response, most=most)
             finally:
                 response.release()
         if response.status >= 400:
@@ -190,13 +209,15 @@ class KubernetesClient:
         return cast("aiohttp.ClientResponse", answer.response)
 
 
-async def kubernetes_client(settings: ApiServerSettings, *, patience: Patience = _PATIENCE) -> KubernetesClient:
+async def kubernetes_client(
+    settings: ApiServerSettings, *, patience: Patience = _PATIENCE, measure: Measure = _MEASURE
+) -> KubernetesClient:
     """A client for the API server that the settings name; nothing is sent yet.
 
     Raises `InvalidArgument` (`config_invalid`) where the kubeconfig cannot be used, or this is no pod.
     """
     try:
-        return KubernetesClient(await renewal(settings), patience=patience)
+        return KubernetesClient(await renewal(settings), patience=patience, measure=measure)
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
         place = f"kubeconfig {settings.kubeconfig}" if settings.kubeconfig is not None else "the service account"
         raise InvalidArgument(

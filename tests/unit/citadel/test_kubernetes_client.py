@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
-from citadel.kubernetes.client import KubernetesClient, Patience, kubernetes_client
+from citadel.kubernetes.client import KubernetesClient, Measure, Patience, kubernetes_client
 from citadel.kubernetes.ports import ApiUnavailable, WatchEvent, WatchExpired
 from citadel.kubernetes.settings import ApiServerSettings
 from tests.kube_script import HOLD, ScriptedApi, answer, event, scripted_api, thing, watch
@@ -26,8 +27,12 @@ HASTY: Final = Patience(connect=5, answer=0.3, silence=0.3)
 
 
 @asynccontextmanager
-async def connected(path: Path, patience: Patience = Patience()) -> AsyncIterator[KubernetesClient]:  # noqa: B008 - frozen
-    client = await kubernetes_client(ApiServerSettings(kubeconfig=path), patience=patience)
+async def connected(
+    path: Path,
+    patience: Patience = Patience(),  # noqa: B008 - frozen
+    measure: Measure = Measure(),  # noqa: B008 - frozen
+) -> AsyncIterator[KubernetesClient]:
+    client = await kubernetes_client(ApiServerSettings(kubeconfig=path), patience=patience, measure=measure)
     try:
         yield client
     finally:
@@ -85,8 +90,10 @@ async def test_a_list_without_objects_is_empty_and_no_list_is_none(tmp_path: Pat
 
 async def test_a_list_of_five_thousand_whose_next_page_is_gone_is_read_anew_as_a_whole(tmp_path: Path) -> None:
     things = [thing(f"t{number}", number) for number in range(5000)]
-    meta = {"continue": "more", "resourceVersion": "8"}
-    pages = [answer(200, {"items": things[start : start + 500], "metadata": meta}) for start in range(0, 2500, 500)]
+    pages = [
+        answer(200, {"items": things[at : at + 500], "metadata": {"continue": f"from {at}", "resourceVersion": "8"}})
+        for at in range(0, 2500, 500)
+    ]
     gone = answer(410, {"message": "the provided continue parameter is too old", "code": 410})
     whole = answer(200, {"items": things, "metadata": {"resourceVersion": "9"}})
     async with scripted_api(tmp_path, *pages, gone, whole) as api, connected(api.kubeconfig()) as client:
@@ -105,6 +112,9 @@ async def test_a_list_of_five_thousand_whose_next_page_is_gone_is_read_anew_as_a
         (answer(410, {"message": "old"}), WatchExpired, Reason.KUBERNETES_UNAVAILABLE),
         ([b"HTTP/1.1 200 OK\r\n\r\n<html>a proxy</html>"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
         ([b"HTTP/1.1 200 OK\r\n\r\n[]"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 200_000], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([b'HTTP/1.1 200 OK\r\n\r\n{"items":[' + b"[" * 200_000], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
+        ([b"HTTP/1.1 503 Away\r\n\r\n" + b"[" * 200_000], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
         ([b"HTTP/1.1 503 Away\r\n\r\n<html>a proxy</html>"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
         ([b"no HTTP at all\r\n\r\n"], ApiUnavailable, Reason.KUBERNETES_UNAVAILABLE),
@@ -121,6 +131,67 @@ async def test_every_bad_answer_is_a_refusal_that_says_who_can_mend_it(
             with pytest.raises(CitadelError) as refused:
                 await call
             assert (type(refused.value), refused.value.reason) == (wanted, reason)
+
+
+def packed(text: bytes) -> list[bytes]:
+    return [b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(text)]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        answer(200, {"metadata": {"name": "x" * 1000}}),
+        answer(500, {"message": "x" * 1000}),
+        packed(b'{"metadata":{"name":"%s"}}' % (b"x" * 1000)),
+    ],
+)
+async def test_an_answer_that_is_longer_than_any_object_is_not_read_to_its_end(
+    tmp_path: Path, response: list[bytes]
+) -> None:
+    async with (
+        scripted_api(tmp_path) as api,
+        connected(api.kubeconfig(), measure=Measure(answer=1000, page=1000)) as client,
+    ):
+        api.last = response
+        for call in (client.get(THINGS), client.create(THINGS, {}), client.list(THINGS)):
+            with pytest.raises(ApiUnavailable, match="more than 1000 bytes"):
+                await call
+
+
+@pytest.mark.parametrize("fields", ["", "metadata.name=roots"])
+async def test_a_list_of_large_objects_is_read_a_few_at_a_time(tmp_path: Path, fields: str) -> None:
+    """Whoever may write them would keep all others from being known."""
+    large = [{**thing(f"t{number}", number), "data": "x" * 150} for number in range(6)]
+    pages = [
+        answer(200, {"items": large, "metadata": {"resourceVersion": "8"}}),
+        answer(200, {"items": large[:5], "metadata": {"continue": "more", "resourceVersion": "8"}}),
+        answer(200, {"items": large[5:], "metadata": {"resourceVersion": "8"}}),
+    ]
+    async with (
+        scripted_api(tmp_path, *pages) as api,
+        connected(api.kubeconfig(), measure=Measure(page=len(pages[0][0]) - 100)) as client,
+    ):
+        listed = await client.list(THINGS, fields=fields)
+        assert list(listed.items) == large
+        assert ["limit=5&" in f"{path}&" for path in api.paths] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("pages", "calls"),
+    [
+        ([answer(200, {"items": [], "metadata": {"continue": "again"}})] * 3, 2),
+        ([answer(200, {"items": [], "metadata": {"continue": str(number)}}) for number in range(9)], 4),
+        ([answer(200, {"items": [thing("a", 1)] * 3, "metadata": {"continue": str(n)}}) for n in range(9)], 2),
+    ],
+)
+async def test_a_list_that_does_not_end_is_none(tmp_path: Path, pages: list[list[bytes]], calls: int) -> None:
+    async with (
+        scripted_api(tmp_path, *pages) as api,
+        connected(api.kubeconfig(), measure=Measure(pages=4, objects=5)) as client,
+    ):
+        with pytest.raises(ApiUnavailable, match="does not end"):
+            await client.list(THINGS)
+        assert len(api.paths) == calls
 
 
 @pytest.mark.parametrize(("said", "seconds"), [("7", 7), ("100000", 300), ("soon", None), ("-1", None)])
