@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from citadel.errors import CitadelError, Reason, Unauthenticated
+from citadel.errors import CitadelError, Reason, Unauthenticated, Unavailable
 from citadel.kubernetes.ports import KubeObject
 from citadel.kubernetes.reading import part
 
@@ -20,7 +20,16 @@ _USER: Final = re.compile(
 )
 _GROUP: Final = "system:serviceaccounts"
 _EXTRA: Final = "authentication.kubernetes.io/"
-# What an API server says of a token that it has made itself.
+# What an API server says where it, its store or whom it asks did not answer: then nothing is known of the token.
+_UNCHECKED: Final = re.compile(
+    r"time[d ]?\s?out|time allotted|deadline exceeded|context canceled|connection|unreachable|no route to host"
+    r"|broken pipe|unavailable|unable to handle|too many requests|rate limit|try again|initializ|internal error"
+    r"|etcdserver|\bdial |\bEOF\b|\btls: |\bx509: ",
+    re.IGNORECASE,
+)
+_MOST_READ: Final = 4096  # letters of it
+_QUOTED: Final = re.compile(r'"[^"]*"')
+# What it says of a token that it has made itself.
 _GONE: Final = ("invalidated", "deleted", "not match claim", "not match service account", "not found")
 
 
@@ -57,7 +66,8 @@ class ProvenAccount:
 def proven_account(review: KubeObject, token: str, *, cluster: str, audience: str, now: datetime) -> ProvenAccount:
     """Who the answered `review` says that `token` is.
 
-    Raises `Unauthenticated`: `k8s_token_refused`, `k8s_token_expired` or `k8s_token_audience`.
+    Raises `Unauthenticated`: `k8s_token_refused`, `k8s_token_expired` or `k8s_token_audience`; and `Unavailable` where
+    the API server answers that it could not check the token.
     """
     claims = _claims(token)
     status = part(review, "status")
@@ -108,9 +118,18 @@ def refuse_by_its_own_words(token: str, *, audience: str, now: datetime) -> None
 def _refused(error: str, claims: Mapping[str, Any], *, audience: str, now: datetime) -> CitadelError:
     """Why it was refused. It is refused in any case: what the token claims shapes only what its bearer is told."""
     ends_at, meant = _moment(claims.get("exp")), claims.get("aud")
-    if "has expired" in error or (ends_at is not None and ends_at <= now):
+    is_over = ends_at is not None and ends_at <= now
+    is_for_others = bool(meant and audience not in (meant, *_list(claims, "aud")))
+    # Of several ways to check a token one may have said no, and the one that would have said yes nothing.
+    if not (is_over or is_for_others) and _could_not_check(error):
+        return Unavailable(
+            Reason.KUBERNETES_UNAVAILABLE,
+            "the API server could not check the token",
+            fix="ask again; if it stays so, read what the API server logs of its store and its webhooks for tokens",
+        )
+    if is_over or "has expired" in error:
         return _expired(ends_at)
-    if "is invalid for the target audiences" in error or (meant and audience not in (meant, *_list(claims, "aud"))):
+    if is_for_others or "is invalid for the target audiences" in error:
         return _for_others(audience)
     # Its own words can name other parts of the cluster, and the caller may be anybody.
     is_of_it = any(words in error for words in _GONE)
@@ -122,6 +141,12 @@ def _refused(error: str, claims: Mapping[str, Any], *, audience: str, now: datet
         f"the API server does not take the token: {why}",
         fix="send the projected token of a running pod of this cluster",
     )
+
+
+def _could_not_check(error: str) -> bool:
+    """Whether that is what it says. Names, which stand in quotation marks or as `namespace/name`, say nothing."""
+    words = (word for word in _QUOTED.sub("", error[:_MOST_READ]).split() if "/" not in word)
+    return _UNCHECKED.search(" ".join(words)) is not None
 
 
 def _for_others(audience: str) -> CitadelError:

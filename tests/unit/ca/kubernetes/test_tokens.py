@@ -10,7 +10,7 @@ import pytest
 
 from ca.kubernetes.accounts import Named
 from ca.kubernetes.tokens import REVIEWS, TokenReviewer
-from citadel.errors import Reason, Unauthenticated
+from citadel.errors import Reason, Unauthenticated, Unavailable
 from citadel.kubernetes.ports import ApiUnavailable, KubeObject
 from tests.clock import FakeClock
 from tests.kube_fake import FakeKubernetes
@@ -120,6 +120,63 @@ async def test_refusals(
         await reviewer(api, clock).account(secret)
     assert refused.value.reason is reason
     assert secret not in str(refused.value)
+
+
+URL = "https://10.0.0.1/api/v1/namespaces/shop/serviceaccounts/web"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "etcdserver: request timed out",
+        "[invalid bearer token, etcdserver: leader changed]",
+        "context deadline exceeded",
+        "context canceled",
+        f'Get "{URL}": dial tcp 10.0.0.1:443: connect: connection refused',
+        f'Get "{URL}": dial tcp: lookup api on 10.0.0.10:53: no such host',
+        f'[invalid bearer token, Post "{URL}": EOF]',
+        f'[invalid bearer token, Post "{URL}": net/http: TLS handshake timeout]',
+        "read tcp 10.0.0.2:41234->10.0.0.1:2379: i/o timeout",
+        "Timeout: request did not complete within the allotted timeout",
+        "the server was unable to return a response in the time allotted, but may still be processing the request",
+        "the server is currently unable to handle the request",
+        "Too many requests: please try again later",
+        "storage is (re)initializing",
+        "rpc error: code = Unavailable desc = error reading from server: read: connection reset by peer",
+        # One way to check it says no, another could not be asked.
+        '[service account token has been invalidated, Post "https://webhook": connect: no route to host]',
+        f'[invalid bearer token, Post "{URL}": dial tcp 10.0.0.1:443: x509: certificate has expired]',
+        f'[invalid bearer token, Post "{URL}": tls: failed to verify certificate: x509: unknown authority]',
+    ],
+)
+async def test_what_the_api_server_could_not_check_says_nothing_of_the_token(
+    api: FakeKubernetes, reviews: Reviews, clock: FakeClock, error: str
+) -> None:
+    reviews.status = refusing(error)
+    with pytest.raises(Unavailable) as told:
+        await reviewer(api, clock).account(token(clock.now() + HOUR))
+    assert told.value.reason is Reason.KUBERNETES_UNAVAILABLE
+    assert "10.0.0.1" not in str(told.value)  # whoever asks may be anybody
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        REFUSED,
+        GONE,
+        "service account UID (1) does not match claim (2)",
+        "service account shop/connection-timeout has been deleted",  # what names say is no trouble
+        'serviceaccounts "etcdserver: request timed out" not found',
+        'token issuer "https://unavailable.example.org" is invalid',
+    ],
+)
+async def test_what_it_says_of_the_token_is_no_trouble_of_its_own(
+    api: FakeKubernetes, reviews: Reviews, clock: FakeClock, error: str
+) -> None:
+    reviews.status = refusing(error)
+    with pytest.raises(Unauthenticated) as refused:
+        await reviewer(api, clock).account(token(clock.now() + HOUR))
+    assert refused.value.reason is Reason.K8S_TOKEN_REFUSED
 
 
 @pytest.mark.parametrize("text", ["", "a b", "a\nb", "ü", "x" * 16_385, "x\x00"])
