@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from citadel._wire import revocation_pb2
 from citadel.svid import X509Svid, verify_x509_svid
+from tests.certificates import UNNAMED_FEATURE
 from tests.csrs import PrivateKey, csr, new_key
 from tests.kube_api import KubernetesServer
 from tests.kube_roles import restricted
@@ -114,6 +116,10 @@ async def test_a_service_account_has_its_own_request_signed(
         status = await answered(kubernetes, f"{REQUESTS}/{shop}-long")
         svid = verified(server, base64.b64decode(status["certificate"]).decode())
         assert (svid.leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds() < 86400
+
+        odd = x509.CertificateSigningRequestBuilder(x509.Name([])).add_extension(UNNAMED_FEATURE, critical=False)
+        ask(kubernetes, f"{shop}-odd", token, odd.sign(new_key(), hashes.SHA256()).public_bytes(Encoding.DER))
+        assert (await answered(kubernetes, f"{REQUESTS}/{shop}-odd"))["certificate"]
 
         ask(kubernetes, f"{shop}-authority", token, csr(names=("spiffe://a.test/admin",)))
         ask(kubernetes, f"{shop}-usages", token, csr(), usages=["cert sign"])
