@@ -20,7 +20,7 @@ from citadel.config.files import read_secret_file
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from citadel.join_string import JoinString
 from citadel.repeated import Repeated
-from cli.agent_psat import may_pass, psat_anew, psat_invitation
+from cli.agent_psat import is_of_here, may_pass, psat_anew, psat_invitation
 from sds.keep.keys import load_pem
 from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
 from sds.link.credentials import NodeCertificate
@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 async def own_identity(settings: AgentSettings, clock: Clock) -> OwnIdentity:
     """The identity on disk, or a new one by joining."""
     file, joining_key = IdentityFile(settings.data_dir), JoiningKey(settings.data_dir)
-    identity = await asyncio.to_thread(file.load, settings.trust_domain)
+    identity = await asyncio.to_thread(kept_identity, settings)
     if identity is None:
         identity = await _join(settings, clock, joining_key)
         await asyncio.to_thread(file.save, identity)
@@ -50,6 +50,18 @@ async def own_identity(settings: AgentSettings, clock: Clock) -> OwnIdentity:
     await asyncio.to_thread(joining_key.discard)
     _log.info("agent identity", spiffe_id=str(identity.svid.spiffe_id), serial=identity.svid.serial)
     return OwnIdentity(current=identity, file=file)
+
+
+def kept_identity(settings: AgentSettings) -> AgentIdentity | None:
+    """The identity on disk, where it is that of an agent here. Blocks; raises as `IdentityFile.load`."""
+    identity = IdentityFile(settings.data_dir).load(settings.trust_domain)
+    if identity is None or is_of_here(identity.svid.spiffe_id, settings, os.environ):
+        return identity
+    _log.warning(
+        "the identity on disk is not that of this node and cluster, joining anew",
+        spiffe_id=str(identity.svid.spiffe_id),
+    )
+    return None
 
 
 def returning(settings: AgentSettings, clock: Clock) -> Returning:

@@ -14,12 +14,12 @@ from citadel.config.files import empty_private_dir, ensure_private_dir, remove_u
 from citadel.errors import FailedPrecondition, Reason
 from citadel.folder_lock import folder_lock
 from cli.agent_foundation import AgentFoundation, agent_foundation
-from cli.agent_joining import check_can_join, own_identity
+from cli.agent_joining import check_can_join, kept_identity, own_identity
 from cli.agent_keeping import agent_keeping
 from cli.agent_kubernetes import PROC, check_attesting
 from cli.agent_link import agent_link
 from cli.agent_serving import stream_registry, workload_server
-from sds.link.identity import IdentityFile, OwnIdentity
+from sds.link.identity import OwnIdentity
 from sds.link.memory import RevocationFile, RevocationMemory
 from sds.settings import AgentSettings
 
@@ -69,7 +69,7 @@ def validate_agent(settings: AgentSettings) -> None:
         load_policies(settings.authz.policy_file)
     if settings.kubernetes is not None:
         asyncio.run(check_attesting(settings.kubernetes, SystemClock()))
-    if settings.data_dir.is_dir() and IdentityFile(settings.data_dir).load(settings.trust_domain) is not None:
+    if settings.data_dir.is_dir() and kept_identity(settings) is not None:
         return
     check_can_join(settings)
 

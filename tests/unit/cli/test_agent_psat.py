@@ -19,12 +19,15 @@ from citadel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from cli.agent_joining import check_can_join, own_identity, returning
+from citadel.reserved import agent_id, k8s_agent_id
+from citadel.spiffe import SpiffeId
+from citadel.svid import X509Svid
+from cli.agent_joining import check_can_join, kept_identity, own_identity, returning
 from sds.keep.keys import new_key
-from sds.link.identity import AgentIdentity
-from sds.settings import AgentSettings
-from tests.unit.sds.fake_authority import FakeAuthority
-from tests.unit.sds.fake_server import FakeBootstrap, make_identity, now, serve_bootstrap
+from sds.link.identity import AgentIdentity, IdentityFile
+from sds.settings import AgentSettings, KubernetesSettings
+from tests.unit.sds.fake_authority import A_TEST, FakeAuthority
+from tests.unit.sds.fake_server import HOUR, FakeBootstrap, make_identity, now, serve_bootstrap
 
 
 class HastyClock(SystemClock):
@@ -68,6 +71,18 @@ class Bench:
         self.token.write_text(f"{content}\n")
         self.bundle.write_bytes(self.authority.bundle.to_pem())
 
+    def keep(self, spiffe_id: SpiffeId) -> AgentIdentity:
+        """Have this identity on disk."""
+        key = new_key("ec-p256")
+        identity = replace(
+            make_identity(self.authority, self.settings.join.servers[0]),
+            svid=X509Svid.from_der(self.authority.issue(spiffe_id, key, now(), HOUR)),
+            key=key,
+        )
+        self.settings.data_dir.mkdir(mode=0o700)
+        IdentityFile(self.settings.data_dir).save(identity)
+        return identity
+
     async def join(self) -> AgentIdentity:
         return (await own_identity(self.settings, self.clock)).current
 
@@ -91,6 +106,46 @@ async def test_what_is_not_mounted_yet_is_waited_for(bench: Bench) -> None:
     bench.clock.wakes = lambda: bench.mount() if len(bench.clock.slept) == 3 else None
     await bench.join()
     assert (bench.door.tokens, len(bench.clock.slept)) == (["one"], 3)
+
+
+HERE = k8s_agent_id(A_TEST, "c1", "n1")
+
+
+@pytest.mark.parametrize("spiffe_id", [HERE, k8s_agent_id(A_TEST, "c1", "n2")], ids=str)
+async def test_where_the_node_is_not_told_any_of_the_cluster_is_taken_from_disk(
+    bench: Bench, spiffe_id: SpiffeId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_NAME", "n1")  # which nobody asks for where no pods are attested
+    kept = bench.keep(spiffe_id)
+    assert (await bench.join()).svid == kept.svid
+    assert bench.door.tokens == []
+
+
+@pytest.mark.parametrize(
+    ("spiffe_id", "is_taken"),
+    [
+        (HERE, True),
+        (k8s_agent_id(A_TEST, "c1", "n2"), False),  # the image of another node, or another name of this one
+        (k8s_agent_id(A_TEST, "c2", "n1"), False),  # the cluster is called otherwise now
+        (agent_id(A_TEST, "n1"), False),  # joined by a join string
+    ],
+    ids=str,
+)
+async def test_the_identity_of_another_node_or_cluster_is_not_taken_from_disk(
+    bench: Bench, spiffe_id: SpiffeId, is_taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_NAME", "n1")
+    bench.settings = bench.settings.model_copy(update={"kubernetes": KubernetesSettings()})
+    bench.door.answered_id = HERE
+    kept = bench.keep(spiffe_id)
+    assert (kept_identity(bench.settings) is not None) is is_taken
+    bench.mount()
+    identity = await bench.join()
+    assert identity.svid.spiffe_id == HERE
+    assert (identity.svid == kept.svid, bench.door.tokens) == ((True, []) if is_taken else (False, ["one"]))
+    on_disk = IdentityFile(bench.settings.data_dir).load(A_TEST)
+    assert on_disk is not None
+    assert on_disk.svid == identity.svid
 
 
 PASSING = [
