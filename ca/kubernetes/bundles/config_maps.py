@@ -90,6 +90,8 @@ class ConfigMaps:
         self._disputes = Disputes(clock=clock)
         self._rivals = Rivals(api, name, most=_MOST_LOOKED_AT)
         self.rewritten_at: float | None = None  # when one was last brought from one bundle to another
+        self._rewritten: set[str] = set()  # the namespaces that have had the bundle in force
+        self.put_back_at: dict[str, float] = {}  # by namespace: when it was last put back, after others changed it
         self._found.follow(self._config_map_changed)
         namespaces.follow(self._namespace_changed)
 
@@ -105,6 +107,7 @@ class ConfigMaps:
 
     def bundle_changed(self) -> None:
         """The bundle says something else now."""
+        self._rewritten.clear()
         for namespace in self._namespaces.current:
             self._backlog.add(namespace)
 
@@ -167,6 +170,14 @@ class ConfigMaps:
             },
         )
         if before:
+            self._note_rewritten(namespace)
+
+    def _note_rewritten(self, namespace: str) -> None:
+        """All wait for who gets a new bundle; who has had it and alters it is waited for by name alone."""
+        if namespace in self._rewritten:
+            self.put_back_at[namespace] = self._clock.monotonic()
+        else:
+            self._rewritten.add(namespace)
             self.rewritten_at = self._clock.monotonic()
 
     def _is_behind(self, namespace: str) -> bool:
@@ -195,6 +206,7 @@ class ConfigMaps:
         if after is None:
             self._backlog.forget(key)
             self._disputes.forget(key)
+            self.put_back_at.pop(key, None)
         else:
             self._backlog.add(key, urgent=True)  # its pods cannot start without
 
@@ -204,6 +216,7 @@ class ConfigMaps:
         if not self._is_behind(namespace):
             return
         if was_right:
+            self._rewritten.add(namespace)
             self._backlog.add(namespace, after=self._disputes.pause(namespace))
         elif not self._backlog.waits_for(namespace) or (after is None and before is not None and before.is_immutable):
             self._backlog.add(namespace)

@@ -88,8 +88,9 @@ class BundleKeeping:
         for each in self.bases():
             if not each.followed.has_synced and (each.resource != TRUST_BUNDLES or "pem" in forms):
                 return [self._never_read(each)]
+        stale = self._stale(forms)
         # Also for those that are left once one was skipped.
-        return [*self._behind(self._stale(forms)), *self._being_read()]
+        return [*self._behind(stale), *self._being_read(), *self._put_back(stale)]
 
     def depending(self, old_ids: Collection[str], now: datetime) -> Sequence[Holder]:
         del old_ids, now  # whoever has a certificate is known from the ledger
@@ -163,12 +164,34 @@ class BundleKeeping:
     def _being_read(self) -> list[Holder]:
         of_bundle = self._trust_bundle.rewritten_at if self._trust_bundle is not None else None
         times = [at for at in (of_bundle, *(each.rewritten_at for each in self._config_maps)) if at is not None]
-        left = max([self._begun, *times]) + _KUBELETS_HAVE_IT - self._clock.monotonic()
-        if left <= 0:
+        left = self._left_of(max([self._begun, *times]))
+        if left <= timedelta(0):
             return []
         words = "kubelets bring the bundle into pods, and must have had the time for it"
-        until = self._clock.now() + timedelta(seconds=left)
-        return [Holder(name=self._name, words=words, until=until, is_mere_time=True)]
+        return [Holder(name=self._name, words=words, until=self._clock.now() + left, is_mere_time=True)]
+
+    def _put_back(self, stale: Collection[str]) -> Iterator[Holder]:
+        """Where somebody else changed what was right: others are not held up by who does so again and again."""
+        times: defaultdict[str, list[float]] = defaultdict(list)
+        for each in self._config_maps:
+            for namespace, at in each.put_back_at.items():
+                times[namespace].append(at)
+        lefts = {where: self._left_of(max(at)) for where, at in sorted(times.items()) if where not in stale}
+        lefts = {where: left for where, left in lefts.items() if left > timedelta(0)}
+        words, now = (
+            "others changed the bundle there; kubelets must have had the time to bring it back",
+            self._clock.now(),
+        )
+        if len(lefts) <= _MOST_ALONE:
+            for where, left in lefts.items():
+                yield Holder(name=f"{self._name}/{where}", agent=self._name, words=words, until=now + left)
+            return
+        named = ", ".join([*lefts][:_MOST_NAMED])
+        yield Holder(name=self._name, words=f"{words}: {named}, and more", until=now + max(lefts.values()))
+
+    def _left_of(self, written: float) -> timedelta:
+        """How long kubelets may still take to bring into pods what was written then."""
+        return timedelta(seconds=written + _KUBELETS_HAVE_IT - self._clock.monotonic())
 
 
 def _by_name(settings: Sequence[ConfigMapSettings]) -> dict[str, list[ConfigMapSettings]]:

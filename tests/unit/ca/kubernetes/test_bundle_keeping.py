@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -261,6 +262,50 @@ async def test_a_rotation_waits_until_a_new_root_is_where_the_old_one_was(
         assert holder.is_mere_time  # a pod reads what its kubelet has brought it
         await clock.advance(90)
         assert keeper.without(is_jwt=False) == []
+
+
+async def test_who_alters_one_again_and_again_holds_up_nobody_once_that_namespace_is_skipped(
+    cluster: Cluster, own: Own, clock: FakeClock
+) -> None:
+    for name in ("shop", "tenant"):
+        cluster.namespace(name)
+    theirs = {"metadata": {"namespace": "tenant", "name": "roots"}, "data": {"roots.pem": "mine"}}
+    async with keeping(cluster, own, clock) as keeper:
+        await clock.advance(90)
+        cluster.put(at("tenant"), theirs)  # right until now, so that even the first time is waited for by name
+        own_names = set()
+        for second in range(600):
+            if second % 45 == 0:
+                cluster.put(at("tenant"), theirs)
+            if second == 100:
+                own.becomes(bundle(ONE, TWO, sequence=2))
+            await clock.advance(1)
+            held = keeper.without(is_jwt=False)
+            own_names |= {each.name for each in held} if not 100 <= second < 100 + 45 + 60 + 90 else set()
+            assert len({each.name for each in held}) == len(held)
+        assert own_names == {f"{HOLDER}/tenant"}
+        assert {(each.agent, each.is_mere_time) for each in held} == {(HOLDER, False)}
+        cluster.put(at("shop"), {**theirs, "metadata": {"namespace": "shop", "name": "roots"}})
+        await clock.advance(1)
+        (shop,) = [each for each in keeper.without(is_jwt=False) if each.name == f"{HOLDER}/shop"]
+        assert shop.until == clock.now() + timedelta(seconds=89)  # its pods may have read what was there
+        await clock.advance(180)
+        assert keeper.without(is_jwt=False) == []
+
+
+async def test_many_that_were_put_back_are_one_holder(cluster: Cluster, own: Own, clock: FakeClock) -> None:
+    names = [f"shop-{number:02}" for number in range(21)]
+    for name in names:
+        cluster.namespace(name)
+    async with keeping(cluster, own, clock) as keeper:
+        await clock.advance(90)
+        for name in names:
+            meta = {"namespace": name, "name": "roots"}
+            cluster.put(at(name), {"metadata": meta, "data": {"roots.pem": "mine"}})
+        await clock.advance(1)
+        (holder,) = keeper.without(is_jwt=False)
+        assert (holder.name, holder.agent) == (HOLDER, "")
+        assert holder.words.endswith("bring it back: shop-00, shop-01, shop-02, and more")
 
 
 async def test_many_that_are_behind_are_one_holder(cluster: Cluster, own: Own, clock: FakeClock) -> None:
