@@ -167,6 +167,7 @@ REFUSED: Mapping[str, Values] = {
     "/server/store/secretName": {"server": {"store": {"secretName": "Bad_Name"}}},
     "/server/store/kind": {"server": {"store": {"kind": "mysql"}}},
     "a standby needs PostgreSQL": {"server": {"store": {"kind": "sqlite"}, "replicas": 2}},
+    "the disk of a pod goes with it": {"server": {"settings": {"keys": {"store": "disk"}}}},
     "server.kek.secretName is needed": {"server": {"kek": {"secretName": None}}},
     "/server/settings": {"server": {"settings": {"trust_domain": "other.example"}}},
     "/server/settings/keys": {"server": {"settings": {"keys": {"kek_file": "/etc/citadel/kek"}}}},
