@@ -146,13 +146,23 @@ def granted(documents: Iterable[dict[str, Any]], account: str) -> set[Grant]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_roles_allow_what_the_code_calls_and_nothing_else(case: str) -> None:
+def test_the_roles_allow_what_the_code_calls_and_nothing_else(case: str, tmp_path: Path) -> None:
     documents = render(CASES[case])
     agent = granted(documents, "citadel-agent")
     assert agent == (set(grants(AGENT)) if has_agents(case) else set())
-    cluster = merged(yaml.safe_load((CHART / "values.yaml").read_text())["cluster"], CASES[case].get("cluster", {}))
-    needed = server_permissions(ClusterSettings.model_validate(cluster))
+    needed = server_permissions(followed(case, tmp_path))
     assert granted(documents, "citadel") == set(grants(needed))
+
+
+def followed(case: str, folder: Path) -> ClusterSettings:
+    """The settings of the server that comes with these roles; of one in another cluster, where it has none here."""
+    if CASES[case].get("remoteServer"):
+        remote = {"name": "remote", "kubeconfigSecret": "x", "joining": {}, "workloads": {}, "bundles": {}}
+        settings = server_settings(render({"remoteClusters": [remote]}), folder)
+    else:
+        settings = server_settings(render(CASES[case]), folder)
+    clusters = settings.kubernetes.clusters if settings.kubernetes is not None else ()
+    return clusters[-1 if CASES[case].get("remoteServer") else 0] if clusters else ClusterSettings(name="none")
 
 
 REFUSED: Mapping[str, Values] = {
@@ -179,6 +189,14 @@ REFUSED: Mapping[str, Values] = {
     "/cluster/signers": {"cluster": {"signers": {}}},
     "/cluster/gateways": {"cluster": {"gateways": {"namespaces": ["a"]}}},
     "agents join by cluster.joining": {"cluster": {"joining": None}},
+    "agent.namespace must not be that of the release": {"agent": {"namespace": "citadel"}},
+    "proxies do not start without istio-ca-root-cert": {
+        "cluster": {
+            "istio": {},
+            "bundles": {"config_maps": [{"name": "citadel-bundle", "key": "bundle.pem"}]},
+        }
+    },
+    "/cluster/bundles/config_maps": {"cluster": {"bundles": {"config_maps": None}}},
     "none of cluster.bundles.config_maps": {"agent": {"bundle": {"name": "other"}}},
     "every cluster needs a name of its own": {"remoteClusters": [{"name": "main", "kubeconfigSecret": "x"}]},
     "/remoteClusters/0": {"remoteClusters": [{"name": "west"}]},
@@ -196,6 +214,37 @@ def test_nonsense_is_refused(problem: str) -> None:
     with pytest.raises(HelmRefusal) as refused:
         render(REFUSED[problem])
     assert problem in str(refused.value)
+
+
+def own_cluster(values: Values) -> dict[str, Any]:
+    config = one(render(values), "ConfigMap", "citadel-server")
+    own: dict[str, Any] = yaml.safe_load(config["data"]["server.yaml"])["kubernetes"]["clusters"][0]
+    return own
+
+
+@pytest.mark.parametrize(
+    ("cluster", "kept"),
+    [
+        ({}, ["citadel-bundle"]),
+        ({"istio": {"cluster_id": "Kubernetes"}, "bundles": {}}, ["citadel-bundle", "istio-ca-root-cert"]),
+        ({"istio": {}, "bundles": {"writes_per_second": 5}}, ["citadel-bundle", "istio-ca-root-cert"]),
+        ({"bundles": {"config_maps": [{"name": "other", "key": "bundle.pem"}]}}, ["other"]),
+    ],
+)
+def test_proxies_of_istio_find_their_roots_wherever_istio_is_on(cluster: Values, kept: list[str]) -> None:
+    values: Values = {"cluster": cluster, "agent": {"bundle": {"name": kept[0]}}}
+    assert [each["name"] for each in own_cluster(values)["bundles"]["config_maps"]] == kept
+
+
+@pytest.mark.parametrize(
+    ("agents", "accounts"), [(True, ["citadel-agents/citadel-agent", "mesh/agent"]), (False, ["mesh/agent"])]
+)
+def test_further_agents_do_not_shut_out_those_of_the_release(agents: bool, accounts: list[str]) -> None:
+    values: Values = {
+        "cluster": {"joining": {"service_accounts": ["mesh/agent"]}},
+        "agent": {"enabled": agents},
+    }
+    assert own_cluster(values)["joining"]["service_accounts"] == accounts
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@
 {{- end }}
 {{- if hasKey $cluster "joining" }}
 {{- $account := printf "%s/%s-agent" (include "citadel.agentNamespace" $context) (include "citadel.name" $context) }}
-{{- $_ := set $cluster "joining" (merge (dict) $cluster.joining (dict "service_accounts" (list $account))) }}
+{{- $accounts := $cluster.joining.service_accounts }}
+{{- /* The agents of this release always may, beside those that are listed; in another cluster they are not ours to name. */}}
+{{- if and $accounts $context.Values.agent.enabled (not $given.kubeconfigSecret) }}{{ $accounts = prepend $accounts $account | uniq }}{{ end }}
+{{- $_ := set $cluster "joining" (merge (dict "service_accounts" ($accounts | default (list $account))) $cluster.joining) }}
+{{- end }}
+{{- if hasKey $cluster "bundles" }}
+{{- $maps := list (dict "name" "citadel-bundle" "key" "bundle.pem") }}
+{{- if hasKey $cluster "istio" }}{{ $maps = append $maps (dict "name" "istio-ca-root-cert" "key" "root-cert.pem") }}{{ end }}
+{{- /* Written out, so that rights and checks go by what is kept. */}}
+{{- if not (hasKey $cluster.bundles "config_maps") }}{{ $_ := set $cluster "bundles" (merge (dict "config_maps" $maps) $cluster.bundles) }}{{ end }}
 {{- end }}
 {{- with $given.kubeconfigSecret }}
 {{- $_ := set $cluster "api" (dict "kubeconfig" (printf "/etc/citadel/clusters/%s/kubeconfig" $given.name)) }}
