@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -19,6 +20,7 @@ from citadel.tasks import to_its_end
 
 _LOOK_EVERY: Final = 60.0  # seconds
 _GONE_FOR: Final = timedelta(minutes=10)
+_MOST_ASKED: Final = 10  # nodes, to see that a cluster is still the one that agents joined from
 
 _log = structlog.get_logger(__name__)
 
@@ -28,8 +30,9 @@ class Departures:
 
     A wrong eviction is an outage of a node, so all of this is asked: their pods were missing for ten minutes in which
     pods could be followed without trouble, and then the API server itself says that neither the pod nor the node is
-    there any more, by UID. A cluster that knows the pod of none of its agents is not believed: it may have been set up
-    anew. Who is banned stays so, since that is a person's word.
+    there any more, by UID. A cluster that knows neither the pod nor the node of any of its agents is not believed: it
+    may be another one, or set up anew. Pods alone do not say so: those of a DaemonSet that was rolled out are all other
+    ones. Who is banned stays so, since that is a person's word.
     """
 
     def __init__(self, *, cluster: str, roster: AgentRoster, places: Places, clock: Clock) -> None:
@@ -53,7 +56,8 @@ class Departures:
         pods, now = self._places.pods, self._clock.now()
         agents = [*self._agents()]
         missing = [each for each in agents if pods.with_uid(fact(each.selectors, "k8s-pod-uid")) is None]
-        if not pods.has_synced or pods.trouble is not None or len(missing) == len(agents):
+        is_followed = pods.has_synced and pods.trouble is None
+        if not is_followed or (len(missing) == len(agents) and not await self._is_theirs(agents)):
             self._missing.clear()
             return
         before, self._missing = self._missing, {}
@@ -73,6 +77,16 @@ class Departures:
             is_theirs = fact(agent.selectors, "k8s-cluster") == self._cluster
             if agent.joined_by is JoinedBy.K8S_PSAT and is_theirs and not agent.banned:
                 yield agent
+
+    async def _is_theirs(self, agents: Sequence[Agent]) -> bool:
+        """Whether the node of one of them is there, which is the same machine if it has the same UID."""
+        nodes = ((fact(each.selectors, "k8s-node-name"), fact(each.selectors, "k8s-node-uid")) for each in agents)
+        likely = (each for each in nodes if self._places.pods.on_node(each[0]))
+        for name, uid in islice(likely, _MOST_ASKED):
+            node = await self._places.node(name)
+            if node is not None and node.uid == uid:
+                return True
+        return False
 
     async def _has_left(self, agent: Agent) -> bool:
         told = {name: fact(agent.selectors, f"k8s-{name}") for name in ("ns", "pod-name", "pod-uid")}

@@ -109,6 +109,33 @@ async def test_nobody_is_evicted_where_the_node_cannot_be_asked_for(world: World
     assert {*world.server.roster.all()} == {AGENT, OTHER}
 
 
+def roll(world: World) -> None:
+    """Other pods, whose agents go on with what is on the disk of their nodes, and do not join."""
+    for name, node in (("agent-x", "n1"), ("agent-w", "n2")):
+        world.cluster.drop(name)
+        world.cluster.pod(f"{name}-new", uid=f"{name}-new", node=node)
+
+
+async def test_after_a_rollout_nobody_is_evicted_but_who_leaves(world: World) -> None:
+    await world.join(**X)
+    roll(world)
+    await pass_time(world, 60 * 60)
+    assert {*world.server.roster.all()} == {AGENT, OTHER}
+    world.cluster.drop("agent-x-new")
+    world.api.drop("/api/v1/nodes/n1")
+    await pass_time(world)
+    assert {*world.server.roster.all()} == {OTHER}
+
+
+async def test_a_cluster_with_nodes_of_the_same_names_is_not_believed(world: World) -> None:
+    await world.join(**X)
+    roll(world)
+    for name in ("n1", "n2"):
+        world.cluster.node(name, uid=f"another-{name}")
+    await pass_time(world, 60 * 60)
+    assert {*world.server.roster.all()} == {AGENT, OTHER}
+
+
 async def test_a_cluster_that_knows_no_agent_at_all_is_not_believed(world: World) -> None:
     await world.join(**X)
     leave(world)
