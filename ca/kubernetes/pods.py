@@ -70,7 +70,7 @@ class Pods:
 
     def __init__(self, api: KubernetesApi, *, clock: Clock) -> None:
         self._api = api
-        self._questions: SharedCalls[tuple[Pod, ...]] = SharedCalls(_QUESTIONS)
+        self._questions: SharedCalls[tuple[Pod, ...]] = SharedCalls(_QUESTIONS, clock=clock)
         self._informer = Informer(api, PODS, keep=pod_of, clock=clock)
         self._by_uid: dict[str, Pod] = {}
         self._by_node: dict[str, dict[str, Pod]] = {}

@@ -39,7 +39,7 @@ class TokenReviewer:
         self._clock = clock
         self._keep = keep
         self._kept: OrderedDict[bytes, tuple[ProvenAccount, datetime]] = OrderedDict()
-        self._reviews: SharedCalls[ProvenAccount] = SharedCalls(_AT_ONCE)
+        self._reviews: SharedCalls[ProvenAccount] = SharedCalls(_AT_ONCE, clock=clock)
 
     async def account(self, token: str) -> ProvenAccount:
         """Whose token it is.
