@@ -98,7 +98,7 @@ async def test_a_refused_call_of_an_agent_and_of_an_administrator_has_its_caller
     found = {(one.actor_kind, one.actor, one.what, one.reason) for one in await refusals(server, at_least=2)}
     assert found == {
         ("spiffe", agent.spiffe_id, "/citadel.v1.AgentApi/RenewAgent", "csr_malformed"),
-        ("local", "uid:0", "/citadel.v1.Admin/DeleteEntry", "entry_not_found"),
+        ("local", f"uid:{os.getuid()}", "/citadel.v1.Admin/DeleteEntry", "entry_not_found"),
     }
 
 
@@ -155,7 +155,9 @@ async def test_the_commands_list_show_export_verify_and_prune(server: Server, tm
     assert (missing.exit_code, json.loads(missing.stderr)["error"]["reason"]) == (4, "record_not_found")
 
     told = json.loads((await command(server, "audit", "list", "--what", "entry")).stdout)
-    assert [(one["actor"], one["what"], one["target"]) for one in told] == [("uid:0", "entry.create", entry.id)]
+    assert [(one["actor"], one["what"], one["target"]) for one in told] == [
+        (f"uid:{os.getuid()}", "entry.create", entry.id)
+    ]
 
     kept = tmp_path / "checkpoints.jsonl"
     assert (await command(server, "audit", "export", "--write", str(kept))).exit_code == 0

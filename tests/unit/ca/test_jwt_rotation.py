@@ -92,10 +92,10 @@ async def test_a_rotation_from_its_start_to_its_end(server: Server, disk: Disk) 
     recorder, begun = Recorder(server), server.clock.now()
     (old,) = server.tokens.authorities()
     await server.begin(JWT)
-    await server.until(lambda: f"jwt/{old.kid}" in server.holders())
+    words = "signed tokens that have not ended"
+    await server.until(lambda: server.holders() == {f"jwt/{old.kid}": words})
     assert old.signed_until is not None
-    (holder,) = (holder for holder, _ in server.rotator.view().holders)
-    assert holder.words == "signed tokens that have not ended"
+    ((holder, _),) = server.rotator.view().holders
     assert holder.until == old.signed_until + LEEWAY
     done = await over(server)
     assert recorder.seen == [
@@ -171,8 +171,8 @@ async def test_agents_that_are_away_count_as_for_roots(server: Server) -> None:
     first, _ = server.nodes
     first.leave()
     await server.begin(JWT)
-    await server.until(lambda: "node-1" in server.holders())
-    assert server.holders() == {"node-1": "away, and certificates issued through it are valid"}
+    words = "away, and certificates issued through it are valid"
+    await server.until(lambda: server.holders() == {"node-1": words})
     await server.steering.skip("node-1", why="it was scrapped", by=ADMINISTRATOR)
     await over(server)
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from citadel._wire import types_pb2
@@ -109,6 +109,8 @@ def test_bytes_that_were_changed_on_the_way_are_refused_as_malformed_and_never_c
     field = "issuer" if in_issuer else "crl"
     data = bytearray(getattr(message.lists[1], field))
     place %= len(data)
+    signed = x509.load_der_x509_certificate(bytes(data)) if in_issuer else x509.load_der_x509_crl(bytes(data))
+    assume(place != len(data) - len(signed.signature) - 1)  # the count of unused bits, which no signature covers
     changed = data[place] != value
     data[place] = value
     setattr(message.lists[1], field, bytes(data))
