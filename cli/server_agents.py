@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ca.agents.administration import AgentAdministration
+from ca.agents.administration import AgentAdministration, CommitsUnderWay
 from ca.agents.anchors import AnchorFile
 from ca.agents.joining import Joining
 from ca.agents.rejoining import Rejoining
@@ -38,6 +38,7 @@ async def agent_affairs(
     database: Database,
     roster: AgentRoster,
     issuer: Issuer,
+    commits: CommitsUnderWay,
     sessions: SessionBook,
     clock: Clock,
 ) -> AgentAffairs:
@@ -71,7 +72,7 @@ async def agent_affairs(
             clock=clock,
             grace=settings.joining.rejoin_grace,
         ),
-        administration=AgentAdministration(trust_domain=settings.trust_domain, roster=roster),
+        administration=AgentAdministration(trust_domain=settings.trust_domain, roster=roster, commits=commits),
         sightings=sightings,
         own_svids=own_svids,
     )

@@ -50,7 +50,13 @@ async def started_issuing(
     stack.callback(tokens.close)
     sessions = SessionBook(most_silent=settings.limits.silent_streams, hello_timeout=settings.limits.hello_timeout)
     agents = await agent_affairs(
-        settings, database=base.database, roster=registers.roster, issuer=issuer, sessions=sessions, clock=base.clock
+        settings,
+        database=base.database,
+        roster=registers.roster,
+        issuer=issuer,
+        commits=registers.ledger,
+        sessions=sessions,
+        clock=base.clock,
     )
     identity = ServerIdentity(
         issuer=issuer, authorities=trust.authorities, clock=base.clock, dns_names=settings.advertise.dns_names

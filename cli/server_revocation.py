@@ -70,7 +70,7 @@ def revoker(
             is_agent=lambda spiffe_id: spiffe_id in roster.all(),
         ),
         commits=commits,
-        agents=AgentAdministration(trust_domain=affairs.trust_domain, roster=roster),
+        agents=AgentAdministration(trust_domain=affairs.trust_domain, roster=roster, commits=commits),
         bars=affairs.bars,
         lists=affairs.lists,
         clock=clock,

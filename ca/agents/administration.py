@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -20,12 +20,21 @@ MAX_REASON: Final = 500  # characters
 _log = structlog.get_logger(__name__)
 
 
+class CommitsUnderWay(Protocol):
+    """What a ban needs of the ledger's writer."""
+
+    async def settled(self) -> None:
+        """Wait until the commit under way has ended: it asked who is banned before."""
+        ...
+
+
 class AgentAdministration:
     """Changes agents on behalf of `by`. Their open streams learn of it at once."""
 
-    def __init__(self, *, trust_domain: TrustDomain, roster: AgentRoster) -> None:
+    def __init__(self, *, trust_domain: TrustDomain, roster: AgentRoster, commits: CommitsUnderWay) -> None:
         self._trust_domain = trust_domain
         self._roster = roster
+        self._commits = commits
 
     def find(self, name: str) -> Agent:
         """The agent with this SPIFFE ID or name. Raises `NotFound` (`agent_unknown`) or `InvalidArgument`."""
@@ -76,6 +85,8 @@ class AgentAdministration:
             changed = replace(agent, banned=banned, ban_reason=_shown(why) if banned else "")
             act = self._act("agent.ban" if banned else "agent.unban", agent, why, by)
             await self._roster.record(changed, act)
+        if banned:
+            await self._commits.settled()
         _log.warning("agent banned" if banned else "agent unbanned", agent=str(agent.spiffe_id), by=str(by))
         return changed
 
@@ -84,6 +95,7 @@ class AgentAdministration:
             agent = self.find(name)
             act = self._act("agent.evict", agent, why, by)
             await self._roster.remove(agent.spiffe_id, act)
+        await self._commits.settled()
         _log.warning("agent evicted", agent=str(agent.spiffe_id), by=str(by))
         return agent
 

@@ -49,15 +49,21 @@ class OpenLedger:
         self.committing = asyncio.Event()
         self.may_commit = asyncio.Event()
         self.may_commit.set()
+        self._one_commit = asyncio.Lock()
 
     async def append(self, rows: Sequence[LedgerRow]) -> None:
         if self.fails:
             raise Unavailable(Reason.STORE_UNAVAILABLE, "the disk is full")
         if self.roster is not None and any(self.roster.is_shut_out(row.requested_by) for row in rows):
             raise PermissionDenied(Reason.AGENT_BANNED, "banned")
-        self.committing.set()
-        await self.may_commit.wait()
-        self.rows.extend(rows)
+        async with self._one_commit:
+            self.committing.set()
+            await self.may_commit.wait()
+            self.rows.extend(rows)
+
+    async def settled(self) -> None:
+        async with self._one_commit:
+            pass
 
     async def append_each(self, rows: Sequence[LedgerRow]) -> Sequence[CitadelError | None]:
         raise NotImplementedError
@@ -120,7 +126,7 @@ class Joiner:
             clock=clock,
             grace=GRACE,
         )
-        self.administration = AgentAdministration(trust_domain=A_TEST, roster=self.roster)
+        self.administration = AgentAdministration(trust_domain=A_TEST, roster=self.roster, commits=self.ledger)
 
     async def token(self, name: str = "node-1", *facts: str, lifetime: timedelta | None = None) -> str:
         made = await self.joining.create_token(

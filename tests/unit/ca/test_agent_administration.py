@@ -119,8 +119,15 @@ async def test_what_is_being_committed_when_the_change_comes_is_not_answered(
     while server.ledger.may_commit.is_set():
         await asyncio.sleep(0)
     await server.ledger.committing.wait()
-    await change(server)
+    changing = asyncio.ensure_future(change(server))
+    async with asyncio.timeout(10):
+        while not server.roster.is_shut_out(NODE_1):
+            await asyncio.sleep(0)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not changing.done()  # the row is to be in the ledger for whoever looks there after it
     server.ledger.may_commit.set()
+    await changing
     with pytest.raises(PermissionDenied) as refused:
         await asking
     assert refused.value.reason is reason

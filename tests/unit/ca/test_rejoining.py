@@ -238,8 +238,12 @@ async def test_a_ban_during_a_rejoin_wins(server: Joiner) -> None:
     server.ledger.may_commit.clear()
     coming = asyncio.create_task(rejoin(server, old, new_key()))
     await server.ledger.committing.wait()
-    await server.administration.ban("node-1", why="stolen", by=ADMINISTRATOR)
+    banning = asyncio.create_task(server.administration.ban("node-1", why="stolen", by=ADMINISTRATOR))
+    async with asyncio.timeout(10):
+        while not server.roster.is_banned(NODE_1):
+            await asyncio.sleep(0)
     server.ledger.may_commit.set()
+    await banning
     with pytest.raises(PermissionDenied) as refused:
         await coming
     assert refused.value.reason is Reason.AGENT_BANNED
