@@ -313,7 +313,7 @@ MISTAKES: Mapping[str, tuple[Mistake, Mapping[str, list[Any]]]] = {
         settings(gateways={"namespaces": {"include": ["chk-shop", "chk-away"]}}),
         {
             "permission": [("bad", "secrets in chk-away", DENIED), ("bad", "events in chk-away", DENIED)],
-            "namespace": [("warning", "`gateways.namespaces` names chk-away, which is not there", None)],
+            "namespace": [("bad", "`gateways.namespaces` names chk-away, which is not there", "kubernetes_not_found")],
         },
     ),
     "patterns that fit nothing": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,11 +20,18 @@ from citadel.errors import CitadelError, Reason
 from citadel.finding import Finding, bad, good, unknown, warning
 from citadel.kubernetes.ports import FIELD_MANAGER
 
+_OF_ISTIO: Final = ("istio-ca-root-cert", "root-cert.pem")
+_NO_ROOTS_OF_ISTIO: Final = (
+    "`bundles` keeps no {name: istio-ca-root-cert, key: root-cert.pem}, without which no proxy of Istio starts"
+)
+
 
 def map_findings(facts: ClusterFacts, cluster: ClusterSettings, bundle: TrustBundle | None) -> Iterator[Finding]:
     """Whether each is where it is meant to be, says what the server trusts, and is written by nobody else."""
     if cluster.signs_without_roots:
         yield warning(Subject.CONFIG_MAP, NO_ROOTS, KEEP_THEM)
+    if cluster.istio is not None and not _keeps_those_of_istio(cluster):
+        yield warning(Subject.CONFIG_MAP, _NO_ROOTS_OF_ISTIO, "list it in `bundles.config_maps`, unless others keep it")
     for each in cluster.bundles.config_maps if cluster.bundles is not None else ():
         kept = facts.maps.get(each.name)
         if kept is None:
@@ -36,6 +44,10 @@ def map_findings(facts: ClusterFacts, cluster: ClusterSettings, bundle: TrustBun
         yield from _rivals(each, meant)
         if meant and bundle is not None:
             yield _content(each, meant, bundle)
+
+
+def _keeps_those_of_istio(cluster: ClusterSettings) -> bool:
+    return cluster.bundles is not None and _OF_ISTIO in {(each.name, each.key) for each in cluster.bundles.config_maps}
 
 
 def _missing(each: ConfigMapSettings, kept: Mapping[str, Kept], facts: ClusterFacts) -> Iterator[Finding]:

@@ -38,13 +38,21 @@ def namespace_findings(facts: ClusterFacts, cluster: ClusterSettings) -> Iterato
         lacking = [each for each in namespaces.listed or () if each not in facts.namespaces]
         if lacking:
             is_good = False
-            yield warning(Subject.NAMESPACE, f"`{setting}` names {shown(lacking)}, which is not there", "correct it")
+            yield _lacking(setting, lacking)
         elif not any(namespaces.admits(each) for each in facts.namespaces):
             is_good = False
             found = f"`{setting}` admits none of the {len(facts.namespaces)} namespaces"
             yield warning(Subject.NAMESPACE, found, "compare its patterns with `kubectl get namespaces`")
     if is_good:
         yield good(Subject.NAMESPACE, "those that the settings mean are there")
+
+
+def _lacking(setting: str, namespaces: list[str]) -> Finding:
+    found = f"`{setting}` names {shown(namespaces)}, which is not there"
+    if setting == "gateways.namespaces":
+        fix = "create it first, or correct the setting: the chart puts a Role there, and its install ends half way"
+        return bad(Subject.NAMESPACE, Reason.KUBERNETES_NOT_FOUND, found, fix)
+    return warning(Subject.NAMESPACE, found, "correct it")
 
 
 def agent_findings(facts: ClusterFacts, cluster: ClusterSettings) -> Iterator[Finding]:

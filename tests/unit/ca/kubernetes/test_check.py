@@ -101,6 +101,26 @@ def test_a_signer_whose_clients_have_roots_from_nowhere_is_told(bundles: Any, *,
     assert [(note.text.startswith(NO_ROOTS), note.is_trouble) for note in root_notes(its)] == [(True, False)] * is_told
 
 
+@pytest.mark.parametrize(("section", "grade"), [("gateways", "bad"), ("workloads", "warning"), ("istio", "warning")])
+def test_a_namespace_that_the_chart_puts_a_role_into_has_to_be_there(section: str, grade: str) -> None:
+    its = cluster(**{section: {"namespaces": {"include": ["shop", "edge"]}}})
+    assert (grade, f"`{section}.namespaces` names edge, which is not there") in not_good(its, facts(its))
+
+
+@pytest.mark.parametrize(
+    ("sections", "is_told"),
+    [
+        ({"istio": {}}, True),
+        ({"istio": {}, "bundles": {"config_maps": [ROOTS]}}, True),
+        ({"istio": {}, "bundles": {}}, False),
+        ({"bundles": {"config_maps": [ROOTS]}}, False),
+    ],
+)
+def test_proxies_of_istio_without_their_roots_are_told(sections: dict[str, Any], *, is_told: bool) -> None:
+    its = cluster(**sections)
+    assert any("no proxy of Istio starts" in found for _, found in not_good(its, facts(its))) is is_told
+
+
 def kept(text: str, *writers: str) -> Mapping[str, Kept]:
     return {each: Kept(data={"roots.pem": text}, writers=writers or ("citadel",)) for each in ("default", "shop")}
 
