@@ -9,12 +9,17 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from citadel.errors import PermissionDenied, Reason
 
 _UCRED: Final = struct.Struct("=iII")  # unix(7), SO_PEERCRED: pid_t, uid_t, gid_t
 _SO_PEERPIDFD: Final = 77  # Linux 6.5; not in Python's socket module
+
+Party: TypeAlias = int | str
+"""Those whom limits count as one: a user by the uid, or whatever else has a name, such as a pod."""
+
+ROOT: Final[Party] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +78,13 @@ class Caller:
     """A process at the other end of a connection, held by a pidfd so that a reused pid is never taken for it.
 
     Compares by identity: one value is one connection. Lives on one event loop, like the connection that owns it.
+    `party` is whom limits count it with: its user, until somebody who knows better says otherwise.
     """
 
     def __init__(self, credentials: PeerCredentials, pidfd: int) -> None:
         """Take over `pidfd`; `close` gives it back."""
         self.credentials = credentials
+        self.party: Party = credentials.uid
         self.process = Process(pidfd)  # who asks after it when the connection is gone holds it too
         self._is_closed = False
 

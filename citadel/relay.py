@@ -13,7 +13,7 @@ import contextlib
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from mmap import mmap
 from pathlib import Path
@@ -23,7 +23,7 @@ import structlog
 
 from citadel.config.files import ensure_private_dir
 from citadel.errors import CitadelError, PermissionDenied, Reason
-from citadel.peer import Caller, PeerCredentials
+from citadel.peer import ROOT, Caller, Party, PeerCredentials
 from citadel.splice import Splice
 from citadel.unix_listener import listen_unix
 
@@ -50,7 +50,8 @@ class Relay:
     is a folder that only this user can enter, made where it is missing; relays may share it. The file of `listener`,
     one that listens on `public_path` already, is neither made nor removed here. More than `max_connections` at a time
     are turned away, and of one user more than `max_connections_per_uid`; root is not counted, who has other ways to
-    stop this process.
+    stop this process. Where `party_of` is given it says who is counted as one, for each connection before it is let in,
+    and raises nothing.
     """
 
     def __init__(
@@ -63,14 +64,16 @@ class Relay:
         admits: Callable[[PeerCredentials], bool] = everyone,
         max_connections: int,
         max_connections_per_uid: int | None = None,
+        party_of: Callable[[Caller], Awaitable[Party]] | None = None,
     ) -> None:
         self._path = public_path
         self._mode = mode
         self._admits = admits
         self._max_connections = max_connections
         self._max_connections_per_uid = max_connections_per_uid
-        self._of_uid: Counter[int] = Counter()
-        self._full_uids: set[int] = set()
+        self._party_of = party_of
+        self._of_party: Counter[Party] = Counter()
+        self._full_parties: set[Party] = set()
         ensure_private_dir(private_dir)
         # Another name each time: a server that has stopped may still remove the file that it listened on.
         self._private_path = str(private_dir / secrets.token_hex(_PRIVATE_NAME_BYTES))
@@ -158,15 +161,15 @@ class Relay:
         if not self._has_room():
             public.close()
             return
-        caller = Caller.of(public)
-        if not self._has_room_for(caller.credentials.uid):
+        caller = await self._identified(public)
+        if not self._has_room_for(caller.party):
             caller.close()
             public.close()
             return
         name = f"citadel-{secrets.token_hex(16)}"
         splice = Splice(caller, name=name, buffer=self._buffer, on_end=self._let_go)
         self._splices.add(splice)
-        self._of_uid[caller.credentials.uid] += 1
+        self._of_party[caller.party] += 1
         try:
             self._check_admitted(caller.credentials)
             self._callers[name] = caller  # before the connection exists: whoever is unknown is a stranger
@@ -174,6 +177,17 @@ class Relay:
         except BaseException:
             splice.end()
             raise
+
+    async def _identified(self, public: socket.socket) -> Caller:
+        # One after the other, as they are accepted: nobody is let in between the count and its check.
+        caller = Caller.of(public)
+        if self._party_of is not None:
+            try:
+                caller.party = await self._party_of(caller)
+            except BaseException:
+                caller.close()
+                raise
+        return caller
 
     def _check_admitted(self, credentials: PeerCredentials) -> None:
         if not self._admits(credentials):
@@ -185,22 +199,24 @@ class Relay:
             _log.warning("connections are turned away", socket=str(self._path), limit=self._max_connections)
         return not self._is_full
 
-    def _has_room_for(self, uid: int) -> bool:
-        if uid == 0 or self._max_connections_per_uid is None or self._of_uid[uid] < self._max_connections_per_uid:
+    def _has_room_for(self, party: Party) -> bool:
+        most = self._max_connections_per_uid
+        if party == ROOT or most is None or self._of_party[party] < most:
             return True
-        if uid not in self._full_uids:  # said once, until all of this user's are closed
-            self._full_uids.add(uid)
-            _log.warning("connections of a user are turned away", socket=str(self._path), uid=uid)
+        if party not in self._full_parties:  # said once, until all of its connections are closed
+            self._full_parties.add(party)
+            who, named = ("user", "uid") if isinstance(party, int) else ("pod", "pod")
+            _log.warning(f"connections of a {who} are turned away", socket=str(self._path), **{named: party})
         return False
 
     def _let_go(self, splice: Splice) -> None:
-        uid = splice.caller.credentials.uid
+        party = splice.caller.party
         self._callers.pop(splice.name, None)
         self._splices.discard(splice)
-        self._of_uid[uid] -= 1
-        if not self._of_uid[uid]:
-            del self._of_uid[uid]
-            self._full_uids.discard(uid)
+        self._of_party[party] -= 1
+        if not self._of_party[party]:
+            del self._of_party[party]
+            self._full_parties.discard(party)
 
 
 def _file_of(path: Path) -> tuple[int, int]:

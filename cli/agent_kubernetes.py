@@ -20,7 +20,7 @@ from sds.attest.kubernetes.attestor import KubernetesAttestor
 from sds.attest.kubernetes.metrics import PodCollector, Waits
 from sds.attest.kubernetes.pods import NodePods
 from sds.attest.unix import UnixAttestor
-from sds.serve.callers import CallerNews, WorkloadAttestor
+from sds.serve.callers import CallerNews, PartyOf, WorkloadAttestor
 from sds.settings import KubernetesSettings
 
 _CHECK: Final = "kubernetes"
@@ -33,6 +33,7 @@ class Attesting:
 
     attestor: WorkloadAttestor
     news: CallerNews | None = None
+    party_of: PartyOf | None = None
     work: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
     check: Callable[[], Check] | None = None
 
@@ -72,6 +73,7 @@ async def attesting(
                 yield Attesting(
                     attestor=attestor,
                     news=attestor,
+                    party_of=attestor.party_of,
                     work=(pods.run,),
                     check=lambda: _check(pods, api.calls, clock, client.renewal.trouble),
                 )

@@ -36,6 +36,7 @@ def workload_server(
         feed=base.feed,
         attestor=base.callers.attestor,
         news=base.callers.news,
+        party_of=base.callers.party_of,
         registry=registry,
         tokens=keeping.tokens,
         clock=base.clock,

@@ -131,9 +131,10 @@ class SdsSettings(Settings):
 class LimitSettings(Settings):
     """What the callers on the agent's socket may take.
 
-    Root is spared limits per uid, but for that of tokens, and that of streams in all. The streams of a user times the
-    bytes of a request is memory that this user can make the agent hold. The server signs so much for an agent and no
-    more, so that one user, root too, could take tokens from the others.
+    Root is spared limits per uid, but for that of tokens, and that of streams in all. With the section `kubernetes`
+    each pod counts as a user of its own, whoever its users are, and root of a pod is spared nothing. The streams of a
+    user times the bytes of a request is memory that this user can make the agent hold. The server signs so much for an
+    agent and no more, so that one user, root too, could take tokens from the others.
     """
 
     max_connections: int = Field(default=8192, ge=1)

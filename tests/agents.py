@@ -70,6 +70,7 @@ async def running_agent(
     admin_socket: Path | None = None,
     kubernetes: Mapping[str, Any] | None = None,
     policy_file: Path | None = None,
+    limits: Mapping[str, int] | None = None,
     proc: Path = PROC,
 ) -> AsyncIterator[RunningAgent]:
     """Run an agent until the block ends. It is ready when the block begins. `proc` tells of cgroups.
@@ -89,6 +90,7 @@ async def running_agent(
             "probes": f"127.0.0.1:{free_port()}",
             "kubernetes": kubernetes,
             "authz": {"policy_file": policy_file},
+            "limits": limits or {},
         }
     )
     stop = asyncio.Event()

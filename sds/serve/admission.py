@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from citadel.in_flight import InFlight
+from citadel.peer import ROOT
 from sds.serve.callers import CallerSource
 
 _UNBOUNDED: Final = nullcontext()
@@ -16,7 +17,8 @@ _UNBOUNDED: Final = nullcontext()
 class UserGate:
     """Fulfils `citadel.gate.Gate`: counts the open calls and streams of each user, whatever they ask for.
 
-    Root is not counted, who has other ways to stop this process.
+    Where callers are known by their pods, those of each pod are counted instead of its users'. Root is not counted, who
+    has other ways to stop this process; root of a pod is that pod.
     """
 
     def __init__(self, *, source: CallerSource, most_per_uid: int, most: int) -> None:
@@ -30,9 +32,9 @@ class UserGate:
 
     @property
     def open(self) -> Counter[Hashable]:
-        """The open calls by uid."""
+        """The open calls by uid, and those of pods by theirs."""
         return self._calls.open
 
     def admit(self, method: str, context: Any) -> AbstractContextManager[None]:  # noqa: ARG002 - the port's form
-        uid = self._source.caller_of(context.peer()).credentials.uid
-        return _UNBOUNDED if uid == 0 else self._calls.one(uid)
+        party = self._source.caller_of(context.peer()).party
+        return _UNBOUNDED if party == ROOT else self._calls.one(party)

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 from citadel.clock import Clock
-from citadel.peer import Caller
+from citadel.peer import Caller, Party
 from citadel.selector import Selector
 
 LOOK_AGAIN: Final = 10.0  # seconds until something that could not be seen may be there
@@ -45,6 +45,14 @@ class WorkloadAttestor(Protocol):
         Raises:
             PermissionDenied: `caller_unknown` when the process ended meanwhile.
         """
+        ...
+
+
+class PartyOf(Protocol):
+    """Whom limits count a caller with. Asked before it is let in, so quick, and off the event loop."""
+
+    async def __call__(self, caller: Caller, /) -> Party:
+        """The party. Raises nothing: who cannot be told is counted too."""
         ...
 
 

@@ -31,7 +31,7 @@ from sds.authz.counts import Decisions
 from sds.authz.service import Authorization, PolicySource
 from sds.holdings import HoldingsFeed
 from sds.serve.admission import UserGate
-from sds.serve.callers import CallerNews, Callers, WorkloadAttestor
+from sds.serve.callers import CallerNews, Callers, PartyOf, WorkloadAttestor
 from sds.serve.credentials import Credentials, NoCredentials
 from sds.serve.expiries import Expiries
 from sds.serve.registry import StreamRegistry
@@ -77,6 +77,7 @@ class WorkloadServer:
         decisions: Decisions,
         has_heard: Callable[[], bool] = lambda: True,
         news: CallerNews | None = None,
+        party_of: PartyOf | None = None,
         names: SecretNameSettings = _DEFAULT_NAMES,
         limits: LimitSettings = _DEFAULT_LIMITS,
         on_refusal: OnRefusal | None = None,
@@ -91,6 +92,7 @@ class WorkloadServer:
             listener=listener,
             max_connections=limits.max_connections,
             max_connections_per_uid=limits.max_connections_per_uid,
+            party_of=party_of,
         )
         self._gate = UserGate(source=self._relay, most_per_uid=limits.max_streams_per_uid, most=limits.max_streams)
         self._expiries = Expiries(clock=clock)

@@ -13,6 +13,7 @@ from citadel.entry import Entry
 from citadel.errors import CitadelError, NotFound, PermissionDenied, Reason, Unavailable
 from citadel.jwt_svid import JwtSvid
 from citadel.limiter import RateLimiter
+from citadel.peer import Party
 from citadel.rpc import OnRefusal
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.waiting import first_of
@@ -34,7 +35,8 @@ class TokenKeeper:
 
     One that has more than half of its life is given as it is. Then a fresh one is fetched, and the old one given on
     while none comes (invariant 5). `per_second` bounds how many tokens one user can make the server sign, root too: in
-    containers everybody is root. `on_refusal` is told of every token that was asked for and not had.
+    containers everybody is root. Where callers are known by their pods it is a pod instead. `on_refusal` is told of
+    every token that was asked for and not had.
     """
 
     def __init__(
@@ -60,13 +62,13 @@ class TokenKeeper:
         self._seen = Holdings()
 
     async def tokens(
-        self, entries: Sequence[Entry], audience: tuple[str, ...], *, uid: int
+        self, entries: Sequence[Entry], audience: tuple[str, ...], *, party: Party
     ) -> Sequence[JwtSvid | CitadelError]:
-        """A token of each entry for all of `audience`, or why there is none, for a process of this user."""
+        """A token of each entry for all of `audience`, or why there is none, for a process of this party."""
         self._follow()
         wanted = [Wanted(entry=entry, audience=audience) for entry in entries]
         due = [each for each in wanted if not self._is_revoked(each.entry.spiffe_id) and self._is_due(each)]
-        refusal = self._begin(due, uid)
+        refusal = self._begin(due, party)
         tasks = {each.key: self._under_way[each.key] for each in due if each.key in self._under_way}
         await self._wait(due, set(tasks.values()))
         return [self._result(each, tasks.get(each.key), refusal) for each in wanted]
@@ -82,14 +84,14 @@ class TokenKeeper:
         held = self._usable(wanted)
         return held is None or held.renew_at <= self._clock.now()
 
-    def _begin(self, due: Sequence[Wanted], uid: int) -> CitadelError | None:
+    def _begin(self, due: Sequence[Wanted], party: Party) -> CitadelError | None:
         """Fetch together what nobody fetches yet. Who made the server sign too much already is refused that."""
         fresh = [each for each in due if each.key not in self._under_way]
         if not fresh:
             return None
         try:
             # Who has more identities than may be signed for at once takes all that there is: else it never had any.
-            self._limiter.admit(uid, count=min(len(fresh), self._burst))
+            self._limiter.admit(party, count=min(len(fresh), self._burst))
         except CitadelError as error:
             return error
         # A task of its own: whoever asked first may go, and others wait for the same.

@@ -44,7 +44,7 @@ class JwtCalls:
             raise _unset("audience")
         named = SpiffeId.parse(request.spiffe_id) if request.spiffe_id else None
         entries = await self._entries(caller, named)
-        results = await self._keeper.tokens(entries, audience, uid=caller.credentials.uid)
+        results = await self._keeper.tokens(entries, audience, party=caller.party)
         # While a token was waited for, its entry may have become somebody else's.
         still = {entry.spiffe_id for entry in await self._entries(caller, named)}
         return _response([pair for pair in zip(entries, results, strict=True) if pair[0].spiffe_id in still])

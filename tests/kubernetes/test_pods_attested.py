@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from tests.wire import Wire
 from tests.workloads import Agent, Workload, workload_at
 
 UNSEEN = (grpc.StatusCode.UNAVAILABLE, "pod_unseen")
+MOST_CONNECTIONS = 8  # of a pod
 GONE = (grpc.StatusCode.PERMISSION_DENIED, "pod_unseen")
 
 
@@ -73,6 +75,19 @@ class Node:
                 await workload.svids().read(within=20)
         return refused.value.code(), reason_of(refused.value)
 
+    async def flood(self) -> list[socket.socket]:
+        """Connections that stay, until the agent takes no more of this pod."""
+        held: list[socket.socket] = []
+        while len(held) <= MOST_CONNECTIONS:
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(10)
+            await asyncio.to_thread(client.connect, str(self.agent.socket))
+            if not await asyncio.to_thread(client.recv, 1):  # who is let in is greeted
+                client.close()
+                break
+            held.append(client)
+        return held
+
     async def identities(self) -> list[str]:
         async with self.workload() as workload:
             return [svid.spiffe_id for svid in (await workload.svids().read(within=20)).svids]
@@ -90,10 +105,11 @@ async def running_node(
     kubeconfig = kubernetes.kubeconfig(folder / "kubeconfig", address=f"https://127.0.0.1:{await wire.start()}")
     monkeypatch.setenv("NODE_NAME", name)
     its = {"api": {"kubeconfig": str(kubeconfig)}, "wait": wait}
+    limits = {"max_connections_per_uid": MOST_CONNECTIONS}
     try:
         async with (
             running_server(server_settings(folder)) as server,
-            running_agent(server, folder / "agent", kubernetes=its, proc=proc) as running,
+            running_agent(server, folder / "agent", kubernetes=its, limits=limits, proc=proc) as running,
         ):
             yield Node(kubernetes, name, Agent(server, running), proc, wire)
     finally:
@@ -147,6 +163,14 @@ async def test_a_pod_gets_its_identity_from_its_first_second_to_its_last(
         assert not done
         node.wire.mend()
         assert await asking == [f"{domain}/new"]
+        # The other one, though root where this is root, takes no more of the socket than a pod's share.
+        node.be_in(uid)
+        held = await node.flood()
+        assert 0 < len(held) <= MOST_CONNECTIONS  # some from before may not be closed yet
+        node.be_in(new["metadata"]["uid"], ANOTHER)
+        assert await node.identities() == [f"{domain}/new"]
+        for client in held:
+            client.close()
         assert '"kubernetes":"1 pods of this node"' in await node.ready()
 
 

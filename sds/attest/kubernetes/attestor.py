@@ -11,7 +11,7 @@ from typing import Final
 from weakref import WeakSet
 
 from citadel.errors import PermissionDenied, Reason
-from citadel.peer import Caller
+from citadel.peer import Caller, Party
 from sds.attest.kubernetes import cgroups
 from sds.attest.kubernetes.cgroups import Placement
 from sds.attest.kubernetes.facts import ALL_KINDS, KINDS_OF_CONTAINERS, NodePod, selectors_of
@@ -20,6 +20,7 @@ from sds.attest.kubernetes.pods import NodePods
 from sds.serve.callers import Attestation, WorkloadAttestor
 
 _READING_THREADS: Final = 2  # of its own: the kernel holds a lock of all cgroups while it writes a path
+UNPLACED: Final[Party] = "?"  # all together whose pod cannot be told, and who are refused everything for it
 _MOVED: Final = "the caller moved to another pod or container while it was looked at"
 _HOST_PIDS: Final = "run the agent in the pid namespace of the host (hostPID: true), as root or with CAP_SYS_PTRACE"
 
@@ -70,6 +71,18 @@ class KubernetesAttestor:
         if again != placement:
             raise PermissionDenied(Reason.POD_UNSEEN, _MOVED, fix="try again")
         return seen if placement is None else self._with_pod(seen, placement)
+
+    async def party_of(self, caller: Caller) -> Party:
+        """See `PartyOf`: its pod, whoever its user is there, and the user where it is in none.
+
+        Root of a container is root of nothing else, and pods of strangers have the same uids. Should the process have
+        ended, and its number be another's, then its connection ends with it.
+        """
+        try:
+            placement = await self._placement(caller)
+        except PermissionDenied:
+            return UNPLACED
+        return caller.credentials.uid if placement is None else placement.pod_uid
 
     def still_holds(self, seen: Attestation) -> bool:
         """See `CallerNews.still_holds`."""

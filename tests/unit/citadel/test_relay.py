@@ -19,7 +19,7 @@ from grpc import aio
 
 from citadel import peer
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, PermissionDenied, Reason
-from citadel.peer import Caller, PeerCredentials
+from citadel.peer import ROOT, Caller, Party, PeerCredentials
 from citadel.relay import Relay
 from citadel.rpc import ErrorBorder, from_rpc_error
 
@@ -420,7 +420,57 @@ async def test_one_user_cannot_take_all_connections(path: Path, monkeypatch: pyt
         await eventually(lambda: len(echo.relay._splices) == 2)
         for client in let_in:
             client.close()
-        await eventually(lambda: not echo.relay._of_uid)
+        await eventually(lambda: not echo.relay._of_party)
+
+
+class Places:
+    """Says which pod the next caller is in."""
+
+    def __init__(self) -> None:
+        self.now: Party = "pod-a"
+
+    async def of(self, caller: Caller) -> Party:
+        del caller
+        await asyncio.sleep(0)
+        return self.now
+
+
+async def test_who_shares_a_pod_is_counted_together_and_strangers_with_the_same_uid_apart(path: Path) -> None:
+    places = Places()
+    async with serving(path, max_connections_per_uid=2, party_of=places.of) as echo:
+        with structlog.testing.capture_logs() as logs:
+            clients = [raw_client(path) for _ in range(2)]
+            await eventually(lambda: len(echo.relay._splices) == 2)
+            for _ in range(3):  # root of a pod, where this is root
+                with raw_client(path) as turned_away:
+                    assert await asyncio.to_thread(turned_away.recv, 1) == b""
+        told = [(log["event"], log["pod"]) for log in logs]
+        assert told == [("connections of a pod are turned away", "pod-a")]
+        places.now = "pod-b"
+        assert await call(f"unix:{path}"), "another pod is served"
+        places.now = ROOT
+        clients += [raw_client(path) for _ in range(3)]
+        await eventually(lambda: echo.relay._of_party[ROOT] == 3)
+        for client in clients:
+            client.close()
+        await eventually(lambda: not echo.relay._of_party)
+
+
+async def test_one_whose_party_cannot_be_told_is_not_let_in_and_the_next_is(path: Path) -> None:
+    before = open_descriptors()
+    answers: list[Exception | None] = [RuntimeError("closed"), None]
+
+    async def party_of(caller: Caller) -> Party:
+        del caller
+        if (problem := answers.pop(0)) is not None:
+            raise problem
+        return "pod-a"
+
+    async with serving(path, party_of=party_of):
+        with raw_client(path) as turned_away:
+            assert await asyncio.to_thread(turned_away.recv, 1) == b""
+        assert await call(f"unix:{path}")
+    await eventually(lambda: open_descriptors() <= before)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="for root")

@@ -58,7 +58,7 @@ class FakeAttestor:
 class Node:
     """The serving side of an agent on a real socket, its holdings filled by hand."""
 
-    def __init__(self, path: Path, attestor: Any, **options: Any) -> None:
+    def __init__(self, path: Path, attestor: Any, *, tokens_per_second: float = 1000.0, **options: Any) -> None:
         self.address = f"unix:{path}"
         self.feed = HoldingsFeed()
         self.clock = FakeClock(NOW)
@@ -77,7 +77,7 @@ class Node:
             feed=self.feed,
             attestor=attestor,
             registry=self.registry,
-            tokens=token_keeper(self.feed, self.clock, signer=self.signer),
+            tokens=token_keeper(self.feed, self.clock, signer=self.signer, per_second=tokens_per_second),
             clock=self.clock,
             policies=self.policies,
             decisions=self.decisions,

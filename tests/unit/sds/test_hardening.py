@@ -416,20 +416,23 @@ async def test_a_single_request_that_does_not_come_in_gives_its_place_back(
             await eventually(lambda: not node.server._gate.open)
 
 
-class CallersByUid:
-    """Callers whose peer is the name of their uid."""
+class CallersByParty:
+    """Callers whose peer is their party."""
 
-    def caller_of(self, context_peer: str) -> Any:
-        return SimpleNamespace(credentials=peer.PeerCredentials(1, int(context_peer), 0))
+    def caller_of(self, context_peer: Any) -> Any:
+        return SimpleNamespace(party=context_peer)
 
 
-def from_uid(uid: int) -> Any:
-    return SimpleNamespace(peer=lambda: str(uid))
+def from_uid(party: peer.Party) -> Any:
+    return SimpleNamespace(peer=lambda: party)
+
+
+in_pod = from_uid
 
 
 class TestStreamsOfAUser:
     def test_are_counted_by_user_root_aside(self) -> None:
-        gate = UserGate(source=CallersByUid(), most_per_uid=2, most=100)
+        gate = UserGate(source=CallersByParty(), most_per_uid=2, most=100)
         with gate.admit("", from_uid(1)), gate.admit("", from_uid(1)), gate.admit("", from_uid(2)):
             with pytest.raises(ResourceExhausted) as refused, gate.admit("", from_uid(1)):
                 pass
@@ -440,8 +443,35 @@ class TestStreamsOfAUser:
             pass
         assert not gate.open
 
+    def test_are_counted_by_pod_where_a_caller_is_known_by_it(self) -> None:
+        gate = UserGate(source=CallersByParty(), most_per_uid=2, most=100)
+        with gate.admit("", in_pod("a")), gate.admit("", in_pod("a")):
+            with pytest.raises(ResourceExhausted), gate.admit("", in_pod("a")):
+                pass
+            with gate.admit("", in_pod("b")), gate.admit("", in_pod("b")):
+                pass
+        assert not gate.open
+
+    async def test_of_root_of_a_pod_are_bounded(self, tmp_path: Path) -> None:
+        async def party_of(caller: peer.Caller) -> peer.Party:
+            del caller
+            return "pod-a"
+
+        node = Node(
+            tmp_path / "agent.sock", FakeAttestor(), limits=LimitSettings(max_streams_per_uid=1), party_of=party_of
+        )
+        await node.server.start()
+        async with aio.insecure_channel(node.address, options=OWN_CONNECTION) as channel:
+            call = channel.stream_stream(FETCH)()
+            await eventually(lambda: node.server._gate.open == {"pod-a": 1})
+            with pytest.raises(aio.AioRpcError) as refused:
+                await channel.unary_unary(FETCH)(b"")
+            assert from_rpc_error(refused.value).reason is Reason.TOO_MANY_REQUESTS
+            call.cancel()
+        await node.server.close(grace=0)
+
     def test_are_counted_for_all_users_together_too(self) -> None:
-        gate = UserGate(source=CallersByUid(), most_per_uid=2, most=2)
+        gate = UserGate(source=CallersByParty(), most_per_uid=2, most=2)
         with gate.admit("", from_uid(1)), gate.admit("", from_uid(2)):
             with (
                 pytest.raises(ResourceExhausted, match="of all callers"),

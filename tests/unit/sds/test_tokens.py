@@ -13,6 +13,7 @@ import pytest
 from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, ResourceExhausted, Unauthenticated
 from citadel.jwt_svid import JwtSvid
+from citadel.peer import Party
 from sds.holdings import HoldingsFeed
 from sds.tokens.cache import HeldToken, TokenCache, TokenKey
 from sds.tokens.fetching import KEY_COMES_WITHIN
@@ -48,9 +49,9 @@ class Node:
         self.feed.publish(holdings(entries, (), with_keys(own_bundle(), **(keys or {"one": ONE}))))
 
     async def ask(
-        self, *entries: Entry, audience: tuple[str, ...] = AUDIENCE, uid: int = SOMEBODY
+        self, *entries: Entry, audience: tuple[str, ...] = AUDIENCE, uid: Party = SOMEBODY
     ) -> Sequence[JwtSvid | CitadelError]:
-        return await self.keeper.tokens(entries or (WEB,), audience, uid=uid)
+        return await self.keeper.tokens(entries or (WEB,), audience, party=uid)
 
     async def token(self, of: Entry = WEB, audience: tuple[str, ...] = AUDIENCE) -> str:
         (svid,) = await self.ask(of, audience=audience)
@@ -224,8 +225,8 @@ class TestWhatIsRefused:
         await node.clock.advance(LIFE / 2)
         assert await node.token() == first
 
-    @pytest.mark.parametrize("uid", [SOMEBODY, 0])
-    async def test_a_user_can_make_the_server_sign_only_so_much(self, uid: int) -> None:
+    @pytest.mark.parametrize("uid", [SOMEBODY, 0, "pod-a"])
+    async def test_a_user_can_make_the_server_sign_only_so_much(self, uid: Party) -> None:
         node = Node(per_second=2.0)
         results = [(await node.ask(audience=(f"a{number}",), uid=uid))[0] for number in range(11)]
         assert [isinstance(each, JwtSvid) for each in results] == [True] * 10 + [False]

@@ -22,6 +22,7 @@ from citadel.entry import Entry
 from citadel.errors import PermissionDenied, Reason, ResourceExhausted
 from citadel.jws import Jws
 from citadel.jwt_svid import verify_jwt_svid
+from citadel.peer import Caller, Party
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId
 from sds.holdings import Holdings
@@ -60,6 +61,25 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
 async def workload(node: Node) -> AsyncIterator[Workload]:
     async with workload_at(Path(node.address.removeprefix("unix:"))) as workload:
         yield workload
+
+
+async def test_tokens_are_counted_by_pod_where_a_caller_is_known_by_it(tmp_path: Path) -> None:
+    pods = iter(["pod-a", "pod-b"])
+
+    async def party_of(caller: Caller) -> Party:
+        del caller
+        return next(pods)
+
+    path = tmp_path / "agent.sock"
+    node = Node(path, FakeAttestor(), tokens_per_second=0.2, party_of=party_of)  # one at once
+    node.signer.entries = {WEB.id: WEB}
+    node.feed.publish(there(WEB))
+    await node.server.start()
+    async with workload_at(path) as first, workload_at(path) as second:
+        assert ids(await first.tokens("one")) == ["web"]
+        assert await refusal(first.tokens("two")) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too_many_requests")
+        assert ids(await second.tokens("two")) == ["web"], "the same user in another pod"
+    await node.server.close(grace=0)
 
 
 def ids(message: Any) -> list[str]:

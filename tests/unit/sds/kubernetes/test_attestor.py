@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from citadel.errors import PermissionDenied, Reason
 from citadel.kubernetes.ports import ApiUnavailable
-from citadel.peer import Caller, PeerCredentials
+from citadel.peer import ROOT, Caller, PeerCredentials
 from citadel.selector import Selector
-from sds.attest.kubernetes.attestor import KubernetesAttestor
+from sds.attest.kubernetes.attestor import UNPLACED, KubernetesAttestor
 from sds.attest.kubernetes.facts import ALL_KINDS, KINDS_OF_CONTAINERS
 from sds.attest.kubernetes.metrics import Waits
 from sds.attest.kubernetes.pods import NodePods
@@ -320,6 +320,28 @@ async def test_a_process_whose_cgroup_cannot_be_read_is_refused(node: Node, neig
     with pytest.raises(PermissionDenied, match="hostPID") as refused:
         await node.attest(neighbour)
     assert refused.value.reason is Reason.POD_UNSEEN
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "party"),
+    [
+        (v2(f"{sliced()}/cri-containerd-{CONTAINER}.scope"), POD),  # root of a container is root of nothing else
+        (v2(f"{plain()}/{ANOTHER}/below"), POD),
+        (v2(f"{sliced(OTHER)}/cri-containerd-{ANOTHER}.scope"), OTHER),
+        (v2("/system.slice/kubelet.service"), ROOT),
+        (v1(f"{plain()}/{CONTAINER}", memory=f"{plain(OTHER)}/{ANOTHER}"), UNPLACED),
+        (v2(f"/user.slice/user-1.slice{sliced()}/cri-containerd-{CONTAINER}.scope"), UNPLACED),
+    ],
+)
+async def test_limits_count_a_caller_with_its_pod_known_or_not(
+    node: Node, caller: Caller, cgroups: str, party: str | int
+) -> None:
+    write(node.proc, PID, cgroups)
+    assert await node.attestor.party_of(caller) == party
+
+
+async def test_a_caller_whose_cgroup_cannot_be_read_is_counted_all_the_same(node: Node, neighbour: Caller) -> None:
+    assert await node.attestor.party_of(neighbour) == UNPLACED
 
 
 async def test_a_process_in_two_pods_at_once_is_refused(node: Node, caller: Caller) -> None:
