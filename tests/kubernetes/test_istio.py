@@ -45,6 +45,8 @@ def mesh(kubernetes: KubernetesServer) -> KubernetesServer:
     kubernetes.pod("istio-shop", "web", account="web", node="istio-1")
     kubernetes.pod("istio-shop", "db", account="db", node="istio-2")
     kubernetes.pod("istio-mesh", "ztunnel", account="ztunnel", node="istio-1")
+    kubernetes.account("default", "inside")
+    kubernetes.pod("default", "istio-inside", account="inside", node="istio-1")
     return kubernetes
 
 
@@ -146,6 +148,7 @@ async def test_ztunnel_gets_the_identities_of_the_pods_on_its_node_alone(
     refused = (UNAUTHENTICATED, "k8s_impersonation_refused")
     for wanted in (
         "spiffe://a.test/ns/istio-shop/sa/db",  # on the other node
+        "spiffe://a.test/ns/default/sa/inside",  # on its node, in a namespace that is not admitted
         "spiffe://b.test/ns/istio-shop/sa/web",
         "spiffe://a.test/citadel/server",
         "web",
@@ -156,11 +159,12 @@ async def test_ztunnel_gets_the_identities_of_the_pods_on_its_node_alone(
     assert await refusal(create_certificate(channel, unbound, impersonated=here)) == refused
     # Both names are in the audit log: who asked, and in the words for whom.
     async with asyncio.timeout(10):
-        while len(found := refusals(server)) < 6:
+        while len(found := refusals(server)) < 7:
             await asyncio.sleep(0.05)
     accounts = {f"spiffe://a.test/ns/{each}" for each in ("istio-mesh/sa/ztunnel", "istio-shop/sa/web")}
     assert {actor for actor, _ in found} == accounts
     assert any("istio-mesh/ztunnel" in words and "sa/db" in words for _, words in found)
+    assert any("of the namespace default get no certificates" in words for _, words in found)
 
 
 def refusals(server: Server) -> list[tuple[str, str]]:

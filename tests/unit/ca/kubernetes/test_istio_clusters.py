@@ -281,6 +281,20 @@ async def test_an_impersonation_is_refused_naming_both(pods: Pods, account: Prov
     assert len(error.value.message) < 700
 
 
+async def test_a_pod_of_a_namespace_that_is_not_admitted_is_not_asked_for_though_it_is_there(
+    api: FakeKubernetes, pods: Pods
+) -> None:
+    put_pod(api, "kube-system", "dns")
+    while pods.with_uid("uid-dns") is None:
+        await asyncio.sleep(0)
+    wanted = "spiffe://a.test/ns/kube-system/sa/dns"
+    with pytest.raises(Unauthenticated, match="of the namespace kube-system get no certificates") as error:
+        await cluster(pods).request(ZTUNNEL, replace(ASKED, impersonated=wanted))
+    assert error.value.reason is Reason.K8S_IMPERSONATION_REFUSED
+    open_to_all = cluster(pods, namespaces={})
+    assert str((await open_to_all.request(ZTUNNEL, replace(ASKED, impersonated=wanted))).spiffe_id) == wanted
+
+
 async def test_nobody_asks_for_others_where_pods_are_not_followed_or_no_account_is_trusted(pods: Pods) -> None:
     for door in (cluster(None), cluster(pods, trusted_node_accounts=[])):
         call = door.request(ZTUNNEL, replace(ASKED, impersonated=OF_WEB))

@@ -243,9 +243,16 @@ async def test_who_takes_the_node_while_the_holders_pod_is_asked_for_is_judged_t
     await world.server.roster.authenticate(pem(joined[0]))
 
 
-async def test_a_pod_that_goes_while_its_node_is_asked_for_does_not_join(followed: World) -> None:
+@pytest.mark.parametrize("gone", ["deleted", "ended", "moved"])
+async def test_a_pod_that_goes_while_its_node_is_asked_for_does_not_join(followed: World, gone: str) -> None:
     async def goes() -> None:
-        followed.cluster.drop("agent-x")
+        match gone:
+            case "deleted":
+                followed.cluster.drop("agent-x")
+            case "ended":
+                followed.cluster.pod("agent-x", uid="pod-1", phase="Failed")
+            case "moved":
+                followed.cluster.pod("agent-x", uid="pod-1", node="n2")
         await followed.cluster.follow()
 
     followed.api.meanwhile["/api/v1/nodes/n1"] = goes

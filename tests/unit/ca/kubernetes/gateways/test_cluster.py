@@ -6,7 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -464,6 +464,10 @@ def test_a_gateway_is_a_pod_by_its_uid_alone() -> None:
         origin="k8s:main/shop/gw-1",
     )
     assert Gateway.of(entry) == Gateway("main", "shop", "gw-1", "u-1")
+    of_two = replace(entry, selectors=entry.selectors | {Selector("k8s", "pod-uid:u-2")})
+    with pytest.raises(PermissionDenied) as refused:
+        Gateway.of(of_two)
+    assert refused.value.reason is Reason.CREDENTIAL_NOT_ALLOWED
 
 
 class Closed(FakeKubernetes):

@@ -14,7 +14,7 @@ from ca.kubernetes.gateways.checks import MOST_AUTHORITY_BYTES, MOST_CHAIN_BYTES
 from ca.kubernetes.gateways.credential import Credential, NotYet, authorities_of, certificate_of
 from ca.kubernetes.gateways.lists import MOST_LIST_BYTES, MOST_LISTS
 from citadel.errors import InvalidArgument, Reason
-from tests.certificates import NOW, intermediate, leaf, root, rsa_key, with_long_exponent
+from tests.certificates import NOW, Signed, intermediate, key_usage, leaf, root, rsa_key, with_long_exponent
 from tests.secrets_of_gateways import CA, chain_pem, crl, key_pem, served, tls
 
 DAY = timedelta(days=1)
@@ -24,6 +24,8 @@ MIDDLE = intermediate(CA, "middle", uri=None, not_after=NOW + DAY)
 UNDER = served(issuer=MIDDLE)
 TWIN = root("gateways' CA", uri=None)  # of the same name, with another key
 TWINS = [root("gateways' CA", uri=None) for _ in range(10)]
+ALIAS = Signed(root("another name", uri=None).certificate, CA.key)
+NO_SIGNER = root("signs lists alone", uri=None, usage=key_usage("crl_sign"))
 COSTLY = root("costly", uri=None, key=with_long_exponent(rsa_key()))
 LATER = NOW + DAY / 2
 STAPLED = served(extra=((x509.TLSFeature([x509.TLSFeatureType.status_request]), False),))
@@ -106,6 +108,7 @@ class TestCertificates:
                 "out of order",
                 id="issued by a leaf",
             ),
+            pytest.param(tls(served(issuer=NO_SIGNER), NO_SIGNER), "out of order", id="issued by what may not"),
             pytest.param({**tls(OTHER), "tls.crt": chain_pem(LEAF, OTHER)}, "out of order", id="two leaves"),
             pytest.param(tls(served(not_after=NOW)), "tls.crt has expired: it ended", id="expired"),
             pytest.param(
@@ -175,6 +178,11 @@ class TestAuthorities:
                 id="no constraints",
             ),
             pytest.param(
+                {"ca.crt": chain_pem(CA, NO_SIGNER)},
+                "certificate 2 that is not one of an authority",
+                id="what may not sign certificates",
+            ),
+            pytest.param(
                 {"ca.crt": root(uri=None, not_before=NOW - DAY, not_after=NOW).pem}, "ca.crt has expired", id="expired"
             ),
             pytest.param({"ca.crt": CA.pem + b"#" * MOST_AUTHORITY_BYTES}, "and at most", id="large"),
@@ -190,6 +198,11 @@ class TestAuthorities:
             ),
             pytest.param(
                 {"cacert": CA.pem, "crl": crl(TWIN)}, "that none of the authorities signed", id="a namesake's list"
+            ),
+            pytest.param(
+                {"cacert": CA.pem, "crl": crl(ALIAS)},
+                "that none of the authorities signed",
+                id="a list by its key under another name",
             ),
             pytest.param({"cacert": CA.pem, "crl": crl(CA, ends=NOW)}, "crl has a list that ended", id="an old list"),
             pytest.param(
