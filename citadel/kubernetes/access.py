@@ -70,6 +70,7 @@ async def read_access(settings: ApiServerSettings, *, account: Path = ACCOUNT) -
         )
         await asyncio.to_thread(loader.load_and_set, configuration)
     else:
+        await asyncio.to_thread(settings.kubeconfig.stat)  # the package takes one that is not there for an empty one
         await load_kube_config(  # type: ignore[no-untyped-call]  # as above
             config_file=str(settings.kubeconfig), context=settings.context, client_configuration=configuration
         )

@@ -219,11 +219,12 @@ async def kubernetes_client(
     try:
         return KubernetesClient(await renewal(settings), patience=patience, measure=measure)
     except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        place = f"kubeconfig {settings.kubeconfig}" if settings.kubeconfig is not None else "the service account"
+        place, fix = "the service account", "name a kubeconfig, or run in a pod whose service account is mounted"
+        if settings.kubeconfig is not None:
+            place, fix = f"kubeconfig {settings.kubeconfig}", "mend it, or name another one"
+        words = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise InvalidArgument(
-            Reason.CONFIG_INVALID,
-            f"{place} does not lead to an API server: {error}",
-            fix="name a kubeconfig, or run in a pod whose service account is mounted",
+            Reason.CONFIG_INVALID, f"{place} does not lead to an API server: {words}", fix=fix
         ) from error
 
 

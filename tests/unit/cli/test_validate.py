@@ -210,4 +210,5 @@ def test_a_kubeconfig_that_leads_nowhere_is_named_with_its_cluster(folder: Path)
     section = f"kubernetes: {{clusters: [{{name: main, api: {{kubeconfig: {folder / 'none'}}}}}]}}\n"
     result = validate(folder, section)
     assert result.exit_code == 3
-    assert f"cluster main: kubeconfig {folder / 'none'}" in result.stderr
+    found = f"cluster main: kubeconfig {folder / 'none'} does not lead to an API server: there is no such file"
+    assert result.stderr == f"error: {found} (config_invalid)\n  try: mend it, or name another one\n"
