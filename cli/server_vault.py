@@ -21,6 +21,7 @@ from ca.vault.settings import VaultSettings
 from citadel._wire import admin_pb2
 from citadel.clock import Clock
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
+from citadel.extras import installing
 from citadel.probes import Check
 from citadel.repeated import Repeated
 
@@ -171,7 +172,7 @@ def new_client(settings: VaultSettings, clock: Clock) -> tuple[VaultClient, Logi
         raise InvalidArgument(
             Reason.CONFIG_INVALID,
             f"the section vault needs {error.name.partition('.')[0]}, which is not installed",
-            fix="pip install citadel[vault]",
+            fix=installing("vault"),
         ) from error
     return VaultClient(settings), login_of(settings.login, clock=clock)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from citadel.errors import InvalidArgument, Reason
+from citadel.extras import installing
 from citadel.kubernetes.settings import ApiServerSettings
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ async def open_client(settings: ApiServerSettings, whose: str) -> KubernetesClie
         raise InvalidArgument(
             Reason.CONFIG_INVALID,
             f"the section kubernetes needs {error.name.partition('.')[0]}, which is not installed",
-            fix="pip install 'citadel[kubernetes]'",
+            fix=installing("kubernetes"),
         ) from error
     try:
         return await kubernetes_client(settings)

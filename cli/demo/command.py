@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from citadel.errors import FailedPrecondition, Reason
+from citadel.extras import installing
 from cli.demo.plan import Ending, make_plan
 from cli.output import EXIT_INTERRUPTED
 from cli.signals import run_until_signal
@@ -91,7 +92,7 @@ def _import_the_rest(*, vault: bool) -> tuple[Callable[..., Awaitable[Ending]], 
         from cli.demo.vault import find_openbao  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
         raise FailedPrecondition(
-            Reason.CONFIG_INVALID, f"the package {error.name} is not installed", fix="pip install 'citadel[demo]'"
+            Reason.CONFIG_INVALID, f"the package {error.name} is not installed", fix=installing("demo")
         ) from error
     find_binary()
     if vault:

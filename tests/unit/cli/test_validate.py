@@ -193,7 +193,7 @@ def test_what_is_missing_to_speak_to_vault_is_said(folder: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 3
     assert "the section vault needs hvac, which is not installed (config_invalid)" in result.stderr
-    assert "pip install citadel[vault]" in result.stderr
+    assert "in a clone of Citadel: pip install '.[vault]'" in result.stderr
 
 
 def test_what_is_missing_to_speak_to_kubernetes_is_said(folder: Path) -> None:
@@ -203,7 +203,7 @@ def test_what_is_missing_to_speak_to_kubernetes_is_said(folder: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 3
     assert "the section kubernetes needs kubernetes, which is not installed (config_invalid)" in result.stderr
-    assert "pip install 'citadel[kubernetes]'" in result.stderr
+    assert "in a clone of Citadel: pip install '.[kubernetes]'" in result.stderr
 
 
 def test_a_kubeconfig_that_leads_nowhere_is_named_with_its_cluster(folder: Path) -> None:
