@@ -29,7 +29,8 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _NOW: Final = "now"
 _EMERGENCY_DEADLINE: Final = "30s"
 _WHY: Final = click.option("--reason", type=TextType(), help="Why, for the audit log.")
-_NAME: Final = click.argument("name", metavar="NODE|STREAM", type=TextType())
+_HOLDER: Final = "NODE|STREAM|NAME"
+_NAME: Final = click.argument("name", metavar=_HOLDER, type=TextType())
 
 
 class DeadlineType(DurationType):
@@ -59,8 +60,8 @@ def _starting(command: _Decorated) -> _Decorated:
             "--skip",
             type=TextType(),
             multiple=True,
-            metavar="NODE|STREAM",
-            help="Go on without this one. May be repeated.",
+            metavar=_HOLDER,
+            help="Go on without this one, as `rotate skip --help` says. May be repeated.",
         ),
         click.option("--plan", is_flag=True, help="Only say what would happen."),
         click.option("--detach", is_flag=True, help="Start it and do not watch."),
@@ -200,8 +201,9 @@ def skip(invocation: Invocation, name: str, reason: str | None) -> None:
     """Go on without whom the rotation waits for: the workloads there may lose their connections.
 
     It is a node, a stream, a child cluster by the SPIFFE ID of its server, `parent` for the clusters above,
-    `federation` for those who fetch the bundle, or `kubernetes/CLUSTER/bundles` for what a cluster of Kubernetes
-    holds: each as `rotate status` names it.
+    `federation` for those who fetch the bundle, `kubernetes` for clients that Kubernetes brings and nothing is pushed
+    to, `kubernetes/CLUSTER/bundles` for what a cluster holds, or `kubernetes/CLUSTER/bundles/NAMESPACE` for one of its
+    ConfigMaps: each as `rotate status` names it.
     """
     view = _call(invocation, lambda server: server.GetRotation(pb.GetRotationRequest(), timeout=CALL_SECONDS))
     request = pb.SkipHolderRequest(name=name, why=reason or "")

@@ -538,3 +538,10 @@ async def test_ctrl_c_ends_the_watching_on_a_terminal_and_not_the_rotation(
     assert rb"refused \x1b[2JROOTCA" in text  # as text: the terminal is not cleared by it
     assert b"refused \x1b[2J" not in text
     assert server.asked == []
+
+
+async def test_the_help_names_everybody_who_can_be_skipped(program: Program) -> None:
+    """As `rotate status` names them."""
+    said = " ".join((await program("rotate", "skip", "--help")).stdout.split())
+    kubernetes = ("`kubernetes`", "`kubernetes/CLUSTER/bundles`", "`kubernetes/CLUSTER/bundles/NAMESPACE`")
+    assert all(name in said for name in ("NODE|STREAM|NAME", "`parent`", "`federation`", *kubernetes)), said
