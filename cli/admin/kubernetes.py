@@ -22,7 +22,7 @@ from citadel.finding import Finding, is_fit
 from citadel.kubernetes.settings import ApiServerSettings
 from citadel.rpc import reason_of
 from citadel.spiffe import TrustDomain
-from cli.admin.findings import conclude, plain_finding, print_findings, warnings_of
+from cli.admin.findings import conclude, plain_finding, print_findings, verdict_of
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.tables import print_heading
 from cli.output import Form, print_json
@@ -48,7 +48,7 @@ def k8s_group() -> None:
 @click.option(
     "--service-account",
     "account",
-    help="NAMESPACE/NAME whose permissions are looked at, with --kubeconfig of somebody else.",
+    help="NAMESPACE/NAME of the server, to look at its permissions, secrets and pods as an administrator.",
 )
 def check_command(
     invocation: Invocation,
@@ -62,7 +62,8 @@ def check_command(
 ) -> None:
     """Tell whether a server and its agents would work in a cluster, and what to do; before and after an install.
 
-    It changes nothing there. Ends with code 8 where they would not work; warnings alone end with 0.
+    It changes nothing there. Ends with code 8 where they would not work; warnings alone end with 0, and so does what
+    is not installed yet.
     """
     if config is None and agent_config is None:
         raise click.UsageError("name --config, --agent-config or both")
@@ -168,7 +169,7 @@ def _print(found: Mapping[str, Sequence[Finding]], everything: Sequence[Finding]
         print_heading(place)
         print_findings(findings)
     if is_fit(everything):
-        print_heading(f"it would work{warnings_of(everything)}")
+        print_heading(verdict_of(everything, "it would work"))
 
 
 def _print_json(found: Mapping[str, Sequence[Finding]]) -> None:

@@ -43,13 +43,13 @@ async def test_settings_that_do_not_use_vault_are_told(program: Program, tmp_pat
     assert f"error: {file} does not use Vault (config_invalid)" in said.stderr
 
 
-async def test_what_was_found_is_a_table_with_what_to_do_and_an_end(program: Program, tmp_path: Path) -> None:
+async def test_what_was_found_is_told_with_what_to_do_and_an_end(program: Program, tmp_path: Path) -> None:
     nowhere = SETTINGS["vault"] | {"address": f"https://127.0.0.1:{free_port()}"}
     said = await program("vault", "check", "-c", written(tmp_path, SETTINGS | {"vault": nowhere}))
     assert said.exit_code == 8
-    [head, reached, login] = said.stdout.splitlines()
-    assert head.split() == ["WHAT", "FOUND", "WHAT", "TO", "DO"]
-    assert reached.startswith("bad      reached  Vault cannot be reached: Connection refused  compare `vault.address`")
-    assert login.split("  ")[0] == "unknown"
+    [reached, fix, login] = said.stdout.splitlines()
+    assert reached == "bad      reached: Vault cannot be reached: Connection refused"
+    assert fix.startswith("         do: compare `vault.address`")
+    assert login.split(" ")[0] == "unknown"
     assert said.stderr.startswith("error: a server with these settings would not work: 1 finding (reached)")
     assert "  try: compare `vault.address`" in said.stderr
