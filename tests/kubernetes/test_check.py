@@ -82,7 +82,10 @@ def cluster(kubernetes: KubernetesServer) -> KubernetesServer:
     grant(kubernetes, SERVER, server_permissions(ClusterSettings.model_validate(CLUSTER)), "chk-server")
     grant(kubernetes, AGENTS, AGENT, "chk-agent")
     kubernetes.node("chk-node")
+    windows = {"name": "chk-node-windows", "labels": {"kubernetes.io/os": "windows"}}
+    kubernetes.create("/api/v1/nodes", {"metadata": windows})  # no agent runs there, and none is missed
     agent(kubernetes)
+    server(kubernetes)
     for name, key in (("chk-roots", "roots.pem"), ("istio-ca-root-cert", "root-cert.pem")):
         for namespace in ("chk", "chk-shop"):
             kept(kubernetes, namespace, name, {key: "roots"}, manager="citadel")
@@ -93,6 +96,47 @@ def cluster(kubernetes: KubernetesServer) -> KubernetesServer:
 def installed(cluster: KubernetesServer, tmp_path: Path) -> Installed:
     api = {"kubeconfig": str(cluster.kubeconfig(tmp_path / "kubeconfig"))}
     return Installed(api=cluster, folder=tmp_path, clusters=[{**CLUSTER, "api": api}], clock=SystemClock())
+
+
+SECRETS = {"chk-kek": {"kek": "a2V5"}, "chk-store": {"url": "dXJs"}}
+DEPLOYMENT, DAEMON_SET = "/apis/apps/v1/namespaces/chk/deployments", "/apis/apps/v1/namespaces/chk/daemonsets"
+
+
+def server(api: KubernetesServer) -> None:
+    """As the chart has it, and a pod that no controller has made."""
+    for name in SECRETS:
+        secret(api, name)
+    keys = [(name, key) for name, data in SECRETS.items() for key in data]
+    env = [
+        *({"name": key.upper(), "valueFrom": {"secretKeyRef": {"name": name, "key": key}}} for name, key in keys),
+        {"name": "EXTRA", "valueFrom": {"secretKeyRef": {"name": "nowhere", "key": "a", "optional": True}}},
+    ]
+    made(api, DEPLOYMENT, "server", {"replicas": 1}, env)
+    main = {"name": "main", "image": "example.org/main:1"}
+    api.create(
+        "/api/v1/namespaces/chk/pods", {**named("server"), "spec": {**as_account("server"), "containers": [main]}}
+    )
+    readiness(api, "server", "True")
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {"app": name}}}
+
+
+def as_account(name: str) -> dict[str, Any]:
+    return {"serviceAccountName": name}
+
+
+def made(api: KubernetesServer, path: str, account: str, more: dict[str, Any], env: list[Any]) -> None:
+    """A Deployment or DaemonSet of pods with this account."""
+    container = {"name": "main", "image": "example.org/main:1", "env": env}
+    template = {**named(account), "spec": {**as_account(account), "containers": [container]}}
+    spec = {**more, "selector": {"matchLabels": {"app": account}}, "template": template}
+    api.create(path, {**named(account), "spec": spec})
+
+
+def secret(api: KubernetesServer, name: str) -> None:
+    api.create("/api/v1/namespaces/chk/secrets", {"metadata": {"name": name}, "data": SECRETS[name]})
 
 
 def agent(api: KubernetesServer, name: str = "agent", *, audience: str = "citadel", sees: bool = True) -> None:
@@ -163,6 +207,31 @@ def test_what_the_server_may_not_look_at_itself_is_told_as_unknown(installed: In
     found = without_other_nodes(installed.check("--kubeconfig", str(own), account=""))
     assert {each[0] for findings in found.values() for each in findings} == {"unknown"}, found
     assert set(found) == {"account", "server"}, found
+
+
+def test_before_an_install_nothing_is_bad_that_the_install_brings(installed: Installed) -> None:
+    """One line says that the account is not there, and none that roles are missing; a pipeline can go by the code."""
+    installed.clusters[0] |= {"joining": {"service_accounts": ["chk/other"]}}
+    found = installed.check(account="chk/none")
+    assert alike(
+        found,
+        {
+            "account": [
+                ("warning", "chk/none is not there: nothing is installed yet, or it has another name", None),
+                ("warning", "chk/other of the agents is not there yet", None),
+            ],
+            "permission": [("unknown", "what chk/none may is not asked for before it is there", None)],
+            "agents": [("warning", "there is none yet", None)],
+            **NOBODY_RUNS,
+        },
+    ), found
+
+
+def test_a_namespace_that_refuses_agents_is_told_before_the_install(installed: Installed) -> None:
+    with ExitStack() as undo:
+        enforced("restricted")(installed, undo)
+        found = installed.check(account="chk/none")
+    assert [each[0] for each in found["namespace"]] == ["bad"], found
 
 
 def lacks(group: str, resource: str, verb: str, role: str = "chk-server") -> Mistake:
@@ -252,6 +321,76 @@ def istiod_writes_too(installed: Installed, undo: ExitStack) -> None:
     undo.callback(installed.api.delete, f"/api/v1/namespaces/chk-shop/configmaps/{name}")
 
 
+def without_secret(name: str) -> Mistake:
+    def change(installed: Installed, undo: ExitStack) -> None:
+        installed.api.delete(f"/api/v1/namespaces/chk/secrets/{name}")
+        undo.callback(secret, installed.api, name)
+
+    return change
+
+
+def another_key(installed: Installed, undo: ExitStack) -> None:
+    path = "/api/v1/namespaces/chk/secrets/chk-kek"
+    installed.api.patch(path, {"data": {"kek": None, "key": "a2V5"}})
+    undo.callback(installed.api.patch, path, {"data": {"key": None, **SECRETS["chk-kek"]}})
+
+
+def the_server_waits(installed: Installed, undo: ExitStack) -> None:
+    """As the kubelet says it."""
+    waiting = {"reason": "CreateContainerConfigError", "message": "configmap citadel not found"}
+    container = {"name": "main", "image": "", "imageID": "", "ready": False, "restartCount": 0}
+    path = "/api/v1/namespaces/chk/pods/server/status"
+    unready = [{"type": "Ready", "status": "False"}]
+    statuses = [{**container, "state": {"waiting": waiting}}]
+    installed.api.patch(path, {"status": {"conditions": unready, "containerStatuses": statuses}})
+    undo.callback(installed.api.patch, path, {"status": {"containerStatuses": None}})
+    undo.callback(readiness, installed.api, "server", "True")
+
+
+def no_pod_of_the_server(installed: Installed, undo: ExitStack) -> None:
+    """As the controller says it where pods are refused."""
+    path = f"{DEPLOYMENT}/server/status"
+    failed = {"type": "ReplicaFailure", "status": "True", "message": 'pods "server-1" is forbidden: a quota'}
+    installed.api.delete("/api/v1/namespaces/chk/pods/server")
+    installed.api.patch(path, {"status": {"conditions": [failed]}})
+
+    def again() -> None:
+        for path, name in ((DEPLOYMENT, "server"), *(("/api/v1/namespaces/chk/secrets", each) for each in SECRETS)):
+            installed.api.delete(f"{path}/{name}")
+        server(installed.api)
+
+    undo.callback(again)
+
+
+def enforced(level: str) -> Mistake:
+    def change(installed: Installed, undo: ExitStack) -> None:
+        path, label = "/api/v1/namespaces/chk", "pod-security.kubernetes.io/enforce"
+        installed.api.patch(path, {"metadata": {"labels": {label: level}}})
+        undo.callback(installed.api.patch, path, {"metadata": {"labels": {label: None}}})
+
+    return change
+
+
+def no_agent(installed: Installed, undo: ExitStack) -> None:
+    installed.api.delete("/api/v1/namespaces/chk/pods/agent")
+    undo.callback(agent, installed.api)
+
+
+def agents_are_refused(installed: Installed, undo: ExitStack) -> None:
+    """A DaemonSet says how many it wants, and nothing of why it has none."""
+    no_agent(installed, undo)
+    made(installed.api, DAEMON_SET, "agent", {}, [])
+    undo.callback(installed.api.delete, f"{DAEMON_SET}/agent")
+    status = {"desiredNumberScheduled": 3, "currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}
+    installed.api.patch(f"{DAEMON_SET}/agent/status", {"status": status})
+
+
+def no_node_for_agents(installed: Installed, undo: ExitStack) -> None:
+    no_agent(installed, undo)
+    made(installed.api, DAEMON_SET, "agent", {}, [])
+    undo.callback(installed.api.delete, f"{DAEMON_SET}/agent")
+
+
 def a_namespace_without(installed: Installed, undo: ExitStack) -> None:
     installed.api.delete("/api/v1/namespaces/chk-shop/configmaps/chk-roots")
     undo.callback(kept, installed.api, "chk-shop", "chk-roots", {"roots.pem": "roots"}, manager="citadel")
@@ -324,9 +463,44 @@ MISTAKES: Mapping[str, tuple[Mistake, Mapping[str, list[Any]]]] = {
         settings(joining={"service_accounts": ["chk/other"]}),
         {
             "account": [("bad", "chk/other of the agents is not there", "kubernetes_not_found")],
-            "agents": [("warning", "there is none", None)],
+            "agents": [("bad", "there is none", "not_ready")],
         },
     ),
+    "the secret of the key-encryption key is not there": (
+        without_secret("chk-kek"),
+        {"secrets": [("bad", "chk lacks the secret chk-kek: no pod of server starts", "kubernetes_not_found")]},
+    ),
+    "a secret with another key": (
+        another_key,
+        {"secrets": [("bad", "chk lacks the key kek of the secret chk-kek", "kubernetes_not_found")]},
+    ),
+    "the server's pod does not start": (
+        the_server_waits,
+        {
+            "pods": [
+                ("bad", "none is ready of chk/server (CreateContainerConfigError: configmap citadel not", "not_ready")
+            ]
+        },
+    ),
+    "the server's pods are refused": (
+        no_pod_of_the_server,
+        {"pods": [("bad", 'chk/server has none of its 1 pods: pods "server-1" is forbidden', "kubernetes_refused")]},
+    ),
+    "pod security that no agent fits": (
+        enforced("restricted"),
+        {"namespace": [("bad", "pod security of chk enforces restricted, which refuses agents", "kubernetes_refused")]},
+    ),
+    "pod security that no agent fits either": (
+        enforced("baseline"),
+        {"namespace": [("bad", "pod security of chk enforces baseline, which refuses agents", "kubernetes_refused")]},
+    ),
+    "pod security that agents fit": (enforced("privileged"), {}),
+    "no agents at all": (no_agent, {"agents": [("bad", "there is none, and `joining` is set", "not_ready")]}),
+    "agents that are refused": (
+        agents_are_refused,
+        {"agents": [("bad", "daemonset chk/agent has none of its 3 pods: pod security", "kubernetes_refused")]},
+    ),
+    "agents for no node": (no_node_for_agents, {"agents": [("bad", "daemonset chk/agent wants none", "not_ready")]}),
     "another audience": (
         another_agent(audience="vault"),
         {"audience": [("bad", "no token for citadel is projected into chk/mistaken", "k8s_token_audience")]},
@@ -335,7 +509,7 @@ MISTAKES: Mapping[str, tuple[Mistake, Mapping[str, list[Any]]]] = {
         another_agent(sees=False),
         {"agents": [("bad", "chk/mistaken cannot see the processes of other pods", "pod_unseen")]},
     ),
-    "a node without an agent": (no_agent_is_ready, {"agents": [("warning", "chk-node", None)]}),
+    "no agent that is ready": (no_agent_is_ready, {"agents": [("bad", "none is ready of chk/agent", "not_ready")]}),
     "istiod writes too": (
         istiod_writes_too,
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeAlias, TypeVar
@@ -14,6 +14,15 @@ from citadel.errors import CitadelError
 T = TypeVar("T")
 Seen: TypeAlias = T | CitadelError
 Allowed: TypeAlias = Mapping[Grant, bool]
+
+
+async def seen(asked: Awaitable[T]) -> Seen[T]:
+    """What was asked for, or why it cannot be had."""
+    try:
+        return await asked
+    except CitadelError as error:
+        return error
+
 
 EVERYTHING: Final = Grant("*", "*", "*")  # whoever may do it has the whole cluster
 
@@ -55,14 +64,43 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentPod:
-    """A pod with such an account. `audiences` are those of the tokens that are projected into it."""
+class Pod:
+    """A pod of the server or of an agent. `audiences` are those of the tokens that are projected into it.
+
+    `waits_for` is why it does not run; empty where nobody says.
+    """
 
     name: str  # namespace/name
     node: str
     is_ready: bool
     audiences: frozenset[str]
     sees_processes: bool
+    waits_for: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """A Deployment or DaemonSet of such pods, and how many it wants.
+
+    `refused` is why none can be made, where the API server tells; `lacking` what its pods need of secrets that are not
+    there.
+    """
+
+    kind: str  # deployment or daemonset
+    namespace: str
+    name: str
+    wanted: int
+    refused: str = ""
+    lacking: Seen[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAccount:
+    """The service account of the server, where an administrator names it, and what runs as it."""
+
+    exists: Seen[bool]
+    makers: Seen[tuple[Maker, ...]] = ()
+    pods: Seen[tuple[Pod, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +138,8 @@ class ClusterFacts:
     """All that was found. What was not asked for, or could not be for what stands before it, is None or empty.
 
     `issuer_keys` are the ids of the keys that sign its tokens, `kinds` those that not every API server has, each with
-    the newest version that we speak, and `maps` the ConfigMaps by name and namespace.
+    the newest version that we speak, and `maps` the ConfigMaps by name and namespace. `namespaces` have what their pod
+    security enforces, empty where nothing, and `nodes` are those that run Linux.
     """
 
     version: Seen[Version]
@@ -108,8 +147,15 @@ class ClusterFacts:
     issuer_keys: Seen[frozenset[str]] = frozenset()
     kinds: Seen[Mapping[str, str]] | None = None
     allowed: Seen[Allowed] = field(default_factory=dict)
-    namespaces: Seen[frozenset[str]] | None = None
+    namespaces: Seen[Mapping[str, str]] | None = None
     accounts: Mapping[str, Account] = field(default_factory=dict)
     nodes: Seen[frozenset[str]] | None = None
-    agents: Seen[tuple[AgentPod, ...]] | None = None
+    agents: Seen[tuple[Pod, ...]] | None = None
+    agent_makers: Seen[tuple[Maker, ...]] = ()
+    server: ServerAccount | None = None
     maps: Mapping[str, Seen[Mapping[str, Kept]]] = field(default_factory=dict)
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether that may be so: nobody has named an account that is not there."""
+        return self.server is None or self.server.exists is not False

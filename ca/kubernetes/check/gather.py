@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from ca.kubernetes.bundles.rivals import writers_of
-from ca.kubernetes.check.facts import EVERYTHING, Account, AgentPod, Allowed, Caller, ClusterFacts, Kept, Seen, Version
+from ca.kubernetes.check.facts import EVERYTHING, Account, Allowed, Caller, ClusterFacts, Kept, Version, seen
+from ca.kubernetes.check.installed import exists_at, makers_of, pods_of, server_account
 from ca.kubernetes.discovery import served_at
 from ca.kubernetes.permissions import AGENT, NEWER_KINDS, Grant, grants, server_permissions
 from ca.kubernetes.settings import ClusterSettings, NodeJoiningSettings
 from citadel.clock import Clock
-from citadel.errors import CitadelError, NotFound, Reason, Unauthenticated, Unavailable
-from citadel.kubernetes.ports import KubeObject, KubernetesApi
-
-T = TypeVar("T")
+from citadel.errors import CitadelError, Reason, Unauthenticated, Unavailable
+from citadel.kubernetes.ports import KubernetesApi
 
 _REVIEWS: Final = "/apis/authorization.k8s.io/v1"
+_ENFORCED: Final = "pod-security.kubernetes.io/enforce"
+_SYSTEM: Final = "kubernetes.io/os"
 _SHORTEST: Final = 600  # seconds that a token lives at least
 
 
 async def gather(
     cluster: ClusterSettings, api: KubernetesApi, *, clock: Clock, account: str | None = None
 ) -> ClusterFacts:
-    """All facts about what these settings use. With `account` (namespace/name) what that service account may."""
-    version = await _seen(_version(api))
+    """All facts about what these settings use. With `account` (namespace/name) about that one."""
+    version = await seen(_version(api))
     if isinstance(version, CitadelError):
         return ClusterFacts(version=version)
-    caller = await _seen(_caller(api, clock))
+    caller = await seen(_caller(api, clock))
     if isinstance(caller, CitadelError) and caller.reason is Reason.KUBERNETES_LOGIN_REFUSED:
         return ClusterFacts(version=version, caller=caller)
+    server = await server_account(api, account) if account is not None else None
     needed = [*grants(server_permissions(cluster)), EVERYTHING]
     joining, bundles = cluster.joining, cluster.bundles
     accounts = joining.service_accounts if joining is not None else ()
@@ -39,32 +41,26 @@ async def gather(
     return ClusterFacts(
         version=version,
         caller=caller,
-        issuer_keys=await _seen(_issuer_keys(api)),
-        kinds=await _seen(_kinds(api)),
-        allowed=await _seen(_allowed(api, needed, account)),
-        namespaces=await _seen(_names(api, "/api/v1/namespaces")),
+        issuer_keys=await seen(_issuer_keys(api)),
+        kinds=await seen(_kinds(api)),
+        server=server,
+        allowed=await seen(_allowed(api, needed, account)) if server is None or server.exists is not False else {},
+        namespaces=await seen(_namespaces(api)),
         accounts={each: await _account(api, each, joining) for each in accounts if joining is not None},
-        nodes=await _seen(_names(api, "/api/v1/nodes")) if accounts else None,
-        agents=await _seen(_agents(api, accounts)) if accounts else None,
-        maps={name: await _seen(_kept(api, name)) for name in maps},
+        nodes=await seen(_nodes(api)) if accounts else None,
+        agents=await seen(pods_of(api, accounts)) if accounts else None,
+        agent_makers=await seen(makers_of(api, accounts)),
+        maps={name: await seen(_kept(api, name)) for name in maps},
     )
 
 
 async def gather_for_agent(api: KubernetesApi, *, clock: Clock) -> ClusterFacts:
     """What an agent needs of the API server, asked as the agent asks."""
-    version = await _seen(_version(api))
+    version = await seen(_version(api))
     if isinstance(version, CitadelError):
         return ClusterFacts(version=version)
-    caller = await _seen(_caller(api, clock))
-    return ClusterFacts(version=version, caller=caller, allowed=await _seen(_allowed(api, grants(AGENT), None)))
-
-
-async def _seen(asked: Awaitable[T]) -> Seen[T]:
-    """What was asked for, or why it cannot be had."""
-    try:
-        return await asked
-    except CitadelError as error:
-        return error
+    caller = await seen(_caller(api, clock))
+    return ClusterFacts(version=version, caller=caller, allowed=await seen(_allowed(api, grants(AGENT), None)))
 
 
 async def _version(api: KubernetesApi) -> Version:
@@ -121,23 +117,24 @@ async def _may(api: KubernetesApi, grant: Grant, account: str | None) -> bool:
     return bool((said.get("status") or {}).get("allowed"))
 
 
-async def _names(api: KubernetesApi, path: str) -> frozenset[str]:
-    return frozenset(str(each["metadata"]["name"]) for each in (await api.list(path)).items)
+async def _namespaces(api: KubernetesApi) -> Mapping[str, str]:
+    listed = await api.list("/api/v1/namespaces", each=lambda found: found["metadata"])
+    return {str(each["name"]): str((each.get("labels") or {}).get(_ENFORCED, "")) for each in listed.items}
+
+
+async def _nodes(api: KubernetesApi) -> frozenset[str]:
+    """Those where an agent can run."""
+    listed = await api.list("/api/v1/nodes", each=lambda found: found["metadata"])
+    return frozenset(
+        str(each["name"]) for each in listed.items if (each.get("labels") or {}).get(_SYSTEM, "linux") == "linux"
+    )
 
 
 async def _account(api: KubernetesApi, account: str, joining: NodeJoiningSettings) -> Account:
     namespace, _, name = account.partition("/")
-    exists = await _seen(_exists(api, f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}"))
-    trial = await _seen(_trial(api, namespace, name, joining.audience)) if exists is True else None
-    return Account(exists=exists, allowed=await _seen(_allowed(api, grants(AGENT), account)), trial=trial)
-
-
-async def _exists(api: KubernetesApi, path: str) -> bool:
-    try:
-        await api.get(path)
-    except NotFound:
-        return False
-    return True
+    exists = await seen(exists_at(api, f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}"))
+    trial = await seen(_trial(api, namespace, name, joining.audience)) if exists is True else None
+    return Account(exists=exists, allowed=await seen(_allowed(api, grants(AGENT), account)), trial=trial)
 
 
 async def _trial(api: KubernetesApi, namespace: str, name: str, audience: str) -> None:
@@ -149,32 +146,6 @@ async def _trial(api: KubernetesApi, namespace: str, name: str, audience: str) -
     status = (await api.create("/apis/authentication.k8s.io/v1/tokenreviews", body)).get("status") or {}
     if not status.get("authenticated"):
         raise Unauthenticated(Reason.K8S_TOKEN_REFUSED, str(status.get("error") or "it is not authenticated"))
-
-
-async def _agents(api: KubernetesApi, accounts: Iterable[str]) -> tuple[AgentPod, ...]:
-    found: list[AgentPod] = []
-    for namespace, _, name in (each.partition("/") for each in accounts):
-        listed = await api.list(f"/api/v1/namespaces/{namespace}/pods", fields=f"spec.serviceAccountName={name}")
-        found += [_agent(each) for each in listed.items]
-    return tuple(found)
-
-
-def _agent(pod: KubeObject) -> AgentPod:
-    meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
-    sources = [
-        source.get("serviceAccountToken") or {}
-        for volume in spec.get("volumes") or ()
-        for source in (volume.get("projected") or {}).get("sources") or ()
-    ]
-    return AgentPod(
-        name=f"{meta['namespace']}/{meta['name']}",
-        node=str(spec.get("nodeName") or ""),
-        is_ready=any(
-            each.get("type") == "Ready" and each.get("status") == "True" for each in status.get("conditions") or ()
-        ),
-        audiences=frozenset(str(each["audience"]) for each in sources if each.get("audience")),
-        sees_processes=bool(spec.get("hostPID")),
-    )
 
 
 async def _kept(api: KubernetesApi, name: str) -> Mapping[str, Kept]:

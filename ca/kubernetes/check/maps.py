@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 
 from ca.kubernetes.bundles.rivals import ending
 from ca.kubernetes.check.facts import ClusterFacts, Kept
-from ca.kubernetes.check.objects import shown
+from ca.kubernetes.check.pods import shown
 from ca.kubernetes.check.subject import Subject
 from ca.kubernetes.settings import ClusterSettings, ConfigMapSettings
 from ca.kubernetes.signers.roots import KEEP_THEM, NO_ROOTS

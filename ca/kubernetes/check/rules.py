@@ -8,6 +8,7 @@ from ca.kubernetes.check.access import kind_findings, permission_findings, reach
 from ca.kubernetes.check.facts import ClusterFacts, Seen, ServerFacts
 from ca.kubernetes.check.maps import map_findings
 from ca.kubernetes.check.objects import agent_findings, namespace_findings
+from ca.kubernetes.check.pods import account_findings, server_pod_findings
 from ca.kubernetes.check.server import server_findings
 from ca.kubernetes.check.subject import Subject
 from ca.kubernetes.settings import ClusterSettings
@@ -31,9 +32,12 @@ def findings(
         return found
     who = account or who_asks(facts)
     found += kind_findings(facts.kinds, cluster)
-    found += permission_findings(facts.allowed, cluster, facts.kinds, who=who)
+    found += account_findings(facts.server, who)
+    if facts.is_installed:
+        found += permission_findings(facts.allowed, cluster, facts.kinds, who=who)
     found += namespace_findings(facts, cluster)
     found += agent_findings(facts, cluster)
+    found += server_pod_findings(facts.server, who)
     found += map_findings(facts, cluster, server.bundle if isinstance(server, ServerFacts) else None)
     found += server_findings(server, cluster)
     return found

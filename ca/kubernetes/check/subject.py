@@ -18,6 +18,8 @@ class Subject(StrEnum):
     NAMESPACE = "namespace"
     ACCOUNT = "service account"
     AUDIENCE = "audience"
+    SECRETS = "secrets"
+    PODS = "pods"
     AGENTS = "agents"
     CONFIG_MAP = "ConfigMap"
     WRITERS = "who else writes"

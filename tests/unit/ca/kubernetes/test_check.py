@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from ca.kubernetes.check.facts import Caller, ClusterFacts, Kept, ServerFacts, Version, Worked
+from ca.kubernetes.check.facts import (
+    Caller,
+    ClusterFacts,
+    Kept,
+    Maker,
+    Pod,
+    ServerAccount,
+    ServerFacts,
+    Version,
+    Worked,
+)
 from ca.kubernetes.check.rules import findings, twins
 from ca.kubernetes.permissions import grants, server_permissions
 from ca.kubernetes.settings import ClusterSettings
@@ -19,6 +30,7 @@ from citadel.finding import Finding
 from citadel.grade import Grade
 from tests import certificates
 
+DENIED = Unavailable(Reason.KUBERNETES_DENIED, "no")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OURS, OTHER = (certificates.bundle(certificates.root(name)) for name in ("ours", "another"))
 ROOTS: dict[str, Any] = {"name": "roots", "key": "roots.pem"}
@@ -35,7 +47,7 @@ def facts(its: ClusterSettings, **given: Any) -> ClusterFacts:
         "caller": Caller(name="system:serviceaccount:citadel:citadel-server", time=NOW, asked_at=NOW),
         "kinds": {"certificatesigningrequests": "v1", "clustertrustbundles": "v1", "podcertificaterequests": "v1"},
         "allowed": dict.fromkeys(grants(server_permissions(its)), True),
-        "namespaces": frozenset({"default", "shop"}),
+        "namespaces": {"default": "", "shop": ""},
     }
     return ClusterFacts(**{**fit, **given})
 
@@ -152,6 +164,69 @@ def test_what_cannot_be_looked_at_is_unknown_and_nothing_else() -> None:
     denied = Unavailable(Reason.KUBERNETES_DENIED, "no")
     seen = facts(its, namespaces=denied, nodes=denied, agents=denied, maps={"roots": denied})
     assert {grade for grade, _ in not_good(its, seen)} == {"unknown"}
+
+
+def agent(name: str, *, is_ready: bool = True, waits_for: str = "") -> Pod:
+    return Pod(
+        name=f"citadel-agents/{name}",
+        node=f"node-{name}",
+        is_ready=is_ready,
+        waits_for=waits_for,
+        audiences=frozenset({"citadel"}),
+        sees_processes=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("agents", "expected"),
+    [
+        ((agent("a"), agent("b")), []),
+        (
+            (agent("a"), agent("b", is_ready=False, waits_for="ImagePullBackOff")),
+            [("warning", "none is ready on 1 of 2 nodes: node-b; citadel-agents/b (ImagePullBackOff)")],
+        ),
+        ((agent("a"),), [("warning", "none is ready on 1 of 2 nodes: node-b")]),
+        ((agent("a", is_ready=False),), [("bad", "none is ready of citadel-agents/a")]),
+    ],
+)
+def test_agents_work_where_one_is_ready_and_nodes_without_are_named(
+    agents: tuple[Pod, ...], expected: list[tuple[str, str]]
+) -> None:
+    its = cluster(joining={})
+    assert not_good(its, facts(its, agents=agents, nodes=frozenset({"node-a", "node-b"}))) == expected
+
+
+SERVER = ServerAccount(exists=True, makers=(Maker(kind="deployment", namespace="citadel", name="citadel", wanted=2),))
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        (replace(SERVER, pods=(agent("a"),)), []),
+        (
+            replace(SERVER, pods=(agent("a"), agent("b", is_ready=False))),
+            [("warning", "not ready: citadel-agents/b")],
+        ),
+        (
+            SERVER,
+            [("bad", "deployment citadel/citadel has none of its 2 pods: pod security, a quota or a webhook")],
+        ),
+        (
+            ServerAccount(exists=True),
+            [("unknown", "none has citadel/citadel: the server runs elsewhere, or not at all")],
+        ),
+        (
+            ServerAccount(exists=True, makers=DENIED, pods=DENIED),
+            [("unknown", "what pods need of secrets is not looked at: no"), ("unknown", "the server's are not looked")],
+        ),
+    ],
+)
+def test_what_runs_as_the_servers_account_is_told(server: ServerAccount, expected: list[tuple[str, str]]) -> None:
+    its = cluster(workloads={})
+    seen = facts(its, server=server)
+    found = [each for each in findings(seen, its, account="citadel/citadel") if each.grade is not Grade.GOOD]
+    assert [each.grade.value for each in found] == [grade for grade, _ in expected]
+    assert all(each.found.startswith(words) for each, (_, words) in zip(found, expected, strict=True)), found
 
 
 def test_two_clusters_with_the_same_keys_for_tokens_are_one() -> None:
