@@ -20,7 +20,8 @@ from citadel.config.files import read_secret_file
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from citadel.join_string import JoinString
 from citadel.repeated import Repeated
-from cli.agent_psat import is_of_here, may_pass, psat_anew, psat_invitation
+from cli.agent_pod import is_of_here, pod_of, shown_in
+from cli.agent_psat import may_pass, psat_anew, psat_invitation
 from sds.keep.keys import load_pem
 from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
 from sds.link.credentials import NodeCertificate
@@ -38,9 +39,10 @@ _log = structlog.get_logger(__name__)
 async def own_identity(settings: AgentSettings, clock: Clock) -> OwnIdentity:
     """The identity on disk, or a new one by joining."""
     file, joining_key = IdentityFile(settings.data_dir), JoiningKey(settings.data_dir)
-    identity = await asyncio.to_thread(kept_identity, settings)
+    identity = await _in_this_pod(await asyncio.to_thread(kept_identity, settings), settings, clock)
     if identity is None:
-        identity = await _join(settings, clock, joining_key)
+        joined = await _join(settings, clock, joining_key)
+        identity = replace(joined, pod=await asyncio.to_thread(pod_of, settings))
         await asyncio.to_thread(file.save, identity)
     elif identity.svid.not_after <= clock.now():
         _log.warning(
@@ -62,6 +64,17 @@ def kept_identity(settings: AgentSettings) -> AgentIdentity | None:
         spiffe_id=str(identity.svid.spiffe_id),
     )
     return None
+
+
+async def _in_this_pod(kept: AgentIdentity | None, settings: AgentSettings, clock: Clock) -> AgentIdentity | None:
+    """What was kept, known to the server as the agent of this pod where that can be; None where it is another one's."""
+    pod, psat = await asyncio.to_thread(pod_of, settings), settings.join.k8s_psat
+    if kept is None or psat is None or pod in {"", kept.pod}:
+        return kept
+    shown = await shown_in(pod, kept, settings=settings, psat=psat, bootstrap=_bootstrap(settings, clock))
+    if shown is not None and shown.svid.spiffe_id != kept.svid.spiffe_id:
+        return None  # a copied disk: its key is that of another node, and a new one is made here
+    return shown or kept
 
 
 def returning(settings: AgentSettings, clock: Clock) -> Returning:

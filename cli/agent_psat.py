@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from citadel.bundle import TrustBundle
 from citadel.config.files import read_public_file
 from citadel.errors import CitadelError, Reason, ResourceExhausted, Unavailable
-from citadel.reserved import K8S_PSAT_SEGMENT
-from citadel.spiffe import SpiffeId
 from sds.link.bootstrap import Invitation, parse_bundle_file
 from sds.link.credentials import ProjectedToken
 from sds.link.returning import Anew
@@ -46,22 +43,6 @@ def psat_invitation(settings: AgentSettings, psat: K8sPsatSettings) -> Invitatio
         known_bundle=_bundle(settings),
         insecure=settings.join.insecure_bootstrap,
     )
-
-
-def is_of_here(spiffe_id: SpiffeId, settings: AgentSettings, environment: Mapping[str, str]) -> bool:
-    """Whether an identity on disk is that of this node in this cluster, as far as the agent knows where it is.
-
-    A node can come back under another name with its disk, be made from the image of another one's, or its cluster be
-    called otherwise now: then the entries of its pods are not those of that identity.
-    """
-    if (psat := settings.join.k8s_psat) is None:
-        return True
-    node = environment.get(settings.kubernetes.node_name_env, "") if settings.kubernetes is not None else ""
-    match spiffe_id.path.split("/")[-3:]:
-        case [segment, cluster, named] if segment == K8S_PSAT_SEGMENT:
-            return cluster == psat.cluster and node in {"", named}
-        case _:
-            return False
 
 
 def psat_anew(settings: AgentSettings, psat: K8sPsatSettings) -> Anew:

@@ -32,13 +32,15 @@ _FORM: Final = 1
 _MAX_BYTES: Final = 1 << 20  # what `read_secret_file` takes
 _SVID, _KEY, _NEXT_KEY = "svid", "private_key", "next_private_key"
 _BUNDLE, _AGENT_API, _BOOTSTRAP = "bundle", "agent_api", "bootstrap"
+_POD: Final = "pod"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentIdentity:
     """Who this agent is (`svid`, `key`), whom it believes (`bundle`) and where its server is.
 
-    `next_key` is the key of a renewal under way, if one is.
+    `next_key` is the key of a renewal under way, if one is. `pod` is the UID of the pod that showed its token for it,
+    where it joined by Kubernetes.
     """
 
     svid: X509Svid
@@ -47,6 +49,7 @@ class AgentIdentity:
     bundle: TrustBundle
     agent_api: HostPort
     bootstrap: HostPort
+    pod: str = ""
 
     def is_believed_by(self, bundle: TrustBundle, now: datetime) -> bool:
         """Whether `bundle` vouches for the agent's own SVID. Slow: call it off the loop."""
@@ -126,6 +129,7 @@ def _dump(identity: AgentIdentity) -> bytes:
         _BUNDLE: identity.bundle.to_document(),
         _AGENT_API: str(identity.agent_api),
         _BOOTSTRAP: str(identity.bootstrap),
+        _POD: identity.pod,
     }
     return json.dumps(content, indent=1).encode("ascii")
 
@@ -141,6 +145,7 @@ def _parse(data: bytes, trust_domain: TrustDomain) -> AgentIdentity:
         bundle=TrustBundle.from_document(trust_domain, content[_BUNDLE]),
         agent_api=HostPort.parse(content[_AGENT_API]),
         bootstrap=HostPort.parse(content[_BOOTSTRAP]),
+        pod=str(content.get(_POD, "")),  # earlier versions kept none
     )
     spiffe_id = identity.svid.spiffe_id
     if not spiffe_id.is_member_of(trust_domain) or not is_agent_id(spiffe_id):

@@ -216,6 +216,15 @@ async def test_an_agent_joins_by_the_token_of_its_pod(kubernetes: KubernetesServ
             (agent,) = (await server.status()).agents
             assert agent.spiffe_id == "spiffe://a.test/citadel/agent/k8s_psat/c1/joins-1"
             assert audited(server, "agent.join") == [(agent.spiffe_id, "", "")]
+            # Its DaemonSet is rolled out: what is on the disk of the node is the identity of a pod that is gone.
+            cluster.drop(pod)
+            node.mount(cluster.token(cluster.pod("agent-y", "joins-1")))
+            async with node.running():
+                await until("the agent in the other pod is ready", node.is_ready)
+                async with sds_stream_at(node.settings.socket, "default") as stream:
+                    assert (await stream.next()).resources
+            assert audited(server, "agent.join") == [(agent.spiffe_id, "", "")] * 2
+            assert audited(server, "agent.evict") == []
         finally:
             await server.close()
 

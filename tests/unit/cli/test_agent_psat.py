@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import jwt
 import pytest
 
 from citadel.clock import SystemClock
@@ -146,6 +147,95 @@ async def test_the_identity_of_another_node_or_cluster_is_not_taken_from_disk(
     on_disk = IdentityFile(bench.settings.data_dir).load(A_TEST)
     assert on_disk is not None
     assert on_disk.svid == identity.svid
+
+
+def token_of(pod: str) -> str:
+    """A token as a cluster makes it, but for the signature, which nobody checks here."""
+    return jwt.encode({"kubernetes.io": {"pod": {"name": "agent", "uid": pod}}}, "k" * 32, algorithm="HS256")
+
+
+async def after_a_rollout(bench: Bench, spiffe_id: SpiffeId = HERE) -> AgentIdentity:
+    """What is on disk was joined with by pod-1, and pod-2 starts."""
+    bench.door.answered_id = spiffe_id
+    bench.mount(token_of("pod-1"))
+    joined = await bench.join()
+    bench.door.tokens.clear()
+    bench.mount(token_of("pod-2"))
+    return joined
+
+
+async def test_an_agent_in_another_pod_shows_its_token_once_and_keeps_its_key(bench: Bench) -> None:
+    bench.mount(token_of("pod-1"))
+    bench.door.answered_id = HERE
+    joined = await bench.join()
+    assert (await bench.join()).svid == joined.svid  # in the same pod
+    bench.door.tokens.clear()
+    bench.mount(token_of("pod-2"))
+    for _ in range(2):
+        identity = await bench.join()
+        assert bench.door.tokens == [token_of("pod-2")]
+    assert identity.svid.spiffe_id == HERE
+    assert identity.svid.serial != joined.svid.serial
+    assert identity.key.public_key() == joined.key.public_key()
+    assert len(set(bench.door.asked_keys)) == 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Unavailable(Reason.KUBERNETES_UNAVAILABLE, "away"),
+        PermissionDenied(Reason.K8S_ACCOUNT_NOT_ALLOWED, "not allowed"),
+        PermissionDenied(Reason.AGENT_BANNED, "banned"),
+    ],
+    ids=lambda each: each.reason.value,
+)
+async def test_an_agent_that_cannot_show_its_token_now_stays_what_it_was_until_the_next_start(
+    bench: Bench, refusal: CitadelError
+) -> None:
+    joined = await after_a_rollout(bench)
+    bench.door.passing_refusals = [refusal]
+    assert (await bench.join()).svid == joined.svid
+    assert bench.clock.slept == []
+    assert (await bench.join()).svid != joined.svid
+
+
+@pytest.mark.parametrize("away", ["bundle", "disk", "server"])
+async def test_nothing_that_is_away_keeps_an_agent_in_another_pod_from_starting(bench: Bench, away: str) -> None:
+    joined = await after_a_rollout(bench)
+    match away:
+        case "bundle":
+            bench.bundle.unlink()
+        case "disk":
+            bench.door.on_join = lambda: bench.settings.data_dir.rename(bench.folder / "unmounted")
+        case "server":
+            await bench.server.stop(None)
+    assert (await bench.join()).svid == joined.svid
+
+
+async def test_the_server_is_known_by_what_is_on_disk_and_not_by_what_is_mounted(bench: Bench) -> None:
+    joined = await after_a_rollout(bench)
+    bench.bundle.write_bytes(FakeAuthority(now(), "others").bundle.to_pem())
+    assert (await bench.join()).svid != joined.svid
+
+
+async def test_whoever_turns_out_to_be_another_node_by_its_token_joins_with_a_key_of_its_own(bench: Bench) -> None:
+    copied = await after_a_rollout(bench, k8s_agent_id(A_TEST, "c1", "n2"))
+    bench.door.answered_id = HERE
+    identity = await bench.join()
+    assert identity.svid.spiffe_id == HERE
+    assert identity.key.public_key() != copied.key.public_key()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "one", "a.b.c", "e30.e30.e30", "é", jwt.encode({"kubernetes.io": []}, "k" * 32)]
+)
+async def test_a_token_that_names_no_pod_is_not_shown(bench: Bench, content: str) -> None:
+    joined = await after_a_rollout(bench)
+    bench.mount(content)
+    assert (await bench.join()).svid == joined.svid
+    bench.token.unlink()
+    assert (await bench.join()).svid == joined.svid
+    assert bench.door.tokens == []
 
 
 PASSING = [

@@ -150,6 +150,20 @@ async def test_a_lost_answer_is_asked_for_again_and_evicts_nobody(world: World) 
     assert [what for _, what, _, _ in await world.server.acts()] == ["agent.join", "agent.join"]
 
 
+async def test_an_agent_of_another_pod_that_has_the_key_of_the_one_before_evicts_nobody(followed: World) -> None:
+    """As after a rollout of its DaemonSet: the key is on the disk of the node."""
+    key = new_key()
+    first = await followed.join(key=key, **X)
+    followed.here.add(AGENT)
+    followed.cluster.pod("agent-y", uid="pod-2", created=LATER)
+    followed.cluster.drop("agent-x")
+    await followed.cluster.follow()
+    await followed.join(key=key, **Y)
+    recorded, _ = await followed.server.roster.authenticate(pem(first))
+    assert fact(recorded.selectors, "k8s-pod-name") == "agent-y"
+    assert [what for _, what, _, _ in await followed.server.acts()] == ["agent.join", "agent.join"]
+
+
 async def evictions(world: World) -> list[str]:
     acts = await world.server.acts()  # by the server itself, which has no name
     assert not any(actor for actor, what, _, _ in acts if what == "agent.evict")
