@@ -92,7 +92,7 @@ async def test_a_new_key_is_known_for_max_age_before_it_signs_and_the_old_one_un
     old = await site.token(agent, web, "shop")
     (first,) = await site.key_ids()
     rotations = site.server.rotations()
-    begun = time.monotonic()
+    begun, observed = time.monotonic(), 0
     await rotations.StartRotation(rotation_pb2.StartRotationRequest(kind="jwt"))
     await rotations.SkipHolder(rotation_pb2.SkipHolderRequest(name="node-1", why="it is away"))
     while (phase := await phase_of(rotations)) != "drain":
@@ -100,7 +100,9 @@ async def test_a_new_key_is_known_for_max_age_before_it_signs_and_the_old_one_un
         if phase == await phase_of(rotations) == "observe":
             assert len(known) == 2
             assert jwt.get_unverified_header(token)["kid"] == first
+            observed += 1
         await asyncio.sleep(0.05)
+    assert observed
     assert time.monotonic() - begun > MAX_AGE
     new = await site.token(agent, web, "shop")
     second = jwt.get_unverified_header(new)["kid"]
