@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import shutil
 import warnings
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 _BITS: Final = 24
+_NAMESPACES: Final = Path("/run/netns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,7 @@ async def _namespaces(number: int, stack: AsyncExitStack) -> tuple[Place, ...]:
     """A namespace for each, and one with the bridge between them. Raises `OSError` where they cannot be made."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         raise PermissionError("namespaces are made by root, with iproute2")
+    await _take_away_what_was_left()
     run = f"ctd{os.getpid()}x{random.SystemRandom().getrandbits(_BITS):06x}"
     hub = f"{run}-hub"
     await _add_namespace(hub, stack)
@@ -71,6 +75,15 @@ async def _namespaces(number: int, stack: AsyncExitStack) -> tuple[Place, ...]:
         await _ip("netns", "exec", name, "true")  # a container may let us make one and not enter it
         made.append(Place(address=address, inner="127.0.0.1", enter=("ip", "netns", "exec", name)))
     return tuple(made)
+
+
+async def _take_away_what_was_left() -> None:
+    """Namespaces of runs that were killed, by the process id in their names."""
+    for name in sorted(path.name for path in _NAMESPACES.glob("ctd*")):
+        made = re.fullmatch(r"ctd(\d+)x[0-9a-f]+-\w+", name)
+        if made is not None and not Path("/proc", made[1]).exists():
+            with suppress(OSError):  # a neighbour was faster
+                await _ip("netns", "delete", name)
 
 
 async def _add_namespace(name: str, stack: AsyncExitStack) -> None:

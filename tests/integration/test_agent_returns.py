@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,6 +40,13 @@ async def until(what: str, holds: Callable[[], Awaitable[bool]], *, seconds: flo
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"within {seconds} s it did not come true that {what}") from None
+
+
+def has_said(logs: Sequence[Mapping[str, Any]], reason: str) -> Callable[[], Awaitable[bool]]:
+    async def said() -> bool:
+        return any(log.get("reason") == reason for log in logs)
+
+    return said
 
 
 class Node:
@@ -146,7 +153,8 @@ async def test_after_the_grace_the_agent_says_once_what_to_do(tmp_path: Path, no
         await until("its svid has ended", node.has_expired)
         with structlog.testing.capture_logs() as logs:
             async with node.running():
-                await asyncio.sleep(1.5)
+                await until("it says so", has_said(logs, "rejoin_refused"))
+                await asyncio.sleep(1)  # in which it tries on, every half second
     (said,) = [log for log in logs if log["event"].startswith("cannot renew") and log["reason"] == "rejoin_refused"]
     assert said["error"].endswith("join it with a new token")
 
@@ -165,7 +173,8 @@ async def test_a_server_with_other_roots_is_not_believed_and_the_agent_says_what
     async with running_server(another):
         with structlog.testing.capture_logs() as logs:
             async with node.running():
-                await asyncio.sleep(1.5)
+                await until("it says so", has_said(logs, "bundle_mismatch"))
+                await asyncio.sleep(1)  # in which it tries on, every half second
     (said,) = [log for log in logs if log["event"].startswith("cannot renew") and log["reason"] == "bundle_mismatch"]
     assert "join again with a new join string" in said["error"]
     assert node.identity.svid.serial == before

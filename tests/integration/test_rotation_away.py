@@ -16,7 +16,7 @@ from citadel._wire import rotation_pb2 as pb
 from citadel._wire.rotation_pb2_grpc import RotationsStub
 from citadel.wire import from_timestamp, to_duration
 from tests.integration.faulty import Records
-from tests.integration.test_agent_returns import SHORT, Node, is_connected, until
+from tests.integration.test_agent_returns import SHORT, Node, has_said, is_connected, until
 from tests.servers import Server, running_server, server_settings
 
 pytestmark = pytest.mark.integration
@@ -109,7 +109,8 @@ async def test_after_an_emergency_only_a_person_brings_back_who_knows_the_tainte
         await until("its svid has ended", node.has_expired)
         with structlog.testing.capture_logs() as logs:
             async with node.running():
-                await asyncio.sleep(1.5)
+                await until("it says so", has_said(logs, "bundle_mismatch"))
+                await asyncio.sleep(1)  # in which it tries on, every half second
         (said,) = [log for log in logs if log.get("reason") == "bundle_mismatch"]
         assert "join again with a new join string" in said["error"]
 
@@ -129,5 +130,4 @@ async def test_nothing_leads_over_a_root_that_was_tainted_since(settings: Server
         await until("its svid has ended", node.has_expired)
         with structlog.testing.capture_logs() as logs:
             async with node.running():
-                await asyncio.sleep(1.5)
-        assert [log for log in logs if log.get("reason") == "bundle_mismatch"]
+                await until("it says so", has_said(logs, "bundle_mismatch"))

@@ -28,7 +28,7 @@ _SIGN, _NOTHING = "/citadel.v1.AgentApi/SignX509Svids", pb.SignX509SvidsRequest(
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    async with running_server(server_settings(tmp_path, connections={"handshake": "1s", "calls": 10})) as running:
+    async with running_server(server_settings(tmp_path, connections={"handshake": "3s", "calls": 10})) as running:
         yield running
 
 
@@ -66,7 +66,7 @@ async def test_connections_that_never_shake_hands_are_dropped(server: Server) ->
     halves = [await _half_open(address) for address in _both(server) for _ in range(100)]
     started = time.monotonic()
     assert (await server.bootstrap().GetBundle(_BUNDLE)).bundle.json == server.published
-    assert time.monotonic() - started < 1, "others are served while the halves are open"
+    assert time.monotonic() - started < 3, "others are served while the halves are open"
     async with asyncio.timeout(10):
         for reader, writer in halves:
             with contextlib.suppress(ConnectionError):

@@ -238,7 +238,7 @@ async def test_a_start_on_a_locked_store_waits_and_is_stopped_when_told(tmp_path
             await until("it waits for its store", waits, seconds=20)
             begun = time.monotonic()
             await one.stop()
-            assert time.monotonic() - begun < 8
+            assert time.monotonic() - begun < 15  # one wait for the store, of five seconds; it stays locked
 
 
 @pytest.mark.invariant(5)

@@ -150,7 +150,7 @@ async def test_an_authority_of_a_folder_is_taken_into_transit_with_what_is_print
 def _settings(use: str, sections: dict[str, Any], bao: OpenBao, folder: Path) -> ServerSettings:
     if use in USES:
         bao.root.sys.create_or_update_policy(use, (_POLICIES / f"{use}.hcl").read_text())
-    login = bao.approle(use, folder, use, token_ttl="3s", token_no_default_policy=True)
+    login = bao.approle(use, folder, use, token_ttl="5s", token_no_default_policy=True)
     vault = {"address": bao.address, "ca_file": str(bao.ca_file), "login": login}
     return server_settings(folder, vault=vault, rotation={"margin": "500ms", "window": "0s"}, **sections)
 

@@ -113,7 +113,7 @@ async def test_a_start_waits_for_vault_and_can_be_stopped_meanwhile(bao: OpenBao
     begun = time.monotonic()
     stop.set()
     await running
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10  # Vault stays sealed for longer
     await asyncio.to_thread(bao.unseal)
 
 
