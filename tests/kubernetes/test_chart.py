@@ -204,6 +204,8 @@ REFUSED: Mapping[str, Values] = {
     "agent.servers.bootstrap and agent.servers.agents": {"server": {"enabled": False}},
     "/agent/settings": {"agent": {"settings": {"socket": "/run/citadel/s"}}},
     "/agent/socketDir": {"agent": {"socketDir": "run/citadel"}},
+    "/agent/maxUnavailable": {"agent": {"maxUnavailable": "0%"}},
+    "/csi/resources": {"csi": {"resources": {"memory": "32Mi"}}},
     "/listenHost": {"listenHost": "127.0.0.1"},
     "/networkPolicy/enabled": {"networkPolicy": {"enabled": "yes"}},
 }
@@ -260,6 +262,37 @@ def test_an_image_can_be_held_to_its_digest() -> None:
     digest = "sha256:" + "0a" * 32
     pod = pod_template(render({"image": {"tag": "1.2.3", "digest": digest}}), "Deployment", "citadel")
     assert pod["spec"]["containers"][0]["image"] == f"registry.example.org/citadel:1.2.3@{digest}"
+
+
+@pytest.mark.parametrize("name", ["citadel-agent", "citadel-csi"])
+def test_no_pod_is_made_for_a_node_that_could_not_run_it(name: str) -> None:
+    """It would count as unavailable, and an upgrade would wait for it before all others."""
+    spec = pod_template(render({"csi": {"enabled": True}}), "DaemonSet", name)["spec"]
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    (term,) = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert {each["key"]: (each["operator"], each["values"]) for each in term["matchExpressions"]} == {
+        "eks.amazonaws.com/compute-type": ("NotIn", ["fargate"]),
+        "type": ("NotIn", ["virtual-kubelet"]),
+    }
+
+
+def test_what_is_said_of_agents_and_of_the_registry_goes_for_the_csi_driver_too() -> None:
+    values: Values = {
+        "csi": {"enabled": True},
+        "imagePullSecrets": [{"name": "registry"}],
+        "image": {"pullPolicy": "Always"},
+        "agent": {"priorityClassName": "", "maxUnavailable": "10%", "affinity": {"podAffinity": {}}},
+    }
+    for name in ("citadel-agent", "citadel-csi"):
+        daemon_set = one(render(values), "DaemonSet", name)["spec"]
+        assert daemon_set["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == "10%"
+        spec = daemon_set["template"]["spec"]
+        assert spec["imagePullSecrets"] == [{"name": "registry"}]
+        assert spec["affinity"]["podAffinity"] == {}
+        assert "priorityClassName" not in spec
+        for container in spec["containers"]:
+            assert container["imagePullPolicy"] == "Always"
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
 
 
 def sections_of(model: type[Settings]) -> Iterator[tuple[str, type[Settings]]]:
