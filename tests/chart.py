@@ -136,6 +136,20 @@ CASES: Final[Mapping[str, Values]] = {
             "nodeSelector": {"kubernetes.io/os": "linux"},
             "tolerations": [{"operator": "Exists"}],
             "affinity": {"nodeAffinity": {}},
+            "podLabels": {"team": "mesh"},
+            "serviceAccountAnnotations": {"a/b": "c"},
+            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+            "extraVolumes": [
+                {"name": "parent", "csi": {"driver": "parent.csi.example.org", "readOnly": True}},
+                {
+                    "name": "vault-token",
+                    "projected": {"sources": [{"serviceAccountToken": {"audience": "vault", "path": "token"}}]},
+                },
+            ],
+            "extraVolumeMounts": [
+                {"name": "parent", "mountPath": "/run/citadel-parent", "readOnly": True},
+                {"name": "vault-token", "mountPath": "/var/run/secrets/vault", "readOnly": True},
+            ],
         },
         "cluster": {
             "istio": {},
@@ -156,7 +170,11 @@ CASES: Final[Mapping[str, Values]] = {
             "namespace": "node-agents",
             "authzPolicies": "policies:\n  - name: reviews\n    selectors: [k8s:sa:reviews]\n    default: DENY\n",
             "settings": {"kubernetes": {"wait": "10s"}, "renewal": {"at": 0.4}},
-            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "nodeSelector": {"kubernetes.io/arch": "amd64"},
+            "podLabels": {"team": "mesh"},
+            "serviceAccountAnnotations": {"a/b": "c"},
+            "seLinuxOptions": {"type": "spc_t"},
+            "maxUnavailable": "10%",
         },
         "csi": {"enabled": True},
         "networkPolicy": {"clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "metrics": []},

@@ -204,6 +204,25 @@ REFUSED: Mapping[str, Values] = {
     "agent.servers.bootstrap and agent.servers.agents": {"server": {"enabled": False}},
     "/agent/settings": {"agent": {"settings": {"socket": "/run/citadel/s"}}},
     "/agent/socketDir": {"agent": {"socketDir": "run/citadel"}},
+    "there is a volume data already": {"server": {"extraVolumes": [{"name": "data", "emptyDir": {}}]}},
+    "there is a volume secret-a already": {
+        "server": {
+            "secrets": [{"name": "a", "secretName": "a"}],
+            "extraVolumes": [{"name": "secret-a", "emptyDir": {}}],
+        }
+    },
+    "there is no volume parent": {"server": {"extraVolumeMounts": [{"name": "parent", "mountPath": "/run/parent"}]}},
+    "mounted at /run/citadel/ already": {
+        "server": {
+            "extraVolumes": [{"name": "parent", "emptyDir": {}}],
+            "extraVolumeMounts": [{"name": "parent", "mountPath": "/run/citadel/"}],
+        }
+    },
+    "/server/extraVolumes/0": {"server": {"extraVolumes": [{"name": "parent"}]}},
+    "/server/podLabels": {"server": {"podLabels": {"app.kubernetes.io/name": "other"}}},
+    "/agent/podLabels": {"agent": {"podLabels": {"team": "a b"}}},
+    "/server/topologySpreadConstraints/0": {"server": {"topologySpreadConstraints": [{"maxSkew": 1}]}},
+    "/agent/seLinuxOptions": {"agent": {"seLinuxOptions": "spc_t"}},
     "/agent/maxUnavailable": {"agent": {"maxUnavailable": "0%"}},
     "/csi/resources": {"csi": {"resources": {"memory": "32Mi"}}},
     "/listenHost": {"listenHost": "127.0.0.1"},
@@ -258,10 +277,45 @@ def test_callers_from_outside_get_a_service_where_it_is_set(values: Values | Non
     assert [each["spec"]["type"] for each in found] == ([kind] if kind else [])
 
 
+def test_a_child_has_the_socket_of_its_parents_agent_in_every_container() -> None:
+    volume = {"name": "parent", "csi": {"driver": "parent.csi.example.org", "readOnly": True}}
+    mount = {"name": "parent", "mountPath": "/run/citadel-parent", "readOnly": True}
+    for maintenance in (False, True):
+        server: Values = {"extraVolumes": [volume], "extraVolumeMounts": [mount], "maintenance": maintenance}
+        spec = pod_template(render({"server": server}), "Deployment", "citadel")["spec"]
+        assert volume in spec["volumes"]
+        assert all(mount in each["volumeMounts"] for each in (*spec.get("initContainers", ()), *spec["containers"]))
+
+
+@pytest.mark.parametrize(
+    ("who", "kind", "name"), [("server", "Deployment", "citadel"), ("agent", "DaemonSet", "citadel-agent")]
+)
+def test_pods_and_accounts_carry_what_others_look_for(who: str, kind: str, name: str) -> None:
+    documents = render({who: {"podLabels": {"team": "mesh"}, "serviceAccountAnnotations": {"a/b": "c"}}})
+    assert pod_template(documents, kind, name)["metadata"]["labels"]["team"] == "mesh"
+    assert "team" not in one(documents, kind, name)["spec"]["selector"]["matchLabels"]
+    assert one(documents, "ServiceAccount", name)["metadata"]["annotations"] == {"a/b": "c"}
+
+
+def test_agents_may_be_told_what_selinux_lets_them_do() -> None:
+    pods = pod_template(render({"agent": {"seLinuxOptions": {"type": "spc_t"}}}), "DaemonSet", "citadel-agent")
+    assert pods["spec"]["securityContext"]["seLinuxOptions"] == {"type": "spc_t"}
+
+
 def test_an_image_can_be_held_to_its_digest() -> None:
     digest = "sha256:" + "0a" * 32
     pod = pod_template(render({"image": {"tag": "1.2.3", "digest": digest}}), "Deployment", "citadel")
     assert pod["spec"]["containers"][0]["image"] == f"registry.example.org/citadel:1.2.3@{digest}"
+
+
+def test_servers_are_spread_by_what_tells_them_from_other_pods_where_nothing_else_is_said() -> None:
+    zones: Values = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+    named: Values = {**zones, "labelSelector": {"matchLabels": {"a": "b"}}}
+    pods = pod_template(render({"server": {"topologySpreadConstraints": [zones, named]}}), "Deployment", "citadel")
+    own, given = pods["spec"]["topologySpreadConstraints"]
+    assert given == named
+    assert own.items() >= zones.items()
+    assert own["labelSelector"]["matchLabels"].items() <= pods["metadata"]["labels"].items()
 
 
 @pytest.mark.parametrize("name", ["citadel-agent", "citadel-csi"])

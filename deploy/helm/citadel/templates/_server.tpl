@@ -32,6 +32,7 @@ volumeMounts:
   {{- range .Values.remoteClusters }}
   - {name: cluster-{{ .name }}, mountPath: /etc/citadel/clusters/{{ .name }}, readOnly: true}
   {{- end }}
+  {{- with .Values.server.extraVolumeMounts }}{{ toYaml . | nindent 2 }}{{ end }}
 {{- end }}
 
 {{/* Those of its Services. */}}
