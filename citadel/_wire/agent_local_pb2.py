@@ -27,7 +27,7 @@ from citadel._wire import types_pb2 as citadel_dot___wire_dot_types__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63itadel/_wire/agent_local.proto\x12\ncitadel.v1\x1a\x1b\x63itadel/_wire/insight.proto\x1a\x19\x63itadel/_wire/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\x15\x45xplainProcessRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\xea\x02\n\x12ProcessExplanation\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0b\n\x03gid\x18\x03 \x01(\r\x12\x12\n\nexecutable\x18\x04 \x01(\t\x12\x11\n\tselectors\x18\x05 \x03(\t\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\x12-\n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x1c.citadel.v1.EntryExplanation\x12\x16\n\x0e\x65ntries_in_all\x18\x08 \x01(\r\x12\x11\n\tsds_names\x18\t \x03(\t\x12)\n\x07streams\x18\n \x03(\x0b\x32\x18.citadel.v1.StreamReport\x12)\n\x05\x61gent\x18\x0b \x01(\x0b\x32\x1a.citadel.v1.AgentCondition\x12$\n\x07verdict\x18\x0c \x01(\x0b\x32\x13.citadel.v1.Verdict\x12\r\n\x05place\x18\r \x01(\t\x12\x0f\n\x07trouble\x18\x0e \x01(\t\"\x8f\x02\n\x10\x45ntryExplanation\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12 \n\x06misses\x18\x03 \x03(\x0b\x32\x10.citadel.v1.Miss\x12\x0f\n\x07\x65xpired\x18\x04 \x01(\x08\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0e\n\x06serial\x18\x06 \x01(\t\x12-\n\tnot_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0erefusal_reason\x18\x08 \x01(\t\x12\x0f\n\x07refusal\x18\t \x01(\t\x12,\n\x08next_try\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x04Miss\x12\x0e\n\x06wanted\x18\x01 \x01(\t\x12\x0c\n\x04seen\x18\x02 \x01(\t\"\xa4\x01\n\x0e\x41gentCondition\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12-\n\tnot_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12,\n\x08heard_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07trouble\x18\x05 \x01(\t2a\n\nAgentLocal\x12S\n\x0e\x45xplainProcess\x12!.citadel.v1.ExplainProcessRequest\x1a\x1e.citadel.v1.ProcessExplanationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63itadel/_wire/agent_local.proto\x12\ncitadel.v1\x1a\x1b\x63itadel/_wire/insight.proto\x1a\x19\x63itadel/_wire/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\x15\x45xplainProcessRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\xea\x02\n\x12ProcessExplanation\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0b\n\x03gid\x18\x03 \x01(\r\x12\x12\n\nexecutable\x18\x04 \x01(\t\x12\x11\n\tselectors\x18\x05 \x03(\t\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\x12-\n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x1c.citadel.v1.EntryExplanation\x12\x16\n\x0e\x65ntries_in_all\x18\x08 \x01(\r\x12\x11\n\tsds_names\x18\t \x03(\t\x12)\n\x07streams\x18\n \x03(\x0b\x32\x18.citadel.v1.StreamReport\x12)\n\x05\x61gent\x18\x0b \x01(\x0b\x32\x1a.citadel.v1.AgentCondition\x12$\n\x07verdict\x18\x0c \x01(\x0b\x32\x13.citadel.v1.Verdict\x12\r\n\x05place\x18\r \x01(\t\x12\x0f\n\x07trouble\x18\x0e \x01(\t\"\xa3\x02\n\x10\x45ntryExplanation\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12 \n\x06misses\x18\x03 \x03(\x0b\x32\x10.citadel.v1.Miss\x12\x0f\n\x07\x65xpired\x18\x04 \x01(\x08\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0e\n\x06serial\x18\x06 \x01(\t\x12-\n\tnot_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0erefusal_reason\x18\x08 \x01(\t\x12\x0f\n\x07refusal\x18\t \x01(\t\x12,\n\x08next_try\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nfor_no_pod\x18\x0b \x01(\x08\"$\n\x04Miss\x12\x0e\n\x06wanted\x18\x01 \x01(\t\x12\x0c\n\x04seen\x18\x02 \x01(\t\"\xa4\x01\n\x0e\x41gentCondition\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12-\n\tnot_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12,\n\x08heard_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07trouble\x18\x05 \x01(\t2a\n\nAgentLocal\x12S\n\x0e\x45xplainProcess\x12!.citadel.v1.ExplainProcessRequest\x1a\x1e.citadel.v1.ProcessExplanationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,11 +39,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROCESSEXPLANATION']._serialized_start=175
   _globals['_PROCESSEXPLANATION']._serialized_end=537
   _globals['_ENTRYEXPLANATION']._serialized_start=540
-  _globals['_ENTRYEXPLANATION']._serialized_end=811
-  _globals['_MISS']._serialized_start=813
-  _globals['_MISS']._serialized_end=849
-  _globals['_AGENTCONDITION']._serialized_start=852
-  _globals['_AGENTCONDITION']._serialized_end=1016
-  _globals['_AGENTLOCAL']._serialized_start=1018
-  _globals['_AGENTLOCAL']._serialized_end=1115
+  _globals['_ENTRYEXPLANATION']._serialized_end=831
+  _globals['_MISS']._serialized_start=833
+  _globals['_MISS']._serialized_end=869
+  _globals['_AGENTCONDITION']._serialized_start=872
+  _globals['_AGENTCONDITION']._serialized_end=1036
+  _globals['_AGENTLOCAL']._serialized_start=1038
+  _globals['_AGENTLOCAL']._serialized_end=1135
 # @@protoc_insertion_point(module_scope)

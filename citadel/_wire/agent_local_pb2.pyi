@@ -124,6 +124,7 @@ class EntryExplanation(_message.Message):
     REFUSAL_REASON_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     NEXT_TRY_FIELD_NUMBER: _builtins.int
+    FOR_NO_POD_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     spiffe_id: _builtins.str
     expired: _builtins.bool
@@ -132,9 +133,11 @@ class EntryExplanation(_message.Message):
     serial: _builtins.str
     refusal_reason: _builtins.str
     refusal: _builtins.str
+    for_no_pod: _builtins.bool
+    """the process is in a pod, and the entry asks for nothing of pods: it does not match"""
     @_builtins.property
     def misses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Miss]:
-        """none: the entry matches"""
+        """none: the entry matches, unless it is for_no_pod"""
 
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp: ...
@@ -153,10 +156,11 @@ class EntryExplanation(_message.Message):
         refusal_reason: _builtins.str = ...,
         refusal: _builtins.str = ...,
         next_try: _timestamp_pb2.Timestamp | None = ...,
+        for_no_pod: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_try", b"next_try", "not_after", b"not_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "expired", b"expired", "misses", b"misses", "next_try", b"next_try", "not_after", b"not_after", "refusal", b"refusal", "refusal_reason", b"refusal_reason", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "expired", b"expired", "for_no_pod", b"for_no_pod", "misses", b"misses", "next_try", b"next_try", "not_after", b"not_after", "refusal", b"refusal", "refusal_reason", b"refusal_reason", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

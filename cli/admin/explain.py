@@ -104,6 +104,8 @@ def _agent_fields(agent: agent_local_pb2.AgentCondition, now: datetime) -> Itera
 
 def _entry_row(entry: agent_local_pb2.EntryExplanation, now: datetime) -> tuple[object, ...]:
     misses = [f"wants {miss.wanted}, seen {miss.seen or 'nothing of the kind'}" for miss in entry.misses]
+    if entry.for_no_pod:
+        misses.append("not for pods: it has no k8s: selector")
     matches = "expired" if entry.expired and not misses else "; ".join(misses) or "yes"
     refused = f"{entry.refusal} ({entry.refusal_reason})" if entry.refusal_reason else ""
     next_try = moment_cell(_moment(entry.next_try), now) if entry.state != "held" else ""

@@ -17,6 +17,7 @@ from sds.holdings import HoldingsFeed
 from sds.insight.process import EntryFacts, ProcessFacts, StreamFacts, misses
 from sds.keep.schedule import Outlook
 from sds.serve.callers import Attestation, WorkloadAttestor
+from sds.serve.matching import asks_for_pods
 
 _REPORT = types_pb2.ResourceReport
 _IS_REFUSED = _REPORT.REFUSED
@@ -70,7 +71,7 @@ class ProcessGatherer:
         facts = ProcessFacts(
             uid=caller.credentials.uid,
             executable=seen.executable,
-            entries=tuple(sorted(self._entries(seen.selectors), key=_rank)),
+            entries=tuple(sorted(self._entries(seen), key=_rank)),
             streams=tuple(map(_stream_facts, self.streams_of(pid))),
             is_complete=seen.is_complete,
             unseen=seen.trouble,
@@ -88,16 +89,17 @@ class ProcessGatherer:
         """The SDS names that it would be served now."""
         return self._sds_names(selectors)
 
-    def _entries(self, seen: frozenset[Selector]) -> Iterator[EntryFacts]:
+    def _entries(self, seen: Attestation) -> Iterator[EntryFacts]:
         for entry in self._feed.current.entries.values():
             yield self._entry_facts(entry, seen)
 
-    def _entry_facts(self, entry: Entry, seen: frozenset[Selector]) -> EntryFacts:
+    def _entry_facts(self, entry: Entry, seen: Attestation) -> EntryFacts:
         held = self._feed.current.svids.get(entry.id)
         outlook = self._keeping.outlook(entry.id)
         return EntryFacts(
             entry=entry,
-            misses=misses(entry, seen),
+            misses=misses(entry, seen.selectors),
+            is_for_no_pod=seen.is_in_pod and not asks_for_pods(entry),
             has_expired=entry.has_expired(self._clock.now()),
             serial=held.svid.serial if held else "",
             not_after=held.svid.not_after if held else None,

@@ -24,12 +24,14 @@ class Miss:
 class EntryFacts:
     """One entry of the agent, held against one process.
 
+    With `is_for_no_pod` the process is in a pod, and the entry asks for nothing of pods: then nothing makes it match.
     `serial` and `not_after` are set while there is an SVID; `refusal` is the last one since, `next_try` when it is
     asked for again.
     """
 
     entry: Entry
     misses: tuple[Miss, ...]
+    is_for_no_pod: bool = False
     has_expired: bool = False
     serial: str = ""
     not_after: datetime | None = None
@@ -38,9 +40,14 @@ class EntryFacts:
     next_try: datetime | None = None
 
     @property
+    def fits(self) -> bool:
+        """Whether the process is one that the entry is for."""
+        return not self.misses and not self.is_for_no_pod
+
+    @property
     def matches(self) -> bool:
         """Whether the process is given this identity."""
-        return not self.misses and not self.has_expired
+        return self.fits and not self.has_expired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +108,7 @@ def _knows_no_entry(facts: ProcessFacts) -> Verdict | None:
 
 
 def _matches_nothing(facts: ProcessFacts) -> Verdict | None:
-    if any(not each.misses for each in facts.entries):
+    if any(each.fits for each in facts.entries):
         return None
     if not facts.executable and any(_wants_file(miss.wanted) for each in facts.entries for miss in each.misses):
         return Verdict(
@@ -111,6 +118,11 @@ def _matches_nothing(facts: ProcessFacts) -> Verdict | None:
     if facts.unseen:
         return Verdict(f"no entry matches what is seen, and {facts.unseen}", "docs/reasons.md says more at pod_unseen")
     nearest = min(facts.entries, key=lambda each: (len(each.misses), each.entry.spiffe_id))
+    if not nearest.misses:  # is_for_no_pod
+        return Verdict(
+            f"no entry matches: {nearest.entry.spiffe_id} has no k8s: selector, and so is not for processes in pods",
+            "add one to the entry, such as k8s:ns:NAMESPACE, if it is meant for this pod",
+        )
     wants = " and ".join(_miss_in_words(miss) for miss in nearest.misses)
     unseen = "" if facts.is_complete else "; something could not be seen now and is looked at again"
     return Verdict(
@@ -122,7 +134,7 @@ def _matches_nothing(facts: ProcessFacts) -> Verdict | None:
 def _has_expired(facts: ProcessFacts) -> Verdict | None:
     if facts.matching:
         return None
-    ended = next(each.entry for each in facts.entries if not each.misses)
+    ended = next(each.entry for each in facts.entries if each.fits)
     return Verdict(f"its entry for {ended.spiffe_id} expired at {ended.expires_at}", "make a new entry")
 
 

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from citadel.clock import Clock
 from citadel.peer import Caller, Party
 from citadel.selector import Selector
+from sds.serve.matching import is_of_pods
 
 LOOK_AGAIN: Final = 10.0  # seconds until something that could not be seen may be there
 _MOST_SHARED: Final = 1024
@@ -23,8 +24,8 @@ class Attestation:
     Without `is_complete` there was something that it could not see now and may see later, such as the name of a user
     while the service that knows it starts. `unseen` are the kinds of selectors (`unix:path`) of which nothing is known,
     now or for ever: that the caller has no such selector here does not mean that it is another one. `trouble` says why,
-    and `place` where the caller runs, in words for people. `basis` is what it was made of beside the process itself,
-    which can change while the process does not.
+    and `place` where the caller runs, in words for people. With `is_in_pod` it runs in a pod, known or not.
+    `basis` is what it was made of beside the process itself, which can change while the process does not.
     """
 
     selectors: frozenset[Selector]
@@ -33,7 +34,16 @@ class Attestation:
     unseen: frozenset[str] = frozenset()
     trouble: str = ""
     place: str = ""
+    is_in_pod: bool = False
     basis: Hashable = None
+
+    @property
+    def for_entries(self) -> frozenset[Selector]:
+        """The selectors that entries are matched with: none of a caller in a pod of which nothing is known.
+
+        What is seen of its process alone would make it look like one in no pod.
+        """
+        return frozenset() if self.is_in_pod and not any(map(is_of_pods, self.selectors)) else self.selectors
 
 
 class WorkloadAttestor(Protocol):

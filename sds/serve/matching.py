@@ -37,15 +37,28 @@ class EntryIndex:
     def matching(self, seen: frozenset[Selector], now: datetime) -> list[Entry]:
         """The unexpired entries whose selectors were all seen, oldest first.
 
-        Oldest first, so that a new entry does not take the place of the identity that a workload already has.
+        For a caller in a pod only those that ask for something of pods: its author chooses its user, and whoever made
+        an entry for a user of the node did not mean every pod with that number. Oldest first, so that a new entry does
+        not take the place of the identity that a workload already has.
         """
+        is_in_pod = any(map(is_of_pods, seen))
         found = (
             entry
             for selector in seen
             for entry in self._by_anchor.get(selector, ())
-            if entry.matches(seen) and not entry.has_expired(now)
+            if entry.matches(seen) and not entry.has_expired(now) and (asks_for_pods(entry) or not is_in_pod)
         )
         return sorted(found, key=lambda entry: (entry.created_at or _LONG_AGO, entry.spiffe_id, entry.id))
+
+
+def asks_for_pods(entry: Entry) -> bool:
+    """Whether a caller in a pod can have it at all."""
+    return any(map(is_of_pods, entry.selectors))
+
+
+def is_of_pods(selector: Selector) -> bool:
+    """Whether it is a fact about a pod; every pod that is known has some."""
+    return selector.type == "k8s"
 
 
 def is_digest(selector: Selector) -> bool:

@@ -132,7 +132,7 @@ class SecretDiscovery:
         return self._shelf.wants_sha256(self._feed.current, selectors)
 
     def _available(self, live: LiveStream, names: Iterable[str]) -> Available:
-        selectors, now = live.attestation.selectors, self._clock.now()
+        selectors, now = live.attestation.for_entries, self._clock.now()
         available = self._shelf.available(self._feed.current, selectors, now)
         if not live.attestation.is_complete:  # what could not be seen of the caller may yet give it more
             available = replace(available, is_known=False)

@@ -43,7 +43,7 @@ class Entitlement:
     async def look(self, caller: Caller) -> tuple[Attestation, Snapshot]:
         """Who the caller is now and what it may have. Raises where that is nothing."""
         attestation = await self._callers.attest(caller, wants_sha256=self._wants_sha256)
-        snapshot = self._shelf.snapshot(self._feed.current, attestation.selectors, self._clock.now())
+        snapshot = self._shelf.snapshot(self._feed.current, attestation.for_entries, self._clock.now())
         if snapshot.is_entitled:
             return attestation, snapshot
         if not self._has_heard():  # it may well have an entry: "no identity" would be a guess (WEP-17)
@@ -52,12 +52,7 @@ class Entitlement:
             )
         if attestation.trouble:
             raise _unseen(attestation)
-        credentials = caller.credentials
-        raise PermissionDenied(  # WEP-19, WAPI-26, WAPI-30
-            Reason.NO_IDENTITY,
-            f"no entry of this agent matches process {credentials.pid} of uid {credentials.uid}, gid {credentials.gid}",
-            fix="compare these, and the path of its program, with the selectors of its entry",
-        )
+        raise _no_identity(caller, attestation)
 
     def wake_at_change(self, event: asyncio.Event, seen: Attestation | None) -> None:
         """Set `event` whenever `look` may find another caller than `seen`; None takes an earlier wish back."""
@@ -69,6 +64,19 @@ class Entitlement:
 
     def _wants_sha256(self, selectors: frozenset[Selector]) -> bool:
         return self._shelf.wants_sha256(self._feed.current, selectors)
+
+
+def _no_identity(caller: Caller, seen: Attestation) -> CitadelError:
+    credentials = caller.credentials
+    where, fix = "", "compare these, and the path of its program, with the selectors of its entry"
+    if seen.is_in_pod:
+        where, fix = f", in {seen.place}", f"{fix}, which needs one of pods too (k8s:...)"
+    return PermissionDenied(  # WEP-19, WAPI-26, WAPI-30
+        Reason.NO_IDENTITY,
+        f"no entry of this agent matches process {credentials.pid} of uid {credentials.uid}, "
+        f"gid {credentials.gid}{where}",
+        fix=fix,
+    )
 
 
 def _unseen(attestation: Attestation) -> CitadelError:

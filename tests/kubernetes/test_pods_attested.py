@@ -123,6 +123,7 @@ async def test_a_pod_gets_its_identity_from_its_first_second_to_its_last(
         known = await node.pod("known", labels={"app": "web"})
         uid = known["metadata"]["uid"]
         node.be_in(uid)
+        await node.agent.entry("/of-user")  # of the node, who has the same uid
         await node.agent.entry("/of-pod", f"k8s:pod-uid:{uid}")
         await node.agent.entry("/of-label", "k8s:ns:attested", "k8s:pod-label:app:web")
         image = await node.agent.entry("/of-image", f"k8s:container-image:{IMAGE_ID}", "k8s:container-name:main")
@@ -148,6 +149,9 @@ async def test_a_pod_gets_its_identity_from_its_first_second_to_its_last(
             explained = await explain(node)
             assert explained.place == "pod attested/known, container main"
             assert f"k8s:pod-uid:{uid}" in explained.selectors
+            of_user = next(each for each in explained.entries if each.spiffe_id == f"{domain}/of-user")
+            assert (of_user.for_no_pod, list(of_user.misses)) == (True, [])
+            assert f"{domain}/of-user" not in explained.sds_names
             await asyncio.to_thread(kubernetes.delete, "/api/v1/namespaces/attested/pods/known")
             with pytest.raises(aio.AioRpcError) as ended:
                 await stream.end()

@@ -111,15 +111,15 @@ class KubernetesAttestor:
             return replace(
                 seen,
                 basis=basis,
+                is_in_pod=True,
                 unseen=seen.unseen | ALL_KINDS,
                 is_complete=seen.is_complete and is_gone,
                 trouble=f"the caller's pod {uid} was deleted" if is_gone else self._why_unseen(uid),
                 place=f"pod {uid}",
             )
         container = pod.container(placement.container_id)
-        seen = replace(
-            seen, basis=basis, selectors=seen.selectors | selectors_of(pod, container), place=f"pod {pod.key}"
-        )
+        selectors = seen.selectors | selectors_of(pod, container)
+        seen = replace(seen, basis=basis, is_in_pod=True, selectors=selectors, place=f"pod {pod.key}")
         if container is not None:
             return replace(seen, place=f"{seen.place}, container {container.name}")
         return replace(

@@ -41,6 +41,7 @@ class FakeAttestor:
         self.error: CitadelError | None = None
         self.is_complete = True
         self.unseen: set[str] = set()
+        self.is_in_pod = False
 
     async def attest(self, caller: Caller, *, want_sha256: bool) -> Attestation:
         del caller
@@ -52,6 +53,8 @@ class FakeAttestor:
             executable="/bin/envoy",
             is_complete=self.is_complete,
             unseen=frozenset(self.unseen),
+            is_in_pod=self.is_in_pod,
+            place="pod shop/web-0" if self.is_in_pod else "",
         )
 
 

@@ -58,6 +58,16 @@ REFUSED = replace(BARE, refusal_reason="entry_expired", refusal="too late", next
         ),
         (replace(GOOD, entries=(NEAR,), is_complete=False), "looked at again", "selectors"),
         (
+            replace(GOOD, entries=(FAR, replace(HELD, is_for_no_pod=True), NEAR)),
+            "spiffe://a.test/web has no k8s: selector, and so is not for processes in pods",
+            "k8s:ns:NAMESPACE",
+        ),
+        (
+            replace(GOOD, entries=(replace(HELD, is_for_no_pod=True),), unseen="the caller's pod is not known"),
+            "the caller's pod is not known",
+            "pod_unseen",
+        ),
+        (
             replace(GOOD, entries=(NEAR,), is_complete=False, unseen="the caller's pod is not known"),
             "no entry matches what is seen, and the caller's pod is not known",
             "pod_unseen",
@@ -102,6 +112,7 @@ def test_the_first_obstacle_is_named_with_what_to_do(facts: ProcessFacts, answer
         GOOD,
         replace(GOOD, is_connected=False),  # what is held is served
         replace(GOOD, entries=(NEAR, HELD)),
+        replace(GOOD, entries=(replace(HELD, is_for_no_pod=True), HELD)),
         replace(GOOD, entries=(replace(HELD, refusal_reason="store_unavailable", refusal="later"),)),
     ],
 )

@@ -146,6 +146,18 @@ async def test_many_streams_of_one_connection_are_attested_once(node: Node, conn
     assert len(node.registry.live()) == 3
 
 
+async def test_a_caller_in_a_pod_is_no_user_of_the_node(node: Node, connect: Callable[..., Any]) -> None:
+    shop = Selector("k8s", "ns:shop")
+    user, pod = entry("user"), entry("pod", UID_1, shop)
+    node.feed.publish(holdings([user, pod], [held(user), held(pod)]))
+    node.attestor.is_in_pod, node.attestor.is_complete = True, False  # its pod is not known yet
+    proxy = await connect("default", "spiffe://a.test/user", "spiffe://a.test/pod")
+    await eventually(lambda: bool(node.states()) and set(node.states()[0].values()) == {REPORT.WAITING})
+    node.attestor.seen, node.attestor.is_complete = {UID_1, shop}, True
+    await node.clock.advance(LOOK_AGAIN)
+    assert (await proxy.take()).keys() == {"default", "spiffe://a.test/pod"}
+
+
 async def test_a_caller_that_could_not_be_seen_whole_is_looked_at_again_until_it_is(
     node: Node, connect: Callable[..., Any]
 ) -> None:

@@ -23,6 +23,7 @@ from citadel.errors import PermissionDenied, Reason, ResourceExhausted
 from citadel.jws import Jws
 from citadel.jwt_svid import verify_jwt_svid
 from citadel.peer import Caller, Party
+from citadel.rpc import from_rpc_error
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId
 from sds.holdings import Holdings
@@ -97,6 +98,19 @@ class TestFetchJwtSvid:
             believed = verify_jwt_svid(svid.svid, {A_TEST: OWN}, "two", node.clock.now())
             assert (str(believed.spiffe_id), believed.audience) == (svid.spiffe_id, ("one", "two"))
         assert node.signer.asked == [("web", "job")]
+
+    @pytest.mark.parametrize("of_its_pod", [set(), {Selector("k8s", "ns:shop")}])
+    async def test_a_caller_in_a_pod_is_no_user_of_the_node(
+        self, node: Node, workload: Workload, of_its_pod: set[Selector]
+    ) -> None:
+        node.attestor.is_in_pod = True
+        node.attestor.seen |= of_its_pod
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await workload.tokens("one")
+        error = from_rpc_error(refused.value)
+        assert (error.reason, node.signer.calls) == (Reason.NO_IDENTITY, [])
+        assert "in pod shop/web-0" in error.message
+        assert "k8s:" in (error.fix or "")
 
     @pytest.mark.spec("WAPI-33")
     async def test_the_one_that_is_asked_for_alone(self, node: Node, workload: Workload) -> None:

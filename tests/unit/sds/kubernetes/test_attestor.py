@@ -145,6 +145,8 @@ async def test_everything_that_is_told_of_a_pod_becomes_selectors(node: Node, ca
     await settled()
     seen = await node.attest(caller)
     assert UID_1 in seen.selectors
+    assert seen.is_in_pod
+    assert seen.for_entries == seen.selectors
     assert of_pods(seen) == {
         *POD_LEVEL,
         *CONTAINER_LEVEL,
@@ -196,6 +198,7 @@ async def test_a_pod_that_nobody_tells_of_is_not_guessed(node: Node, caller: Cal
     await node.clock.advance(WAIT)
     seen = await asyncio.wait_for(looking, 5)
     assert seen.selectors == {UID_1}
+    assert (seen.is_in_pod, seen.for_entries) == (True, frozenset())
     assert (seen.is_complete, seen.unseen) == (False, ALL_KINDS)
     assert POD in seen.trouble
     assert node.measured("citadel_agent_pods_unseen_total") == 1
@@ -259,6 +262,7 @@ async def test_a_process_whose_pod_was_deleted_is_served_nothing_more(
     await asyncio.wait_for(wake.wait(), 1)
     seen = await asyncio.wait_for(node.look(caller), 1)  # and is not waited for
     assert seen.selectors == {UID_1}
+    assert (seen.is_in_pod, seen.for_entries) == (True, frozenset())
     assert seen.is_complete is is_complete
     assert seen.unseen == ALL_KINDS
     assert "was deleted" in seen.trouble
@@ -269,7 +273,9 @@ async def test_a_process_of_the_host_is_none_of_a_pod(node: Node, caller: Caller
     node.api.put(at(), pod())
     node.runs("/system.slice/nginx.service")
     await settled()
-    assert await node.attest(caller) == Attestation(selectors=frozenset({UID_1}))
+    seen = await node.attest(caller)
+    assert seen == Attestation(selectors=frozenset({UID_1}))
+    assert seen.for_entries == {UID_1}
 
 
 async def test_a_pod_in_the_pid_namespace_of_the_host_or_of_another_pod_is_itself(
