@@ -1,7 +1,9 @@
 """Who may have an issuing authority: a child, by an SVID that this very server signed for a downstream entry.
 
 The TLS layer takes every identity of the trust domain, and each cluster's own authorities can sign every identity. So
-a valid chain says nothing here: the leaf must be signed by an issuing authority of this server itself.
+a valid chain says nothing here: the leaf must be signed by an issuing authority of this server itself. Nor does the
+identity: other entries, templates and what a cluster of Kubernetes proves can come to the same one. So the leaf must
+be the one of the downstream entry, as the ledger knows.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from ca.entries.downstream import DownstreamEntries
 from ca.revocation.bars import Bars
 from ca.revocation.model import IssuedCertificate
 from citadel.clock import Clock
+from citadel.entry import Entry
 from citadel.errors import CitadelError, PermissionDenied, Reason, Unauthenticated
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
@@ -142,15 +145,28 @@ class ChildCallers:
                 f"the certificate of {svid.spiffe_id} has expired",
                 fix="connect anew with the renewed certificate",
             )
-        entry = self._entries.of(svid.spiffe_id, now)
-        if entry is None:
-            raise PermissionDenied(
-                Reason.DOWNSTREAM_REFUSED,
-                f"{svid.spiffe_id} has no entry that is downstream",
-                fix="create its entry with --downstream, if it is the server of a cluster below",
-            )
+        entry = self._entry_of(child, now)
         self._check_revoked(child)
         return min(svid.not_after, entry.expires_at or svid.not_after)
+
+    def _entry_of(self, child: Child, now: datetime) -> Entry:
+        """The entry that its certificate was issued for; before the ledger was asked, one that it may be."""
+        if (likely := self._entries.of(child.spiffe_id, now)) is None:
+            raise PermissionDenied(
+                Reason.DOWNSTREAM_REFUSED,
+                f"{child.spiffe_id} has no entry that is downstream",
+                fix="create its entry with --downstream, if it is the server of a cluster below",
+            )
+        if child.issued is None:
+            return likely
+        own = self._entries.one(child.spiffe_id, child.issued.entry_id, now)
+        if own is None:
+            raise PermissionDenied(
+                Reason.DOWNSTREAM_REFUSED,
+                f"the certificate {child.svid.serial} of {child.spiffe_id} is not that of an entry that is downstream",
+                fix="give the child's server no other identity; where its entry was made anew, wait for its agent",
+            )
+        return own
 
     def _check_revoked(self, child: Child) -> None:
         issued = child.issued

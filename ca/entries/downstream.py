@@ -29,6 +29,11 @@ class DownstreamEntries:
         living = [each for each in self._by_identity.get(spiffe_id, {}).values() if not each.has_expired(now)]
         return max(living, key=lambda each: each.expires_at or _NEVER, default=None)
 
+    def one(self, spiffe_id: SpiffeId, entry_id: str, now: datetime) -> Entry | None:
+        """This very entry of this identity; None where it is none of these, or has expired."""
+        found = self._by_identity.get(spiffe_id, {}).get(entry_id)
+        return found if found is not None and not found.has_expired(now) else None
+
     def identities(self, now: datetime) -> frozenset[SpiffeId]:
         """All that have one."""
         return frozenset(each for each in self._by_identity if self.of(each, now) is not None)

@@ -114,6 +114,29 @@ async def test_only_a_downstream_entry_of_this_very_server_is_a_child(
         assert follow.ended.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+async def test_the_identity_of_a_child_by_another_door_than_its_entry_is_no_child(
+    server: Server, agent: Member, child: FakeChild
+) -> None:
+    request = pb.SignIssuerRequest(trust_domain="a.test", csr=child_csr(new_key()))
+    # Another entry of the same identity, such as that of a pod by template.
+    other_node = await server.join("node-2")
+    same = await server.entry("/cluster/east", other_node)
+    impostor = await svid_of(server, other_node, same)
+    assert await refusal(child.stub(impostor).SignIssuer(request)) == DENIED
+    async with child.following(impostor) as follow:
+        await follow.until(lambda me: me.is_over)
+        assert follow.ended is not None
+        assert reason_of(follow.ended) == "downstream_refused"
+    assert await child.sign()
+    # One that Kubernetes has proved is on record with no entry.
+    serial = serial_hex(x509.load_der_x509_certificate(child.member.chain[0]).serial_number)
+    with closing(sqlite3.connect(server.settings.data_dir / "citadel.db")) as database, database:
+        assert database.execute("UPDATE ledger SET entry_id = '' WHERE serial = ?", (serial,)).rowcount == 1
+    assert await refusal(child.stub().SignIssuer(request)) == DENIED
+    child.member = await svid_of(server, agent, child.entry)
+    assert await child.sign()
+
+
 async def test_a_child_whose_certificate_is_not_on_record_waits_for_the_next_one(
     server: Server, agent: Member, child: FakeChild
 ) -> None:
