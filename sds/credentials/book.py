@@ -11,6 +11,7 @@ from citadel.clock import Clock
 from citadel.entry import Entry
 from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted
 from citadel.kubernetes.credential_names import CredentialName
+from citadel.places import Asker, Places, Worth
 from citadel.rpc import OnRefusal
 from citadel.waiting import news_or_time
 from sds.holdings import HoldingsFeed
@@ -19,6 +20,7 @@ from sds.serve.resource import Resource
 
 MOST_OF_ONE: Final = 256  # names of one gateway
 MOST: Final = 1024  # of all gateways of the node
+_SHARE: Final = MOST // 8  # of one namespace, which nobody takes from it
 # A gateway that is started anew is served at once, also while the server is away.
 KEPT: Final = 600.0  # seconds after the last who asked
 _LOOK_EVERY: Final = 30.0
@@ -35,12 +37,23 @@ class _Wanted:
     holders: set[asyncio.Event] = field(default_factory=set)
     unheld_since: float | None = None
 
+    @property
+    def is_forgettable(self) -> bool:
+        return not self.holders and self.known.resource is None
+
+    @property
+    def worth(self) -> Worth:
+        if self.known.is_pending and self.holders:
+            return Worth.UNKNOWN
+        return Worth.USED if self.known.resource is not None and self.holders else Worth.NOTHING
+
 
 class CredentialBook:
     """Fulfils `sds.serve.credentials.Credentials`. Lives on one event loop.
 
     What is good stays until there is something newer, or the server says that the gateway may not have it. With its
-    entry all that a gateway had is forgotten.
+    entry all that a gateway had is forgotten. Where more is wanted than there is room for, what is of no use to anybody
+    gives way; whoever is turned away asks again and again.
     """
 
     def __init__(self, *, feed: HoldingsFeed, clock: Clock, on_refusal: OnRefusal) -> None:
@@ -48,6 +61,7 @@ class CredentialBook:
         self._clock = clock
         self._on_refusal = on_refusal
         self._wanted: dict[Key, _Wanted] = {}
+        self._places: Places[Key] = Places(share=_SHARE)
         self._held: dict[asyncio.Event, set[Key]] = {}
         self._refused: dict[asyncio.Event, set[tuple[str, Reason]]] = {}
         self._trouble = ""  # why the server cannot be asked
@@ -80,7 +94,7 @@ class CredentialBook:
                     self._on_refusal("credentials", error)
                 found[name] = Known(why=f"{error.message} ({error.reason.value})", is_ruled_out=True)
         self._settle(holder, keys)
-        if refused:
+        if refused or holder in self._refused:
             self._refused[holder] = refused
         return found
 
@@ -116,6 +130,7 @@ class CredentialBook:
             while True:
                 changed.clear()
                 self._forget()
+                self._call_back()
                 await news_or_time(changed, _LOOK_EVERY, clock=self._clock)
         finally:
             self._feed.unwatch(changed)
@@ -129,29 +144,41 @@ class CredentialBook:
                 fix="credentials are for pods that have their identity by the template of their cluster",
             )
         key = (entry.id, name)
+        asker = _asker_of(entry)
         if key not in self._wanted:
-            self._make_room(entry)
+            self._make_room(asker)
             self._wanted[key] = _Wanted()
             self.news.set()
         wanted = self._wanted[key]
         wanted.holders.add(holder)
         wanted.unheld_since = None
+        self._places.put(key, asker, wanted.worth)
         return key
 
-    def _make_room(self, entry: Entry) -> None:
+    def _make_room(self, asker: Asker) -> None:
         """Raises `ResourceExhausted` where one more is too many."""
-        for whose, most in ((entry.id, MOST_OF_ONE), (None, MOST)):
-            keys = [key for key in self._wanted if whose in (None, key[0])]
-            if len(keys) < most:
-                continue
-            unheld = next((key for key in keys if self._wanted[key].unheld_since is not None), None)
-            if unheld is None:
-                raise ResourceExhausted(
-                    Reason.TOO_MANY_REQUESTS,
-                    f"{most} credentials of {'this gateway' if whose else 'this node'} are wanted already",
-                    fix="ask for fewer",
-                )
-            self._wanted.pop(unheld)
+        own = self._places.of(asker)
+        if len(own) >= MOST_OF_ONE:
+            most, whose = MOST_OF_ONE, "this gateway"
+            leaving = next((key for key in own if not self._wanted[key].holders), None)
+        elif len(self._wanted) >= MOST:
+            most, whose = MOST, "this node"
+            leaving = next((key for key, wanted in self._wanted.items() if wanted.is_forgettable), None)
+            leaving = leaving or self._places.giving_way(asker)
+        else:
+            return
+        if leaving is None:
+            raise ResourceExhausted(
+                Reason.TOO_MANY_REQUESTS,
+                f"{most} credentials of {whose} are wanted already",
+                fix="ask for fewer",
+            )
+        self._drop(leaving)
+
+    def _drop(self, key: Key) -> None:
+        self._places.drop(key)
+        self._wake((self._wanted.pop(key),))
+        self.news.set()
 
     def _settle(self, holder: asyncio.Event, keys: set[Key]) -> None:
         for key in self._held.pop(holder, set()) - keys:
@@ -160,6 +187,7 @@ class CredentialBook:
                 wanted.holders.discard(holder)
                 if not wanted.holders:
                     wanted.unheld_since = self._clock.monotonic()
+                    self._places.mark(key, wanted.worth)
         if keys:
             self._held[holder] = keys
 
@@ -167,6 +195,7 @@ class CredentialBook:
         wanted = self._wanted.get(key)
         if wanted is not None and wanted.known != known:
             wanted.known = known
+            self._places.mark(key, wanted.worth)
             self._wake((wanted,))
 
     def _wake(self, changed: Iterable[_Wanted]) -> None:
@@ -180,6 +209,15 @@ class CredentialBook:
         for (entry_id, name), wanted in list(self._wanted.items()):
             is_old = wanted.unheld_since is not None and wanted.unheld_since <= long_ago
             if is_old or (is_told and entry_id not in entries):
-                del self._wanted[entry_id, name]
-                self.news.set()
-                self._wake((wanted,))
+                self._drop((entry_id, name))
+
+    def _call_back(self) -> None:
+        """Let those who were turned away ask again."""
+        for holder, refused in self._refused.items():
+            if any(reason is Reason.TOO_MANY_REQUESTS for _, reason in refused):
+                holder.set()
+
+
+def _asker_of(entry: Entry) -> Asker:
+    """A pod of its namespace, of which anybody there can make more."""
+    return Asker(entry.origin.rpartition("/")[0], entry.id)

@@ -24,9 +24,11 @@ from citadel.clock import Clock
 from citadel.errors import CitadelError, NotFound, PermissionDenied, Reason, Unavailable
 from citadel.kubernetes.credential_names import CredentialName
 from citadel.kubernetes.ports import KubernetesApi
+from citadel.places import Asker
 
 _MOST_SECRETS: Final = 500  # each is a connection of its own to the API server
 _MOST_RIGHTS: Final = 5_000
+_SHARES: Final = 8  # of both an eighth is a namespace's own
 _MOST_NOTES: Final = 10
 _QUESTIONS_AT_ONCE: Final = 8
 
@@ -76,13 +78,18 @@ class GatewayCluster:
         self._events = EventReporter(name, api=api, clock=clock)
         self._rights: Followed[Reading, Right] = Followed(
             lambda reading: Right(reading, api=api, at_once=at_once, draw=draw, clock=clock),
+            asker=lambda reading: Asker(reading.account_namespace, reading.account),
             most=_MOST_RIGHTS,
+            share=_MOST_RIGHTS // _SHARES,
             what="rights to secrets",
             clock=clock,
         )
         self._secrets: Followed[SecretName, WatchedSecret] = Followed(
             lambda secret: WatchedSecret(secret, api=api, turn=turn, clock=clock),
+            # Who may read those of others has that from their owners: what is too much there is theirs.
+            asker=lambda secret: Asker(secret.namespace),
             most=_MOST_SECRETS,
+            share=_MOST_SECRETS // _SHARES,
             what="secrets",
             clock=clock,
         )

@@ -10,6 +10,7 @@ import structlog
 
 from citadel.clock import Clock
 from citadel.errors import Reason, ResourceExhausted
+from citadel.places import Asker, Places, Worth
 
 _log = structlog.get_logger(__name__)
 
@@ -19,6 +20,11 @@ _KEPT: Final = 30.0  # seconds after the last who wanted it has gone: whoever co
 
 class Followable(Protocol):
     """Something that changes."""
+
+    @property
+    def is_of_use(self) -> bool | None:
+        """Whether who wants it gets anything by it; None while that is not known."""
+        ...
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Follow it for ever, and say `changed` after each change."""
@@ -33,15 +39,27 @@ class Followed(Generic[_Key, _Thing]):
     """Begins to follow what is wanted, tells the holders of each change, and gives up what nobody holds.
 
     A holder is the event that wakes it. It says again and again what it wants, and by `settle` that this was all.
+    Where more is wanted than may be followed, what is of no use to anybody gives way.
     """
 
-    def __init__(self, make: Callable[[_Key], _Thing], *, most: int, what: str, clock: Clock) -> None:
-        """`most` are followed at a time; `what` names them in a refusal."""
+    def __init__(
+        self,
+        make: Callable[[_Key], _Thing],
+        *,
+        asker: Callable[[_Key], Asker],
+        most: int,
+        share: int,
+        what: str,
+        clock: Clock,
+    ) -> None:
+        """`most` are followed at a time, of which a group of askers has `share` at need; `what` names them."""
         self._make = make
+        self._asker = asker
         self._most = most
         self._what = what
         self._clock = clock
         self._things: dict[_Key, _Thing] = {}
+        self._places: Places[_Key] = Places(share=share)
         self._tasks: dict[_Key, asyncio.Task[None]] = {}
         self._holders: dict[_Key, set[asyncio.Event]] = {}
         self._held: dict[asyncio.Event, set[_Key]] = {}
@@ -96,21 +114,27 @@ class Followed(Generic[_Key, _Thing]):
             self._end(key)
 
     def _begin(self, key: _Key) -> _Thing:
-        if len(self._things) >= self._most and not self._has_made_room():
+        asker = self._asker(key)
+        if len(self._things) >= self._most and not self._has_made_room(asker):
             raise ResourceExhausted(
                 Reason.TOO_MANY_REQUESTS, f"{self._most} {self._what} are followed already", fix="want fewer"
             )
         thing = self._things[key] = self._make(key)
+        self._places.put(key, asker)
         self._holders[key] = set()
-        self._tasks[key] = asyncio.create_task(thing.run(lambda: self._wake(key)))
+        self._tasks[key] = asyncio.create_task(thing.run(lambda: self._changed(key)))
         return thing
 
-    def _has_made_room(self) -> bool:
-        """Whether there was one that nobody holds, the longest so, which has made way."""
-        oldest = next(iter(self._unheld_since), None)
-        if oldest is not None:
-            self._end(oldest)
-        return oldest is not None
+    def _has_made_room(self, asker: Asker) -> bool:
+        """Whether there was one that has made way: first of those that nobody holds, the longest so."""
+        leaving = next(iter(self._unheld_since), None) or self._places.giving_way(asker)
+        if leaving is not None:
+            self._end(leaving)
+        return leaving is not None
+
+    def _changed(self, key: _Key) -> None:
+        self._places.mark(key, _worth_of(self._things[key]))
+        self._wake(key)
 
     def _wake(self, key: _Key) -> None:
         for holder in self._holders.get(key, ()):
@@ -119,7 +143,14 @@ class Followed(Generic[_Key, _Thing]):
     def _end(self, key: _Key) -> None:
         self._tasks.pop(key).cancel()
         del self._things[key]
+        self._places.drop(key)
         self._unheld_since.pop(key, None)
         for holder in self._holders.pop(key):
             for known in (self._held, self._wanted):
                 known.get(holder, set()).discard(key)
+
+
+def _worth_of(thing: Followable) -> Worth:
+    if thing.is_of_use is None:
+        return Worth.UNKNOWN
+    return Worth.USED if thing.is_of_use else Worth.NOTHING

@@ -15,7 +15,7 @@ from citadel.pace import Pace
 REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 # A right that was taken away is noticed after this, and one that was given.
 ASK_AGAIN: Final = 60.0  # seconds
-ASK_AGAIN_DENIED: Final = 10.0
+ASK_AGAIN_DENIED: Final = 10.0  # at first, and then ever more rarely: most of those are never given
 _LONGEST_PAUSE: Final = 30.0
 
 
@@ -75,8 +75,14 @@ class Right:
         self._draw = draw
         self._clock = clock
         self._pace = Pace(clock=clock, draw=draw)
+        self._denied_pause = ASK_AGAIN_DENIED
         self.is_allowed: bool | None = None
         self.trouble: CitadelError | None = None
+
+    @property
+    def is_of_use(self) -> bool | None:
+        """See `ca.kubernetes.gateways.followed.Followable`."""
+        return self.is_allowed
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Ask again and again."""
@@ -101,4 +107,12 @@ class Right:
         self.trouble = None
         self.is_allowed = (answer.get("status") or {}).get("allowed") is True
         # Up to a quarter less, so that many do not come to ask in one instant.
-        return (ASK_AGAIN if self.is_allowed else ASK_AGAIN_DENIED) * (1 - self._draw() / 4)
+        return self._pause() * (1 - self._draw() / 4)
+
+    def _pause(self) -> float:
+        if self.is_allowed:
+            self._denied_pause = ASK_AGAIN_DENIED
+            return ASK_AGAIN
+        pause = self._denied_pause
+        self._denied_pause = min(2 * pause, ASK_AGAIN)
+        return pause

@@ -110,6 +110,11 @@ class WatchedSecret:
         """Why it cannot be followed just now."""
         return self._informer.trouble
 
+    @property
+    def is_of_use(self) -> bool | None:
+        """See `ca.kubernetes.gateways.followed.Followable`."""
+        return None if self.exists is None else any(judged.good for judged in self.parts.values())
+
     def ask(self, part: Part) -> Judged:
         """What there is of a part that exists. Only what somebody asks for is anybody's fault."""
         self._asked[part] = self._clock.monotonic()

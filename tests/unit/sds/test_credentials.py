@@ -222,6 +222,8 @@ class TestBook:
         known = self.ask(book, first, *names)
         assert [name for name, each in known.items() if each.is_ruled_out] == names[-1:]
         assert [error.reason for error in self.refusals] == [Reason.TOO_MANY_REQUESTS]
+        for name in names[:-1]:
+            book.put(("gw", name), resource(), behind="")
         for number in range(MOST // MOST_OF_ONE):
             self.ask(book, asyncio.Event(), *names[:-1], of=entry(f"g{number}", origin="k8s:main/shop/x"))
         assert len(book.wanted) == MOST
@@ -229,6 +231,45 @@ class TestBook:
         book.leave(first)  # what nobody asks for now makes room
         assert not self.ask(book, asyncio.Event(), WEB)[WEB].is_ruled_out
         assert len(book.wanted) == MOST
+
+    @pytest.mark.parametrize("namespace", ["k8s:main/tenant", "k8s:main/shop"])
+    async def test_pods_that_may_have_nothing_leave_room_for_a_gateway(
+        self, book: CredentialBook, namespace: str
+    ) -> None:
+        names = [f"kubernetes://n{number}" for number in range(MOST_OF_ONE)]
+        pods = [(entry(f"p{number}", origin=f"{namespace}/p-{number}"), asyncio.Event()) for number in range(5)]
+        for pod, holder in pods:
+            self.ask(book, holder, *names, of=pod)
+        for key in book.wanted:
+            book.withdraw(key, "may not (credential_not_allowed)")
+        assert len(book.wanted) == MOST
+        gateway = asyncio.Event()
+        for name in names[:100]:
+            assert self.ask(book, gateway, *names[:100])[name].is_pending
+            book.put(("gw", name), resource(), behind="")
+        for pod, holder in pods * 3:  # they ask again, and get no more than there is between them
+            holder.clear()
+            self.ask(book, holder, *names, of=pod)
+        assert not any(holder.is_set() for _, holder in pods)
+        assert all(each.resource for each in self.ask(book, gateway, *names[:100]).values())
+        assert len(book.wanted) == MOST
+
+    async def test_who_was_turned_away_asks_again_and_who_had_to_go_is_told(self, book: CredentialBook) -> None:
+        names = [f"kubernetes://n{number}" for number in range(MOST_OF_ONE)]
+        holders = [asyncio.Event() for _ in range(5)]
+        for number, holder in enumerate(holders):
+            self.ask(book, holder, *names, of=entry(f"p{number}", origin=f"k8s:main/n{number}/p"))
+        assert [holder.is_set() for holder in holders] == [True] * 4 + [False]
+        known = self.ask(book, holders[0], *names, of=entry("p0", origin="k8s:main/n0/p"))
+        assert "1024 credentials of this node are wanted already" in known[names[-1]].why
+        book.leave(holders[1])
+        running = asyncio.create_task(book.run())
+        self.feed.publish(holdings([entry(f"p{number}", origin=f"k8s:main/n{number}/p") for number in range(5)]))
+        holders[0].clear()
+        await self.clock.advance(31)
+        assert holders[0].is_set()
+        assert self.ask(book, holders[0], names[-1], of=entry("p0", origin="k8s:main/n0/p"))[names[-1]].is_pending
+        running.cancel()
 
     async def test_that_the_server_is_away_is_said_of_what_was_not_heard_of(self, book: CredentialBook) -> None:
         holder = asyncio.Event()

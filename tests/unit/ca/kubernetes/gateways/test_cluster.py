@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -31,6 +31,7 @@ from citadel.errors import (
 )
 from citadel.kubernetes.credential_names import CredentialName
 from citadel.kubernetes.ports import ApiUnavailable, Each, Listed, as_it_is
+from citadel.places import Asker
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId
 from tests.certificates import NOW
@@ -132,7 +133,7 @@ def with_namespace(body: dict[str, Any], namespace: str) -> dict[str, Any]:
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     api, clock, pods = FakeKubernetes(), FakeClock(NOW), FakePods()
-    settings = GatewaySettings.model_validate({"namespaces": {"include": ["shop", "other"]}})
+    settings = GatewaySettings.model_validate({"namespaces": {"include": ["shop", "other", "tenant"]}})
     desk = Desk(api, clock, pods, GatewayCluster("main", settings, api=api, pods=pods, clock=clock, draw=lambda: 0.0))
     api.answers[REVIEWS] = desk.review
     running = asyncio.create_task(desk.cluster.run())
@@ -203,6 +204,54 @@ async def test_a_right_that_is_taken_away_is_noticed_within_a_minute_and_given_b
     desk.allowed.add("shop/web")
     await desk.clock.advance(10)
     assert (await desk.found()).credential.certificate_chain == WEB.pem
+
+
+async def test_a_right_that_is_not_given_is_asked_for_ever_more_rarely_and_anew_after_it_was(desk: Desk) -> None:
+    async def asked_at(seconds: int) -> list[int]:
+        found, before = [], len(desk.asked)
+        for second in range(1, seconds + 1):
+            await desk.clock.advance(1)
+            if len(desk.asked) > before:
+                found.append(second)
+            before = len(desk.asked)
+        return found
+
+    desk.allowed.clear()
+    await desk.refused()
+    assert await asked_at(250) == [10, 30, 70, 130, 190, 250]
+    desk.allowed.add("shop/web")
+    assert await asked_at(60) == [60]
+    desk.allowed.clear()
+    assert await asked_at(90) == [60, 70, 90]
+
+
+class TestRoom:
+    """Pods of `tenant`, however many and whatever they want, and a gateway of `shop` that comes after them."""
+
+    holder = asyncio.Event()
+
+    async def rush(self, desk: Desk, wanted: int, *, accounts: int) -> None:
+        for number in range(accounts):
+            desk.pods.pods[f"u{number}"] = FakePod(f"sa-{number}")
+        for number in range(wanted):
+            gateway = Gateway("main", "tenant", "p", f"u{number % accounts}")
+            with suppress(CitadelError):
+                desk.cluster.look(gateway, CredentialName.parse(f"kubernetes://x{number}"), self.holder)
+        desk.cluster.settle(self.holder)
+
+    async def test_of_those_who_may_read_nothing(self, desk: Desk) -> None:
+        desk.put("web", tls(WEB))
+        await self.rush(desk, 5_000, accounts=20)
+        assert (await desk.found()).credential.certificate_chain == WEB.pem
+
+    async def test_of_those_who_may_read_what_is_not_there(self, desk: Desk) -> None:
+        desk.put("web", tls(WEB))
+        desk.allowed.add("tenant/*")
+        for _ in range(2):
+            await self.rush(desk, 600, accounts=2)
+            await desk.clock.advance(1)
+        assert desk.cluster.condition().counts["missing"] == 500
+        assert (await desk.found()).credential.certificate_chain == WEB.pem
 
 
 @pytest.mark.invariant(5)
@@ -385,11 +434,15 @@ async def test_what_many_want_is_followed_once_and_given_up_when_nobody_does(des
 
 async def test_no_more_are_followed_than_the_limit_and_the_unwanted_make_room() -> None:
     class Quiet:
+        is_of_use = None
+
         async def run(self, changed: Any) -> None:
             del changed
             await asyncio.Event().wait()
 
-    followed: Followed[str, Quiet] = Followed(lambda _: Quiet(), most=2, what="secrets", clock=FakeClock())
+    followed: Followed[str, Quiet] = Followed(
+        lambda _: Quiet(), asker=Asker, most=2, share=1, what="secrets", clock=FakeClock()
+    )
     one, two = asyncio.Event(), asyncio.Event()
     followed.get("a", one)
     followed.get("b", two)
@@ -403,8 +456,34 @@ async def test_no_more_are_followed_than_the_limit_and_the_unwanted_make_room() 
         followed.get("a", one)
 
 
+async def test_what_is_of_use_stays_and_what_turned_out_to_be_of_none_makes_room() -> None:
+    class Known:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.is_of_use: bool | None = None
+
+        async def run(self, changed: Callable[[], None]) -> None:
+            self.is_of_use = self.name.startswith("good")
+            changed()
+            await asyncio.Event().wait()
+
+    followed: Followed[str, Known] = Followed(
+        Known, asker=lambda name: Asker(name[:-1]), most=5, share=3, what="secrets", clock=FakeClock()
+    )
+    holder = asyncio.Event()
+    kept = [followed.get(name, holder) for name in ("good1", "good2", "good3", "bad1", "bad2")]
+    await asyncio.wait_for(holder.wait(), 10)
+    followed.get("late1", holder)
+    assert [thing.name for thing in followed.held()] == ["good1", "good2", "good3", "bad1", "late1"]
+    assert [followed.get(f"good{number}", holder) for number in (1, 2, 3)] == kept[:3]
+    with pytest.raises(ResourceExhausted):
+        followed.get("bad2", holder)
+
+
 async def test_what_ends_unexpectedly_ends_alone_and_is_begun_anew() -> None:
     class Brittle:
+        is_of_use = None
+
         def __init__(self, name: str) -> None:
             self.name = name
 
@@ -415,7 +494,7 @@ async def test_what_ends_unexpectedly_ends_alone_and_is_begun_anew() -> None:
             await asyncio.Event().wait()
 
     clock = FakeClock()
-    followed: Followed[str, Brittle] = Followed(Brittle, most=2, what="secrets", clock=clock)
+    followed: Followed[str, Brittle] = Followed(Brittle, asker=Asker, most=2, share=1, what="secrets", clock=clock)
     running = asyncio.create_task(followed.run())
     holder = asyncio.Event()
     odd, good = (followed.get(name, holder) for name in ("odd", "good"))
