@@ -2,7 +2,7 @@
 
 The first of a kind is told at once, to the log and to a sink. Whatever repeats it is summed and told with its number
 after 5 s, 10 s, 20 s and so on up to an hour, so that a caller in a loop cannot fill the disk, however slow the loop
-(invariant 10).
+(invariant 10). Nor can callers keep the refusals of others from being told, however many they are.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import structlog
 from citadel.actor import Actor, ActorKind
 from citadel.clock import Clock, SystemClock
 from citadel.errors import CitadelError, Reason
+from citadel.places import Asker, Places
 
 _FIRST_WINDOW: Final = 5.0  # seconds
 _LONGEST_WINDOW: Final = 3600.0
 _QUIET: Final = 600.0  # after so long without one, the next is the first of its kind again
-# Of one caller so many different refusals are told apart at a time, and of all callers together.
+# Of one caller so many different refusals are told apart at a time, and of all callers together: whoever has most of
+# them gives way then.
 _MOST_OF_ONE: Final = 20
 _MOST: Final = 2000
 
@@ -71,7 +73,7 @@ class Tally:
         self._clock = clock or SystemClock()
         self._sink = sink
         self._sums: dict[_Kind, _Sum] = {}
-        self._of_one: Counter[Actor | None] = Counter()
+        self._places: Places[_Kind] = Places(share=0)
         self._untold = 0
         self._telling: asyncio.Task[None] | None = None
 
@@ -90,12 +92,12 @@ class Tally:
             known.add(refusal, now)
             if known.tell_at <= now:
                 self._tell_sum(known, now)
-        elif len(self._sums) >= _MOST:
-            self._untold += 1
-        else:
+        elif self._has_room(kind):
             self._sums[kind] = _Sum(now + _QUIET, now + _FIRST_WINDOW, _FIRST_WINDOW, refusal)
-            self._of_one[kind[0]] += 1
+            self._places.put(kind, _asker_of(kind[0]))
             self._tell(refusal)
+        else:
+            self._untold += 1
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell_until_quiet(), name="sums of refusals")
 
@@ -108,8 +110,8 @@ class Tally:
             if one.count:
                 self._tell_sum(one, self._clock.monotonic())
         self._tell_untold()
-        self._sums.clear()
-        self._of_one.clear()
+        for kind in list(self._sums):
+            self._forget(kind)
 
     def _kind_of(self, refusal: Refusal) -> _Kind:
         by = refusal.by
@@ -117,9 +119,24 @@ class Tally:
             # Anybody can make up addresses and values: only what is refused and why tells these apart.
             return Actor(ActorKind.ANONYMOUS), refusal.what, refusal.reason, ""
         exactly = (by, refusal.what, refusal.reason, refusal.message)
-        if exactly in self._sums or self._of_one[by] < _MOST_OF_ONE:
+        if exactly in self._sums or len(self._places.of(_asker_of(by))) < _MOST_OF_ONE:
             return exactly
         return by, refusal.what, refusal.reason, ""
+
+    def _has_room(self, kind: _Kind) -> bool:
+        """Whether it can be told apart, also in place of another."""
+        if len(self._sums) < _MOST:
+            return True
+        leaving = self._places.giving_way(_asker_of(kind[0]))
+        if leaving is None:
+            return False
+        self._untold += self._sums[leaving].count
+        self._forget(leaving)
+        return True
+
+    def _forget(self, kind: _Kind) -> None:
+        del self._sums[kind]
+        self._places.drop(kind)
 
     async def _tell_until_quiet(self) -> None:
         while self._sums or self._untold:
@@ -133,10 +150,7 @@ class Tally:
             if one.count and one.tell_at <= now:
                 self._tell_sum(one, now)
             elif not one.count and one.forget_at <= now:
-                del self._sums[kind]
-                self._of_one[kind[0]] -= 1
-                if not self._of_one[kind[0]]:
-                    del self._of_one[kind[0]]
+                self._forget(kind)
 
     def _tell_sum(self, one: _Sum, now: float) -> None:
         self._tell(replace(one.last, count=one.count))
@@ -168,3 +182,11 @@ class Tally:
         )
         if self._sink is not None:
             self._sink.note(refusal)
+
+
+def _asker_of(by: Actor | None) -> Asker:
+    """A caller among those whose names differ in the last part alone.
+
+    So do the service accounts of a namespace, of which its owner can make any number.
+    """
+    return Asker(str(by).rpartition("/")[0], str(by))

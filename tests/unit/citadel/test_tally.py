@@ -159,6 +159,29 @@ async def test_more_callers_than_are_told_apart_are_at_least_counted(
     assert (sink.noted[-1].count, sink.noted[-1].by) == (500, None)
 
 
+async def test_callers_of_one_namespace_silence_nobody_else_however_many_they_are(tally: Tally, sink: Sink) -> None:
+    def tenant(numbers: range) -> None:
+        for number in numbers:
+            by = Actor(ActorKind.SPIFFE, f"spiffe://a.test/ns/tenant/sa/s{number}")
+            for wish in range(20):
+                refuse(tally, PermissionDenied(Reason.ENTRY_NOT_AUTHORIZED, f"not {wish}"), by=by)
+
+    for _ in range(2):
+        tenant(range(100))
+    assert len(sink.noted) == 2000
+    for again in (False, True):
+        before = len(sink.noted)
+        for by in (NODE_1, NODE_2, Actor.local(0), Actor(ActorKind.ANONYMOUS, "ipv4:10.0.0.1"), None):
+            for reason in (Reason.AGENT_BANNED, Reason.AGENT_UNKNOWN):
+                refuse(tally, PermissionDenied(reason, "no"), by=by)
+        # At once, and then in sums: the tenant's have not taken their places.
+        assert len(sink.noted) - before == (0 if again else 10)
+        tenant(range(100, 120))
+    assert len(tally._sums) == 2000
+    await tally.close()
+    assert sum(sink.counts) == tally.refused.total()
+
+
 async def test_what_was_summed_is_told_at_the_end(tally: Tally, sink: Sink) -> None:
     refuse(tally, UNKNOWN, 8, by=Actor(ActorKind.ANONYMOUS, "ipv4:10.0.0.1"))
     await tally.close()
