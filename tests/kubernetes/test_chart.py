@@ -204,6 +204,35 @@ REFUSED: Mapping[str, Values] = {
     "agent.servers.bootstrap and agent.servers.agents": {"server": {"enabled": False}},
     "/agent/settings": {"agent": {"settings": {"socket": "/run/citadel/s"}}},
     "/agent/socketDir": {"agent": {"socketDir": "run/citadel"}},
+    "/server/extraPorts/0/name": {"server": {"extraPorts": [{"name": "--", "port": 9000}]}},
+    "at '/server/extraPorts/0/name': 'not' failed": {"server": {"extraPorts": [{"name": "90", "port": 9000}]}},
+    "/server/secrets/0/name": {"server": {"secrets": [{"name": "a" * 57, "secretName": "a"}]}},
+    "two of the name vault": {"server": {"secrets": [{"name": "vault", "secretName": each} for each in "ab"]}},
+    "federation (8447) is there twice": {
+        "server": {"extraPorts": [{"name": "federation", "port": port} for port in (8446, 8447)]}
+    },
+    "other (8446) is there twice": {
+        "server": {"extraPorts": [{"name": name, "port": 8446} for name in ("federation", "other")]}
+    },
+    "federation.listen is 0.0.0.0:8446, where nobody reaches it": {
+        "server": {"settings": {"federation": {"listen": "0.0.0.0:8446"}}}
+    },
+    "oidc.listen is [::]:8447, where nobody reaches it": {
+        "server": {
+            "settings": {"oidc": {"listen": "[::]:8447"}},
+            "extraPorts": [{"name": "federation", "port": 8446}],
+        }
+    },
+    "/server/resources/limits/memory": {"server": {"resources": {"limits": {"memory": "lots"}}}},
+    "/server/store/sqlite/size": {"server": {"store": {"sqlite": {"size": "10 GB"}}}},
+    "/remoteClusters/0/name": {"remoteClusters": [{"name": "w" * 56, "kubeconfigSecret": "x"}]},
+    "/cluster/bundles/config_maps/0/name": {
+        "cluster": {"bundles": {"config_maps": [{"name": "Bad_Name", "key": "a"}]}}
+    },
+    "/cluster/bundles/config_maps/0/key": {"cluster": {"bundles": {"config_maps": [{"name": "a", "key": "a/b"}]}}},
+    "spiffe://other.org/x is of another trust domain": {"cluster": {"workloads": {"template": "spiffe://other.org/x"}}},
+    "/networkPolicy/clients/0": {"networkPolicy": {"clients": [{"foo": "bar"}]}},
+    "/networkPolicy/metrics/0": {"networkPolicy": {"metrics": [{}]}},
     "there is a volume data already": {"server": {"extraVolumes": [{"name": "data", "emptyDir": {}}]}},
     "there is a volume secret-a already": {
         "server": {
@@ -306,6 +335,13 @@ def test_an_image_can_be_held_to_its_digest() -> None:
     digest = "sha256:" + "0a" * 32
     pod = pod_template(render({"image": {"tag": "1.2.3", "digest": digest}}), "Deployment", "citadel")
     assert pod["spec"]["containers"][0]["image"] == f"registry.example.org/citadel:1.2.3@{digest}"
+
+
+@pytest.mark.parametrize("size", ["10G", "10Gi", "1.5Gi", 1073741824])
+def test_sizes_are_what_kubernetes_takes(size: str | int) -> None:
+    documents = render({"server": {"store": {"kind": "sqlite", "sqlite": {"size": size}}}})
+    asked = one(documents, "PersistentVolumeClaim", "citadel-data")["spec"]["resources"]["requests"]["storage"]
+    assert asked == (size if isinstance(size, str) else float(size))
 
 
 def test_servers_are_spread_by_what_tells_them_from_other_pods_where_nothing_else_is_said() -> None:
