@@ -1,5 +1,8 @@
 # The image of the server and of the agent: docker build -t REGISTRY/citadel:0.1.0 .
-FROM python:3.11-slim AS build
+# The same base for both stages. `--build-arg BASE=python:3.11-slim@sha256:...` holds it to a digest: then two builds of one
+# commit have the same base.
+ARG BASE=python:3.11-slim
+FROM ${BASE} AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
@@ -26,7 +29,7 @@ RUN /opt/citadel/bin/pip check
 RUN /opt/citadel/bin/pip uninstall --yes pip setuptools
 
 
-FROM python:3.11-slim
+FROM ${BASE}
 
 COPY --from=build /opt/citadel /opt/citadel
 # Nothing of a working directory is imported, and nothing is written beside the code: the file system may be read-only.
@@ -37,5 +40,10 @@ ENV PATH=/opt/citadel/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1
 # By number, so that runAsNonRoot can be checked. An agent runs as root (runAsUser: 0).
 USER 65532:65532
+# Which commit it is of: `--build-arg REVISION=$(git rev-parse HEAD)`.
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="citadel" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.revision="${REVISION}"
 ENTRYPOINT ["citadel"]
 CMD ["--help"]

@@ -38,9 +38,20 @@ _STORE_URL: Final = re.compile(r"(?:sqlite\+aiosqlite|postgresql(?:\+[a-z0-9_]+)
 
 
 def _database(url: str) -> str:
+    if url.startswith("postgres://"):
+        raise ValueError("must begin with postgresql://, not postgres://")
     if _STORE_URL.fullmatch(url) is None:
         raise ValueError("must be a URL like sqlite+aiosqlite:///file or postgresql://user@host/database")
+    if url.startswith("postgresql") and _is_read_otherwise(url.partition("://")[2]):
+        raise ValueError("must have a password with / # ? @ or % in it percent-encoded: another host would be meant")
     return url
+
+
+def _is_read_otherwise(rest: str) -> bool:
+    """Whether a sign of the password ends it: what then stands for the host is a part of the password."""
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    path, _, query = rest.removeprefix(host).partition("?")
+    return host.count("@") > 1 or "#" in rest or "@" in path or ("@" in query and host != "" and "@" not in host)
 
 
 DatabaseUrl = Annotated[str, AfterValidator(_database)]

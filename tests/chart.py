@@ -19,6 +19,8 @@ EKS: Final = ROOT / "deploy" / "eks"
 MANIFESTS: Final = ROOT / "deploy" / "kubernetes"
 _GET: Final = Path(__file__).parent / "kube_tools" / "get.sh"
 
+_MANAGED: Final = "app.kubernetes.io/managed-by: Helm"
+
 Values = Mapping[str, Any]
 Document = dict[str, Any]
 
@@ -254,7 +256,9 @@ def _helm(command: str, values: Values, *arguments: str) -> str:
 def manifest(name: str) -> str:
     """The plain manifests `name` of deploy/kubernetes, rendered from the values beside them."""
     text = template(yaml.safe_load((MANIFESTS / f"{name}.values.yaml").read_text()))
-    return f"# helm template citadel ../helm/citadel --namespace citadel --values {name}.values.yaml\n{text}"
+    text = "".join(line for line in text.splitlines(keepends=True) if line.strip() != _MANAGED)
+    said = "without the label that says that Helm manages it"
+    return f"# helm template citadel ../helm/citadel --namespace citadel --values {name}.values.yaml, {said}\n{text}"
 
 
 if __name__ == "__main__":

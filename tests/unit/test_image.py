@@ -50,7 +50,9 @@ def test_no_package_comes_without_a_hash() -> None:
 
 def test_it_runs_as_nobody_and_imports_nothing_of_where_it_is() -> None:
     build, final = stages()
-    assert all(re.fullmatch(r"python:3\.\d+-slim( AS build)?", text) for text in texts(build + final, "FROM"))
+    bases = [text.removesuffix(" AS build") for text in texts(build + final, "FROM")]
+    assert len(set(bases)) == 1, "what is built for one runs on the other"
+    assert re.fullmatch(r"python:3\.\d+-slim(@sha256:[0-9a-f]{64})?", bases[0])
     (user,) = texts(final, "USER")
     uid, _, gid = user.partition(":")
     assert int(uid) > 0
@@ -58,6 +60,15 @@ def test_it_runs_as_nobody_and_imports_nothing_of_where_it_is() -> None:
     (environment,) = texts(final, "ENV")
     assert {"PYTHONSAFEPATH=1", "PYTHONDONTWRITEBYTECODE=1"} <= set(environment.split())
     assert texts(final, "ENTRYPOINT") == ['["citadel"]']
+
+
+def test_it_says_what_it_is_of() -> None:
+    _, final = stages()
+    (labels,) = texts(final, "LABEL")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    said = dict(each.removeprefix("org.opencontainers.image.").split("=") for each in labels.split())
+    assert said == {"title": '"citadel"', "version": f'"{version}"', "revision": '"${REVISION}"'}
+    assert texts(final, "ARG") == ["REVISION=unknown"]
 
 
 def test_what_is_copied_is_there_and_nothing_else_is_sent() -> None:

@@ -19,6 +19,7 @@ def load_server(tmp_path: Path, line: str) -> ServerSettings:
     return load(path, ServerSettings)
 
 
+_HIDDEN = "'store_url' is wrong (value not shown: it may be a secret): "
 REFUSED = [
     ("listen: {probes: 0.0.0.0:1}", "'listen.probes' is wrong (value '0.0.0.0:1'): not a loopback address"),
     ("listen: {probes: localhost:1}", "'listen.probes' is wrong (value 'localhost:1'): not a loopback address"),
@@ -28,6 +29,14 @@ REFUSED = [
     ),
     ("store_url: foo", "'store_url' is wrong (value not shown: it may be a secret): must be a URL like sqlite+"),
     ("store_url: sqlite:///x", "'store_url' is wrong"),
+    ("store_url: 'postgres://u:p@h/d'", f"{_HIDDEN}must begin with postgresql://, not"),
+    *(
+        (
+            f"store_url: 'postgresql://u:{password}@h/d'",
+            f"{_HIDDEN}must have a password with / # ? @ or % in it percent-",
+        )
+        for password in ("p@ss/w#rd", "p/w", "p?w", "p#w", "p@w")
+    ),
     ("authorities: {root_lifetime: 9999999d}", "'authorities.root_lifetime' is wrong (value '9999999d'): must be"),
     ("authorities: {issuer_lifetime: 0s}", "'authorities.issuer_lifetime' is wrong (value '0s'): should be greater"),
     ("authorities: {issuer_lifetime: 366d}", "'authorities' is wrong: issuer_lifetime must be at most root_lifetime"),
@@ -134,6 +143,19 @@ def test_the_url_of_the_store_comes_from_the_environment(tmp_path: Path, monkeyp
     monkeypatch.setenv("CITADEL_STORE_URL", "postgresql+asyncpg://u:p@h/d")
     assert settings.database_url == "postgresql+asyncpg://u:p@h/d"
     assert settings.keys_in_database
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40ss%2Fw%23rd@h/d",
+        "postgresql+asyncpg://u:p@h:5432/d?sslmode=verify-full&sslrootcert=/a@b.pem",
+        "postgresql://h/d",
+        "postgresql:///d?host=/run/postgresql&user=u@h",
+    ],
+)
+def test_urls_of_stores_that_say_what_they_mean_are_taken(tmp_path: Path, url: str) -> None:
+    assert load_server(tmp_path, f"store_url: '{url}'").database_url == url
 
 
 def test_two_stores_are_refused(tmp_path: Path) -> None:
