@@ -28,7 +28,8 @@ demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running, V
 
 test: $(READY) ## Run every test, real Envoys included; ALL=1 fails where some cannot be run.
 	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile
-	$(BIN)/pytest tests/integration -m 'not soak and not alone' --numprocesses=3 --dist=loadfile
+	$(BIN)/pytest tests/integration -m 'not soak and not alone and not pairs' --numprocesses=3 --dist=loadfile
+	$(BIN)/pytest tests/integration -m 'pairs and not soak' --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'alone and not soak'
 	@if $(HAS_KUBERNETES); then $(KUBERNETES); \
 		else echo "not run: tests/kubernetes, which need an API server and helm: make test-kubernetes"; $(if $(ALL),false,true); fi

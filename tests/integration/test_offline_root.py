@@ -26,7 +26,7 @@ from tests.clusters.recipes import INBOUND_PORT
 from tests.clusters.running import Wanted, clusters
 from tests.integration.meshes import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = [pytest.mark.integration, pytest.mark.pairs]
 
 MESH = TrustDomain("mesh.example")
 _READY = "import urllib.request as r, sys; print(r.urlopen(sys.argv[1]).read().decode())"

@@ -121,7 +121,7 @@ async def is_over(rotations: RotationsStub) -> pb.Rotation:
 async def test_the_old_root_stays_until_what_it_holds_has_ended(
     server: Server, node: Agent, rotations: RotationsStub
 ) -> None:
-    await node.entry("/job", x509_svid_ttl=24 * SECOND)
+    await node.entry("/job", x509_svid_ttl=16 * SECOND)
     await observes(rotations)
     async with job(node) as running:
         assert running.authorities == 2, "it knows the new root, and has a certificate of the old one"

@@ -21,7 +21,7 @@ from cli.demo.plan import AGENT_NAME, TRUST_DOMAIN
 from tests.integration.faulty import Assassin, Records
 from tests.integration.meshes import LiveMesh, live_mesh, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = [pytest.mark.integration, pytest.mark.pairs]
 
 LEAF_SECONDS = 20
 AS_ROOT = os.geteuid() == 0

@@ -14,7 +14,7 @@ import pytest
 from cli.demo.load import Tally
 from tests.integration.meshes import KEPT_CLUSTER, LiveMesh, live_mesh, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = [pytest.mark.integration, pytest.mark.pairs]
 
 PACE: Final = 200.0  # requests a second of each of the two loads, where the machine can
 

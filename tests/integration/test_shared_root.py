@@ -17,7 +17,7 @@ from tests.clusters.proxy import Proxy
 from tests.clusters.shared_root import MESH, SharedRoot, crossing, rotated, shared_root
 from tests.integration.meshes import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = [pytest.mark.integration, pytest.mark.pairs]
 
 
 async def test_roots_and_authorities_rotate_while_requests_cross_between_clusters() -> None:

@@ -15,7 +15,7 @@ from tests.integration.meshes import live_mesh, until
 from tests.openbao import running_openbao
 from tests.vault_pki import new_root
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = [pytest.mark.integration, pytest.mark.pairs]
 
 
 async def test_no_request_fails_while_the_root_changes_in_vault(tmp_path: Path) -> None:
