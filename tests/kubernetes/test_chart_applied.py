@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-from tests.chart import CASES, EKS, MANIFESTS, ROOT, kube_tools, merged, namespace_of, one, render
+from cli.workload.address import ADDRESS_VARIABLE
+from tests.chart import CASES, CHART, EKS, LEAST, MANIFESTS, ROOT, kube_tools, merged, namespace_of, one, render
 from tests.kube_api import KubernetesServer
 
 BOOKINFO = ROOT / "deploy" / "bookinfo"
@@ -108,6 +112,24 @@ def test_the_api_server_takes_every_object(case: str, prepared: KubernetesServer
     assert len(ran.stdout.splitlines()) == len(documents)
     assert "would violate PodSecurity" not in ran.stderr
     assert "Warning: unknown field" not in ran.stderr
+
+
+def test_the_api_server_takes_the_pod_of_the_page(prepared: KubernetesServer) -> None:
+    """With the account that every namespace has where controllers run."""
+    page = (ROOT / "deploy" / "helm" / "README.md").read_text()
+    [text] = [
+        each for each in re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "kind: Pod" in each
+    ]
+    pod = yaml.safe_load(text)
+    [container], [volume] = pod["spec"]["containers"], pod["spec"]["volumes"]
+    [mount], [variable] = container["volumeMounts"], container["env"]
+    settings = yaml.safe_load((CHART / "values.yaml").read_text())["agent"]
+    assert volume["hostPath"]["path"] == settings["socketDir"]
+    assert (variable["name"], variable["value"]) == (ADDRESS_VARIABLE, f"unix://{mount['mountPath']}/agent.sock")
+    with prepared.admin as client:
+        client.post("/api/v1/namespaces/default/serviceaccounts", json={"metadata": {"name": "default"}})
+    ran = dry_run(prepared, text)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("name", ["postgresql", "sqlite"])
@@ -214,3 +236,15 @@ def test_a_workload_in_a_restricted_namespace_may_have_the_socket_by_csi_alone(
     pods = one(render({}), "Deployment", "citadel")["spec"]["template"]
     spec = pods["spec"] | {"volumes": [*pods["spec"]["volumes"], {"name": "agent", **volume}]}
     assert try_pod(prepared, "restricted-pods", pods | {"spec": spec}).status_code == code
+
+
+def test_the_notes_name_the_secrets_that_are_the_users_own_and_the_check(tmp_path: Path) -> None:
+    for kind, secrets in (("postgresql", "citadel-kek, citadel-store"), ("sqlite", "citadel-kek")):
+        values = tmp_path / f"{kind}.yaml"
+        values.write_text(json.dumps(merged(LEAST, {"server": {"store": {"kind": kind}}})))
+        command = [kube_tools() / "helm", "install", "citadel", CHART, "--dry-run=client", "--namespace", "citadel"]
+        ran = subprocess.run([*command, "--values", values], capture_output=True, text=True, check=True)
+        notes = ran.stdout.partition("\nNOTES:\n")[2]
+        assert f"secrets of its namespace are there ({secrets}):" in notes
+        assert "Keep a copy of the secret citadel-kek somewhere safe" in notes
+        assert "k8s check -c server.yaml --kubeconfig ~/.kube/config --service-account citadel/citadel\n" in notes
