@@ -117,6 +117,9 @@ def server(api: KubernetesServer) -> None:
         "/api/v1/namespaces/chk/pods", {**named("server"), "spec": {**as_account("server"), "containers": [main]}}
     )
     readiness(api, "server", "True")
+    evicted = {**named("server-evicted"), "spec": {**as_account("server"), "containers": [main]}}
+    api.create("/api/v1/namespaces/chk/pods", evicted)
+    api.patch("/api/v1/namespaces/chk/pods/server-evicted/status", {"status": {"phase": "Failed"}})
 
 
 def named(name: str) -> dict[str, Any]:
@@ -355,7 +358,9 @@ def no_pod_of_the_server(installed: Installed, undo: ExitStack) -> None:
     installed.api.patch(path, {"status": {"conditions": [failed]}})
 
     def again() -> None:
-        for path, name in ((DEPLOYMENT, "server"), *(("/api/v1/namespaces/chk/secrets", each) for each in SECRETS)):
+        pods = ("/api/v1/namespaces/chk/pods", "server-evicted")
+        secrets = [("/api/v1/namespaces/chk/secrets", each) for each in SECRETS]
+        for path, name in ((DEPLOYMENT, "server"), pods, *secrets):
             installed.api.delete(f"{path}/{name}")
         server(installed.api)
 

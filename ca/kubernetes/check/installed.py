@@ -10,6 +10,7 @@ from citadel.errors import NotFound
 from citadel.kubernetes.ports import KubeObject, KubernetesApi
 
 _MAKERS: Final = ("deployments", "daemonsets")
+_ENDED: Final = frozenset({"Succeeded", "Failed"})  # such as one that was evicted, which stays to be looked at
 _ON_ITS_WAY: Final = frozenset({"ContainerCreating", "PodInitializing"})
 
 
@@ -45,11 +46,11 @@ async def makers_of(api: KubernetesApi, accounts: Iterable[str]) -> tuple[Maker,
 
 
 async def pods_of(api: KubernetesApi, accounts: Iterable[str]) -> tuple[Pod, ...]:
-    """Those that have one of these accounts."""
+    """Those that have one of these accounts, and have not ended."""
     found: list[Pod] = []
     for namespace, _, name in (each.partition("/") for each in accounts):
         listed = await api.list(f"/api/v1/namespaces/{namespace}/pods", fields=f"spec.serviceAccountName={name}")
-        found += [_pod(each) for each in listed.items]
+        found += [_pod(each) for each in listed.items if (each.get("status") or {}).get("phase") not in _ENDED]
     return tuple(found)
 
 
