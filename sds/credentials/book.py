@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Final, TypeAlias
 
 from citadel.clock import Clock
@@ -33,6 +34,7 @@ Key: TypeAlias = tuple[str, str]  # an entry's id, and the name as it was asked 
 class _Wanted:
     """One credential. `unheld_since` is by the clock that never jumps, None while somebody holds it."""
 
+    number: int
     known: Known = _PENDING
     holders: set[asyncio.Event] = field(default_factory=set)
     unheld_since: float | None = None
@@ -61,6 +63,7 @@ class CredentialBook:
         self._clock = clock
         self._on_refusal = on_refusal
         self._wanted: dict[Key, _Wanted] = {}
+        self._numbers = count()
         self._places: Places[Key] = Places(share=_SHARE)
         self._held: dict[asyncio.Event, set[Key]] = {}
         self._refused: dict[asyncio.Event, set[tuple[str, Reason]]] = {}
@@ -71,6 +74,11 @@ class CredentialBook:
     def wanted(self) -> Sequence[Key]:
         """All that the server is asked for."""
         return tuple(self._wanted)
+
+    @property
+    def numbered(self) -> Mapping[Key, int]:
+        """The same, the older first; what was forgotten and is wanted again has another number."""
+        return {key: wanted.number for key, wanted in self._wanted.items()}
 
     def ask(
         self, holder: asyncio.Event, entry: Entry | None, names: Sequence[str], *, is_known: bool
@@ -147,7 +155,7 @@ class CredentialBook:
         asker = _asker_of(entry)
         if key not in self._wanted:
             self._make_room(asker)
-            self._wanted[key] = _Wanted()
+            self._wanted[key] = _Wanted(next(self._numbers))
             self.news.set()
         wanted = self._wanted[key]
         wanted.holders.add(holder)

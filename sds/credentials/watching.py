@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 import structlog
@@ -14,9 +14,13 @@ from citadel.call import errors_of_call
 from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.pace import Pace
-from sds.credentials.book import CredentialBook
+from sds.credentials.book import CredentialBook, Key
 from sds.credentials.received import received
+from sds.credentials.turns import Turns
 
+# New names, somewhat less than the server takes of an agent before it ends the stream.
+_NEW_PER_SECOND: Final = 40.0
+_NEW_AT_ONCE: Final = 1900.0
 _COALESCE: Final = 0.05  # seconds; a gateway asks for each name on a stream of its own
 _LONGEST_PAUSE: Final = 5.0  # seconds between tries
 _LONGEST_REFUSED: Final = 30.0  # where the server is there and says no
@@ -40,6 +44,7 @@ class CredentialWatch:
         self._api = api
         self._clock = clock
         self._pace = Pace(clock=clock, draw=draw)
+        self._turns = self._new_turns()
         self._trouble: Reason | None = None
 
     async def run(self) -> None:
@@ -52,9 +57,14 @@ class CredentialWatch:
             if self._trouble is not error.reason:  # told once, not for each try
                 self._trouble = error.reason
                 _log.warning("credentials of gateways cannot be asked for", reason=error.reason, error=str(error))
+            if isinstance(error, Unavailable):  # who is there next has counted nothing yet
+                self._turns = self._new_turns()
             self._book.cannot_ask(f"{error.message} ({error.reason.value})")
             self._pace.failed(longest=_LONGEST_PAUSE if isinstance(error, Unavailable) else _LONGEST_REFUSED)
             await self._clock.sleep(self._pace.wait)
+
+    def _new_turns(self) -> Turns:
+        return Turns(per_second=_NEW_PER_SECOND, burst=_NEW_AT_ONCE, clock=self._clock)
 
     async def _one_stream(self) -> CitadelError:
         """Run a stream to its end, and say why it ended."""
@@ -74,16 +84,19 @@ class CredentialWatch:
         return Unavailable(Reason.SERVER_UNREACHABLE, "the server ended the stream")
 
     async def _outgoing(self, over: asyncio.Event) -> AsyncIterator[pb.WantedCredentials]:
-        told: tuple[tuple[str, str], ...] | None = None
+        told: dict[Key, int] = {}
         while not over.is_set():
             self._book.news.clear()
-            wanted = tuple(self._book.wanted)
-            if wanted != told:
-                told = wanted
-                yield pb.WantedCredentials(
-                    wanted=[pb.WantedCredential(entry_id=entry_id, name=name) for entry_id, name in wanted]
-                )
-            await self._book.news.wait()
+            wanted = self._book.numbered
+            still = {key: number for key, number in told.items() if wanted.get(key) == number}
+            new = {key: wanted[key] for key in self._turns.take(key for key in wanted if key not in still)}
+            if new.keys() & told.keys():  # the server is to tell anew what was forgotten here meanwhile
+                yield _wanting(still)
+            if (now := still | new) != told:
+                told = now
+                yield _wanting(now)
+            if len(now) == len(wanted):
+                await self._book.news.wait()
             await self._clock.sleep(_COALESCE)
 
     def _has_worked(self) -> None:
@@ -108,6 +121,10 @@ class CredentialWatch:
                 self._book.refuse(key, _words(update.refused))
             case "withdrawn":
                 self._book.withdraw(key, _words(update.withdrawn.why))
+
+
+def _wanting(keys: Iterable[Key]) -> pb.WantedCredentials:
+    return pb.WantedCredentials(wanted=[pb.WantedCredential(entry_id=entry_id, name=name) for entry_id, name in keys])
 
 
 def _words(refusal: pb.Refusal) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from citadel._wire import agent_api_pb2_grpc
 from citadel.clock import SystemClock
 from citadel.errors import CitadelError, PermissionDenied, Reason
 from citadel.rpc import ErrorBorder
-from sds.credentials.book import CredentialBook
+from sds.credentials.book import MOST_OF_ONE, CredentialBook
 from sds.credentials.watching import CredentialWatch
 from sds.holdings import HoldingsFeed
 from tests.secrets_of_gateways import CA, key_pem, served
@@ -122,6 +124,45 @@ async def test_nothing_is_asked_before_something_is_wanted_and_then_all_at_each_
     await bench.has(WEB)
     await bench.has(AUTHORITIES)
     assert len(bench.api.streams) == 1
+
+
+async def test_what_was_forgotten_and_is_wanted_again_is_told_anew(bench: Bench) -> None:
+    """Also where that was so soon that the server has heard of neither."""
+    bench.ask(WEB, OTHER)
+    await eventually(lambda: bench.api.streams == [[{WEB, OTHER}]])
+    others = [f"kubernetes://n{number}" for number in range(MOST_OF_ONE)]
+    bench.ask(*others[2:])
+    bench.ask(*others)  # takes the places of those that nobody wants any more
+    bench.book.leave(bench.holder)
+    bench.ask(WEB)
+    await eventually(lambda: bench.api.streams[-1][-1] >= {WEB, others[-1]})
+    assert not {WEB, OTHER} & bench.api.streams[-1][-2]
+    assert len(bench.api.streams) == 1
+
+
+async def test_a_pod_that_wants_others_all_the_time_neither_ends_the_stream_nor_holds_up_another(bench: Bench) -> None:
+    def new() -> int:
+        stream = bench.api.streams[0] if bench.api.streams else []
+        return sum(len(now - before) for before, now in pairwise([set[str](), *stream]))
+
+    async def told(most: int) -> None:
+        await eventually(lambda: new() >= most)
+
+    began = time.monotonic()
+    for number in range(8):
+        bench.book.leave(bench.holder)
+        bench.ask(*(f"kubernetes://{number}-{each}" for each in range(MOST_OF_ONE)))
+        await told(min(1900, (number + 1) * MOST_OF_ONE))
+    bench.book.ask(asyncio.Event(), entry("gx", origin="k8s:main/shop/gw-2"), [WEB], is_known=True)
+    await eventually(lambda: WEB in bench.api.streams[0][-1])
+    await told(new() + 10)  # the others come in turn
+    assert new() <= 1900 + 40 * (time.monotonic() - began) + 1
+    assert len(bench.api.streams) == 1
+    await bench.server.stop(0)
+    again = await serve(bench.api, bench.address)
+    await eventually(lambda: len(bench.api.streams) > 1 and bool(bench.api.streams[1]))
+    assert len(bench.api.streams[1][0]) == MOST_OF_ONE + 1  # to a server that has counted nothing yet
+    await again.stop(0)
 
 
 @pytest.mark.invariant(5)
