@@ -196,6 +196,11 @@ REFUSED: Mapping[str, Values] = {
             "bundles": {"config_maps": [{"name": "citadel-bundle", "key": "bundle.pem"}]},
         }
     },
+    "of the cluster west, or leave config_maps out": {
+        "remoteClusters": [
+            {"name": "west", "kubeconfigSecret": "x", "istio": {}, "bundles": {"config_maps": []}},
+        ]
+    },
     "/cluster/bundles/config_maps": {"cluster": {"bundles": {"config_maps": None}}},
     "none of cluster.bundles.config_maps": {"agent": {"bundle": {"name": "other"}}},
     "every cluster needs a name of its own": {"remoteClusters": [{"name": "main", "kubeconfigSecret": "x"}]},
