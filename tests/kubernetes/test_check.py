@@ -212,6 +212,13 @@ def test_what_the_server_may_not_look_at_itself_is_told_as_unknown(installed: In
     assert set(found) == {"account", "server"}, found
 
 
+def test_an_administrator_who_names_no_account_is_told_what_is_not_looked_at(installed: Installed) -> None:
+    found = without_other_nodes(installed.check(account=""))
+    unseen = "the server's, and their secrets, are not looked at: name its --service-account"
+    everything = ("warning", "admin may do everything in this cluster", None)
+    assert alike(found, {**NOBODY_RUNS, "permission": [everything], "pods": [("unknown", unseen, None)]}), found
+
+
 def test_before_an_install_nothing_is_bad_that_the_install_brings(installed: Installed) -> None:
     """One line says that the account is not there, and none that roles are missing; a pipeline can go by the code."""
     installed.clusters[0] |= {"joining": {"service_accounts": ["chk/other"]}}

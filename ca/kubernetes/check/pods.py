@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ca.kubernetes.check.facts import Maker, Pod, Seen, ServerAccount
+from ca.kubernetes.check.facts import Caller, ClusterFacts, Maker, Pod, Seen, ServerAccount
 from ca.kubernetes.check.subject import Subject
 from citadel.errors import CitadelError, Reason
 from citadel.finding import Finding, bad, good, unknown, warning
@@ -37,9 +37,17 @@ def account_findings(server: ServerAccount | None, account: str) -> Iterator[Fin
         yield unknown(Subject.PERMISSION, f"what {account} may is not asked for before it is there")
 
 
-def server_pod_findings(server: ServerAccount | None, account: str) -> Iterator[Finding]:
+def server_pod_findings(facts: ClusterFacts, account: str) -> Iterator[Finding]:
     """Whether what runs as the server's account could start, and did."""
-    if server is None or server.exists is False:
+    server, caller = facts.server, facts.caller
+    if server is None:
+        # The server itself, where it asks, has started.
+        if isinstance(caller, Caller) and not caller.name.startswith("system:serviceaccount:"):
+            yield unknown(
+                Subject.PODS, "the server's, and their secrets, are not looked at: name its --service-account"
+            )
+        return
+    if server.exists is False:
         return
     yield from maker_findings(server.makers)
     makers = server.makers if isinstance(server.makers, tuple) else ()

@@ -37,7 +37,7 @@ def findings(
         found += permission_findings(facts.allowed, cluster, facts.kinds, who=who)
     found += namespace_findings(facts, cluster)
     found += agent_findings(facts, cluster)
-    found += server_pod_findings(facts.server, who)
+    found += server_pod_findings(facts, who)
     found += map_findings(facts, cluster, server.bundle if isinstance(server, ServerFacts) else None)
     found += server_findings(server, cluster)
     return found
