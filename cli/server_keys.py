@@ -27,6 +27,7 @@ from ca.store.sealed_keys import SqlKeys
 from ca.vault.ports import Vault
 from citadel.clock import Clock
 from citadel.errors import CitadelError
+from citadel.unexpected import nothing_unexpected
 from cli.server_vault import VaultAffairs, Worry
 
 _LOOK_SECONDS: Final = 60.0
@@ -73,7 +74,8 @@ class ServerKeys:
         vault.watch(lambda: self.worry(authorities))
         while True:
             for key_id, purpose in keys_in_use(authorities).items():
-                with suppress(CitadelError):  # its trouble is known now, or that of Vault
+                # Its trouble is known now, or that of Vault.
+                with suppress(CitadelError), nothing_unexpected("a key in Vault"):
                     await self.manager.look(key_id, purpose)
             await clock.sleep(_LOOK_SECONDS)
 

@@ -11,11 +11,11 @@ from typing import Final
 
 import structlog
 
-from ca.kubernetes.safety import nothing_unexpected
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.kubernetes.ports import ApiUnavailable
 from citadel.pace import Pace
+from citadel.unexpected import nothing_unexpected
 
 _LONGEST_PAUSE: Final = 300.0  # seconds between tries of one key
 _AWAY_PAUSE: Final = 1.0

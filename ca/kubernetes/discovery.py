@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import structlog
 
-from ca.kubernetes.safety import nothing_unexpected
 from citadel.clock import Clock
 from citadel.errors import CitadelError, NotFound
 from citadel.kubernetes.ports import KubernetesApi
 from citadel.kubernetes.reading import parts
 from citadel.pace import Pace
+from citadel.unexpected import nothing_unexpected
 from citadel.waiting import first_of
 
 GROUP: Final = "/apis/certificates.k8s.io"

@@ -5,37 +5,22 @@ Much of what is read there strangers wrote, of several clusters, and one of them
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from random import SystemRandom
 from typing import Final
 
 import structlog
 
 from citadel.clock import Clock
-from citadel.errors import CitadelError, Reason
+from citadel.errors import CitadelError
 from citadel.kubernetes.observed import Trouble
 from citadel.pace import Pace
+from citadel.unexpected import nothing_unexpected
 
 _LONGEST_PAUSE: Final = 300.0  # seconds between tries
 _GOES_WELL: Final = 300.0  # seconds after which work that was begun anew is believed to
 
 _log = structlog.get_logger(__name__)
-
-
-@contextmanager
-def nothing_unexpected(what: str) -> Iterator[None]:
-    """Whatever is raised within is a `CitadelError`; what was none is logged with its trace.
-
-    What it says is not repeated to people: it can hold what a stranger wrote, or a secret.
-    """
-    try:
-        yield
-    except CitadelError:
-        raise
-    except Exception as error:
-        _log.exception("work in Kubernetes met with something unexpected", what=what)
-        raise CitadelError(Reason.INTERNAL, f"the server's own fault, {type(error).__name__}: see its log") from error
 
 
 class SafetyNet:

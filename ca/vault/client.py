@@ -10,6 +10,7 @@ import requests
 import urllib3
 from hvac.adapters import RawAdapter
 
+from ca.vault.answers import seconds_in
 from ca.vault.connections import Certificate, Connections, tls_of
 from ca.vault.ports import Answer
 from ca.vault.settings import VaultSettings
@@ -68,12 +69,13 @@ class VaultClient:
 
     async def look_up(self, token: str) -> Mapping[str, Any]:
         """What Vault knows of this token."""
-        return _answer(await self._ask("GET", "auth/token/lookup-self", token=token)).data
+        found = _answer(await self._ask("GET", "auth/token/lookup-self", token=token)).data
+        return {**found, "ttl": seconds_in(found, "ttl")}
 
     async def renew(self, token: str) -> float:
         """A new lease for this token, in seconds."""
         path = "auth/token/renew-self"
-        return float(_auth(await self._ask("POST", path, {}, token=token), path).get("lease_duration") or 0)
+        return seconds_in(_auth(await self._ask("POST", path, {}, token=token), path), "lease_duration")
 
     async def revoke(self, token: str) -> None:
         """Make an end of this token."""

@@ -10,6 +10,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
+from ca.vault.answers import read_bounded
 from citadel.config.types import HostPort
 
 _MOVED: Final = frozenset({307, 308})  # those that keep the method and what is sent
@@ -38,8 +39,11 @@ class Connections(requests.Session):
         target = super().get_redirect_target(resp)
         if target is None or resp.status_code not in _MOVED:
             return None
-        url, came_from = urlsplit(urljoin(resp.url, target)), urlsplit(resp.url)
-        is_safe = url.scheme == "https" or (bool(url.hostname) and HostPort(url.hostname or "", 80).is_loopback)
+        try:
+            url, came_from = urlsplit(urljoin(resp.url, target)), urlsplit(resp.url)
+            is_safe = url.scheme == "https" or (bool(url.hostname) and HostPort(url.hostname or "", 80).is_loopback)
+        except ValueError:  # it leads nowhere
+            return None
         return target if is_safe and url.scheme == came_from.scheme else None
 
 
@@ -58,6 +62,12 @@ class _Adapter(HTTPAdapter):
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._tls = tls
         super().__init__(max_retries=0)
+
+    def send(self, *args: Any, **options: Any) -> requests.Response:
+        """With all of the answer, also of one that leads elsewhere: requests would read those without a bound."""
+        response = super().send(*args, **options | {"stream": True})
+        read_bounded(response)
+        return response
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._tls, **options)

@@ -21,6 +21,7 @@ from citadel.clock import Clock
 from citadel.errors import CitadelError, Reason, Unavailable
 from citadel.pace import Pace
 from citadel.repeated import Repeated
+from citadel.unexpected import nothing_unexpected
 from citadel.waiting import news_or_time
 
 # Vault that is away comes back unannounced, and asking costs nothing. Who is refused asks less: somebody must act.
@@ -179,7 +180,8 @@ class VaultSession:
         """`is_spent`: a call with the token in hand was denied."""
         self._looks = look = self._looks + 1
         try:
-            await self._keeper.keep()
+            with nothing_unexpected("the token of Vault", kind=Unavailable):
+                await self._keeper.keep()
         except CitadelError as error:
             self._trouble = error
             self._is_spent = self._is_spent or (is_spent and self._keeper.is_in_doubt)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 import requests
 
+from ca.vault.answers import MOST_BYTES, AnswerTooLongError, parsed
 from citadel.errors import Reason, Unavailable
 from citadel.printable import printable
 
@@ -40,7 +40,7 @@ def taken(status: int, body: bytes, *, method: str, path: str, secrets: Collecti
         raise Unavailable(
             Reason.VAULT_REFUSED, "Vault speaks TLS, and vault.address does not", fix="let it begin with https://"
         )
-    answer = _parsed(body)
+    answer = parsed(body)
     if status in _GOOD and answer is not None:
         return answer
     words = _words(answer, secrets) if answer is not None else None
@@ -67,6 +67,9 @@ def trouble_of_error(error: Exception, *, address: str, ca_file: Path | None) ->
                 f"Vault does not speak TLS with this server at {address}: {cause.strerror or cause}",
                 fix="look whether Vault's listener there has TLS, and which versions of it",
             )
+    if isinstance(error, AnswerTooLongError):
+        problem = f"what answers at {address} is not Vault: it has more than {MOST_BYTES} bytes to say"
+        return Unavailable(Reason.VAULT_REFUSED, problem, fix="look at vault.address")
     if isinstance(error, requests.Timeout):
         return Unavailable(Reason.VAULT_UNAVAILABLE, "Vault did not answer in time")
     if isinstance(error, requests.TooManyRedirects):
@@ -105,20 +108,9 @@ def _trouble(status: int, words: str | None, *, method: str, path: str) -> Unava
     return Unavailable(Reason.VAULT_REFUSED, f"Vault refuses `{path}` ({status}){said}")
 
 
-def _parsed(body: bytes) -> Mapping[str, Any] | None:
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) else None
-
-
-def _words(answer: Mapping[str, Any], secrets: Collection[str]) -> str | None:
-    """Vault's own words in one line, empty where it says nothing; `None` for what is no answer of Vault's."""
-    errors = answer.get("errors", [])
-    if not isinstance(errors, list):
-        return None
-    words = "; ".join(map(str, errors))
+def _words(answer: Mapping[str, Any], secrets: Collection[str]) -> str:
+    """Vault's own words in one line, empty where it says nothing."""
+    words = "; ".join(answer.get("errors", ()))
     for secret in secrets:
         words = words.replace(secret, "(secret)")
     return printable(" ".join(words.split()), _MOST_WORDS)

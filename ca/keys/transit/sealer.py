@@ -99,7 +99,8 @@ class VaultSealer:
         version = wrapped.removeprefix("vault:v").partition(":")[0]
         if data.get("soft_deleted"):
             raise self._is_lost(path, "was deleted, and can still be restored")
-        if version.isdecimal() and str(version) not in data.get("keys", {}):
+        versions = data.get("keys")
+        if version.isdecimal() and isinstance(versions, dict) and version not in versions:
             raise self._is_lost(path, f"may no longer be used in its version {version}: lower min_decryption_version")
 
     def _is_lost(self, path: str, how: str) -> CitadelError:

@@ -12,10 +12,10 @@ from typing import Any, Final
 import structlog
 
 from ca.kubernetes.gateways.secret import SecretName
-from ca.kubernetes.safety import nothing_unexpected
 from citadel.clock import Clock
 from citadel.errors import CitadelError
 from citadel.kubernetes.ports import KubernetesApi
+from citadel.unexpected import nothing_unexpected
 
 _TELL_AGAIN: Final = 900.0  # seconds; the API server forgets an Event after an hour
 _BETWEEN: Final = 0.2  # seconds between writes, whoever breaks how many secrets

@@ -16,7 +16,6 @@ from ca.audit.model import Actor
 from ca.entries.changes import EntryChange
 from ca.entries.directory import EntryDirectory
 from ca.kubernetes.pods import Pod
-from ca.kubernetes.safety import nothing_unexpected
 from ca.kubernetes.workloads.condition import WorkloadCondition
 from ca.kubernetes.workloads.rules import PodRules, Verdict, origin_prefix
 from citadel.clock import Clock
@@ -24,6 +23,7 @@ from citadel.entry import Entry
 from citadel.errors import CitadelError
 from citadel.kubernetes.informer import Follower
 from citadel.pace import Pace
+from citadel.unexpected import nothing_unexpected
 from citadel.waiting import news_or_time
 
 _LINGER: Final = 0.05  # seconds in which what comes together is gathered

@@ -16,6 +16,7 @@ from ca.upstream.vault.authority import VaultUpstream
 from ca.upstream.vault.engine import invalid
 from citadel.clock import Clock
 from citadel.errors import CitadelError
+from citadel.unexpected import nothing_unexpected
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +48,8 @@ class VaultKeeper:
         """Look again and again, for ever."""
         while True:
             try:
-                await self.look()
+                with nothing_unexpected("the PKI engine in Vault"):
+                    await self.look()
             except CitadelError as error:  # of the store: what was seen is seen again
                 _log.error("PKI engine in Vault not taken", reason=error.reason.value, error=str(error))
             is_good = self._upstream.view.found.trouble is None

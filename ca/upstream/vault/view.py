@@ -17,6 +17,7 @@ from ca.upstream.vault.offer import Found, Line, Offer, offer_of
 from citadel.clock import Clock
 from citadel.errors import CitadelError, FailedPrecondition, Reason, Unavailable
 from citadel.spiffe import TrustDomain
+from citadel.unexpected import nothing_unexpected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +55,19 @@ class EngineView:
         """Read the engine; `roots` are on record here. Changes nothing; `take` does."""
         changes = self._changes
         try:
-            issuers = await self._engine.issuers()
-            leading = await self._engine.leading(self._settings.issuer)
-            others = [each.id for each in issuers if each.id != leading and each.certificate is not None]
-            # Only where no other cluster signs under what has retired may it be trusted no more.
-            usages = await self._engine.retired(others) if self._settings.alone else dict.fromkeys(others, False)
-            unread = frozenset(others) - usages.keys()
-            retired = frozenset(each for each in others if usages.get(each, each in self._retired))
-            found = Found(issuers=issuers, leading=leading, retired=retired, unread=unread)
-            with self._engine.understood():
-                offer = await asyncio.to_thread(self._judged, found, roots)
-            sign = {offer.lines[each].issuer_id for each in _signing(roots) if each in offer.lines}
-            lacking = await self._engine.lacking(sorted({leading} | sign), rotates=self._settings.rotate_root)
+            with nothing_unexpected("the PKI engine in Vault"):
+                issuers = await self._engine.issuers()
+                leading = await self._engine.leading(self._settings.issuer)
+                others = [each.id for each in issuers if each.id != leading and each.certificate is not None]
+                # Only where no other cluster signs under what has retired may it be trusted no more.
+                usages = await self._engine.retired(others) if self._settings.alone else dict.fromkeys(others, False)
+                unread = frozenset(others) - usages.keys()
+                retired = frozenset(each for each in others if usages.get(each, each in self._retired))
+                found = Found(issuers=issuers, leading=leading, retired=retired, unread=unread)
+                with self._engine.understood():
+                    offer = await asyncio.to_thread(self._judged, found, roots)
+                sign = {offer.lines[each].issuer_id for each in _signing(roots) if each in offer.lines}
+                lacking = await self._engine.lacking(sorted({leading} | sign), rotates=self._settings.rotate_root)
         except CitadelError as error:
             return Look(trouble=error, changes=changes)
         trouble = _denied(lacking.to_sign) if lacking.to_sign else None

@@ -15,8 +15,9 @@ from structlog.testing import capture_logs
 from ca.kubernetes.bundles.rivals import Rivals
 from ca.kubernetes.discovery import GROUP, WhileServed
 from ca.kubernetes.pods import Pods
-from ca.kubernetes.safety import SafetyNet, nothing_unexpected
+from ca.kubernetes.safety import SafetyNet
 from citadel.errors import CitadelError, NotFound, Reason
+from citadel.unexpected import nothing_unexpected
 from tests.clock import FakeClock
 from tests.kube_fake import FakeKubernetes
 
