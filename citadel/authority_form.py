@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.name import _ASN1Type as Kind
 from OpenSSL import crypto
 
-from citadel.certification_path import UNREADABLE
+from citadel.certification_path import UNREADABLE, openssl_forgets
 
 _DIGITS: Final = frozenset("0123456789 ")
 _READABLE_KINDS: Final = frozenset(
@@ -41,7 +41,8 @@ def unreadable(certificate: x509.Certificate) -> str:
 
 
 def _problems(certificate: x509.Certificate) -> Iterator[str]:
-    crypto.X509.from_cryptography(certificate)
+    with openssl_forgets():
+        crypto.X509.from_cryptography(certificate)
     if certificate.version is not x509.Version.v3:
         yield "it has extensions and is not of version 3"
     if certificate.not_valid_before_utc > certificate.not_valid_after_utc:

@@ -5,12 +5,14 @@ OpenSSL walks the path: cryptography's own verifier refuses every chain with URI
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from OpenSSL import crypto
@@ -46,13 +48,26 @@ class NoPathError(Exception):
         self.why = why
 
 
+@contextmanager
+def openssl_forgets() -> Iterator[None]:
+    """PyOpenSSL leaves in the thread's list of errors what went wrong in a chain, even text that is no UTF-8.
+
+    `cryptography` reads that list at the next thing that fails in the same thread, whoever's it is, and panics.
+    """
+    try:
+        yield
+    finally:
+        Binding.lib.ERR_clear_error()
+
+
 class Anchors:
     """Authorities at which a path may end, read by OpenSSL once for many paths."""
 
     def __init__(self, authorities: Iterable[x509.Certificate]) -> None:
         """Raises `NoPathError`."""
         try:
-            self._authorities = [crypto.X509.from_cryptography(each) for each in authorities]
+            with openssl_forgets():
+                self._authorities = [crypto.X509.from_cryptography(each) for each in authorities]
         except crypto.Error as error:
             raise NoPathError(None, _UNREADABLE_PATH) from error
 
@@ -81,9 +96,10 @@ def find_path(
     """
     ready = anchors if isinstance(anchors, Anchors) else Anchors(anchors)
     try:
-        untrusted = [crypto.X509.from_cryptography(other) for other in others]
-        context = crypto.X509StoreContext(ready.store(now), crypto.X509.from_cryptography(leaf), untrusted)
-        found = context.get_verified_chain()
+        with openssl_forgets():
+            untrusted = [crypto.X509.from_cryptography(other) for other in others]
+            context = crypto.X509StoreContext(ready.store(now), crypto.X509.from_cryptography(leaf), untrusted)
+            found = context.get_verified_chain()
     except crypto.X509StoreContextError as error:
         _, depth, why = error.errors
         raise NoPathError(depth, why) from error

@@ -21,6 +21,7 @@ from grpc import aio
 from citadel import errors
 from citadel.errors import CitadelError, Reason
 from citadel.interceptor import WrappingInterceptor, messages_of
+from citadel.unexpected import ASKS_TO_END
 
 ERROR_DOMAIN: Final = "citadel"
 _DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -59,7 +60,9 @@ class ErrorBorder(WrappingInterceptor):
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             try:
                 return await behaviour(request, context)
-            except Exception as error:  # noqa: BLE001 - the border: whatever it is, it becomes a status
+            except ASKS_TO_END:
+                raise
+            except BaseException as error:  # noqa: BLE001 - the border: whatever it is, it becomes a status
                 await self._abort(method, context, error)
 
         return call
@@ -69,7 +72,9 @@ class ErrorBorder(WrappingInterceptor):
             try:
                 async for message in messages_of(behaviour, request, context):
                     yield message
-            except Exception as error:  # noqa: BLE001 - the border: whatever it is, it becomes a status
+            except ASKS_TO_END:
+                raise
+            except BaseException as error:  # noqa: BLE001 - the border: whatever it is, it becomes a status
                 await self._abort(method, context, error)
 
         return call
@@ -79,7 +84,7 @@ class ErrorBorder(WrappingInterceptor):
         if self._on_refusal is not None:
             self._on_refusal(method, error)
 
-    async def _abort(self, method: str, context: aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    async def _abort(self, method: str, context: aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
         if isinstance(error, aio.AbortError):
             raise error
         if isinstance(error, DecodeError):  # what came as a stream is read while the handler runs

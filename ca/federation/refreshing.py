@@ -24,6 +24,7 @@ from citadel.limiter import RateLimiter
 from citadel.spiffe import TrustDomain
 from citadel.strict_json import load_object
 from citadel.tally import Tally
+from citadel.unexpected import ASKS_TO_END
 
 _log = structlog.get_logger(__name__)
 
@@ -89,9 +90,9 @@ class Refreshing:
         try:
             document = await self._fetch(known.federation, self._trust_of(known.federation))
             await self._take(known, document, act=act, force=force)
-        except CitadelError:
+        except (CitadelError, *ASKS_TO_END):
             raise
-        except Exception as error:
+        except BaseException as error:
             fault = CitadelError(Reason.INTERNAL, f"the server's own fault, {type(error).__name__}: see its log")
             if known.is_news(fault):
                 _log.exception("foreign bundle not taken", trust_domain=known.federation.trust_domain.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from citadel.errors import CitadelError
+from citadel.unexpected import ASKS_TO_END
 
 Outcome: TypeAlias = bytes | CitadelError
 Call: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Sequence[Outcome]]]
@@ -69,7 +70,9 @@ class Gathering:
                 for request in self._waiting:
                     request.done.cancel()
                 raise
-            except Exception as bug:  # noqa: BLE001 - told to all who wait, whose task this is not
+            except ASKS_TO_END:
+                raise
+            except BaseException as bug:  # noqa: BLE001 - told to all who wait, whose task this is not
                 for request in self._waiting:
                     if not request.done.done():
                         request.done.set_exception(bug)

@@ -16,6 +16,7 @@ from citadel.clock import Clock
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.kubernetes.informer import Informer
 from citadel.kubernetes.ports import KubeObject, KubernetesApi
+from citadel.unexpected import ASKS_TO_END
 
 _ASKED_WITHIN: Final = 90.0  # seconds; whoever wants something asks at least twice a minute
 _LOOK_AGAIN: Final = 30.0  # seconds: time alone makes what was good expire, and what was not valid yet good
@@ -179,7 +180,9 @@ def _judged(reading: Mapping[Part, Read], data: Mapping[str, bytes], now: dateti
             found[part] = Judged(good=read(data, now))
         except InvalidArgument as fault:
             found[part] = Judged(fault=fault)
-        except Exception as error:  # noqa: BLE001 - an odd secret of one tenant is no matter of the others
+        except ASKS_TO_END:
+            raise
+        except BaseException as error:  # noqa: BLE001 - an odd secret of one tenant is no matter of the others
             # Only its kind is told: what it says may hold something of the secret.
             words = f"its {part} cannot be read ({type(error).__name__})"
             found[part] = Judged(fault=InvalidArgument(Reason.CREDENTIAL_INVALID, words))

@@ -19,24 +19,39 @@ from citadel.rpc import ErrorBorder, from_rpc_error
 
 KEY = "grpc-status-details-bin"
 LONG = "ä" * 20_000
+_PATIENCE = 10.0
+
+
+class PanicError(BaseException):
+    """As what is written in Rust raises it."""
 
 
 @asynccontextmanager
-async def refused_with(error: Exception, folder: Path) -> AsyncIterator[aio.AioRpcError]:
+async def refused_with(error: BaseException, folder: Path) -> AsyncIterator[aio.AioRpcError]:
     """What a client gets from a handler that raises `error`."""
 
     async def handle(_: bytes, __: Any) -> bytes:
         raise error
 
+    async def stream(_: bytes, __: Any) -> AsyncIterator[bytes]:
+        raise error
+        yield b""  # makes this the generator that gRPC expects
+
     server = aio.server(interceptors=[ErrorBorder()])
-    handlers = {"Ask": grpc.unary_unary_rpc_method_handler(handle)}
+    handlers = {
+        "Ask": grpc.unary_unary_rpc_method_handler(handle),
+        "Follow": grpc.unary_stream_rpc_method_handler(stream),
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Test", handlers),))
     server.add_insecure_port(f"unix:{folder}/rpc.sock")
     await server.start()
     try:
         async with aio.insecure_channel(f"unix:{folder}/rpc.sock") as channel:
             with pytest.raises(aio.AioRpcError) as refused:
-                await channel.unary_unary("/test.Test/Ask")(b"")
+                await channel.unary_unary("/test.Test/Ask")(b"", timeout=_PATIENCE)
+            with pytest.raises(aio.AioRpcError) as ended:
+                await anext(aiter(channel.unary_stream("/test.Test/Follow")(b"", timeout=_PATIENCE)))
+            assert (ended.value.code(), ended.value.details()) == (refused.value.code(), refused.value.details())
             yield refused.value
     finally:
         await server.stop(None)
@@ -63,6 +78,16 @@ async def test_a_long_message_is_cut_and_keeps_its_reason(tmp_path: Path, fix: s
         assert got.message.endswith("…")
         assert got.fix.startswith(fix[:7])
         assert len((got.message + got.fix).encode()) <= 1024
+
+
+@pytest.mark.invariant(10)
+@pytest.mark.parametrize("error", [KeyError("secret"), PanicError("secret")])
+async def test_whatever_is_raised_is_answered_without_its_words(tmp_path: Path, error: BaseException) -> None:
+    async with refused_with(error, tmp_path) as status:
+        assert (status.code(), status.details()) == (
+            grpc.StatusCode.INTERNAL,
+            "internal error; see the log of this process",
+        )
 
 
 async def test_other_clients_can_read_the_details(tmp_path: Path) -> None:
