@@ -3,7 +3,7 @@
 gRPC reads a call's single request, up to the limit of its size, before it calls the handler. A caller that never
 finishes sending holds that memory for as long as it likes, and nobody has asked yet who it is. On the wire every kind
 of call is a stream of requests, so behind a gate a call with a single request is taken as one: first the gate, then the
-message, then its handler.
+message, then its handler. What is read is bounded by its bytes, which gRPC counts, and by its parts (`citadel.parts`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import grpc
 from grpc import aio
 
 from citadel.errors import InvalidArgument, Reason
-from citadel.interceptor import Handler, WrappingInterceptor, messages_of
+from citadel.interceptor import Handler, WrappingInterceptor, messages_of, reading_with
+from citadel.parts import bounded
 from citadel.patience import Patience
 
 _PATIENCE: Final = 10.0  # seconds for a request to come in whole
@@ -46,6 +47,7 @@ class GateKeeper(WrappingInterceptor):
         self._patience = Patience(patience)
 
     def wrap(self, method: str, handler: Any) -> Handler:
+        handler = reading_with(handler, bounded(method, handler.request_deserializer))
         if method in self._apart:
             return handler  # type: ignore[no-any-return]  # grpcio's handlers are untyped here
         if handler.request_streaming:

@@ -51,6 +51,15 @@ class WrappingInterceptor(aio.ServerInterceptor):
         """What answers with a stream instead of `behaviour`, whose messages `messages_of` gives."""
 
 
+def reading_with(handler: Any, read: Any) -> Handler:
+    """As `handler`, with requests that `read` makes of their bytes."""
+    behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    made: Handler = _MAKERS[handler.request_streaming, handler.response_streaming](
+        behaviour, read, handler.response_serializer
+    )
+    return made
+
+
 def messages_of(behaviour: Any, request: Any, context: Any) -> AsyncIterator[Any]:
     """What a streaming handler answers. Some, such as gRPC's own health, write through `context` and yield nothing."""
     answers: Any = behaviour(request, context)

@@ -57,6 +57,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
 
     async def SignX509Svids(self, request: pb.SignX509SvidsRequest, context: Any) -> pb.SignX509SvidsResponse:
         agent, _ = await self._authenticate(context)
+        self._issuer.check_size(len(request.requests))
         items = [SvidRequest(entry_id=item.entry_id, csr=item.csr) for item in request.requests]
         results = await self._issuer.issue(agent, items)
         self._roster.refuse_shut_out(agent.spiffe_id)  # a ban that came during the commit
@@ -68,6 +69,7 @@ class AgentService(agent_api_pb2_grpc.AgentApiServicer):
 
     async def SignJwtSvids(self, request: pb.SignJwtSvidsRequest, context: Any) -> pb.SignJwtSvidsResponse:
         agent, _ = await self._authenticate(context)
+        self._jwt_issuer.check_size(len(request.requests))
         items = [JwtRequest(entry_id=item.entry_id, audiences=tuple(item.audience)) for item in request.requests]
         results = await self._jwt_issuer.issue(agent, items)
         self._roster.refuse_shut_out(agent.spiffe_id)  # a ban that came while it was made durable

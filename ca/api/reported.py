@@ -9,12 +9,15 @@ import structlog
 
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
+from citadel.errors import InvalidArgument, Reason
 from citadel.printable import printable
 from citadel.spiffe import MAX_ID_BYTES, SpiffeId
 from citadel.wire import from_duration
 
 _MOST_STREAMS: Final = 20_000
-_MOST_STREAM_BYTES: Final = 16 * 1024 * 1024
+_MOST_AT_ONCE: Final = 2000  # an agent sends 500; nobody else has a turn meanwhile
+_MOST_STREAM_BYTES: Final = 32 * 1024 * 1024
+_BYTES_OF_EACH: Final = 256  # in memory, of a report and of each resource, beside what stands in them
 _MOST_NAME: Final = MAX_ID_BYTES  # characters; the longest of them are SPIFFE IDs
 _MOST_WORDS: Final = 500
 _WORDS: Final = frozenset({"refusal"})
@@ -45,7 +48,12 @@ class ReportedStreams:
         self._bytes = 0
 
     def take(self, streams: pb.Streams, *, at: float) -> None:
-        """Take what the agent said at this moment by the clock that never jumps."""
+        """Take what the agent said at this moment by the clock that never jumps.
+
+        Raises `InvalidArgument` (`request_malformed`) for a message of more streams than an agent tells of in one.
+        """
+        if len(streams.reports) > _MOST_AT_ONCE:
+            raise InvalidArgument(Reason.REQUEST_MALFORMED, f"more than {_MOST_AT_ONCE} streams in one message")
         if streams.snapshot:
             self.open.clear()
             self.closed.clear()
@@ -57,7 +65,7 @@ class ReportedStreams:
     def _take(self, report: types_pb2.StreamReport, at: float) -> None:
         before = self._known(report.stream_id)
         counts = not report.closed or report.HasField("closed_for")
-        added = (report.ByteSize() if counts else 0) - (before.ByteSize() if before is not None else 0)
+        added = (_room(report) if counts else 0) - (_room(before) if before is not None else 0)
         is_full = before is None and len(self.open) + len(self.closed) >= _MOST_STREAMS
         if counts and (is_full or self._bytes + added > _MOST_STREAM_BYTES):
             self._say_once_that_it_is_over()
@@ -81,6 +89,11 @@ class ReportedStreams:
         if not self.is_over:
             self.is_over = True
             _log.warning("agent reports more than is remembered", agent=str(self._agent))
+
+
+def _room(report: types_pb2.StreamReport) -> int:
+    """What it takes in memory, about: an empty resource is two bytes on the wire, and not here."""
+    return report.ByteSize() + _BYTES_OF_EACH * (1 + len(report.resources))
 
 
 def _kept(report: types_pb2.StreamReport) -> types_pb2.StreamReport:

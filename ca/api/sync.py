@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from google.protobuf.message import DecodeError
+
 from ca.agents.roster import AgentRoster
 from ca.api.foreign import ForeignMessages
 from ca.api.sessions import AgentSession
@@ -18,6 +20,7 @@ from ca.patient_writer import PatientWriter
 from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.clock import Clock
+from citadel.errors import CitadelError
 from citadel.svid import X509Svid
 
 Write = Callable[[pb.Update], Awaitable[None]]
@@ -104,7 +107,12 @@ class SyncPush:
             await self._writer.woken(until=self._watch.changes_at or self._svid.not_after)
 
     def _may_go_on(self) -> bool:
-        if self._reader.done() or self._session.is_ending:
+        if self._reader.done():
+            refusal = self._reader.exception()
+            if isinstance(refusal, CitadelError | DecodeError):  # what it said is the end of it
+                raise refusal
+            return False
+        if self._session.is_ending:
             return False
         agent = self._roster.check(self._svid)
         # Joined anew with other facts about its node, it begins with a new snapshot.

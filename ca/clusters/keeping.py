@@ -18,7 +18,7 @@ from ca.entries.downstream import DownstreamEntries
 from citadel._wire import clusters_pb2 as pb
 from citadel.actor import Actor
 from citadel.clock import Clock
-from citadel.errors import CitadelError, PermissionDenied, Reason, ResourceExhausted
+from citadel.errors import CitadelError, InvalidArgument, PermissionDenied, Reason, ResourceExhausted
 from citadel.jwk import JwtKey
 from citadel.limiter import RateLimiter
 from citadel.revocation import RevocationList
@@ -33,6 +33,9 @@ _MOST_TOLD: Final = 5
 # Each change is a new version, which everybody must acknowledge before a rotation goes on.
 _CHANGES_PER_SECOND: Final = 0.1
 _CHANGES_AT_ONCE: Final = 20
+# Each costs this server time and memory, however short it is. Lists of so many authorities would not fit anyhow.
+_MOST_ISSUERS: Final = 10_000
+_MOST_CLUSTERS: Final = 1000
 
 
 class Keeping:
@@ -68,7 +71,12 @@ class Keeping:
         book.watch(self._news.set)
 
     async def take(self, session: ChildSession, report: pb.ClusterReport) -> None:
-        """Take what a child says; not what an older stream of it says. Raises as `read_report`."""
+        """Take what a child says; not what an older stream of it says.
+
+        Raises as `read_report`, and `InvalidArgument` (`request_malformed`) for more than any clusters have.
+        """
+        if len(report.issuers) > _MOST_ISSUERS or len(report.below) > _MOST_CLUSTERS:
+            raise InvalidArgument(Reason.REQUEST_MALFORMED, "a report of more authorities or clusters than are taken")
         child, before = session.child.spiffe_id, session.report
         if before is not None and self._has_no_news(child, before, report):
             session.report = report
@@ -109,7 +117,7 @@ class Keeping:
     def _has_no_news(self, child: SpiffeId, before: pb.ClusterReport, report: pb.ClusterReport) -> bool:
         """Whether it tells of its mesh alone, which it does many times a second while a rotation waits for that."""
         known = self._to_keep.get(child) or self._records.said(child)
-        is_same = report.jwt_keys == before.jwt_keys and list(report.issuers) == list(before.issuers)
+        is_same = _of_authorities(report) == _of_authorities(before)
         return known is not None and is_same and not self._was_given_more(child, known)
 
     def _was_given_more(self, child: SpiffeId, said: Said) -> bool:
@@ -182,3 +190,8 @@ class Keeping:
         finally:
             for each in waiting:
                 each.cancel()
+
+
+def _of_authorities(report: pb.ClusterReport) -> bytes:
+    """What it says of authorities and keys, as bytes: these are compared at once, and thousands of messages are not."""
+    return pb.ClusterReport(issuers=report.issuers, jwt_keys=report.jwt_keys).SerializeToString(deterministic=True)

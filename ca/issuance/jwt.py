@@ -112,6 +112,10 @@ class JwtIssuer:
         """End the worker thread; whatever large batch has not begun is cancelled."""
         self._worker.close()
 
+    def check_size(self, count: int) -> None:
+        """Raise `InvalidArgument` (`batch_too_large`) for a batch that `issue` would refuse for its size."""
+        self._quota.check(count)
+
     async def issue(self, agent: Agent, requests: Sequence[JwtRequest]) -> list[IssuedJwt | CitadelError]:
         """Sign a batch for `agent`; results stand in the order of requests, and a refusal takes nothing from others.
 

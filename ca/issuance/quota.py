@@ -26,8 +26,12 @@ class Quota:
 
         Raises `InvalidArgument` (`batch_too_large`) or `ResourceExhausted` (`too_many_requests`).
         """
+        self.check(count)
+        self._limiter.admit(caller, count=count)
+
+    def check(self, count: int) -> None:
+        """Raise `InvalidArgument` (`batch_too_large`) for more than one call may ask for."""
         if count > self._max_batch:
             raise InvalidArgument(
                 Reason.BATCH_TOO_LARGE, f"{count} requests in one call; {self._max_batch} are allowed"
             )
-        self._limiter.admit(caller, count=count)

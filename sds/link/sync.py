@@ -16,6 +16,7 @@ from sds.link.updates import Assembly, Change
 
 _COALESCE: Final = 0.05  # seconds; a push to a thousand streams becomes a few messages
 _REPORTS_PER_MESSAGE: Final = 500
+_RESOURCES_PER_MESSAGE: Final = 10_000  # the server takes 30,000 parts in all
 _BYTES_PER_MESSAGE: Final = 1024 * 1024  # the server takes 8 MiB, and refuses a larger one by ending the stream
 
 
@@ -164,13 +165,15 @@ class SyncStream:
 def _portions(reports: Iterable[types_pb2.StreamReport]) -> Iterator[list[types_pb2.StreamReport]]:
     """What fits into one message each, by number and by size; one report that is larger goes alone."""
     portion: list[types_pb2.StreamReport] = []
-    size = 0
+    size = resources = 0
     for report in reports:
-        more = report.ByteSize()
-        if portion and (len(portion) == _REPORTS_PER_MESSAGE or size + more > _BYTES_PER_MESSAGE):
+        more, within = report.ByteSize(), len(report.resources)
+        is_full = len(portion) == _REPORTS_PER_MESSAGE or resources + within > _RESOURCES_PER_MESSAGE
+        if portion and (is_full or size + more > _BYTES_PER_MESSAGE):
             yield portion
-            portion, size = [], 0
+            portion, size, resources = [], 0, 0
         portion.append(report)
         size += more
+        resources += within
     if portion:
         yield portion

@@ -201,6 +201,25 @@ async def test_what_a_child_says_of_its_own_is_brought_in_and_of_others_ignored(
     assert [actor[-4:] for actor, _ in _rows(server, audited)] == ["east", "west", "west"]
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"issuers": [pb.IssuerReport()] * 10_001},
+        {"below": [rotation_pb2.ClusterView()] * 1001},
+        {"withdrawn_jwt_keys": [""] * 30_001},
+    ],
+)
+async def test_a_child_that_tells_of_more_than_any_clusters_have_is_heard_no_further(
+    child: FakeChild, more: dict[str, Any]
+) -> None:
+    async with child.following() as follow:
+        await follow.trusted()
+        await follow.call.write(pb.ClusterReport(**more))
+        await follow.until(lambda me: me.is_over)
+        assert follow.ended is not None
+        assert (follow.ended.code(), reason_of(follow.ended)) == (grpc.StatusCode.INVALID_ARGUMENT, "request_malformed")
+
+
 async def test_tokens_of_a_child_whose_entry_is_deleted_are_believed_no_longer(
     server: Server, child: FakeChild
 ) -> None:

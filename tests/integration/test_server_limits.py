@@ -17,7 +17,7 @@ from citadel._wire import admin_pb2, bootstrap_pb2
 from citadel._wire import agent_api_pb2 as pb
 from citadel.config.types import HostPort
 from tests.csrs import csr, new_key
-from tests.servers import Member, Server, reason_of, refusal, running_server, server_settings, sign, synced
+from tests.servers import HELLO, Member, Server, reason_of, refusal, running_server, server_settings, sign, synced
 
 pytestmark = pytest.mark.integration
 
@@ -125,6 +125,30 @@ async def test_an_address_may_leave_only_so_many_requests_unfinished_and_agents_
         await server.agents(agent).SignX509Svids(_NOTHING)
         for call in unfinished:
             call.cancel()
+
+
+async def test_millions_of_empty_elements_are_refused_at_once_and_nobody_waits_for_them(server: Server) -> None:
+    bad, good = await server.join("node-1"), await server.join("node-2")
+    entry = await server.entry("/app", good)
+    empty = b"\x12\x00" * (2 << 20)  # reports of streams, and requests for SVIDs by the other number
+    streams = b"\x1a\x80\x80\x80\x02" + empty
+    channel = server.tls(server.settings.listen.agents, bad)
+    for _ in range(3):
+        call = channel.stream_stream("/citadel.v1.AgentApi/Sync")()
+        await call.write(HELLO.SerializeToString())
+        await call.write(streams)
+        started = time.monotonic()
+        assert await refusal(_to_its_end(call)) == (Code.INVALID_ARGUMENT, "request_malformed")
+        (result,) = await sign(server.agents(good), (entry.id, csr()))
+        assert result.HasField("svid")
+        assert time.monotonic() - started < 3, "it was built, or gone through"
+    sign_many = channel.unary_unary(_SIGN)(empty.replace(b"\x12", b"\x0a"))
+    assert await refusal(sign_many) == (Code.INVALID_ARGUMENT, "request_malformed")
+
+
+async def _to_its_end(call: aio.StreamStreamCall) -> None:
+    while await call.read() is not aio.EOF:
+        pass
 
 
 async def refusal_or_none(call: Awaitable[object]) -> tuple[Code, str] | None:

@@ -17,6 +17,7 @@ from citadel._wire import agent_api_pb2 as pb
 from citadel._wire import types_pb2
 from citadel.bundle import TrustBundle
 from citadel.entry import Entry
+from citadel.errors import InvalidArgument, Reason
 from citadel.spiffe import TrustDomain
 from citadel.wire import entry_from_wire, to_duration
 from tests.unit.ca.values import A_TEST, NODE_1, NODE_2, NOW, agent, entry
@@ -322,8 +323,28 @@ def test_lists_are_said_when_they_change_and_as_one_set(session: AgentSession, m
             assert [each for one in said for each in one.lists] == (list(lists.lists) if is_new else [])
 
 
+def test_a_resource_takes_room_though_it_is_empty(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reported, "_MOST_STREAM_BYTES", 100_000)
+    empty = [types_pb2.ResourceReport()] * 300
+    one, other = (types_pb2.StreamReport(stream_id=each, resources=empty) for each in "12")
+    session.take(streams(one, other))
+    assert set(session.streams) == {"1"}
+    assert session.reported.is_over
+    session.take(streams(report("1"), other))
+    assert set(session.streams) == {"1", "2"}
+
+
+def test_a_message_of_more_streams_than_an_agent_sends_is_refused_whole(session: AgentSession) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        session.take(streams(*[report("1")] * 2001))
+    assert refused.value.reason is Reason.REQUEST_MALFORMED
+    assert session.streams == {}
+    session.take(streams(*[report("1")] * 2000))
+    assert set(session.streams) == {"1"}
+
+
 def test_reports_are_remembered_up_to_a_number_of_bytes(session: AgentSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = report("1", executable="x" * 1000).ByteSize()
+    size = report("1", executable="x" * 1000).ByteSize() + 2 * 256  # for itself and its resource
     monkeypatch.setattr(reported, "_MOST_STREAM_BYTES", 2 * size)
     long = {"executable": "x" * 1000}
     with capture_logs() as lines:

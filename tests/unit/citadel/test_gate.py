@@ -127,3 +127,17 @@ async def test_streams_that_bound_themselves_are_apart(tmp_path: Path) -> None:
         await call.write(pb.AgentMessage())
         assert (await call.read()).revision == 7  # type: ignore[union-attr]
         await call.done_writing()
+
+
+@pytest.mark.parametrize("method", [SIGN, SYNC])
+async def test_a_message_of_too_many_parts_is_refused_by_its_reason(
+    tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path, Door()) as (service, channel):
+        service.may_answer.set()
+        stream = channel.stream_stream(method)()
+        await stream.write(b"\x0a\x00" * 30_001 if method == SIGN else b"\x1a\x80\x80\x04" + b"\x12\x00" * 32_768)
+        refused = await refusal(stream.read())
+        assert (refused.reason, service.seen) == (Reason.REQUEST_MALFORMED, [])
+        assert "30000 parts" in refused.message
+    assert caplog.records == []

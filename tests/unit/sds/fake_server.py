@@ -250,8 +250,8 @@ class FakeReports:
         self._changed: dict[str, types_pb2.StreamReport] = {}
         self._watchers: set[asyncio.Event] = set()
 
-    def put(self, stream_id: str, *, pid: int = 1, closed: bool = False, executable: str = "") -> None:
-        report = types_pb2.StreamReport(stream_id=stream_id, pid=pid, closed=closed, executable=executable)
+    def put(self, stream_id: str, *, pid: int = 1, closed: bool = False, **fields: Any) -> None:
+        report = types_pb2.StreamReport(stream_id=stream_id, pid=pid, closed=closed, **fields)
         self._changed[stream_id] = report
         if closed:
             self.live.pop(stream_id, None)

@@ -486,6 +486,18 @@ async def test_reports_of_any_size_go_up_in_messages_that_the_server_takes(bench
         assert max(each.ByteSize() for each in sync.reported()) < 1_100_000
 
 
+async def test_reports_of_many_resources_go_up_in_messages_that_the_server_takes(bench: Bench) -> None:
+    awaited = [types_pb2.ResourceReport(name="w")] * 4000
+    for name in "12345":
+        bench.reports.put(name, resources=awaited)
+    async with bench.running():
+        await bench.until(lambda: bench.api.syncs and bench.api.syncs[0].reported())
+        sync = bench.api.syncs[0]
+        await bench.until(lambda: sum(len(each.reports) for each in sync.reported()) == 5)
+        told = [[report.stream_id for report in each.reports] for each in sync.reported()]
+        assert told == [["1", "2"], ["3", "4"], ["5"]]
+
+
 async def test_that_no_stream_lives_is_reported_too(bench: Bench) -> None:
     async with bench.running():
         await bench.until(lambda: bench.api.syncs and bench.api.syncs[0].reported())
