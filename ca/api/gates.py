@@ -7,6 +7,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
+from grpc_health.v1 import health_pb2
+
 from ca.agents.roster import AgentRoster
 from ca.api.settings import LimitSettings
 from citadel._wire import agent_api_pb2, clusters_pb2, istio_ca_pb2
@@ -18,7 +20,9 @@ _AGENT_API: Final = f"/{agent_api_pb2.DESCRIPTOR.services_by_name['AgentApi'].fu
 _CLUSTERS: Final = f"/{clusters_pb2.DESCRIPTOR.services_by_name['Clusters'].full_name}/"
 _ISTIO_CA: Final = f"/{istio_ca_pb2.DESCRIPTOR.services_by_name['IstioCertificateService'].full_name}/"
 _PROXY_ADDRESSES: Final = 4  # one may have one in so many of the calls of proxies
-_OTHERS: Final = 64  # calls of health, for which any identity will do
+_HEALTH: Final = f"/{health_pb2.DESCRIPTOR.services_by_name['Health'].full_name}/"
+_MOST_HEALTH: Final = 64  # calls of each kind, for which any identity will do, or none
+_MOST_HEALTH_OF_ONE: Final = 16
 
 
 class Children(Protocol):
@@ -27,6 +31,23 @@ class Children(Protocol):
     def recognise(self, leaf_pem: bytes) -> SpiffeId:
         """Who it is. Raises the refusal."""
         ...
+
+
+class _HealthRoom:
+    """Room for those who ask for health, by address, apart from whoever has work to do.
+
+    A watch never ends by itself and costs nothing to keep: who keeps many takes the room of other watches, and no more.
+    """
+
+    def __init__(self) -> None:
+        self._watches, self._checks = (
+            InFlight(most=_MOST_HEALTH, most_of_one=_MOST_HEALTH_OF_ONE, what=what)
+            for what in ("watches of health", "checks of health")
+        )
+
+    def admit(self, method: str, context: Any) -> AbstractContextManager[None]:
+        calls = self._watches if method == f"{_HEALTH}Watch" else self._checks
+        return calls.one(address(context))
 
 
 class AgentGate:
@@ -39,28 +60,32 @@ class AgentGate:
         self._roster = roster
         self._children = children
         self._known = InFlight(most_of_one=most_of_one, what="calls")
-        self._others = InFlight(most_of_one=_OTHERS, what="calls")
+        self._health = _HealthRoom()
 
     def admit(self, method: str, context: Any) -> AbstractContextManager[None]:
         if method.startswith(_AGENT_API):
             return self._known.one(self._roster.recognise(leaf_pem(context)).spiffe_id)
         if method.startswith(_CLUSTERS):
             return self._known.one(self._children.recognise(leaf_pem(context)))
-        return self._others.one(None)
+        return self._health.admit(method, context)
 
 
 class AnonymousGate:
     """Lets anybody in, with `calls` in all and for each address.
 
     Istio's proxies prove themselves by each call alone, and all those of a node, or of a cluster, may come from one
-    address: `proxies` counts them apart, so that neither they nor anybody else is kept waiting by the others.
+    address: `proxies` counts them apart, so that neither they nor anybody else is kept waiting by the others. Nor is
+    anybody by those who ask for health.
     """
 
     def __init__(self, calls: InFlight, *, proxies: InFlight) -> None:
         self._calls = calls
         self._proxies = proxies
+        self._health = _HealthRoom()
 
     def admit(self, method: str, context: Any) -> AbstractContextManager[None]:
+        if method.startswith(_HEALTH):
+            return self._health.admit(method, context)
         calls = self._proxies if method.startswith(_ISTIO_CA) else self._calls
         return calls.one(address(context))
 
