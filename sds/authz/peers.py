@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,7 +20,9 @@ from sds.holdings import Holdings
 # Less than the hour for which the server keeps an ended certificate in its lists (`ca.revocation`): so it is refused
 # as ended before it is forgotten that it was revoked, also where clocks differ.
 LONGEST_ENDED: Final = timedelta(minutes=30)
-_MOST_KNOWN: Final = 4096  # certificates, of a kilobyte or two
+_MOST_KNOWN: Final = 4096  # certificates, by their digests: who signs them may be of another trust domain
+_MOST_KEY_ID: Final = 64  # bytes; a digest of a key
+_MOST_SERIAL_BITS: Final = 20 * 8  # RFC 5280, section 4.1.2.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,11 @@ class Peer:
     issuer_key_id: bytes
     serial: int
     not_after: datetime
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is of the size that it has in every certificate but one made to fill a memory."""
+        return len(self.issuer_key_id) <= _MOST_KEY_ID and self.serial.bit_length() <= _MOST_SERIAL_BITS
 
     def check_not_long_ended(self, now: datetime) -> None:
         """Raise `PermissionDenied` (`svid_untrusted`) for a certificate that ended more than `LONGEST_ENDED` ago.
@@ -62,10 +70,13 @@ class Peer:
 
 
 class PeerReader:
-    """Reads each certificate once. The proxy has verified it: that it did so for this workload is what makes it one."""
+    """Reads each certificate once. The proxy has verified it: that it did so for this workload is what makes it one.
+
+    One with an odd size of what is remembered is read each time: it was made to fill a memory.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[str, Peer] = {}
+        self._known: dict[bytes, Peer] = {}
 
     def read(self, source: Any) -> Peer | None:
         """The peer in `source`, an `AttributeContext.Peer`; None for a connection that nobody proved anything on.
@@ -82,17 +93,23 @@ class PeerReader:
                     fix="set include_peer_certificate in its ext_authz filter",
                 )
             return None
-        peer = self._known.get(certificate)
-        if peer is None:
-            peer = _parse(certificate)
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[certificate] = peer
+        peer = self._peer(certificate)
         if principal != peer.name:
             raise PermissionDenied(
                 Reason.REQUEST_MALFORMED,
                 f"the proxy names its peer {principal[:200]!r}, but the certificate is of {peer.spiffe_id}",
             )
+        return peer
+
+    def _peer(self, certificate: str) -> Peer:
+        digest = hashlib.sha256(certificate.encode()).digest()
+        peer = self._known.get(digest)
+        if peer is None:
+            peer = _parse(certificate)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            if peer.is_small:
+                self._known[digest] = peer
         return peer
 
 
