@@ -218,6 +218,12 @@ def _rendered(values: str, release: str, namespace: str) -> tuple[Document, ...]
     return tuple(document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document)
 
 
+def notes(values: Values) -> str:
+    """What an install with the least values and these says at its end. Raises `HelmRefusal`."""
+    command = ("citadel", str(CHART), "--dry-run=client", "--namespace", "citadel")
+    return _helm("install", merged(LEAST, values), *command).partition("\nNOTES:\n")[2]
+
+
 def lint(values: Values) -> None:
     """Raises `HelmRefusal` for what helm thinks is wrong with the chart."""
     _helm("lint", values, "--strict", str(CHART))

@@ -190,17 +190,6 @@ REFUSED: Mapping[str, Values] = {
     "/cluster/gateways": {"cluster": {"gateways": {"namespaces": ["a"]}}},
     "agents join by cluster.joining": {"cluster": {"joining": None}},
     "agent.namespace must not be that of the release": {"agent": {"namespace": "citadel"}},
-    "proxies do not start without istio-ca-root-cert": {
-        "cluster": {
-            "istio": {},
-            "bundles": {"config_maps": [{"name": "citadel-bundle", "key": "bundle.pem"}]},
-        }
-    },
-    "of the cluster west, or leave config_maps out": {
-        "remoteClusters": [
-            {"name": "west", "kubeconfigSecret": "x", "istio": {}, "bundles": {"config_maps": []}},
-        ]
-    },
     "/cluster/bundles/config_maps": {"cluster": {"bundles": {"config_maps": None}}},
     "none of cluster.bundles.config_maps": {"agent": {"bundle": {"name": "other"}}},
     "every cluster needs a name of its own": {"remoteClusters": [{"name": "main", "kubeconfigSecret": "x"}]},
@@ -219,10 +208,10 @@ REFUSED: Mapping[str, Values] = {
     "other (8446) is there twice": {
         "server": {"extraPorts": [{"name": name, "port": 8446} for name in ("federation", "other")]}
     },
-    "federation.listen is 0.0.0.0:8446, where nobody reaches it": {
+    "federation.listen is 0.0.0.0:8446, where the chart lets nobody in": {
         "server": {"settings": {"federation": {"listen": "0.0.0.0:8446"}}}
     },
-    "oidc.listen is [::]:8447, where nobody reaches it": {
+    "oidc.listen is [::]:8447, where the chart lets nobody in": {
         "server": {
             "settings": {"oidc": {"listen": "[::]:8447"}},
             "extraPorts": [{"name": "federation", "port": 8446}],
@@ -284,9 +273,12 @@ def own_cluster(values: Values) -> dict[str, Any]:
         ({"istio": {"cluster_id": "Kubernetes"}, "bundles": {}}, ["citadel-bundle", "istio-ca-root-cert"]),
         ({"istio": {}, "bundles": {"writes_per_second": 5}}, ["citadel-bundle", "istio-ca-root-cert"]),
         ({"bundles": {"config_maps": [{"name": "other", "key": "bundle.pem"}]}}, ["other"]),
+        ({"istio": {}, "bundles": {"config_maps": [{"name": "other", "key": "bundle.pem"}]}}, ["other"]),
     ],
 )
-def test_proxies_of_istio_find_their_roots_wherever_istio_is_on(cluster: Values, kept: list[str]) -> None:
+def test_proxies_of_istio_find_their_roots_wherever_istio_is_on_unless_they_are_left_to_others(
+    cluster: Values, kept: list[str]
+) -> None:
     values: Values = {"cluster": cluster, "agent": {"bundle": {"name": kept[0]}}}
     assert [each["name"] for each in own_cluster(values)["bundles"]["config_maps"]] == kept
 

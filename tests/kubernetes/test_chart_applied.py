@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +12,7 @@ import pytest
 import yaml
 
 from cli.workload.address import ADDRESS_VARIABLE
-from tests.chart import CASES, CHART, EKS, LEAST, MANIFESTS, ROOT, kube_tools, merged, namespace_of, one, render
+from tests.chart import CASES, CHART, EKS, MANIFESTS, ROOT, kube_tools, merged, namespace_of, notes, one, render
 from tests.kube_api import KubernetesServer
 
 BOOKINFO = ROOT / "deploy" / "bookinfo"
@@ -238,13 +236,16 @@ def test_a_workload_in_a_restricted_namespace_may_have_the_socket_by_csi_alone(
     assert try_pod(prepared, "restricted-pods", pods | {"spec": spec}).status_code == code
 
 
-def test_the_notes_name_the_secrets_that_are_the_users_own_and_the_check(tmp_path: Path) -> None:
+def test_the_notes_name_the_secrets_that_are_the_users_own_and_the_check() -> None:
     for kind, secrets in (("postgresql", "citadel-kek, citadel-store"), ("sqlite", "citadel-kek")):
-        values = tmp_path / f"{kind}.yaml"
-        values.write_text(json.dumps(merged(LEAST, {"server": {"store": {"kind": kind}}})))
-        command = [kube_tools() / "helm", "install", "citadel", CHART, "--dry-run=client", "--namespace", "citadel"]
-        ran = subprocess.run([*command, "--values", values], capture_output=True, text=True, check=True)
-        notes = ran.stdout.partition("\nNOTES:\n")[2]
-        assert f"secrets of its namespace are there ({secrets}):" in notes
-        assert "Keep a copy of the secret citadel-kek somewhere safe" in notes
-        assert "k8s check -c server.yaml --kubeconfig ~/.kube/config --service-account citadel/citadel\n" in notes
+        said = notes({"server": {"store": {"kind": kind}}})
+        assert f"secrets of its namespace are there ({secrets}):" in said
+        assert "Keep a copy of the secret citadel-kek somewhere safe" in said
+        assert "k8s check -c server.yaml --kubeconfig ~/.kube/config --service-account citadel/citadel\n" in said
+
+
+def test_the_notes_name_clusters_where_the_roots_of_istios_proxies_are_left_to_others() -> None:
+    own = {"istio": {}, "bundles": {"config_maps": [{"name": "citadel-bundle", "key": "bundle.pem"}]}}
+    west = {"name": "west", "kubeconfigSecret": "citadel-west", "istio": {}, "bundles": {}}
+    said = notes({"cluster": own, "remoteClusters": [west, {**west, "name": "east", "bundles": None}]})
+    assert re.findall(r"No ConfigMap istio-ca-root-cert is kept in the cluster (\w+),", said) == ["main", "east"]
