@@ -221,7 +221,8 @@ def test_an_administrator_who_names_no_account_is_told_what_is_not_looked_at(ins
 
 def test_before_an_install_nothing_is_bad_that_the_install_brings(installed: Installed) -> None:
     """One line says that the account is not there, and none that roles are missing; a pipeline can go by the code."""
-    installed.clusters[0] |= {"joining": {"service_accounts": ["chk/other"]}}
+    new = {"config_maps": [{"name": "chk-new", "key": "roots.pem", "namespaces": NAMESPACES}]}
+    installed.clusters[0] |= {"joining": {"service_accounts": ["chk/other"]}, "istio": None, "bundles": new}
     found = installed.check(account="chk/none")
     assert alike(
         found,
@@ -232,9 +233,17 @@ def test_before_an_install_nothing_is_bad_that_the_install_brings(installed: Ins
             ],
             "permission": [("unknown", "what chk/none may is not asked for before it is there", None)],
             "agents": [("warning", "there is none yet", None)],
+            "config_map": [("warning", "chk-new is not in 2 of 2 namespaces", None)],
             **NOBODY_RUNS,
         },
     ), found
+
+
+def test_an_account_of_another_name_is_bad_where_something_is_installed(installed: Installed) -> None:
+    found = without_other_nodes(installed.check(account="chk/none"))
+    wrong = ("bad", "chk/none is not there, but the agent chk/agent is: ", "kubernetes_not_found")
+    unasked = ("unknown", "what chk/none may is not asked for before it is there", None)
+    assert alike(found, {"account": [wrong], "permission": [unasked], **NOBODY_RUNS}), found
 
 
 def test_a_namespace_that_refuses_agents_is_told_before_the_install(installed: Installed) -> None:

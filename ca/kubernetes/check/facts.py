@@ -10,6 +10,7 @@ from typing import Final, TypeAlias, TypeVar
 from ca.kubernetes.permissions import Grant
 from citadel.bundle import TrustBundle
 from citadel.errors import CitadelError
+from citadel.kubernetes.ports import FIELD_MANAGER
 
 T = TypeVar("T")
 Seen: TypeAlias = T | CitadelError
@@ -156,6 +157,20 @@ class ClusterFacts:
     maps: Mapping[str, Seen[Mapping[str, Kept]]] = field(default_factory=dict)
 
     @property
+    def lacks_account(self) -> bool:
+        """Whether somebody has named one of the server that is not there."""
+        return self.server is not None and self.server.exists is False
+
+    @property
     def is_installed(self) -> bool:
-        """Whether that may be so: nobody has named an account that is not there."""
-        return self.server is None or self.server.exists is not False
+        """Whether that may be so: no account is lacking, or what only an install brings is there all the same."""
+        return not self.lacks_account or bool(self.left_by_one)
+
+    @property
+    def left_by_one(self) -> str:
+        """What only an install brings, in words; empty where nothing of it was seen."""
+        if isinstance(self.agents, tuple) and self.agents:
+            return f"the agent {min(each.name for each in self.agents)}"
+        maps = ((name, kept) for name, kept in self.maps.items() if not isinstance(kept, CitadelError))
+        ours = (f"{where}/{name}" for name, kept in maps for where, its in kept.items() if FIELD_MANAGER in its.writers)
+        return f"the ConfigMap {first}" if (first := min(ours, default="")) else ""

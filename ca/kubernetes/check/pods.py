@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ca.kubernetes.check.facts import Caller, ClusterFacts, Maker, Pod, Seen, ServerAccount
+from ca.kubernetes.check.facts import Caller, ClusterFacts, Maker, Pod, Seen
 from ca.kubernetes.check.subject import Subject
 from citadel.errors import CitadelError, Reason
 from citadel.finding import Finding, bad, good, unknown, warning
@@ -22,18 +22,25 @@ def shown(names: Iterator[str] | list[str] | set[str]) -> str:
     return ", ".join(ordered[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def account_findings(server: ServerAccount | None, account: str) -> Iterator[Finding]:
-    """Whether the service account of the server is there: without it nothing is installed, and nothing bad about it."""
-    if server is None:
+def account_findings(facts: ClusterFacts, account: str) -> Iterator[Finding]:
+    """Whether the service account of the server is there: without it nothing is installed, and nothing bad about it.
+
+    Unless something is installed: then it has another name, and nothing of what was to be looked at is.
+    """
+    if (server := facts.server) is None:
         return
     if isinstance(server.exists, CitadelError):
         yield unknown(Subject.ACCOUNT, f"whether {account} is there is not looked at: {server.exists.message}")
     elif server.exists:
         yield good(Subject.ACCOUNT, f"{account} is there")
     else:
-        found = f"{account} is not there: nothing is installed yet, or it has another name"
-        fix = f"after an install name the right one: `kubectl get serviceaccounts -n {account.partition('/')[0]}`"
-        yield warning(Subject.ACCOUNT, found, fix)
+        fix = f"name the right one: `kubectl get serviceaccounts -n {account.partition('/')[0]}`"
+        if left := facts.left_by_one:
+            found = f"{account} is not there, but {left} is: the server has another account, or was taken away"
+            yield bad(Subject.ACCOUNT, Reason.KUBERNETES_NOT_FOUND, found, f"{fix}; or delete what an install has left")
+        else:
+            found = f"{account} is not there: nothing is installed yet, or it has another name"
+            yield warning(Subject.ACCOUNT, found, f"after an install {fix}")
         yield unknown(Subject.PERMISSION, f"what {account} may is not asked for before it is there")
 
 

@@ -32,8 +32,8 @@ def findings(
         return found
     who = account or who_asks(facts)
     found += kind_findings(facts.kinds, cluster)
-    found += account_findings(facts.server, who)
-    if facts.is_installed:
+    found += account_findings(facts, who)
+    if not facts.lacks_account:
         found += permission_findings(facts.allowed, cluster, facts.kinds, who=who)
     found += namespace_findings(facts, cluster)
     found += agent_findings(facts, cluster)

@@ -229,6 +229,26 @@ def test_what_runs_as_the_servers_account_is_told(server: ServerAccount, expecte
     assert all(each.found.startswith(words) for each, (_, words) in zip(found, expected, strict=True)), found
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("warning", "a/b is not there: nothing is installed yet, or it has another name")),
+        ({"maps": {"roots": kept("", "trust-manager")}}, ("warning", "a/b is not there: nothing is installed yet")),
+        ({"maps": {"roots": DENIED}, "agents": DENIED}, ("warning", "a/b is not there: nothing is installed yet")),
+        ({"maps": {"roots": kept("")}}, ("bad", "a/b is not there, but the ConfigMap default/roots is: ")),
+        ({"agents": (agent("n1"),)}, ("bad", "a/b is not there, but the agent citadel-agents/n1 is: ")),
+    ],
+)
+def test_an_account_that_is_not_there_is_bad_where_something_is_installed(
+    given: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    its = cluster(bundles={"config_maps": [ROOTS]})
+    found = findings(facts(its, server=ServerAccount(exists=False), **given), its, account="a/b")
+    [account] = [each for each in found if each.subject == "service account"]
+    assert account.grade.value == expected[0]
+    assert account.found.startswith(expected[1])
+
+
 def test_two_clusters_with_the_same_keys_for_tokens_are_one() -> None:
     its = cluster()
     one, other, unknown = frozenset({"a"}), frozenset({"b"}), Unavailable(Reason.KUBERNETES_DENIED, "no")
