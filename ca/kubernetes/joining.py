@@ -118,7 +118,7 @@ class KubernetesJoining:
             acts: list[Act] = []
             if before is not None and before.banned:
                 raise PermissionDenied(Reason.AGENT_BANNED, f"{agent.spiffe_id} is banned")
-            if before is not None and before.key != agent.key:
+            if before is not None and agent.key not in (before.key, before.next_key):
                 self._refuse_older(before, judged[1], place)
                 acts.append(evicted(before, why=_why(before, place)))
                 _log.warning("agent evicted", agent=str(agent.spiffe_id), why=acts[0].why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -162,6 +163,19 @@ async def test_an_agent_of_another_pod_that_has_the_key_of_the_one_before_evicts
     recorded, _ = await followed.server.roster.authenticate(pem(first))
     assert fact(recorded.selectors, "k8s-pod-name") == "agent-y"
     assert [what for _, what, _, _ in await followed.server.acts()] == ["agent.join", "agent.join"]
+
+
+async def test_an_agent_that_has_renewed_its_key_but_not_used_it_yet_evicts_nobody(followed: World) -> None:
+    key, renewed = new_key(), new_key()
+    await followed.join(key=key, **X)
+    roster = followed.server.roster
+    await roster.record(replace(roster.all()[AGENT], next_key=key_digest(renewed.public_key())))
+    followed.cluster.pod("agent-y", uid="pod-2", created=LATER)
+    followed.cluster.drop("agent-x")
+    await followed.cluster.follow()
+    again = await followed.join(key=renewed, **Y)
+    await roster.authenticate(pem(again))
+    assert await evictions(followed) == []
 
 
 async def evictions(world: World) -> list[str]:
