@@ -6,7 +6,6 @@ The keeper and the link to the server write it, the serving side reads it. A rea
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from citadel.entry import Entry
 from citadel.revocation import NO_REVOCATIONS, RevocationSet
 from citadel.spiffe import SpiffeId, TrustDomain
 from citadel.svid import X509Svid
+from sds.waking import Waking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,6 @@ class HeldSvid:
         object.__setattr__(self, "issuer_key_id", self.svid.issuer_key_id)
 
 
-_WOKEN_AT_ONCE: Final = 32
 _NOT_TOLD: Final[Mapping[str, Entry]] = MappingProxyType({})
 
 
@@ -65,25 +64,18 @@ class Holdings:
 
 
 class HoldingsFeed:
-    """The current holdings, and a wake-up for everybody who watches them. Lives on one event loop.
-
-    Thousands are woken some at a time, so that the first have been served before the last are woken: all at once would
-    need the memory of all their answers at once, and leave nobody else a turn meanwhile.
-    """
+    """The current holdings, and a wake-up for everybody who watches them. Lives on one event loop."""
 
     def __init__(self) -> None:
         self.current = Holdings()
         self._watchers: dict[asyncio.Event, None] = {}
-        self._to_wake: deque[asyncio.Event] = deque()
+        self._waking = Waking()
 
     def publish(self, holdings: Holdings) -> None:
         """Make `holdings` current and wake every watcher; a slow watcher sees only the newest."""
         self.current = holdings
-        is_waking = bool(self._to_wake)
         # Also who was woken a moment ago: it may have looked already.
-        self._to_wake = deque(self._watchers)
-        if not is_waking:
-            self._wake_some()
+        self._waking.wake(self._watchers)
 
     def watch(self, event: asyncio.Event) -> None:
         """Set `event` soon after every change from now on. The watcher clears it before it reads `current`."""
@@ -92,9 +84,3 @@ class HoldingsFeed:
     def unwatch(self, event: asyncio.Event) -> None:
         """Stop setting `event`."""
         self._watchers.pop(event, None)
-
-    def _wake_some(self) -> None:
-        for _ in range(min(_WOKEN_AT_ONCE, len(self._to_wake))):
-            self._to_wake.popleft().set()
-        if self._to_wake:
-            asyncio.get_running_loop().call_soon(self._wake_some)

@@ -18,6 +18,7 @@ from citadel.waiting import news_or_time
 from sds.holdings import HoldingsFeed
 from sds.serve.credentials import Known
 from sds.serve.resource import Resource
+from sds.waking import Waking
 
 MOST_OF_ONE: Final = 256  # names of one gateway
 MOST: Final = 1024  # of all gateways of the node
@@ -67,6 +68,8 @@ class CredentialBook:
         self._places: Places[Key] = Places(share=_SHARE)
         self._held: dict[asyncio.Event, set[Key]] = {}
         self._refused: dict[asyncio.Event, set[tuple[str, Reason]]] = {}
+        self._turned_away = Waking()
+        self._called_back = clock.monotonic()
         self._trouble = ""  # why the server cannot be asked
         self.news = asyncio.Event()  # other credentials are wanted than before
 
@@ -87,17 +90,19 @@ class CredentialBook:
         found: dict[str, Known] = {}
         keys: set[Key] = set()
         refused: set[tuple[str, Reason]] = set()
+        is_full = False  # where there is no room for one name there is none for the next
         for name in names:
             try:
                 if entry is None and not is_known:
                     found[name] = _PENDING
                     continue
-                key = self._want(entry, name, holder)
+                key = self._want(entry, name, holder, is_full=is_full)
                 keys.add(key)
                 known = self._wanted[key].known
                 found[name] = replace(known, why=self._trouble) if known.is_pending else known
             except CitadelError as error:
                 refused.add((name, error.reason))
+                is_full |= error.reason is Reason.TOO_MANY_REQUESTS
                 if (name, error.reason) not in self._refused.get(holder, ()):
                     self._on_refusal("credentials", error)
                 found[name] = Known(why=f"{error.message} ({error.reason.value})", is_ruled_out=True)
@@ -143,7 +148,7 @@ class CredentialBook:
         finally:
             self._feed.unwatch(changed)
 
-    def _want(self, entry: Entry | None, name: str, holder: asyncio.Event) -> Key:
+    def _want(self, entry: Entry | None, name: str, holder: asyncio.Event, *, is_full: bool) -> Key:
         CredentialName.parse(name)
         if entry is None:
             raise PermissionDenied(
@@ -154,7 +159,7 @@ class CredentialBook:
         key = (entry.id, name)
         asker = _asker_of(entry)
         if key not in self._wanted:
-            self._make_room(asker)
+            self._make_room(asker, is_full=is_full)
             self._wanted[key] = _Wanted(next(self._numbers))
             self.news.set()
         wanted = self._wanted[key]
@@ -163,16 +168,15 @@ class CredentialBook:
         self._places.put(key, asker, wanted.worth)
         return key
 
-    def _make_room(self, asker: Asker) -> None:
-        """Raises `ResourceExhausted` where one more is too many."""
+    def _make_room(self, asker: Asker, *, is_full: bool) -> None:
+        """Raises `ResourceExhausted` where one more is too many. Once it `is_full` nobody is looked for to give way."""
         own = self._places.of(asker)
         if len(own) >= MOST_OF_ONE:
             most, whose = MOST_OF_ONE, "this gateway"
-            leaving = next((key for key in own if not self._wanted[key].holders), None)
+            leaving = None if is_full else next((key for key in own if not self._wanted[key].holders), None)
         elif len(self._wanted) >= MOST:
             most, whose = MOST, "this node"
-            leaving = next((key for key, wanted in self._wanted.items() if wanted.is_forgettable), None)
-            leaving = leaving or self._places.giving_way(asker)
+            leaving = None if is_full else self._of_least_use(asker)
         else:
             return
         if leaving is None:
@@ -182,6 +186,10 @@ class CredentialBook:
                 fix="ask for fewer",
             )
         self._drop(leaving)
+
+    def _of_least_use(self, asker: Asker) -> Key | None:
+        forgettable = next((key for key, wanted in self._wanted.items() if wanted.is_forgettable), None)
+        return forgettable or self._places.giving_way(asker)
 
     def _drop(self, key: Key) -> None:
         self._places.drop(key)
@@ -220,10 +228,17 @@ class CredentialBook:
                 self._drop((entry_id, name))
 
     def _call_back(self) -> None:
-        """Let those who were turned away ask again."""
-        for holder, refused in self._refused.items():
-            if any(reason is Reason.TOO_MANY_REQUESTS for _, reason in refused):
-                holder.set()
+        """Let those who were turned away ask again, but not at every change: that wakes them already."""
+        if self._clock.monotonic() < self._called_back + _LOOK_EVERY:
+            return
+        self._called_back = self._clock.monotonic()
+        self._turned_away.wake(
+            [
+                holder
+                for holder, refused in self._refused.items()
+                if any(reason is Reason.TOO_MANY_REQUESTS for _, reason in refused)
+            ]
+        )
 
 
 def _asker_of(entry: Entry) -> Asker:

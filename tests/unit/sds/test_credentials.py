@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,28 @@ class TestBook:
         await self.clock.advance(31)
         assert holders[0].is_set()
         assert self.ask(book, holders[0], names[-1], of=entry("p0", origin="k8s:main/n0/p"))[names[-1]].is_pending
+        running.cancel()
+
+    async def test_those_turned_away_are_called_some_at_a_time_and_not_at_every_change(
+        self, book: CredentialBook
+    ) -> None:
+        names = [f"kubernetes://n{number}" for number in range(MOST_OF_ONE + 1)]
+        self.ask(book, asyncio.Event(), *names[:-1])
+        holders = [asyncio.Event() for _ in range(200)]
+        for holder in holders:
+            self.ask(book, holder, names[-1])
+        running = asyncio.create_task(book.run())
+        called = []
+        for change in range(3):
+            self.feed.publish(holdings([GATEWAY]))
+            await self.clock.advance(9)
+            assert not any(holder.is_set() for holder in holders), change
+        waiting = asyncio.create_task(self.clock.advance(30))
+        while not all(holder.is_set() for holder in holders):
+            await asyncio.sleep(0)
+            called.append(sum(holder.is_set() for holder in holders))
+        assert max(after - before for before, after in pairwise([0, *called])) <= 32
+        await waiting
         running.cancel()
 
     async def test_that_the_server_is_away_is_said_of_what_was_not_heard_of(self, book: CredentialBook) -> None:
