@@ -33,6 +33,7 @@ from citadel.rpc import from_rpc_error
 
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
+_IN_LINES: Final = frozenset({Reason.CONFIG_INVALID, Reason.ENTRY_MALFORMED})
 EXIT_CODES: Final[Mapping[Kind, int]] = {
     Kind.INTERNAL: 1,
     Kind.INVALID_ARGUMENT: 3,
@@ -91,6 +92,11 @@ def echo(text: str | bytes, *, nl: bool = True) -> None:
         raise CitadelError(Reason.INTERNAL, f"cannot write the output: {error.strerror or error}") from error
 
 
+def printable(text: str) -> str:
+    """The text, escaped where it could steer a terminal: some of what is shown comes from strangers."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
 def print_json(document: object) -> None:
     """One JSON document on standard output.
 
@@ -104,9 +110,12 @@ def print_error(error: CitadelError, form: Form) -> None:
     if form is Form.JSON:
         print_json_error(error.reason.value, error.kind.value, error.message, error.fix, EXIT_CODES[error.kind])
         return
-    click.echo(f"error: {error.message} ({error.reason.value})", err=True)
+    # Only what is wrong with a file of one's own is told in several lines; elsewhere a name could write one of its own.
+    lines = error.message.split("\n") if error.reason in _IN_LINES else [error.message]
+    message = "\n".join(map(printable, lines))
+    click.echo(f"error: {message} ({error.reason.value})", err=True)
     if error.fix:
-        click.echo(f"  try: {error.fix}", err=True)
+        click.echo(f"  try: {printable(error.fix)}", err=True)
 
 
 def print_json_error(reason: str, kind: str, message: str, fix: str, exit_code: int) -> None:

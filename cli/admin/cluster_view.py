@@ -8,7 +8,8 @@ from typing import Final
 
 from citadel._wire import rotation_pb2 as pb
 from citadel.wire import from_timestamp
-from cli.admin.tables import about, counted, moment_cell, print_heading, print_table, printable
+from cli.admin.tables import about, counted, moment_cell, print_heading, print_table
+from cli.output import printable
 
 _MOST_HOLDERS: Final = 3  # of each
 

@@ -19,8 +19,8 @@ from cli.admin.bundle_file import read_bundle
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.parameters import SpiffeIdType, TextType, TrustDomainType
 from cli.admin.plain import to_plain
-from cli.admin.tables import about, moment_and_distance, moment_cell, print_fields, print_table, printable
-from cli.output import Form, echo, print_json
+from cli.admin.tables import about, moment_and_distance, moment_cell, print_fields, print_table
+from cli.output import Form, echo, print_json, printable
 
 if TYPE_CHECKING:
     from citadel._wire.federation_pb2_grpc import FederationsAsyncStub  # exists for type checkers only

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from citadel.errors import FailedPrecondition, Reason
 from citadel.finding import Finding
 from citadel.grade import Grade
-from cli.admin.tables import counted, print_table, printable
-from cli.output import echo
+from cli.admin.tables import counted, print_table
+from cli.output import echo, printable
 
 
 def print_findings(found: Sequence[Finding]) -> None:

@@ -24,10 +24,9 @@ from cli.admin.tables import (
     print_fields,
     print_heading,
     print_table,
-    printable,
     serial_cell,
 )
-from cli.output import EXIT_CODES, Form, echo, print_json
+from cli.output import EXIT_CODES, Form, echo, print_json, printable
 
 if TYPE_CHECKING:
     from citadel._wire.revocation_pb2_grpc import RevocationsAsyncStub  # exists for type checkers only

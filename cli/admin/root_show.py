@@ -18,7 +18,7 @@ from cli.admin.certificate import describe
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.root_files import signed_so_far
 from cli.admin.tables import print_heading, print_table
-from cli.output import Form, echo, print_json
+from cli.output import Form, echo, print_json, printable
 
 _CERTIFICATE: Final = b"CERTIFICATE-----"
 _NAMES: Final = ("*.pem", "*.crt")
@@ -68,7 +68,7 @@ def show_command(invocation: Invocation, path: Path) -> None:
         print_heading("faults")
         for row in rows:
             for fault in row["faults"]:
-                echo(f"- {row['file']} {fault}")
+                echo(f"- {printable(row['file'])} {printable(fault)}")
     if signed:
         print_heading("signed by this root")
         print_table(

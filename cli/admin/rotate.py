@@ -17,8 +17,7 @@ from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.parameters import DurationType, SpiffeIdType, TextType
 from cli.admin.plain import to_plain
 from cli.admin.rotation_watch import follow
-from cli.admin.tables import printable
-from cli.output import Form, echo, print_json
+from cli.output import Form, echo, print_json, printable
 
 if TYPE_CHECKING:
     from citadel._wire.rotation_pb2_grpc import RotationsAsyncStub  # exists for type checkers only

@@ -22,9 +22,8 @@ from cli.admin.tables import (
     print_fields,
     print_heading,
     print_table,
-    printable,
 )
-from cli.output import echo
+from cli.output import echo, printable
 
 _MOST_HOLDERS: Final = 10  # in the live view; `rotate status` lists more
 _NUMBERS: Final = re.compile(r"\d+")

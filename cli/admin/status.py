@@ -20,10 +20,9 @@ from cli.admin.tables import (
     print_fields,
     print_heading,
     print_table,
-    printable,
     serial_cell,
 )
-from cli.output import Form, echo, print_json
+from cli.output import Form, echo, print_json, printable
 
 
 @admin_command("status", example="citadel-cli status")

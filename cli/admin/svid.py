@@ -15,7 +15,7 @@ from citadel.errors import InvalidArgument, Reason
 from cli.admin.certificate import broken_rules, describe
 from cli.admin.invocation import Invocation, admin_command
 from cli.admin.tables import about, moment_and_distance, print_fields, print_heading, print_table
-from cli.output import Form, echo, print_json
+from cli.output import Form, echo, print_json, printable
 
 
 @click.group("svid")
@@ -98,7 +98,7 @@ def _print(chain: Sequence[x509.Certificate], problems: list[str], now: datetime
     if problems:
         print_heading("broken rules")
         for problem in problems:
-            echo(f"- {problem}")
+            echo(f"- {printable(problem)}")
 
 
 def _spiffe_id(leaf: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from citadel.config.types import format_duration
-from cli.output import echo
+from cli.output import echo, printable
 
 _UNBOUNDED: Final = 1 << 20  # columns: what is piped is never folded
 _SERIAL_DIGITS: Final = 12  # enough to tell certificates apart
@@ -89,11 +89,6 @@ def about(value: timedelta) -> str:
         if value >= size:
             return format_duration(value // step * step)
     return format_duration(timedelta(seconds=int(value.total_seconds())))
-
-
-def printable(text: str) -> str:
-    """The text, escaped where it could steer a terminal: some of what is shown comes from proxies."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def _distance(value: datetime, now: datetime) -> str:

@@ -78,6 +78,32 @@ async def test_a_refusal_of_the_server_in_both_forms(
     }
 
 
+STRANGE = "a\x1b]0;pwned\x07\r\x1b[2K"
+
+
+async def test_a_name_of_a_stranger_in_an_error_steers_no_terminal_and_writes_no_line(
+    admin: FakeAdmin, program: Program
+) -> None:
+    message = f"two roots have the name CN={STRANGE}\nexchanged: 1 X.509 authorities"
+    admin.refusal = errors.InvalidArgument(Reason.BUNDLE_MALFORMED, message, fix=f"ask {STRANGE}")
+    result = await program("status")
+    first, fix = result.stderr.splitlines()
+    assert first.endswith(r"CN=a\x1b]0;pwned\x07\r\x1b[2K\nexchanged: 1 X.509 authorities (bundle_malformed)")
+    assert fix == r"  try: ask a\x1b]0;pwned\x07\r\x1b[2K"
+    assert result.stderr.replace("\n", "").isprintable()
+    told = await program("-o", "json", "status")
+    assert json.loads(told.stderr)["error"]["message"] == message
+
+
+@pytest.mark.parametrize("reason", [Reason.CONFIG_INVALID, Reason.ENTRY_MALFORMED])
+async def test_what_is_wrong_with_a_file_is_told_line_by_line(
+    admin: FakeAdmin, program: Program, reason: Reason
+) -> None:
+    admin.refusal = errors.InvalidArgument(reason, f"a.yaml:1: {STRANGE}\na.yaml:2: no")
+    result = await program("status")
+    assert result.stderr.splitlines() == [r"error: a.yaml:1: a\x1b]0;pwned\x07\r\x1b[2K", f"a.yaml:2: no ({reason})"]
+
+
 async def test_an_unexpected_error_of_the_server_shows_nothing_of_itself(admin: FakeAdmin, program: Program) -> None:
     admin.refusal = RuntimeError("s3cret")
     result = await program("status")
