@@ -20,6 +20,7 @@ from citadel.authority_form import unreadable
 from citadel.certification_path import UNREADABLE
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwk import JwtKey, jwk_from_key, key_from_jwk
+from citadel.possession import is_usual_rsa
 from citadel.printable import printable
 from citadel.spiffe import TrustDomain
 
@@ -122,6 +123,9 @@ def check_jwt_authority(kid: str, key: object) -> JwtKey:
         raise _malformed(
             f"JWT key {kid!r:.100} is neither a public RSA nor a public EC key"
         )  # JWT-02 names no other kind
+    if isinstance(key, rsa.RSAPublicKey) and not is_usual_rsa(key):
+        # Whoever verifies a token may have to try every key of its domain.
+        raise _malformed(f"RSA JWT key {kid!r:.100} of {key.key_size} bits, or its exponent, is too short or too long")
     jwk_from_key(key)
     return key
 

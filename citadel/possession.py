@@ -22,7 +22,7 @@ NONCE_BYTES: Final = 32
 
 _CONTEXT: Final = b"citadel.v1 proof of possession"
 _LEAST_RSA_BITS: Final = 2048
-_MOST_RSA_BITS: Final = 8192  # a larger one costs the verifier seconds
+MOST_RSA_BITS: Final = 8192  # a larger one costs the verifier seconds
 # One as long as the modulus costs every verifier a hundred times as much. Go takes no larger one than this either.
 MOST_RSA_EXPONENT: Final = 2**31 - 1
 _PSS: Final = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
@@ -83,14 +83,17 @@ class Challenge:
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
+def is_usual_rsa(key: rsa.RSAPublicKey) -> bool:
+    """Whether it is strong, and does not cost its verifier a hundred times what others do."""
+    return _LEAST_RSA_BITS <= key.key_size <= MOST_RSA_BITS and key.public_numbers().e <= MOST_RSA_EXPONENT
+
+
 def provable(key: PublicKeyTypes) -> ProvenKey:
     """The key, where a proof can be made with it. Raises `InvalidArgument` (`csr_key_refused`)."""
     match key:
         case ec.EllipticCurvePublicKey() if key.curve.name in _ECDSA:
             return key
-        case rsa.RSAPublicKey() if (
-            _LEAST_RSA_BITS <= key.key_size <= _MOST_RSA_BITS and key.public_numbers().e <= MOST_RSA_EXPONENT
-        ):
+        case rsa.RSAPublicKey() if is_usual_rsa(key):
             return key
         case _:
             raise InvalidArgument(

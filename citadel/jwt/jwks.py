@@ -14,14 +14,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from citadel.errors import InvalidArgument, Reason
 from citadel.jwk import JwtKey, holds_private_half, key_from_jwk
-from citadel.jws import ALGORITHMS, LEAST_RSA_BITS, Jws
-from citadel.possession import MOST_RSA_EXPONENT
+from citadel.jws import ALGORITHMS, Jws
+from citadel.possession import is_usual_rsa
 from citadel.printable import printable
 from citadel.strict_json import load_object
 
 MAX_DOCUMENT_BYTES: Final = 1 << 20
 _MOST_KEYS: Final = 100  # issuers publish a handful; each costs time to parse
-_MOST_RSA_BITS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +106,9 @@ def _key(element: object) -> IssuerKey:
     key = key_from_jwk(element)
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise _malformed("an Ed25519 key is not accepted")
-    if isinstance(key, rsa.RSAPublicKey) and not _is_usual(key):
+    if isinstance(key, rsa.RSAPublicKey) and not is_usual_rsa(key):
         raise _malformed(f"an RSA key of {key.key_size} bits, or its exponent, is too short or too long")
     return IssuerKey(key, element.get("kid", ""), algorithm)
-
-
-def _is_usual(key: rsa.RSAPublicKey) -> bool:
-    """Whether it is strong, and does not cost a second for each token."""
-    return LEAST_RSA_BITS <= key.key_size <= _MOST_RSA_BITS and key.public_numbers().e <= MOST_RSA_EXPONENT
 
 
 def _refuse_ambiguous(keys: Iterable[IssuerKey]) -> None:

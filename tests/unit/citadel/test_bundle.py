@@ -10,16 +10,17 @@ from functools import cache
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from citadel.bundle import MAX_BUNDLE_BYTES, TrustBundle, bundle_map_from_json, bundle_map_to_json
+from citadel.bundle_keys import jwt_entry
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.spiffe import TrustDomain
 from citadel.wire import sequence_on_wire
-from tests.certificates import A_TEST, B_TEST, Signed, bundle, root, rsa_key
+from tests.certificates import A_TEST, B_TEST, Signed, bundle, root, rsa_key, with_long_exponent
 
 ONE, TWO, THREE = root("1"), root("2"), root("3", key=rsa_key())
 KEYS = (ec.generate_private_key(ec.SECP256R1()).public_key(), rsa_key().public_key())
@@ -191,3 +192,22 @@ def test_the_number_of_elements_is_bounded_and_those_of_no_use_are_told_in_one_l
 @pytest.mark.parametrize(("sequence", "told"), [(None, 0), (7, 7), (2**64 - 1, 2**64 - 1), (2**64, 2**64 - 1)])
 def test_a_sequence_that_is_longer_than_the_wire_takes_stops_nobody(sequence: int | None, told: int) -> None:
     assert sequence_on_wire(TrustBundle(trust_domain=A_TEST, sequence=sequence)) == told
+
+
+@pytest.mark.parametrize(
+    "costly",
+    [
+        with_long_exponent(rsa_key()).public_key(),
+        rsa.RSAPublicNumbers(e=65537, n=2**8193 + 1).public_key(),
+        rsa.RSAPublicNumbers(e=65537, n=2**1023 + 1).public_key(),
+    ],
+    ids=["long exponent", "long", "short"],
+)
+def test_a_jwt_key_that_is_weak_or_costs_its_verifiers_too_much_is_passed_over(costly: rsa.RSAPublicKey) -> None:
+    with pytest.raises(InvalidArgument, match="too short or too long"):
+        bundle(jwt_authorities={"k": costly})
+    document = {"keys": [jwt_entry("costly", costly), jwt_entry("good", KEYS[1])]}
+    with capture_logs() as logs:
+        taken = TrustBundle.from_json(B_TEST, json.dumps(document).encode())
+    assert dict(taken.jwt_authorities) == {"good": KEYS[1]}
+    assert "too short or too long" in logs[0]["why"]
