@@ -20,7 +20,7 @@ from citadel.config.files import read_secret_file
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from citadel.join_string import JoinString
 from citadel.repeated import Repeated
-from cli.agent_pod import is_of_here, pod_of, shown_in
+from cli.agent_pod import is_by_token, is_of_here, pod_of, shown_in
 from cli.agent_psat import may_pass, psat_anew, psat_invitation
 from sds.keep.keys import load_pem
 from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
@@ -69,7 +69,7 @@ def kept_identity(settings: AgentSettings) -> AgentIdentity | None:
 async def _in_this_pod(kept: AgentIdentity | None, settings: AgentSettings, clock: Clock) -> AgentIdentity | None:
     """What was kept, known to the server as the agent of this pod where that can be; None where it is another one's."""
     pod, psat = await asyncio.to_thread(pod_of, settings), settings.join.k8s_psat
-    if kept is None or psat is None or pod in {"", kept.pod}:
+    if kept is None or psat is None or pod in {"", kept.pod} or not is_by_token(kept.svid.spiffe_id):
         return kept
     shown = await shown_in(pod, kept, settings=settings, psat=psat, bootstrap=_bootstrap(settings, clock))
     if shown is not None and shown.svid.spiffe_id != kept.svid.spiffe_id:

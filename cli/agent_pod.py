@@ -28,16 +28,20 @@ def is_of_here(spiffe_id: SpiffeId, settings: AgentSettings, environment: Mappin
     """Whether an identity on disk is that of this node in this cluster, as far as the agent knows where it is.
 
     A node can come back under another name with its disk, be made from the image of another one's, or its cluster be
-    called otherwise now: then the entries of its pods are not those of that identity.
+    called otherwise now: then the entries of its pods are not those of that identity. One of another way of joining
+    names neither, and stays until somebody takes it away: entries hang on it.
     """
     if (psat := settings.join.k8s_psat) is None:
         return True
     node = environment.get(settings.kubernetes.node_name_env, "") if settings.kubernetes is not None else ""
-    match spiffe_id.path.split("/")[-3:]:
-        case [segment, cluster, named] if segment == K8S_PSAT_SEGMENT:
-            return cluster == psat.cluster and node in {"", named}
-        case _:
-            return False
+    if (place := _place_of(spiffe_id)) is None:
+        return True
+    return place[0] == psat.cluster and node in {"", place[1]}
+
+
+def is_by_token(spiffe_id: SpiffeId) -> bool:
+    """Whether a pod's token is what its agent joins by."""
+    return _place_of(spiffe_id) is not None
 
 
 def pod_of(settings: AgentSettings) -> str:
@@ -71,6 +75,15 @@ async def shown_in(
         _log.warning(what, error=str(error) or f"no answer within {_SHOWING:g} s")
         return None
     return shown
+
+
+def _place_of(spiffe_id: SpiffeId) -> tuple[str, str] | None:
+    """The cluster and the node that it names, if any."""
+    match spiffe_id.path.split("/")[-3:]:
+        case [segment, cluster, node] if segment == K8S_PSAT_SEGMENT:
+            return cluster, node
+        case _:
+            return None
 
 
 def _invitation(kept: AgentIdentity, settings: AgentSettings, psat: K8sPsatSettings) -> Invitation:

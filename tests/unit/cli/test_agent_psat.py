@@ -20,7 +20,7 @@ from citadel.errors import (
     Unauthenticated,
     Unavailable,
 )
-from citadel.reserved import agent_id, k8s_agent_id
+from citadel.reserved import agent_id, k8s_agent_id, x509pop_agent_id
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
 from cli.agent_joining import check_can_join, kept_identity, own_identity, returning
@@ -128,7 +128,6 @@ async def test_where_the_node_is_not_told_any_of_the_cluster_is_taken_from_disk(
         (HERE, True),
         (k8s_agent_id(A_TEST, "c1", "n2"), False),  # the image of another node, or another name of this one
         (k8s_agent_id(A_TEST, "c2", "n1"), False),  # the cluster is called otherwise now
-        (agent_id(A_TEST, "n1"), False),  # joined by a join string
     ],
     ids=str,
 )
@@ -147,6 +146,19 @@ async def test_the_identity_of_another_node_or_cluster_is_not_taken_from_disk(
     on_disk = IdentityFile(bench.settings.data_dir).load(A_TEST)
     assert on_disk is not None
     assert on_disk.svid == identity.svid
+
+
+@pytest.mark.parametrize("spiffe_id", [agent_id(A_TEST, "n1"), x509pop_agent_id(A_TEST, "ab" * 32)], ids=str)
+async def test_an_identity_of_another_way_of_joining_stays_and_no_token_is_shown_for_it(
+    bench: Bench, spiffe_id: SpiffeId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NODE_NAME", "n1")
+    bench.settings = bench.settings.model_copy(update={"kubernetes": KubernetesSettings()})
+    bench.door.answered_id = HERE
+    kept = bench.keep(spiffe_id)
+    bench.mount(token_of("pod-1"))
+    assert (await bench.join()).svid == kept.svid
+    assert bench.door.tokens == []
 
 
 def token_of(pod: str) -> str:
