@@ -20,7 +20,7 @@ from citadel.config.files import read_secret_file
 from citadel.errors import CitadelError, FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from citadel.join_string import JoinString
 from citadel.repeated import Repeated
-from cli.agent_pod import is_by_token, is_of_here, pod_of, shown_in
+from cli.agent_pod import SHOWING, is_by_token, is_of_here, pod_of, shown_in
 from cli.agent_psat import may_pass, psat_anew, psat_invitation
 from sds.keep.keys import load_pem
 from sds.link.bootstrap import Bootstrap, Invitation, parse_bundle_file
@@ -36,10 +36,10 @@ _AFTER_REFUSAL: Final = (7.5, 12.5)  # seconds; each refusal has cost the server
 _log = structlog.get_logger(__name__)
 
 
-async def own_identity(settings: AgentSettings, clock: Clock) -> OwnIdentity:
-    """The identity on disk, or a new one by joining."""
+async def own_identity(settings: AgentSettings, clock: Clock, *, showing: float = SHOWING) -> OwnIdentity:
+    """The identity on disk, or a new one by joining. The server has `showing` seconds to learn of another pod."""
     file, joining_key = IdentityFile(settings.data_dir), JoiningKey(settings.data_dir)
-    identity = await _in_this_pod(await asyncio.to_thread(kept_identity, settings), settings, clock)
+    identity = await _in_this_pod(await asyncio.to_thread(kept_identity, settings), settings, clock, showing)
     if identity is None:
         joined = await _join(settings, clock, joining_key)
         identity = replace(joined, pod=await asyncio.to_thread(pod_of, settings))
@@ -66,12 +66,15 @@ def kept_identity(settings: AgentSettings) -> AgentIdentity | None:
     return None
 
 
-async def _in_this_pod(kept: AgentIdentity | None, settings: AgentSettings, clock: Clock) -> AgentIdentity | None:
+async def _in_this_pod(
+    kept: AgentIdentity | None, settings: AgentSettings, clock: Clock, showing: float
+) -> AgentIdentity | None:
     """What was kept, known to the server as the agent of this pod where that can be; None where it is another one's."""
     pod, psat = await asyncio.to_thread(pod_of, settings), settings.join.k8s_psat
     if kept is None or psat is None or pod in {"", kept.pod} or not is_by_token(kept.svid.spiffe_id):
         return kept
-    shown = await shown_in(pod, kept, settings=settings, psat=psat, bootstrap=_bootstrap(settings, clock))
+    bootstrap = _bootstrap(settings, clock)
+    shown = await shown_in(pod, kept, settings=settings, psat=psat, bootstrap=bootstrap, within=showing)
     if shown is not None and shown.svid.spiffe_id != kept.svid.spiffe_id:
         return None  # a copied disk: its key is that of another node, and a new one is made here
     return shown or kept

@@ -19,7 +19,7 @@ from sds.link.bootstrap import Bootstrap, Invitation
 from sds.link.identity import AgentIdentity, IdentityFile
 from sds.settings import AgentSettings, K8sPsatSettings
 
-_SHOWING: Final = 10.0  # seconds; who has an identity already waits no longer for this
+SHOWING: Final = 2.0  # seconds; who has an identity already serves nobody before, and waits no longer for this
 
 _log = structlog.get_logger(__name__)
 
@@ -57,7 +57,13 @@ def pod_of(settings: AgentSettings) -> str:
 
 
 async def shown_in(
-    pod: str, kept: AgentIdentity, *, settings: AgentSettings, psat: K8sPsatSettings, bootstrap: Bootstrap
+    pod: str,
+    kept: AgentIdentity,
+    *,
+    settings: AgentSettings,
+    psat: K8sPsatSettings,
+    bootstrap: Bootstrap,
+    within: float = SHOWING,
 ) -> AgentIdentity | None:
     """What an agent is that finds `kept` of another pod, as after a rollout of its DaemonSet, and shows its own token.
 
@@ -65,14 +71,14 @@ async def shown_in(
     it was: what the server knows of its pod is worth no outage. With another ID than `kept` nothing is on disk yet.
     """
     try:
-        async with asyncio.timeout(_SHOWING):
+        async with asyncio.timeout(within):
             invitation = await asyncio.to_thread(_invitation, kept, settings, psat)
             shown = replace(await bootstrap.join(invitation, key=kept.key), pod=pod)
         if shown.svid.spiffe_id == kept.svid.spiffe_id:
             await asyncio.to_thread(IdentityFile(settings.data_dir).save, shown)
     except (CitadelError, TimeoutError) as error:
         what = "the server does not know in which pod this agent is now; the next start tries again"
-        _log.warning(what, error=str(error) or f"no answer within {_SHOWING:g} s")
+        _log.warning(what, error=str(error) or f"no answer within {within:g} s")
         return None
     return shown
 

@@ -24,6 +24,7 @@ from citadel.reserved import agent_id, k8s_agent_id, x509pop_agent_id
 from citadel.spiffe import SpiffeId
 from citadel.svid import X509Svid
 from cli.agent_joining import check_can_join, kept_identity, own_identity, returning
+from cli.agent_pod import SHOWING
 from sds.keep.keys import new_key
 from sds.link.identity import AgentIdentity, IdentityFile
 from sds.settings import AgentSettings, KubernetesSettings
@@ -84,8 +85,8 @@ class Bench:
         IdentityFile(self.settings.data_dir).save(identity)
         return identity
 
-    async def join(self) -> AgentIdentity:
-        return (await own_identity(self.settings, self.clock)).current
+    async def join(self, *, showing: float = 30.0) -> AgentIdentity:
+        return (await own_identity(self.settings, self.clock, showing=showing)).current
 
 
 @pytest.fixture
@@ -222,6 +223,14 @@ async def test_nothing_that_is_away_keeps_an_agent_in_another_pod_from_starting(
         case "server":
             await bench.server.stop(None)
     assert (await bench.join()).svid == joined.svid
+
+
+async def test_a_server_that_does_not_answer_holds_up_nobody_for_long(bench: Bench) -> None:
+    joined = await after_a_rollout(bench)
+    bench.door.answers.clear()
+    assert SHOWING <= 2
+    assert (await asyncio.wait_for(bench.join(showing=0.1), 20)).svid == joined.svid
+    bench.door.answers.set()
 
 
 async def test_the_server_is_known_by_what_is_on_disk_and_not_by_what_is_mounted(bench: Bench) -> None:

@@ -61,6 +61,8 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
         self.lose_answers = 0
         self.clusters: list[str] = []
         self.passing_refusals: list[CitadelError] = []  # of joins by Kubernetes, one each
+        self.answers = asyncio.Event()  # joins by Kubernetes, while it is set
+        self.answers.set()
         self.on_join: Callable[[], object] = lambda: None
 
     async def GetBundle(self, request: Any, context: Any) -> bootstrap_pb2.GetBundleResponse:
@@ -91,6 +93,7 @@ class FakeBootstrap(bootstrap_pb2_grpc.BootstrapServicer):
         self, request: bootstrap_pb2.JoinKubernetesRequest, context: Any
     ) -> bootstrap_pb2.JoinResponse:
         self.clusters.append(request.cluster)
+        await self.answers.wait()
         if self.passing_refusals:
             self.tokens.append(request.token)
             raise self.passing_refusals.pop(0)
