@@ -26,7 +26,7 @@ from cli.output import Form, echo, print_json
 if TYPE_CHECKING:
     from citadel._wire.admin_pb2_grpc import AdminAsyncStub  # exists for type checkers only
 
-_PAGE_SIZE: Final = 500
+PAGE_SIZE: Final = 500
 _LATER: Final = "Recorded now, used by later versions."
 
 
@@ -125,11 +125,11 @@ def list_(
 ) -> None:
     """List all entries, or those that fit."""
     request = admin_pb2.ListEntriesRequest(
-        spiffe_id=str(spiffe_id or ""), parent_id=str(parent_id or ""), page_size=_PAGE_SIZE
+        spiffe_id=str(spiffe_id or ""), parent_id=str(parent_id or ""), page_size=PAGE_SIZE
     )
     if origin and by_hand:
         raise click.UsageError("what is registered by hand has no origin: use --origin or --by-hand")
-    found = invocation.ask(lambda server: _all_pages(server, request))
+    found = invocation.ask(lambda server: all_pages(server, request))
     messages = [each for each in found if each.origin.startswith(origin or "") and not (by_hand and each.origin)]
     if invocation.form is Form.JSON:
         print_json({"entries": [to_plain(message) for message in messages]})
@@ -165,7 +165,8 @@ def delete(invocation: Invocation, entry_id: str) -> None:
         echo(f"deleted entry {message.id} of {message.spiffe_id}")
 
 
-async def _all_pages(server: AdminAsyncStub, request: admin_pb2.ListEntriesRequest) -> list[types_pb2.Entry]:
+async def all_pages(server: AdminAsyncStub, request: admin_pb2.ListEntriesRequest) -> list[types_pb2.Entry]:
+    """Every entry that fits. Keeps the place in `request`."""
     entries: list[types_pb2.Entry] = []
     while True:
         page = await server.ListEntries(request, timeout=CALL_SECONDS)

@@ -22,6 +22,8 @@ from citadel.finding import Finding, is_fit
 from citadel.kubernetes.settings import ApiServerSettings
 from citadel.rpc import reason_of
 from citadel.spiffe import TrustDomain
+from citadel.wire import entry_from_wire
+from cli.admin.entry import PAGE_SIZE, all_pages
 from cli.admin.findings import conclude, plain_finding, print_findings, verdict_of
 from cli.admin.invocation import CALL_SECONDS, Invocation, admin_command
 from cli.admin.tables import print_heading
@@ -135,16 +137,21 @@ def _audience(clusters: Sequence[ClusterSettings], agent: AgentSettings) -> str 
 def _server(invocation: Invocation) -> ServerFacts | CitadelError:
     """What the server that runs says, or why it cannot be asked from here."""
 
-    async def ask(admin: AdminAsyncStub) -> tuple[types_pb2.Bundle, pb.Status]:
+    async def ask(admin: AdminAsyncStub) -> tuple[types_pb2.Bundle, pb.Status, list[types_pb2.Entry]]:
         bundle = await admin.GetOwnBundle(pb.GetOwnBundleRequest(), timeout=CALL_SECONDS)
-        return bundle, await admin.GetStatus(pb.GetStatusRequest(), timeout=CALL_SECONDS)
+        status = await admin.GetStatus(pb.GetStatusRequest(), timeout=CALL_SECONDS)
+        return bundle, status, await all_pages(admin, pb.ListEntriesRequest(page_size=PAGE_SIZE))
 
     try:
-        said, status = invocation.ask(ask)
+        said, status, listed = invocation.ask(ask)
         bundle = TrustBundle.from_json(TrustDomain.parse(said.trust_domain), said.json)
     except CitadelError as error:
         return error
-    return ServerFacts(bundle=bundle, clusters={each.cluster: _worked(each) for each in status.kubernetes})
+    return ServerFacts(
+        bundle=bundle,
+        clusters={each.cluster: _worked(each) for each in status.kubernetes},
+        entries=tuple(entry_from_wire(each) for each in listed if not each.origin),
+    )
 
 
 def _worked(status: pb.KubernetesStatus) -> Worked:

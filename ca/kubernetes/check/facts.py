@@ -9,6 +9,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from ca.kubernetes.permissions import Grant
 from citadel.bundle import TrustBundle
+from citadel.entry import Entry
 from citadel.errors import CitadelError
 from citadel.kubernetes.ports import FIELD_MANAGER
 
@@ -132,6 +133,7 @@ class ServerFacts:
 
     bundle: TrustBundle
     clusters: Mapping[str, Worked]
+    entries: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ca.kubernetes.check.access import kind_findings, permission_findings, reach_findings, who_asks
+from ca.kubernetes.check.entries import entry_findings
 from ca.kubernetes.check.facts import ClusterFacts, Seen, ServerFacts
 from ca.kubernetes.check.maps import map_findings
 from ca.kubernetes.check.objects import agent_findings, namespace_findings
@@ -40,6 +41,8 @@ def findings(
     found += server_pod_findings(facts, who)
     found += map_findings(facts, cluster, server.bundle if isinstance(server, ServerFacts) else None)
     found += server_findings(server, cluster)
+    if isinstance(server, ServerFacts) and cluster.joining is not None:
+        found += entry_findings(server.entries, cluster.name)
     return found
 
 

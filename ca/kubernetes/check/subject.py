@@ -24,3 +24,4 @@ class Subject(StrEnum):
     CONFIG_MAP = "ConfigMap"
     WRITERS = "who else writes"
     SERVER = "server"
+    ENTRIES = "entries"

@@ -25,9 +25,12 @@ from ca.kubernetes.permissions import grants, server_permissions
 from ca.kubernetes.settings import ClusterSettings
 from ca.kubernetes.signers.roots import NO_ROOTS, root_notes
 from citadel.bundle import TrustBundle
+from citadel.entry import Entry
 from citadel.errors import NotFound, Reason, Unavailable
 from citadel.finding import Finding
 from citadel.grade import Grade
+from citadel.selector import Selector
+from citadel.spiffe import TrustDomain
 from tests import certificates
 
 DENIED = Unavailable(Reason.KUBERNETES_DENIED, "no")
@@ -279,3 +282,41 @@ def test_a_server_that_runs_with_other_settings_is_told() -> None:
     its = cluster(workloads={})
     found = findings(facts(its), its, server=ServerFacts(bundle=OURS, clusters={}))
     assert [each.found for each in found if each.grade is Grade.WARNING] == ["the one that runs knows no cluster main"]
+
+
+def entry(name: str, parent: str, *selectors: str, origin: str = "") -> Entry:
+    domain = TrustDomain.parse("a.test")
+    return Entry(
+        id=name,
+        spiffe_id=domain.member(name),
+        parent_id=domain.member(*parent.split("/")),
+        selectors=frozenset(map(Selector.parse, selectors)),
+        origin=origin,
+    )
+
+
+def test_entries_below_agents_of_kubernetes_that_ask_for_nothing_of_pods_are_named() -> None:
+    """Pods are given none of them, which who upgrades has to know before their certificates end."""
+    own, other = ("citadel/agent/k8s_psat/main/n1", "citadel/agent/k8s_psat/west/n1")
+    entries = (
+        entry("fleet", "citadel/server", "node:k8s-cluster:main"),
+        entry("system", "citadel/server", "node:k8s-ns:citadel-agents"),
+        entry("far", "citadel/server", "node:k8s-cluster:west"),
+        entry("bare", "citadel/server", "node:agent-name:vm"),
+        entry("asks-1", own, "unix:user:web"),
+        entry("asks-2", "fleet", "unix:user:web"),
+        entry("asks-3", "system", "unix:user:web"),
+        entry("good-1", own, "unix:user:web", "k8s:ns:shop"),
+        entry("good-2", "far", "unix:user:web"),
+        entry("good-3", other, "unix:user:web"),
+        entry("good-4", "bare", "unix:user:web"),
+        entry("good-5", "citadel/agent/vm", "unix:user:web"),
+        entry("good-6", own, "unix:user:web", origin="k8s:main/shop/web-1"),
+    )
+    its = cluster(joining={})
+    server = ServerFacts(bundle=OURS, clusters={"main": Worked()}, entries=entries)
+    [told] = [each.found for each in findings(facts(its), its, server=server) if each.subject == "entries"]
+    assert told == (
+        "no pod is given 3 of the entries, which ask for nothing of pods: "
+        "asks-1 (spiffe://a.test/asks-1), asks-2 (spiffe://a.test/asks-2), asks-3 (spiffe://a.test/asks-3)"
+    )
