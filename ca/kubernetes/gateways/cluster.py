@@ -119,15 +119,14 @@ class GatewayCluster:
                 f"the settings of {self.name} admit no secrets of the namespace {namespace}",
                 fix="compare gateways.namespaces in the server's settings",
             )
-        rights = [
-            self._rights.get(Reading(gateway.namespace, account, namespace, secret), holder) for secret in name.secrets
-        ]
+        readings = [Reading(gateway.namespace, account, namespace, secret) for secret in name.secrets]
+        rights = self._rights.get_any(readings, holder)
         if all(right.is_allowed is False for right in rights):
             raise _may_not(gateway, account, SecretName(namespace, name.secrets[-1]))
         for right in rights:
             if right.is_allowed is None:
                 return self._not_yet(right.trouble)
-        secrets = [self._secrets.get(SecretName(namespace, secret), holder) for secret in name.secrets]
+        secrets = self._secrets.get_any([SecretName(namespace, secret) for secret in name.secrets], holder)
         for right, secret in zip(rights, secrets, strict=True):
             if secret.exists is None:
                 return self._not_yet(secret.trouble)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
@@ -80,6 +80,17 @@ class Followed(Generic[_Key, _Thing]):
         self._held.setdefault(holder, set()).add(key)
         self._wanted.setdefault(holder, set()).add(key)
         return thing
+
+    def get_any(self, keys: Sequence[_Key], holder: asyncio.Event) -> Sequence[_Thing]:
+        """All of them, where one of use is enough: the others are worth as much, since nobody has it without them.
+
+        The last is begun first: it is the one that most have, and one of no use keeps others out where all is taken.
+        """
+        found = [self.get(key, holder) for key in reversed(keys)][::-1]
+        worth = max(map(_worth_of, found))
+        for key in keys:
+            self._places.mark(key, worth)
+        return found
 
     def settle(self, holder: asyncio.Event) -> None:
         """The holder wants what it got since it last settled, and nothing else."""

@@ -480,6 +480,39 @@ async def test_what_is_of_use_stays_and_what_turned_out_to_be_of_none_makes_room
         followed.get("bad2", holder)
 
 
+async def test_what_goes_by_two_names_has_places_for_both_where_all_are_of_use_however_many_there_are() -> None:
+    class Known:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.is_of_use: bool | None = None
+
+        async def run(self, changed: Callable[[], None]) -> None:
+            self.is_of_use = not self.name.endswith("-cacert")
+            changed()
+            await asyncio.Event().wait()
+
+    followed: Followed[str, Known] = Followed(
+        Known, asker=lambda name: Asker(name[:4]), most=20, share=8, what="secrets", clock=FakeClock()
+    )
+    busy, late = asyncio.Event(), asyncio.Event()
+    for number in range(20):
+        followed.get(f"busy{number}", busy)
+    await asyncio.wait_for(busy.wait(), 10)
+    pairs = [("late1-cacert", "late1"), ("late2-cacert", "late2"), ("late3-cacert", "late3")]
+    for _ in range(10):
+        for pair in pairs:
+            with suppress(ResourceExhausted):
+                followed.get_any(pair, late)
+        followed.settle(late)
+        for number in range(20):
+            with suppress(ResourceExhausted):
+                followed.get(f"busy{number}", busy)
+        followed.settle(busy)
+        await asyncio.sleep(0)
+    assert [[thing.name for thing in followed.get_any(pair, late)] for pair in pairs] == [[*pair] for pair in pairs]
+    assert len([*followed.held()]) == 20
+
+
 async def test_what_ends_unexpectedly_ends_alone_and_is_begun_anew() -> None:
     class Brittle:
         is_of_use = None
