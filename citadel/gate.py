@@ -3,7 +3,7 @@
 gRPC reads a call's single request, up to the limit of its size, before it calls the handler. A caller that never
 finishes sending holds that memory for as long as it likes, and nobody has asked yet who it is. On the wire every kind
 of call is a stream of requests, so behind a gate a call with a single request is taken as one: first the gate, then the
-message, then its handler. What is read is bounded by its bytes, which gRPC counts, and by its parts (`citadel.parts`).
+message, then its handler. Where megabytes are taken, what is read is bounded by its parts as well (`citadel.parts`).
 """
 
 from __future__ import annotations
@@ -40,14 +40,20 @@ class GateKeeper(WrappingInterceptor):
     Must stand behind `citadel.rpc.ErrorBorder`.
     """
 
-    def __init__(self, gate: Gate, *, apart: Collection[str] = (), patience: float = _PATIENCE) -> None:
+    def __init__(
+        self, gate: Gate, *, apart: Collection[str] = (), most_parts: int | None = None, patience: float = _PATIENCE
+    ) -> None:
+        """`most_parts` a message may have; None where they need not be counted, since it can have few bytes only."""
         super().__init__()
+        self._most_parts = most_parts
         self._gate = gate
         self._apart = frozenset(apart)
         self._patience = Patience(patience)
 
     def wrap(self, method: str, handler: Any) -> Handler:
-        handler = reading_with(handler, bounded(method, handler.request_deserializer))
+        if self._most_parts is not None:
+            read = bounded(method, handler.request_deserializer, most=self._most_parts)
+            handler = reading_with(handler, read)
         if method in self._apart:
             return handler  # type: ignore[no-any-return]  # grpcio's handlers are untyped here
         if handler.request_streaming:

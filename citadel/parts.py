@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
@@ -17,13 +17,11 @@ from google.protobuf.message import DecodeError
 
 from citadel.errors import InvalidArgument, Reason
 
-# An agent's largest message has half of it (`sds.link.sync`), a child that tells of a thousand clusters two thirds.
-MOST_PARTS: Final = 30_000
 _VARINT, _EIGHT_BYTES, _SIZED, _FOUR_BYTES = 0, 1, 2, 5
 
 
-def bounded(method: str, read: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """What reads a request of this method (`/package.Service/Method`), and refuses one of too many parts unread.
+def bounded(method: str, read: Callable[[bytes], Any] | None, *, most: int) -> Callable[[bytes], Any] | None:
+    """What reads a request of this method (`/package.Service/Method`), and refuses one of more parts unread.
 
     It raises `InvalidArgument` (`request_malformed`). A method that is not generated reads as it did.
     """
@@ -35,13 +33,13 @@ def bounded(method: str, read: Callable[[bytes], Any] | None) -> Callable[[bytes
         return read
 
     def read_bounded(message: bytes) -> Any:
-        check_parts(message, kind)
+        check_parts(message, kind, most=most)
         return read(message)
 
     return read_bounded
 
 
-def check_parts(message: bytes, kind: Descriptor, *, most: int = MOST_PARTS) -> None:
+def check_parts(message: bytes, kind: Descriptor, *, most: int) -> None:
     """Raise `InvalidArgument` (`request_malformed`) for a message with more fields and elements than `most`.
 
     Those of messages that hold no lists are not looked at: what stands twice there replaces what stood before. Raises

@@ -30,6 +30,8 @@ from citadel.tally import Tally
 
 _MOST_ADMINISTRATORS: Final = 64
 _ADMIN_SOCKET_MODE: Final = 0o660
+# An agent's largest message has half of it (`sds.link.sync`), a child that tells of a thousand clusters two thirds.
+MOST_PARTS: Final = 30_000
 _SYNC: Final = ("/citadel.v1.AgentApi/Sync",)  # bounded by `ca.api.sessions`
 
 Register = Callable[[aio.Server], None]
@@ -62,7 +64,11 @@ def make_server(
     """
     most_bytes = limits.anonymous_message_bytes if is_anonymous else limits.message_bytes
     server = aio.server(
-        interceptors=[*([watch.meter] if watch else []), border, *([GateKeeper(gate, apart=_SYNC)] if gate else [])],
+        interceptors=[
+            *([watch.meter] if watch else []),
+            border,
+            *([GateKeeper(gate, apart=_SYNC, most_parts=MOST_PARTS)] if gate else []),
+        ],
         options=[
             ("grpc.max_receive_message_length", most_bytes),
             ("grpc.so_reuseport", 0),  # two servers on one port would share its callers at random

@@ -56,7 +56,9 @@ class Service(agent_api_pb2_grpc.AgentApiServicer):
 @asynccontextmanager
 async def serving(folder: Path, door: Door, *, patience: float = 10.0) -> AsyncIterator[tuple[Service, aio.Channel]]:
     service = Service()
-    server = aio.server(interceptors=[ErrorBorder(), GateKeeper(door, apart=[SYNC], patience=patience)])
+    server = aio.server(
+        interceptors=[ErrorBorder(), GateKeeper(door, apart=[SYNC], most_parts=30_000, patience=patience)]
+    )
     agent_api_pb2_grpc.add_AgentApiServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{folder}/s")
     await server.start()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from google.protobuf.message import DecodeError, Message
 
+from ca.api.listeners import MOST_PARTS
 from citadel._wire import agent_api_pb2 as agents
 from citadel._wire import clusters_pb2 as clusters
 from citadel._wire import types_pb2
 from citadel.errors import InvalidArgument, Reason
-from citadel.parts import MOST_PARTS, bounded, check_parts
+from citadel.parts import bounded, check_parts
 
 MANY = MOST_PARTS + 1
 
@@ -51,7 +52,7 @@ def streams(reports: int, resources: int) -> agents.AgentMessage:
 )
 def test_a_message_of_more_parts_than_anybody_sends_is_refused_unread(method: str, message: Message) -> None:
     read: list[bytes] = []
-    reader = bounded(method, read.append)
+    reader = bounded(method, read.append, most=MOST_PARTS)
     assert reader is not None
     with pytest.raises(InvalidArgument) as refused:
         reader(message.SerializeToString())
@@ -75,7 +76,7 @@ def test_a_message_of_more_parts_than_anybody_sends_is_refused_unread(method: st
     ],
 )
 def test_what_is_really_sent_is_read_as_it_is(method: str, message: Message) -> None:
-    reader = bounded(method, type(message).FromString)
+    reader = bounded(method, type(message).FromString, most=MOST_PARTS)
     assert reader is not None
     assert reader(message.SerializeToString()) == message
 
@@ -108,7 +109,7 @@ def test_fields_are_counted_with_those_of_messages_that_hold_lists() -> None:
 )
 def test_bytes_that_are_no_message_are_no_message(message: bytes) -> None:
     with pytest.raises(DecodeError):
-        check_parts(message, agents.AgentMessage.DESCRIPTOR)
+        check_parts(message, agents.AgentMessage.DESCRIPTOR, most=MOST_PARTS)
 
 
 def test_parts_of_a_kind_that_is_not_known_yet_are_passed_over() -> None:
