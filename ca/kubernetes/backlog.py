@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from citadel.clock import Clock
-from citadel.errors import CitadelError
+from citadel.errors import CitadelError, Reason
 from citadel.kubernetes.ports import ApiUnavailable
 from citadel.pace import Pace
 from citadel.unexpected import nothing_unexpected
@@ -53,6 +53,7 @@ class Backlog:
         self._failing: dict[str, CitadelError] = {}
         self._arrived = asyncio.Event()
         self._rests_until = 0.0
+        self._is_over = False
 
     @property
     def failing(self) -> Mapping[str, CitadelError]:
@@ -82,10 +83,15 @@ class Backlog:
 
     async def run(self) -> None:
         """Work for ever."""
+        self._is_over = False
         try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(self._at_once):
                     workers.create_task(self._worker())
+                try:
+                    await asyncio.Event().wait()
+                finally:  # before they are cancelled: what work makes of that is no failure of its key
+                    self._is_over = True
         finally:
             for key in list(self._later):  # who runs this again finds them ready
                 self.add(key)
@@ -97,11 +103,11 @@ class Backlog:
             try:
                 with nothing_unexpected(key):
                     await self._work(key)
-            except CitadelError as error:
-                self._failed(key, error)
-            except asyncio.CancelledError:
-                self._again.add(key)
-                raise
+            except (CitadelError, asyncio.CancelledError) as error:
+                if self._is_over:
+                    self._again.add(key)
+                    raise asyncio.CancelledError from error
+                self._failed(key, error if isinstance(error, CitadelError) else _given_up(key))
             else:
                 self._worked(key)
             finally:
@@ -148,3 +154,9 @@ class Backlog:
     def _worked(self, key: str) -> None:
         self._paces.pop(key, None)
         self._failing.pop(key, None)
+
+
+def _given_up(key: str) -> CitadelError:
+    """What work came to that was not ended by whoever ends all: something that it waited for was."""
+    _log.error("what the work waited for was cancelled", what=key)
+    return CitadelError(Reason.INTERNAL, "the server's own fault, what the work waited for was cancelled")

@@ -5,6 +5,7 @@ Much of what is read there strangers wrote, of several clusters, and one of them
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from random import SystemRandom
 from typing import Final
@@ -43,7 +44,7 @@ class SafetyNet:
             self._begun[what] = self._clock.monotonic()
             try:
                 with nothing_unexpected(f"{self._where}: {what}"):
-                    await work()
+                    await self._apart(what, work)
                     raise AssertionError("it is to go on until it is cancelled")
             except CitadelError as error:
                 if self._goes_well(what):
@@ -57,6 +58,25 @@ class SafetyNet:
     def troubles(self) -> list[Trouble]:
         """What has ended and does not go well again yet, and since when."""
         return [trouble for what, trouble in self._troubles.items() if not self._goes_well(what)]
+
+    async def _apart(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it in a task of its own, so that an end that is asked of this one is never taken for its work's error.
+
+        A task group of Python before 3.13 raises the errors of its parts and forgets that it was cancelled from
+        outside; and its `cancelling()` says no more which it was.
+        """
+        task = asyncio.ensure_future(work())
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})  # what it works on must not close under it
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("work in Kubernetes ended with an error", where=self._where, of=what, exc_info=error)
+            raise
+        if task.cancelled():
+            raise RuntimeError("what it waited for was cancelled, and not by whoever ends it")
+        task.result()
 
     def _note(self, what: str, error: CitadelError) -> None:
         told = CitadelError(error.reason, f"the work on {what} ended, and is begun anew: {error.message}")

@@ -23,7 +23,7 @@ class Work:
     clock: FakeClock
     done: list[str] = field(default_factory=list)
     tries: list[tuple[str, float]] = field(default_factory=list)
-    fails: dict[str, Exception] = field(default_factory=dict)
+    fails: dict[str, BaseException] = field(default_factory=dict)
     away: bool = False
     meanwhile: Callable[[], object] = lambda: None
 
@@ -111,6 +111,40 @@ async def test_what_waits_or_is_under_way_when_the_work_is_ended_is_done_when_it
     await clock.advance(0)
     assert sorted(work.done) == ["a", "bad"]
     running.cancel()
+
+
+async def test_work_that_makes_an_error_of_its_end_does_not_go_on(clock: FakeClock) -> None:
+    begun: list[str] = []
+
+    async def work(key: str) -> None:
+        begun.append(key)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise KeyError(key) from None
+
+    backlog = Backlog(work, is_away=lambda: False, clock=clock, at_once=2)
+    backlog.add("a")
+    for _ in range(2):
+        running = asyncio.create_task(backlog.run())
+        await clock.advance(0)
+        running.cancel()
+        await clock.advance(0)
+        assert running.cancelled()
+        assert not backlog.failing
+    assert begun == ["a", "a"]
+
+
+async def test_work_that_somebody_else_cancelled_is_tried_again_like_a_refusal(
+    backlog: Backlog, work: Work, clock: FakeClock
+) -> None:
+    work.fails["bad"] = asyncio.CancelledError()
+    for key in ("bad", "a"):
+        backlog.add(key)
+    await clock.advance(3)
+    assert work.done == ["a"]
+    assert [at for key, at in work.tries if key == "bad"] == [0, 1, 3]
+    assert [error.reason for error in backlog.failing.values()] == [Reason.INTERNAL]
 
 
 async def test_what_is_added_twice_is_done_once_and_what_changes_meanwhile_again(

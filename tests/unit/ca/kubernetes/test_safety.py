@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from structlog.testing import capture_logs
@@ -29,7 +29,7 @@ class Work:
     """Ends with `error`, where there is one, after so many seconds."""
 
     clock: FakeClock
-    error: Exception | None = field(default_factory=lambda: KeyError(SECRET))
+    error: BaseException | None = field(default_factory=lambda: KeyError(SECRET))
     after: float = 0.0
     begun: list[float] = field(default_factory=list)
 
@@ -39,6 +39,36 @@ class Work:
         if self.error is not None:
             raise self.error
         await asyncio.Event().wait()
+
+
+@dataclass
+class Parts:
+    """Work of two parts: one fails after a while, the other takes a while to close, or cannot."""
+
+    FAILS: ClassVar = 2.0
+    CLOSES: ClassVar = 2.0
+
+    clock: FakeClock
+    closes_well: bool = True
+    begun: int = 0
+
+    async def __call__(self) -> None:
+        self.begun += 1
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self._fail())
+            parts.create_task(self._close())
+
+    async def _fail(self) -> None:
+        await self.clock.sleep(self.FAILS)
+        raise KeyError(SECRET)
+
+    async def _close(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if not self.closes_well:
+                raise ValueError(SECRET)
+            await self.clock.sleep(self.CLOSES)
 
 
 @pytest.fixture
@@ -101,6 +131,44 @@ async def test_who_cancels_the_work_ends_it(clock: FakeClock) -> None:
         await clock.advance(1)
         assert task.cancelled()
     assert len(work.begun) == 1
+
+
+async def test_who_cancels_work_that_is_ending_by_an_error_of_a_part_ends_it(clock: FakeClock) -> None:
+    net, work = SafetyNet("main", clock=clock), Parts(clock)
+    with running(net.run("the trust bundle", work)) as task:
+        await clock.advance(Parts.FAILS + Parts.CLOSES / 2)
+        task.cancel()
+        await clock.advance(Parts.CLOSES)
+        assert task.cancelled()
+    assert work.begun == 1
+
+
+async def test_who_cancels_work_that_makes_an_error_of_it_ends_it(clock: FakeClock) -> None:
+    net, work = SafetyNet("main", clock=clock), Parts(clock, closes_well=False)
+    with running(net.run("the trust bundle", work)) as task, capture_logs() as logs:
+        await clock.advance(Parts.FAILS / 2)
+        task.cancel()
+        await clock.advance(Parts.CLOSES)
+        assert task.cancelled()
+    assert work.begun == 1
+    assert [each["of"] for each in logs if each.get("exc_info")] == ["the trust bundle"]
+
+
+async def test_work_of_parts_that_ends_by_an_error_again_and_again_is_begun_anew(clock: FakeClock) -> None:
+    net, work = SafetyNet("main", clock=clock, draw=lambda: 0.0), Parts(clock)
+    with running(net.run("the trust bundle", work)) as task:
+        await clock.advance(20)
+        task.cancel()
+        await clock.advance(Parts.CLOSES)
+    assert work.begun == 4
+
+
+async def test_work_that_somebody_else_cancelled_is_begun_anew(clock: FakeClock) -> None:
+    net, work = SafetyNet("main", clock=clock, draw=lambda: 0.0), Work(clock, error=asyncio.CancelledError())
+    with running(net.run("the trust bundle", work)):
+        await clock.advance(3)
+        assert [each.error.reason for each in net.troubles()] == [Reason.INTERNAL]
+    assert work.begun == [0, 1, 3]
 
 
 def test_a_refusal_is_not_unexpected() -> None:
