@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-import jwt
 import structlog
 
 from citadel.config.files import read_public_file
 from citadel.errors import CitadelError
+from citadel.kubernetes.token_claims import TokenClaims
 from citadel.reserved import K8S_PSAT_SEGMENT
 from citadel.spiffe import SpiffeId
 from cli.agent_psat import psat_invitation
@@ -49,10 +49,8 @@ def pod_of(settings: AgentSettings) -> str:
     if (psat := settings.join.k8s_psat) is None:
         return ""
     try:
-        token = read_public_file(psat.token_file).decode("ascii").strip()
-        claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
-        return str(claims["kubernetes.io"]["pod"]["uid"])
-    except (CitadelError, OSError, jwt.PyJWTError, KeyError, TypeError, ValueError):
+        return TokenClaims.of(read_public_file(psat.token_file).decode("ascii")).pod_uid
+    except (CitadelError, OSError, ValueError):
         return ""
 
 

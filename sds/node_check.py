@@ -7,19 +7,19 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
-import jwt
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from citadel.config.types import format_duration
 from citadel.errors import CitadelError, InvalidArgument, NotFound, Reason, Unavailable
 from citadel.finding import Finding, bad, failed, good, unknown, warning
+from citadel.kubernetes.token_claims import TokenClaims
 from citadel.rpc import from_rpc_error
 from sds.settings import AgentSettings
 
@@ -37,19 +37,10 @@ class Subject(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectedToken:
-    """What a token says of itself, unverified: good for telling its own bearer what is wrong with it."""
-
-    audiences: frozenset[str]
-    ends: datetime
-    has_pod: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
     """What was found on this node. `token` is None where the settings have none."""
 
-    token: ProjectedToken | CitadelError | None
+    token: TokenClaims | CitadelError | None
     node: str
     sees_pods: bool
     socket: CitadelError | None
@@ -89,7 +80,7 @@ def findings(facts: NodeFacts, settings: AgentSettings, *, audience: str | None,
         yield failed(Subject.SOCKET, facts.socket, "start the agent, or look whether its socket is mounted here")
 
 
-def _of_token(token: ProjectedToken, audience: str | None, now: datetime) -> Finding:
+def _of_token(token: TokenClaims, audience: str | None, now: datetime) -> Finding:
     told = ", ".join(sorted(token.audiences)) or "nobody"
     if audience is not None and audience not in token.audiences:
         found = f"it is for {told}, not for {audience}"
@@ -98,7 +89,7 @@ def _of_token(token: ProjectedToken, audience: str | None, now: datetime) -> Fin
     if token.ends <= now:
         found = f"it ended {_span(now - token.ends)} ago"
         return bad(Subject.TOKEN, Reason.K8S_TOKEN_EXPIRED, found, "look at the kubelet, and at this node's clock")
-    if not token.has_pod:
+    if not token.pod_uid:
         fix = "project one into the agent's pod: one that was made by hand is bound to none"
         return bad(Subject.TOKEN, Reason.K8S_POD_UNKNOWN, "it is bound to no pod", fix)
     return good(Subject.TOKEN, f"for {told}, good for {_span(token.ends - now)}")
@@ -115,19 +106,12 @@ def _span(value: timedelta) -> str:
     return format_duration(timedelta(seconds=int(value.total_seconds())))
 
 
-def _token(path: Path) -> ProjectedToken | CitadelError:
+def _token(path: Path) -> TokenClaims | CitadelError:
     try:
-        claims = jwt.decode(path.read_text().strip(), options={"verify_signature": False})
-        audiences = claims.get("aud") or ()
-        named: Mapping[str, Any] = claims.get("kubernetes.io") or {}
-        return ProjectedToken(
-            audiences=frozenset([audiences] if isinstance(audiences, str) else audiences),
-            ends=datetime.fromtimestamp(int(claims["exp"]), UTC),
-            has_pod="pod" in named,
-        )
+        return TokenClaims.of(path.read_text())
     except OSError as error:
         return NotFound(Reason.KUBERNETES_NOT_FOUND, f"{path} cannot be read: {error.strerror}")
-    except (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError):
+    except (CitadelError, ValueError):
         return InvalidArgument(Reason.K8S_TOKEN_REFUSED, f"{path} holds no token of a service account")
 
 

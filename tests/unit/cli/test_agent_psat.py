@@ -164,7 +164,7 @@ async def test_an_identity_of_another_way_of_joining_stays_and_no_token_is_shown
 
 def token_of(pod: str) -> str:
     """A token as a cluster makes it, but for the signature, which nobody checks here."""
-    return jwt.encode({"kubernetes.io": {"pod": {"name": "agent", "uid": pod}}}, "k" * 32, algorithm="HS256")
+    return jwt.encode({"exp": 1, "kubernetes.io": {"pod": {"name": "agent", "uid": pod}}}, "k" * 32, algorithm="HS256")
 
 
 async def after_a_rollout(bench: Bench, spiffe_id: SpiffeId = HERE) -> AgentIdentity:
