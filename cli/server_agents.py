@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ca.agents.administration import AgentAdministration, CommitsUnderWay
+from ca.agents.administration import AgentAdministration
 from ca.agents.anchors import AnchorFile
 from ca.agents.joining import Joining
 from ca.agents.rejoining import Rejoining
@@ -13,6 +13,7 @@ from ca.agents.sightings import Sightings
 from ca.agents.x509pop import X509PopJoining
 from ca.api.sessions import SessionBook
 from ca.issuance.issuer import Issuer
+from ca.issuance.ledger import CommitsUnderWay
 from ca.settings import ServerSettings
 from ca.store.agents import SqlSightings, SqlTokenStore
 from ca.store.database import Database

@@ -11,10 +11,11 @@ from ca.api.revocations import RevocationService
 from ca.api.sessions import SessionBook
 from ca.authority.ports import KeyManager
 from ca.insight.condition import revocation_check
+from ca.issuance.ledger import CommitsUnderWay
 from ca.revocation.bars import Bars
 from ca.revocation.lists import RevocationLists
 from ca.revocation.meaning import Meanings
-from ca.revocation.revoker import CommitsUnderWay, Revoker
+from ca.revocation.revoker import Revoker
 from ca.settings import ServerSettings
 from ca.store.database import Database
 from ca.store.revocations import SqlIssuedCertificates, SqlRevocations

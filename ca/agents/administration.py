@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from ca.agents.model import Agent
 from ca.agents.roster import AgentRoster
 from ca.audit.model import Act, Actor
+from ca.issuance.ledger import CommitsUnderWay
 from citadel.errors import InvalidArgument, NotFound, Reason
 from citadel.reserved import RESERVED_SEGMENT
 from citadel.spiffe import SCHEME, SpiffeId, TrustDomain
@@ -18,14 +19,6 @@ from citadel.tasks import to_its_end
 MAX_REASON: Final = 500  # characters
 
 _log = structlog.get_logger(__name__)
-
-
-class CommitsUnderWay(Protocol):
-    """What a ban needs of the ledger's writer."""
-
-    async def settled(self) -> None:
-        """Wait until the commit under way has ended: it asked who is banned before."""
-        ...
 
 
 class AgentAdministration:

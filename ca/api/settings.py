@@ -9,9 +9,8 @@ from typing import Final
 from pydantic import Field
 
 from ca.dns_name import DnsName
-from citadel.config.types import Address, Duration, HostPort, ProbesSettings, Settings
+from citadel.config.types import Address, AtLeastASecond, Duration, HostPort, ProbesSettings, Settings
 
-_LEAST_LIFETIME: Final = timedelta(seconds=1)
 _MOST_TOKEN_LIFETIME: Final = timedelta(days=1)
 
 
@@ -50,7 +49,7 @@ class LimitSettings(Settings):
     anonymous_calls: int = Field(default=256, ge=1, le=10_000)
     proxy_calls: int = Field(default=1000, ge=1, le=100_000)
     joins_per_second: float = Field(default=10.0, gt=0)
-    token_lifetime: Duration = Field(default=timedelta(minutes=10), ge=_LEAST_LIFETIME, le=_MOST_TOKEN_LIFETIME)
+    token_lifetime: AtLeastASecond = Field(default=timedelta(minutes=10), le=_MOST_TOKEN_LIFETIME)
     silent_streams: int = Field(default=8, ge=1, le=10_000)
     hello_timeout: Duration = Field(default=timedelta(seconds=10), ge=timedelta(milliseconds=10))
 
@@ -61,5 +60,5 @@ class ConnectionSettings(Settings):
     message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024 * 1024, le=64 * 1024 * 1024)
     anonymous_message_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=1024 * 1024)
     calls: int = Field(default=1000, ge=10, le=10_000)
-    handshake: Duration = Field(default=timedelta(seconds=10), ge=_LEAST_LIFETIME)
+    handshake: AtLeastASecond = timedelta(seconds=10)
     anonymous_idle: Duration = Field(default=timedelta(seconds=30), ge=timedelta(milliseconds=10))

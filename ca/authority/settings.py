@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from ca.keys.kinds import KeyKind
-from citadel.config.types import Duration, Settings
-
-_LEAST_LIFETIME: Final = timedelta(seconds=1)
+from citadel.config.types import AtLeastASecond, Settings
 
 
 class AuthoritySettings(Settings):
@@ -19,9 +17,9 @@ class AuthoritySettings(Settings):
     `key` is what the keys of roots and issuing authorities are that are made from now on, `jwt_key` those for tokens.
     """
 
-    root_lifetime: Duration = Field(default=timedelta(days=365), ge=_LEAST_LIFETIME)
-    issuer_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
-    jwt_lifetime: Duration = Field(default=timedelta(days=7), ge=_LEAST_LIFETIME)
+    root_lifetime: AtLeastASecond = timedelta(days=365)
+    issuer_lifetime: AtLeastASecond = timedelta(days=7)
+    jwt_lifetime: AtLeastASecond = timedelta(days=7)
     key: KeyKind = KeyKind.EC_P256
     jwt_key: KeyKind = KeyKind.EC_P256
 

@@ -45,3 +45,11 @@ class Ledger(Protocol):
         None for each that is durable, and what `append` would raise for it alone where it is not.
         """
         ...
+
+
+class CommitsUnderWay(Protocol):
+    """What whoever takes something back needs of the ledger's writer."""
+
+    async def settled(self) -> None:
+        """Wait until the commit under way has ended: it asked who is banned, and what is revoked, before."""
+        ...

@@ -8,21 +8,20 @@ from typing import Final, Self
 from pydantic import Field, model_validator
 
 from ca.authority.jwt_model import LONGEST_TOKEN
-from citadel.config.types import Duration, Settings
+from citadel.config.types import AtLeastASecond, Duration, Settings
 
-_LEAST_LIFETIME: Final = timedelta(seconds=1)
 _MOST_BACKDATE: Final = timedelta(hours=1)
 
 
 class SvidSettings(Settings):
     """Lifetimes of leaves. An entry may ask for less or more than the default, never for more than the cap."""
 
-    default_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME)
-    max_lifetime: Duration = Field(default=timedelta(hours=24), ge=_LEAST_LIFETIME)
-    agent_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME)
+    default_lifetime: AtLeastASecond = timedelta(hours=1)
+    max_lifetime: AtLeastASecond = timedelta(hours=24)
+    agent_lifetime: AtLeastASecond = timedelta(hours=1)
     backdate: Duration = Field(default=timedelta(seconds=10), le=_MOST_BACKDATE)
-    jwt_default_lifetime: Duration = Field(default=timedelta(minutes=5), ge=_LEAST_LIFETIME)
-    jwt_max_lifetime: Duration = Field(default=timedelta(hours=1), ge=_LEAST_LIFETIME, le=LONGEST_TOKEN)
+    jwt_default_lifetime: AtLeastASecond = timedelta(minutes=5)
+    jwt_max_lifetime: AtLeastASecond = Field(default=timedelta(hours=1), le=LONGEST_TOKEN)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

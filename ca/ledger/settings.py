@@ -7,14 +7,13 @@ from typing import Final
 
 from pydantic import Field
 
-from citadel.config.types import Duration, Settings
+from citadel.config.types import AtLeastASecond, Duration, Settings
 
 _LEAST_KEPT: Final = timedelta(days=1)
-_LEAST_LIFETIME: Final = timedelta(seconds=1)
 
 
 class LedgerSettings(Settings):
     """How long expired certificates stay in the ledger (null: for ever); how often both logs' heads are signed."""
 
     keep: Duration | None = Field(default=timedelta(days=90), ge=_LEAST_KEPT)
-    checkpoint_interval: Duration = Field(default=timedelta(minutes=5), ge=_LEAST_LIFETIME)
+    checkpoint_interval: AtLeastASecond = timedelta(minutes=5)

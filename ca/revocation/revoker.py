@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import structlog
 
 from ca.audit.model import Act, Actor, ActorKind
+from ca.issuance.ledger import CommitsUnderWay
 from ca.revocation.bars import Bars
 from ca.revocation.lists import RevocationLists
 from ca.revocation.meaning import Meaning, Meanings, Wish
@@ -40,14 +41,6 @@ class Agents(Protocol):
 
     async def let_in(self, spiffe_id: SpiffeId, *, why: str, by: Actor) -> None:
         """Unban the agent, if it is banned."""
-        ...
-
-
-class CommitsUnderWay(Protocol):
-    """What revocation needs of the ledger's writer."""
-
-    async def settled(self) -> None:
-        """Wait until the commit under way has ended: it asked what is revoked before."""
         ...
 
 

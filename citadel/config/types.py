@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from citadel.errors import InvalidArgument
 from citadel.spiffe import TrustDomain
@@ -120,6 +120,7 @@ def _trust_domain(value: object) -> TrustDomain:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+AtLeastASecond = Annotated[Duration, Field(ge=timedelta(seconds=1))]
 Address = Annotated[HostPort, BeforeValidator(_host_port)]
 DataDir = Annotated[Path, AfterValidator(_with_room_for_sockets)]
 TrustDomainName = Annotated[TrustDomain, BeforeValidator(_trust_domain)]
