@@ -170,15 +170,16 @@ class ConfigMaps:
             },
         )
         if before:
-            self._note_rewritten(namespace)
+            self._note_rewritten(namespace, is_in_force=contents is self._contents())
 
-    def _note_rewritten(self, namespace: str) -> None:
+    def _note_rewritten(self, namespace: str, *, is_in_force: bool) -> None:
         """All wait for who gets a new bundle; who has had it and alters it is waited for by name alone."""
-        if namespace in self._rewritten:
+        if is_in_force and namespace in self._rewritten:
             self.put_back_at[namespace] = self._clock.monotonic()
-        else:
+            return
+        if is_in_force:  # or the next that is written there is no new one
             self._rewritten.add(namespace)
-            self.rewritten_at = self._clock.monotonic()
+        self.rewritten_at = self._clock.monotonic()
 
     def _is_behind(self, namespace: str) -> bool:
         if namespace not in self._namespaces.current:

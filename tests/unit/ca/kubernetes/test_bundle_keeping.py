@@ -47,12 +47,16 @@ class Own:
 
 
 class Cluster(FakeKubernetes):
-    """An API server. `refuses` says in which namespaces nothing can be written, `closed` what nobody may read."""
+    """An API server. `refuses` says in which namespaces nothing can be written, `closed` what nobody may read.
+
+    `during_write` happens while an object is written.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.refuses: set[str] = set()
         self.closed = ""
+        self.during_write: Callable[[], None] = lambda: None
         self.objects[f"{GROUP}/v1"] = {"resources": [{"name": "clustertrustbundles"}]}
 
     async def get(self, path: str) -> KubeObject:
@@ -71,6 +75,7 @@ class Cluster(FakeKubernetes):
         if self.refuses & {*path.split("/")}:
             self.calls.append(("apply", path))
             raise Unavailable(Reason.KUBERNETES_DENIED, "exceeded quota")
+        self.during_write()
         return await super().apply(path, body, force=force)
 
     def namespace(self, name: str, **status: str) -> None:
@@ -290,6 +295,26 @@ async def test_who_alters_one_again_and_again_holds_up_nobody_once_that_namespac
         (shop,) = [each for each in keeper.without(is_jwt=False) if each.name == f"{HOLDER}/shop"]
         assert shop.until == clock.now() + timedelta(seconds=89)  # its pods may have read what was there
         await clock.advance(180)
+        assert keeper.without(is_jwt=False) == []
+
+
+async def test_a_bundle_that_changes_while_it_is_written_was_altered_by_nobody(
+    cluster: Cluster, own: Own, clock: FakeClock
+) -> None:
+    cluster.namespace("shop")
+    async with keeping(cluster, own, clock) as keeper:
+        await clock.advance(90)
+
+        def changes_again() -> None:
+            cluster.during_write = lambda: None
+            own.becomes(bundle(TWO, sequence=3))
+
+        cluster.during_write = changes_again
+        own.becomes(bundle(ONE, TWO, sequence=2))
+        await clock.advance(1)
+        assert cluster.holds("shop") == {"roots.pem": bundle(TWO).to_pem().decode()}
+        assert [(each.name, each.is_mere_time) for each in keeper.without(is_jwt=False)] == [(HOLDER, True)]
+        await clock.advance(90)
         assert keeper.without(is_jwt=False) == []
 
 
