@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -92,21 +92,32 @@ class KubernetesClient:
             return await self._pages(path, limit | query, each)
         except WatchExpired:  # a page could not be read in time, and the next one of this list is there no more
             return await self._pages(path, dict(query), each)
-        except AnswerTooLong:  # whoever may write such objects can make each as large as etcd takes it
-            return await self._pages(path, {"limit": str(_LARGE_ONES), **query}, each)
 
     async def _pages(self, path: str, query: dict[str, str], each: Each) -> Listed:
         items: list[Any] = []
+        few_until = 0  # objects
         for _ in range(self._measure.pages):
-            text = await self._text("GET", path, most=self._measure.page, query=query)
-            found, meta = page_of(text, path, each)
+            try:
+                found, meta = await self._page(path, query, each)
+            except AnswerTooLong:  # whoever may write such objects can make each as large as etcd takes it
+                if query.get("limit") == str(_LARGE_ONES):
+                    raise
+                # As many as a page has, and not all: a token to go on with lives for minutes, and calls are counted.
+                query["limit"], few_until = str(_LARGE_ONES), len(items) + _PAGE
+                continue
             items += found
             if not (more := meta.get("continue")):
                 return Listed(items=tuple(items), resource_version=str(meta.get("resourceVersion", "")))
             if str(more) == query.get("continue") or len(items) > self._measure.objects:
                 break
             query["continue"] = str(more)
+            if few_until and len(items) >= few_until:
+                query["limit"], few_until = str(_PAGE), 0
         raise ApiUnavailable(f"the list of {path} does not end: {len(items)} objects were read")
+
+    async def _page(self, path: str, query: dict[str, str], each: Each) -> tuple[Sequence[Any], dict[str, Any]]:
+        """As `page_of`. The text of one is gone before the next is asked for."""
+        return page_of(await self._text("GET", path, most=self._measure.page, query=query), path, each)
 
     async def create(self, path: str, body: KubeObject) -> KubeObject:
         return await self._call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})

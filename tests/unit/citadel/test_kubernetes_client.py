@@ -176,6 +176,44 @@ async def test_a_list_of_large_objects_is_read_a_few_at_a_time(tmp_path: Path, f
         assert ["limit=5&" in f"{path}&" for path in api.paths] == [False, True, True]
 
 
+async def test_large_objects_slow_down_the_list_of_all_others_by_a_page_of_them(tmp_path: Path) -> None:
+    """A list of few at a time takes longer than its tokens live, and more calls than are made."""
+    things = [thing(f"t{number}", number) for number in range(1500)]
+    large = [{**each, "data": "x" * 1000} for each in things[500:1000]]
+    found = [*things[:500], *large, *things[1000:]]
+
+    def page(start: int, end: int) -> list[bytes]:
+        return answer(200, {"items": found[start:end], "metadata": {"continue": f"from-{end}", "resourceVersion": "8"}})
+
+    few = [page(at, at + 5) for at in range(500, 1000, 5)]
+    last = answer(200, {"items": found[1000:], "metadata": {"resourceVersion": "8"}})
+    async with (
+        scripted_api(tmp_path, page(0, 500), page(500, 1000), *few, last) as api,
+        connected(api.kubeconfig(), measure=Measure(page=200_000)) as client,
+    ):
+        listed = await client.list(THINGS)
+    assert list(listed.items) == found
+    assert ["limit=500" in path for path in api.paths] == [True, True, *[False] * 100, True]
+    assert ["continue=from-500&" in f"{path}&" for path in api.paths] == [False, True, True, *[False] * 100]
+
+
+async def test_a_whole_that_is_too_long_after_its_pages_were_gone_is_read_in_pages_again(tmp_path: Path) -> None:
+    things = [thing(f"t{number}", number) for number in range(8)]
+    gone = answer(410, {"message": "the provided continue parameter is too old", "code": 410})
+    pages = [
+        answer(200, {"items": things[at : at + 5], "metadata": {"continue": more, "resourceVersion": "9"}})
+        for at, more in ((0, "more"), (5, ""))
+    ]
+    whole = answer(200, {"items": things, "metadata": {"resourceVersion": "9"}})
+    async with (
+        scripted_api(tmp_path, pages[0], gone, whole, *pages) as api,
+        connected(api.kubeconfig(), measure=Measure(page=len(whole[0]) - 200)) as client,
+    ):
+        listed = await client.list(THINGS)
+    assert list(listed.items) == things
+    assert ["limit=" in path for path in api.paths] == [True, True, False, True, True]
+
+
 @pytest.mark.parametrize(
     ("pages", "calls"),
     [
