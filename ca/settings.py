@@ -43,12 +43,17 @@ def _database(url: str) -> str:
     if _STORE_URL.fullmatch(url) is None:
         raise ValueError("must be a URL like sqlite+aiosqlite:///file or postgresql://user@host/database")
     if url.startswith("postgresql") and _is_read_otherwise(url.partition("://")[2]):
-        raise ValueError("must have a password with / # ? @ or % in it percent-encoded: another host would be meant")
+        raise ValueError(
+            "must have / # ? @ or % of a password, a name or a value percent-encoded: another host could be meant"
+        )
     return url
 
 
 def _is_read_otherwise(rest: str) -> bool:
-    """Whether a sign of the password ends it: what then stands for the host is a part of the password."""
+    """Whether a sign of the password could end it: what then stands for the host is a part of the password.
+
+    So a database or a value with `@` or `#` is refused too: to SQLAlchemy the host in `h:1/d?user=u@x` is x.
+    """
     host = re.split("[/?#]", rest, maxsplit=1)[0]
     path, _, query = rest.removeprefix(host).partition("?")
     return host.count("@") > 1 or "#" in rest or "@" in path or ("@" in query and host != "" and "@" not in host)

@@ -33,9 +33,13 @@ REFUSED = [
     *(
         (
             f"store_url: 'postgresql://u:{password}@h/d'",
-            f"{_HIDDEN}must have a password with / # ? @ or % in it percent-",
+            f"{_HIDDEN}must have / # ? @ or % of a password, a name or a value percent-",
         )
         for password in ("p@ss/w#rd", "p/w", "p?w", "p#w", "p@w")
+    ),
+    *(
+        (f"store_url: 'postgresql://{rest}'", f"{_HIDDEN}must have / # ? @ or % of a password, a name or a value")
+        for rest in ("h:5432/d?user=u@tenant", "h/d@x", "h/d?application_name=c#1")
     ),
     ("authorities: {root_lifetime: 9999999d}", "'authorities.root_lifetime' is wrong (value '9999999d'): must be"),
     ("authorities: {issuer_lifetime: 0s}", "'authorities.issuer_lifetime' is wrong (value '0s'): should be greater"),
@@ -152,6 +156,7 @@ def test_the_url_of_the_store_comes_from_the_environment(tmp_path: Path, monkeyp
         "postgresql+asyncpg://u:p@h:5432/d?sslmode=verify-full&sslrootcert=/a@b.pem",
         "postgresql://h/d",
         "postgresql:///d?host=/run/postgresql&user=u@h",
+        "postgresql://h:5432/d%40x?user=u%40tenant&application_name=c%231",
     ],
 )
 def test_urls_of_stores_that_say_what_they_mean_are_taken(tmp_path: Path, url: str) -> None:
