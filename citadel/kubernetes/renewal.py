@@ -125,7 +125,9 @@ class Renewal:
             self._failed(f"it takes longer than {_LONGEST:g} s" if isinstance(error, TimeoutError) else words_of(error))
         else:
             self.trouble = None
-            self._next = self._looked + self._every
+        # From its end: for those who waited while a command hung it was looked too, and they do not wait as long again.
+        self._looked = self._now()
+        self._next = self._looked + (self._every if self.trouble is None else _FAILED_AGAIN)
 
     def _failed(self, words: str) -> None:
         if self.trouble is None:
@@ -133,7 +135,6 @@ class Renewal:
         named = self._settings.kubeconfig
         place = f"kubeconfig {named}" if named is not None else "the service account"
         self.trouble = Unavailable(Reason.CONFIG_INVALID, f"{place}: {words}; what was read before counts")
-        self._next = self._looked + _FAILED_AGAIN
 
     async def _read(self) -> None:
         before = self._session.access

@@ -170,6 +170,30 @@ async def test_however_many_calls_are_refused_a_command_is_run_every_five_second
     assert command.runs == 1 + 4
 
 
+async def test_however_many_calls_wait_for_a_look_that_takes_long_they_wait_for_one(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    """As where a command hangs; here it is the wait for whoever writes a file, which takes no real time."""
+    looks = 0
+
+    async def slow() -> None:
+        nonlocal looks
+        looks += 1
+        clock[0] += 29
+        await asyncio.sleep(0)
+        raise ValueError("it comes to nothing")
+
+    async with scripted_api(tmp_path) as api:
+        async with connected(clock, api.kubeconfig(), settle=slow) as client:
+            (tmp_path / "ca.pem").write_bytes(WebCa().pem)
+            session = await client.renewal.session()
+            assert not any(await asyncio.gather(*(client.renewal.is_replaced(session) for _ in range(6))))
+            assert looks == 1
+            clock[0] += 5
+            assert not await client.renewal.is_replaced(session)
+            assert looks == 2
+
+
 class TestAuthorities:
     """Of the API server's certificate."""
 
