@@ -183,15 +183,14 @@ async def test_however_many_calls_wait_for_a_look_that_takes_long_they_wait_for_
         await asyncio.sleep(0)
         raise ValueError("it comes to nothing")
 
-    async with scripted_api(tmp_path) as api:
-        async with connected(clock, api.kubeconfig(), settle=slow) as client:
-            (tmp_path / "ca.pem").write_bytes(WebCa().pem)
-            session = await client.renewal.session()
-            assert not any(await asyncio.gather(*(client.renewal.is_replaced(session) for _ in range(6))))
-            assert looks == 1
-            clock[0] += 5
-            assert not await client.renewal.is_replaced(session)
-            assert looks == 2
+    async with scripted_api(tmp_path) as api, connected(clock, api.kubeconfig(), settle=slow) as client:
+        (tmp_path / "ca.pem").write_bytes(WebCa().pem)
+        session = await client.renewal.session()
+        assert not any(await asyncio.gather(*(client.renewal.is_replaced(session) for _ in range(6))))
+        assert looks == 1
+        clock[0] += 5
+        assert not await client.renewal.is_replaced(session)
+        assert looks == 2
 
 
 class TestAuthorities:
