@@ -7,27 +7,23 @@ which it is among the authorities, and a Go program the whole message, its own t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.name import _ASN1Type as Kind
 from OpenSSL import crypto
 
+from citadel.authority_extensions import long_identifiers, problems_of
 from citadel.certification_path import UNREADABLE, openssl_forgets
+from citadel.possession import MOST_RSA_BITS, MOST_RSA_EXPONENT
 
 _DIGITS: Final = frozenset("0123456789 ")
 _READABLE_KINDS: Final = frozenset(
     {Kind.UTF8String, Kind.PrintableString, Kind.T61String, Kind.IA5String, Kind.BMPString, Kind.NumericString}
 )
-_POLICY_MAPPINGS: Final = x509.ObjectIdentifier("2.5.29.33")  # parsed by Go, by nobody here, and of use to no SVID
-_LABELS: Final = r"[!-,/-9;-~-]+(\.[!-,/-9;-~-]+)*"
-_CONSTRAINT: Final = re.compile(rf"(\.?{_LABELS})?")
-_HOST: Final = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(:[0-9]{1,5})?"
-_REST: Final = r"([A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*"
-_URI: Final = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*:(//{_HOST}([/?]{_REST})?|[A-Za-z0-9]{_REST})")
 
 
 def unreadable(certificate: x509.Certificate) -> str:
@@ -50,11 +46,14 @@ def _problems(certificate: x509.Certificate) -> Iterator[str]:
     yield from _mended_by_some(certificate)
     for name in (certificate.subject, certificate.issuer):
         for attribute in name:
+            yield from long_identifiers(attribute.oid)
             kind = attribute._type  # noqa: SLF001 - the encoding, which has no public name
             if kind not in _READABLE_KINDS or (kind is Kind.NumericString and not _DIGITS.issuperset(attribute.value)):
                 yield f"its subject or issuer has a {kind.name} that not all can read"
+    yield from long_identifiers(certificate.signature_algorithm_oid)
+    yield from _costly_key(certificate)
     for extension in certificate.extensions:
-        yield from _unreadable_extension(extension)
+        yield from problems_of(extension)
 
 
 def _mended_by_some(certificate: x509.Certificate) -> Iterator[str]:
@@ -89,18 +88,11 @@ def _header(der: bytes, at: int) -> tuple[int, int]:
     return content, int.from_bytes(der[at + 2 : content])
 
 
-def _unreadable_extension(extension: x509.Extension[x509.ExtensionType]) -> Iterator[str]:
-    match extension.value:
-        case x509.SubjectAlternativeName() as names:
-            for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
-                if not _URI.fullmatch(uri):
-                    yield "it has an alternative name that is no URI for all"
-        case x509.NameConstraints() as constraints:
-            for each in (*(constraints.permitted_subtrees or ()), *(constraints.excluded_subtrees or ())):
-                is_host = isinstance(each, x509.DNSName | x509.UniformResourceIdentifier)
-                if is_host and not _CONSTRAINT.fullmatch(each.value):
-                    yield "it has a name constraint that not all can read"
-        case x509.UnrecognizedExtension(oid=oid) if oid == _POLICY_MAPPINGS:
-            yield "it has policy mappings"
+def _costly_key(certificate: x509.Certificate) -> Iterator[str]:
+    match certificate.public_key():
+        case rsa.RSAPublicKey() as key if key.key_size > MOST_RSA_BITS:
+            yield f"it has an RSA key of {key.key_size} bits, and {MOST_RSA_BITS} is the most that all take"
+        case rsa.RSAPublicKey() as key if key.public_numbers().e > MOST_RSA_EXPONENT:
+            yield "it has an RSA key with a long exponent"
         case _:
             pass

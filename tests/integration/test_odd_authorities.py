@@ -6,27 +6,31 @@ import base64
 import json
 import ssl
 import subprocess
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ca.clusters.reports import read_report
 from citadel._wire import clusters_pb2 as pb
+from citadel.authority_form import unreadable
 from citadel.bundle import TrustBundle
 from citadel.bundle_keys import x509_entry
 from citadel.revocation import RevocationList
 from citadel.spiffe import TrustDomain
 from cli.demo import envoy
 from tests.certificates import A_TEST, B_TEST, NOW, bundle, root
-from tests.odd_authorities import odd_authorities
+from tests.odd_authorities import mutants, odd_authorities, rich_authority
 from tests.odd_lists import odd_lists, plain_list
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:Parsed a serial number")]
 
 _TLS: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
+_GO_READER: Final = Path(__file__).parent.parent / "go_reader"
 OWN, GOOD = bundle(root()), root("good", "spiffe://b.test")
 
 
@@ -40,6 +44,19 @@ def test_a_proxy_keeps_its_trust_whatever_a_foreign_bundle_holds(tmp_path: Path)
     both = {A_TEST: OWN.to_pem(), B_TEST: left + broken}
     assert not _is_taken_by_envoy(both, tmp_path), "these tests show nothing any more"
     assert not _is_taken_by_openssl(left + broken)
+
+
+def test_a_go_program_reads_every_authority_that_is_left() -> None:
+    """One that it cannot read costs it the whole message, the identity in it included."""
+    found = [*(signed.certificate for _, signed in odd_authorities()), *mutants(rich_authority(), times=3000, seed=1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        left = [each for each in found if not unreadable(each)]
+    assert len(left) > 300, "these tests show nothing any more"
+    assert not set(_read_by_go(left)) - {""}
+    assert "x509: invalid RSA public exponent" in str(
+        _read_by_go([dict(odd_authorities())["an exponent that is not short"].certificate])
+    )
 
 
 @pytest.mark.invariant(9)
@@ -83,6 +100,14 @@ def _is_taken_by_envoy(trusted: Mapping[TrustDomain, bytes], folder: Path) -> bo
     file.write_text(json.dumps({"static_resources": {"clusters": [cluster]}}))
     command: list[str | Path] = [envoy.find_binary(), "--mode", "validate", "-c", file, "-l", "error"]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def _read_by_go(certificates: Sequence[x509.Certificate]) -> Sequence[str]:
+    """Why not, for each; empty where it is read."""
+    lines = "".join(f"{each.public_bytes(Encoding.DER).hex()}\n" for each in certificates)
+    go = ["go", "run", "."]
+    ran = subprocess.run(go, cwd=_GO_READER, input=lines, check=True, capture_output=True, text=True)
+    return ran.stdout.split("\n")[:-1]
 
 
 def _is_taken_by_openssl(authorities: bytes) -> bool:

@@ -12,7 +12,7 @@ from citadel.bundle import TrustBundle
 from citadel.bundle_keys import x509_entry
 from citadel.errors import InvalidArgument, Reason
 from tests.certificates import B_TEST, UNNAMED_FEATURE, Signed, bundle, excluded, intermediate, permitted, root, rsa_key
-from tests.odd_authorities import edited, odd_authorities
+from tests.odd_authorities import edited, odd_authorities, rich_authority
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")  # later versions refuse the negative ones
 
@@ -48,6 +48,7 @@ def test_an_authority_that_cryptography_alone_cannot_read_is_passed_over_too() -
         intermediate(root("above", key=rsa_key())),
         intermediate(root("above"), extra=[permitted("a.test", ".a.test")]),
         intermediate(root("above"), extra=[excluded("b_c.test", "")]),
+        rich_authority(),
     ],
 )
 def test_authorities_as_they_are_made_everywhere_are_read(authority: Signed) -> None:

@@ -1,0 +1,3 @@
+module citadel.test/reader
+
+go 1.21
