@@ -29,6 +29,7 @@ _KUBELETS_HAVE_IT: Final = 90.0
 _MOST_NAMED: Final = 3
 _MOST_ALONE: Final = 20  # so many namespaces are waited for each under a name of its own
 _OF_ALL: Final = "ClusterTrustBundle"  # no namespace can be called so
+_ALTERED: Final = "Altered"  # nor so
 _NOT_YET: Final = "the bundle is not written yet"
 
 
@@ -187,7 +188,11 @@ class BundleKeeping:
                 yield Holder(name=f"{self._name}/{where}", agent=self._name, words=words, until=now + left)
             return
         named = ", ".join([*lefts][:_MOST_NAMED])
-        yield Holder(name=self._name, words=f"{words}: {named}, and more", until=now + max(lefts.values()))
+        until = now + max(lefts.values())
+        # A name of their own, so that who skips them skips no namespace that is behind.
+        yield Holder(
+            name=f"{self._name}/{_ALTERED}", agent=self._name, words=f"{words}: {named}, and more", until=until
+        )
 
     def _left_of(self, written: float) -> timedelta:
         """How long kubelets may still take to bring into pods what was written then."""

@@ -318,7 +318,9 @@ async def test_a_bundle_that_changes_while_it_is_written_was_altered_by_nobody(
         assert keeper.without(is_jwt=False) == []
 
 
-async def test_many_that_were_put_back_are_one_holder(cluster: Cluster, own: Own, clock: FakeClock) -> None:
+async def test_many_that_were_put_back_are_one_holder_by_a_name_of_its_own(
+    cluster: Cluster, own: Own, clock: FakeClock
+) -> None:
     names = [f"shop-{number:02}" for number in range(21)]
     for name in names:
         cluster.namespace(name)
@@ -329,7 +331,7 @@ async def test_many_that_were_put_back_are_one_holder(cluster: Cluster, own: Own
             cluster.put(at(name), {"metadata": meta, "data": {"roots.pem": "mine"}})
         await clock.advance(1)
         (holder,) = keeper.without(is_jwt=False)
-        assert (holder.name, holder.agent) == (HOLDER, "")
+        assert (holder.name, holder.agent) == (f"{HOLDER}/Altered", HOLDER)
         assert holder.words.endswith("bring it back: shop-00, shop-01, shop-02, and more")
 
 
