@@ -28,8 +28,9 @@ from citadel.kubernetes.ports import (
 from citadel.kubernetes.renewal import Renewal, renewal
 from citadel.kubernetes.settings import ApiServerSettings
 
-_PAGE: Final = 500  # objects of a list that are read at once, as client-go's reflectors do
-_LARGE_ONES: Final = 5  # that are read at once where a page was too long
+# Objects of a list that are read at once, as client-go's reflectors do; fewer where those were too long, at last one:
+# of what etcd takes, `<` and the like become six characters each.
+_AT_ONCE: Final = (500, 5, 1)
 _WATCH_SECONDS: Final = 300  # after which the API server is asked to end a watch
 _JSON: Final = "application/json"
 _ACCEPTED: Final = f"{_JSON}, application/jwk-set+json"  # the keys of its issuer are offered as the latter alone
@@ -51,10 +52,14 @@ class Patience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """The most that is taken: bytes of an answer, and of a page of a list; pages and objects of a list."""
+    """The most that is taken: bytes of an answer, and of a page of a list; pages and objects of a list.
+
+    While a page is read it takes up to six times its bytes: one emoji makes each of its characters four bytes long.
+    Lists are read at the same time, of several kinds and clusters.
+    """
 
     answer: int = 8 * 1024 * 1024
-    page: int = 64 * 1024 * 1024
+    page: int = 16 * 1024 * 1024
     pages: int = 10_000
     objects: int = 500_000
 
@@ -87,7 +92,7 @@ class KubernetesClient:
     async def list(self, path: str, *, labels: str = "", fields: str = "", each: Each = as_it_is) -> Listed:
         query = _selectors(labels, fields)
         # With fields few are meant: API servers know the pods of a node, but for a page of them they read all pods.
-        limit = {} if fields else {"limit": str(_PAGE)}
+        limit = {} if fields else {"limit": str(_AT_ONCE[0])}
         try:
             return await self._pages(path, limit | query, each)
         except WatchExpired:  # a page could not be read in time, and the next one of this list is there no more
@@ -95,15 +100,16 @@ class KubernetesClient:
 
     async def _pages(self, path: str, query: dict[str, str], each: Each) -> Listed:
         items: list[Any] = []
-        few_until = 0  # objects
+        until: list[int] = []  # how many objects there are when more at once are tried again, for each step down
         for _ in range(self._measure.pages):
             try:
                 found, meta = await self._page(path, query, each)
             except AnswerTooLong:  # whoever may write such objects can make each as large as etcd takes it
-                if query.get("limit") == str(_LARGE_ONES):
+                if query.get("limit") == str(_AT_ONCE[-1]):
                     raise
-                # As many as a page has, and not all: a token to go on with lives for minutes, and calls are counted.
-                query["limit"], few_until = str(_LARGE_ONES), len(items) + _PAGE
+                # As many as it was to have, and not all: a token to go on with lives for minutes, calls are counted.
+                until.append(len(items) + _AT_ONCE[len(until)])
+                query["limit"] = str(_AT_ONCE[len(until)])
                 continue
             items += found
             if not (more := meta.get("continue")):
@@ -111,8 +117,9 @@ class KubernetesClient:
             if str(more) == query.get("continue") or len(items) > self._measure.objects:
                 break
             query["continue"] = str(more)
-            if few_until and len(items) >= few_until:
-                query["limit"], few_until = str(_PAGE), 0
+            while until and len(items) >= until[-1]:
+                until.pop()
+                query["limit"] = str(_AT_ONCE[len(until)])
         raise ApiUnavailable(f"the list of {path} does not end: {len(items)} objects were read")
 
     async def _page(self, path: str, query: dict[str, str], each: Each) -> tuple[Sequence[Any], dict[str, Any]]:

@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
 from citadel.errors import CitadelError, InvalidArgument, Reason, Unavailable
 from citadel.kubernetes.client import KubernetesClient, Measure, Patience, kubernetes_client
 from citadel.kubernetes.ports import ApiUnavailable, WatchEvent, WatchExpired
 from citadel.kubernetes.settings import ApiServerSettings
+from tests.chart import ROOT
 from tests.kube_script import HOLD, ScriptedApi, answer, event, scripted_api, thing, watch
 from tests.strangers import WebCa
 
@@ -195,6 +198,44 @@ async def test_large_objects_slow_down_the_list_of_all_others_by_a_page_of_them(
     assert list(listed.items) == found
     assert ["limit=500" in path for path in api.paths] == [True, True, *[False] * 100, True]
     assert ["continue=from-500&" in f"{path}&" for path in api.paths] == [False, True, True, *[False] * 100]
+
+
+async def test_objects_of_which_five_are_too_long_are_read_one_by_one(tmp_path: Path) -> None:
+    things = [{**thing(f"t{number}", number), "data": "x" * (1000 if number < 5 else 1)} for number in range(12)]
+
+    def page(start: int, end: int) -> list[bytes]:
+        more = {"continue": f"from-{end}"} if end < len(things) else {}
+        return answer(200, {"items": things[start:end], "metadata": {**more, "resourceVersion": "8"}})
+
+    spans = [(0, 12), (0, 5), *((at, at + 1) for at in range(5)), (5, 10), (10, 12)]
+    async with (
+        scripted_api(tmp_path, *(page(*span) for span in spans)) as api,
+        connected(api.kubeconfig(), measure=Measure(page=2000)) as client,
+    ):
+        listed = await client.list(THINGS)
+    assert list(listed.items) == things
+    limits = [path.partition("limit=")[2].partition("&")[0] for path in api.paths]
+    assert limits == ["500", "5", *["1"] * 5, "5", "5"]
+
+
+async def test_three_of_the_largest_pages_at_once_leave_a_server_most_of_its_memory(tmp_path: Path) -> None:
+    """One of a sixteenth is measured: an emoji makes each of its characters four bytes long."""
+    limit = yaml.safe_load((ROOT / "deploy/helm/citadel/values.yaml").read_text())["server"]["resources"]["limits"]
+    assert limit == {"memory": "1Gi"}
+    things = [
+        {**thing(f"t{number}", number), "data": "x" * (Measure().page // 64) + "\U0001f600"} for number in range(4)
+    ]
+    page = json.dumps({"items": things}, ensure_ascii=False, separators=(",", ":")).encode()
+    async with scripted_api(tmp_path) as api, connected(api.kubeconfig()) as client:
+        api.last = [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + page]
+        await client.get(THINGS)
+        tracemalloc.start()
+        try:
+            await client.list(THINGS, each=lambda found: found["metadata"]["name"])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert 3 * 16 * peak < 2**30 / 2
 
 
 async def test_a_whole_that_is_too_long_after_its_pages_were_gone_is_read_in_pages_again(tmp_path: Path) -> None:
