@@ -28,12 +28,11 @@ from typing import Any, Final, NoReturn
 import click
 import grpc
 
-from citadel.errors import CitadelError, Kind, Reason
+from citadel.errors import CitadelError, InvalidArgument, Kind, Reason
 from citadel.rpc import from_rpc_error
 
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
-_IN_LINES: Final = frozenset({Reason.CONFIG_INVALID, Reason.ENTRY_MALFORMED})
 EXIT_CODES: Final[Mapping[Kind, int]] = {
     Kind.INTERNAL: 1,
     Kind.INVALID_ARGUMENT: 3,
@@ -92,6 +91,10 @@ def echo(text: str | bytes, *, nl: bool = True) -> None:
         raise CitadelError(Reason.INTERNAL, f"cannot write the output: {error.strerror or error}") from error
 
 
+class FileRefused(InvalidArgument):
+    """All that is wrong with a file of one's own, a line each."""
+
+
 def printable(text: str) -> str:
     """The text, escaped where it could steer a terminal: some of what is shown comes from strangers."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
@@ -111,7 +114,8 @@ def print_error(error: CitadelError, form: Form) -> None:
         print_json_error(error.reason.value, error.kind.value, error.message, error.fix, EXIT_CODES[error.kind])
         return
     # Only what is wrong with a file of one's own is told in several lines; elsewhere a name could write one of its own.
-    lines = error.message.split("\n") if error.reason in _IN_LINES else [error.message]
+    is_of_a_file = isinstance(error, FileRefused) or error.reason is Reason.CONFIG_INVALID
+    lines = error.message.split("\n") if is_of_a_file else [error.message]
     message = "\n".join(map(printable, lines))
     click.echo(f"error: {message} ({error.reason.value})", err=True)
     if error.fix:

@@ -19,6 +19,7 @@ from citadel.entry import Entry
 from citadel.errors import CitadelError, InvalidArgument, Reason
 from citadel.selector import Selector
 from citadel.spiffe import SpiffeId, TrustDomain
+from cli.output import FileRefused
 
 MOST_TOLD: Final = 50
 _NULLS: Final = ("", "~", "null")
@@ -47,14 +48,14 @@ class Problems:
         self.found.append((line, text, reason))
 
     def raise_any(self) -> None:
-        """Raise `InvalidArgument` with the reason of the first, where there is any."""
+        """Raise `FileRefused` with the reason of the first, where there is any."""
         if not self.found:
             return
         found = sorted(self.found, key=lambda problem: problem[0])
         told = [f"{self.name}:{line}: {text} ({reason})" for line, text, reason in found[:MOST_TOLD]]
         if len(found) > MOST_TOLD:
             told.append(f"and {len(found) - MOST_TOLD} more")
-        raise InvalidArgument(found[0][2], "\n".join(told), fix="nothing was changed")
+        raise FileRefused(found[0][2], "\n".join(told), fix="nothing was changed")
 
 
 def read_documents(name: str, text: bytes) -> list[Document]:

@@ -19,7 +19,7 @@ from grpc import aio
 from citadel import errors
 from citadel.errors import CitadelError, Kind, Reason
 from cli.citadel_cli import citadel_cli
-from cli.output import EXIT_CODES, CommandGroup
+from cli.output import EXIT_CODES, CommandGroup, FileRefused
 from tests.unit.cli.fake_admin import FakeAdmin, Program
 
 REFUSALS = [
@@ -95,13 +95,16 @@ async def test_a_name_of_a_stranger_in_an_error_steers_no_terminal_and_writes_no
     assert json.loads(told.stderr)["error"]["message"] == message
 
 
-@pytest.mark.parametrize("reason", [Reason.CONFIG_INVALID, Reason.ENTRY_MALFORMED])
-async def test_what_is_wrong_with_a_file_is_told_line_by_line(
-    admin: FakeAdmin, program: Program, reason: Reason
-) -> None:
-    admin.refusal = errors.InvalidArgument(reason, f"a.yaml:1: {STRANGE}\na.yaml:2: no")
-    result = await program("status")
-    assert result.stderr.splitlines() == [r"error: a.yaml:1: a\x1b]0;pwned\x07\r\x1b[2K", f"a.yaml:2: no ({reason})"]
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidArgument(Reason.CONFIG_INVALID, f"a.yaml:1: {STRANGE}\na.yaml:2: no"),
+        FileRefused(Reason.ENTRY_RESERVED_ID, f"a.yaml:1: {STRANGE}\na.yaml:2: no"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_line_by_line(error: CitadelError) -> None:
+    told = _told_by_a_command(error).splitlines()
+    assert told == [r"error: a.yaml:1: a\x1b]0;pwned\x07\r\x1b[2K", f"a.yaml:2: no ({error.reason})"]
 
 
 async def test_an_unexpected_error_of_the_server_shows_nothing_of_itself(admin: FakeAdmin, program: Program) -> None:
@@ -112,15 +115,21 @@ async def test_an_unexpected_error_of_the_server_shows_nothing_of_itself(admin: 
 
 
 def test_a_refusal_in_the_command_itself_is_told_with_its_remedy() -> None:
+    told = _told_by_a_command(errors.InvalidArgument(Reason.CONFIG_INVALID, "wrong", fix="do right"))
+    assert told == "error: wrong (config_invalid)\n  try: do right\n"
+
+
+def _told_by_a_command(error: CitadelError) -> str:
     @click.group(cls=CommandGroup)
     def root() -> None: ...
 
     @root.command()
     def act() -> None:
-        raise errors.InvalidArgument(Reason.CONFIG_INVALID, "wrong", fix="do right")
+        raise error
 
     result = CliRunner().invoke(root, ["act"])
-    assert (result.exit_code, result.stderr) == (3, "error: wrong (config_invalid)\n  try: do right\n")
+    assert result.exit_code == 3
+    return result.stderr
 
 
 async def test_a_missing_socket_says_how_to_name_it(program: Program) -> None:
