@@ -27,7 +27,7 @@ demo: $(READY) ## Run the main job with real Envoys; KEEP=1 leaves it running, V
 	@$(BIN)/citadel demo $(if $(KEEP),--keep) $(if $(VAULT),--vault)
 
 test: $(READY) ## Run every test, real Envoys included; ALL=1 fails where some cannot be run.
-	$(BIN)/pytest tests/unit tests/conformance --numprocesses=3 --dist=loadfile
+	$(BIN)/pytest tests/unit tests/conformance --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'not soak and not alone and not pairs' --numprocesses=3 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'pairs and not soak' --numprocesses=2 --dist=loadfile
 	$(BIN)/pytest tests/integration -m 'alone and not soak'
