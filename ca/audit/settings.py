@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Final
-
-from pydantic import Field
-
-from citadel.config.types import Duration, Settings
-
-_LEAST_KEPT: Final = timedelta(days=1)
+from citadel.config.types import AtLeastADay, Settings
 
 
 class AuditSettings(Settings):
     """How long acts and refusals stay in the audit log; null is for ever."""
 
-    keep: Duration | None = Field(default=None, ge=_LEAST_KEPT)
+    keep: AtLeastADay | None = None

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
 
-from pydantic import Field
-
-from citadel.config.types import AtLeastASecond, Duration, Settings
-
-_LEAST_KEPT: Final = timedelta(days=1)
+from citadel.config.types import AtLeastADay, AtLeastASecond, Settings
 
 
 class LedgerSettings(Settings):
     """How long expired certificates stay in the ledger (null: for ever); how often both logs' heads are signed."""
 
-    keep: Duration | None = Field(default=timedelta(days=90), ge=_LEAST_KEPT)
+    keep: AtLeastADay | None = timedelta(days=90)
     checkpoint_interval: AtLeastASecond = timedelta(minutes=5)

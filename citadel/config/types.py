@@ -121,6 +121,7 @@ def _trust_domain(value: object) -> TrustDomain:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 AtLeastASecond = Annotated[Duration, Field(ge=timedelta(seconds=1))]
+AtLeastADay = Annotated[Duration, Field(ge=timedelta(days=1))]
 Address = Annotated[HostPort, BeforeValidator(_host_port)]
 DataDir = Annotated[Path, AfterValidator(_with_room_for_sockets)]
 TrustDomainName = Annotated[TrustDomain, BeforeValidator(_trust_domain)]
